@@ -1,0 +1,47 @@
+# Two commands do everything on a fresh Debian 12 with Python 3.11+ and root, set-up included: make demo, make test.
+SHELL := bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types imports format bench clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready .stamps/debian ## the virtual environment and the Debian packages (run by the others)
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bgpd needs Python 3.11 or newer")'
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/debian-packages python3-venv
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,lint]'
+	@touch $@
+
+.stamps/debian: tests/debian-packages
+	tests/debian-packages
+	@mkdir -p .stamps && touch $@
+
+demo: setup ## a three-node cluster in network namespaces, told step by step
+	@$(BIN)/bgpd lab demo containerlab/workers.clab.yml
+
+test: setup ## the whole default suite, namespaces and interop included
+	$(BIN)/pytest -n 4 --dist loadgroup $(ARGS)
+
+lint: setup ## style, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## write the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## compare with BIRD and FRR in one run (ARGS="--only cold --rounds 3")
+	$(BIN)/python -m bench $(ARGS)
+
+clean: ## remove what the others made
+	rm -rf $(VENV) .stamps .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -1,0 +1,26 @@
+"""bgpd: a BGP route distributor for container nodes.
+
+One process a node. Three sources of truth come in (resources, peers, the kernel), one writer decides, two targets are
+kept equal to what it decided: what peers hear and what the kernel forwards.
+
+The rooms, top down; imports go down only, and rooms of one floor do not know each other:
+
+=====  ====================================================================================================
+floor  rooms
+=====  ====================================================================================================
+5      ``cli`` the commands: bgpd (the daemon and its offline tools) and bgpctl (talks to a running one)
+4      ``daemon`` the wiring: one TaskGroup, signals, readiness; ``lab`` topologies in network namespaces
+3      the doors: ``bgp`` to the peers, ``datastore`` to the intent, ``kernel`` to Linux, ``observe`` to the
+       operator
+2      ``router`` the single writer: events in, changes out; ``reconcile`` keeps an outside thing equal to
+       what we want
+1      ``rules`` the decisions, pure; ``rib`` Adj-RIB-In, Loc-RIB, Adj-RIB-Out
+0      ``model`` the words: frozen values; ``config`` this node's YAML; ``yamlfile`` the strict loader
+=====  ====================================================================================================
+
+RFCs followed: 4271 (BGP-4), 4760 (multiprotocol), 6793 (four-octet AS), 2918 and 7313 (route refresh), 4724 and 8538
+(graceful restart), 7911 (ADD-PATH, receiving), 7606 (error handling of UPDATE), 8212 in spirit (nothing is exported
+that no rule lets out), 9003 (shutdown communication), 4486 (Cease subcodes), 1997 and 8092 (communities, read).
+"""
+
+__version__ = "0.1.0"

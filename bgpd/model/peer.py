@@ -1,0 +1,126 @@
+"""A peer: the session this node wants with it, and the session it has.
+
+``PeerConfig`` is what ``rules.peering`` derives from resources and ``bgp.speaker`` keeps alive; ``Peer`` is one
+established session as the RIBs know it, a new object each time the session comes up, so that identity tells the
+routes of this session from those of the one before (RFC 4724 §4.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NewType
+
+from bgpd.model.prefix import Address, Family, address_text
+
+PeerId = NewType("PeerId", str)
+"""Calico's protocol name: ``Mesh_10_0_1_30``, ``Global_192_0_2_1``, ``Node_fd00__1_port_1179``."""
+
+
+class PeerKind(Enum):
+    """Where a session comes from."""
+
+    MESH = "mesh"
+    GLOBAL = "global"
+    NODE = "node"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConfig:
+    """One session this node must have. Two equal values are one session left alone; times are in seconds."""
+
+    id: PeerId
+    kind: PeerKind
+    source: str
+    """The resource it comes from, ``BGPPeer tor-rack1`` or ``Node worker1``."""
+    address: Address
+    port: int
+    asn: int
+    local_asn: int
+    router_id: Address
+    local_address: Address | None
+    """Bound before dialling; ``None`` leaves it to the kernel."""
+    next_hops: Mapping[Family, Address]
+    """This node's own address of each family, for families other than the transport's."""
+    families: frozenset[Family]
+    passive: bool
+    hold_time: float = 90.0
+    restart_time: int = 120
+    """Graceful restart time that we announce (RFC 4724 §3)."""
+    max_prefixes: int | None = None
+    """Per family; ``None`` is no limit."""
+
+    @property
+    def ibgp(self) -> bool:
+        """Whether the session is internal (RFC 4271 §1.1)."""
+        return self.asn == self.local_asn
+
+    def __str__(self) -> str:
+        return f"{self.id} ({address_text(self.address)} port {self.port} AS {self.asn})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Peer:
+    """One established session. Compared by identity: the next session of the same peer is another."""
+
+    config: PeerConfig
+    router_id: Address
+    """The peer's BGP identifier."""
+    local_address: Address
+    """Our end of the TCP connection: the next hop we announce in its family."""
+    families: frozenset[Family]
+    """Negotiated: those that both sides announced."""
+    asn4: bool
+    """Whether AS numbers are four octets on this session (RFC 6793)."""
+    add_path_receive: frozenset[Family] = frozenset()
+    """Families whose NLRI the peer sends with path identifiers (RFC 7911)."""
+    restart_families: frozenset[Family] = frozenset()
+    """Families whose routes we keep when the session breaks (RFC 4724 §4.2)."""
+    restart_time: float = 0.0
+    """How long the peer asked us to keep them, in seconds."""
+    restarted: bool = False
+    """The peer's OPEN had the restart bit: it waits for nothing of ours and holds End-of-RIB until it converged."""
+    sends_end_of_rib: bool = False
+    """The peer announced graceful restart, so an End-of-RIB can be waited for."""
+    hold_time: float = 90.0
+    keepalive_time: float = 30.0
+
+    @property
+    def id(self) -> PeerId:
+        return self.config.id
+
+    @property
+    def ibgp(self) -> bool:
+        return self.config.ibgp
+
+    def next_hop(self, family: Family) -> Address | None:
+        """The next hop we announce on this session for a family; ``None`` when this node has no address of it."""
+        if len(self.local_address) == family.octets:
+            return self.local_address
+        return self.config.next_hops.get(family)
+
+
+class DownReason(Enum):
+    """Why a session left Established; the label of ``bgpd_peer_flaps_total``."""
+
+    HOLD_TIMER = "hold_timer"
+    NOTIFICATION_RX = "notification_rx"
+    NOTIFICATION_TX = "notification_tx"
+    TCP = "tcp"
+    CONFIG = "config"
+    ADMIN = "admin"
+    REPLACED = "replaced"
+    """The peer came back on a new connection while this one seemed alive (RFC 4724 §4.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """The end of an established session."""
+
+    reason: DownReason
+    message: str
+    """In words, for the log and ``bgpctl``."""
+    keep: frozenset[Family] = field(default_factory=frozenset)
+    """Families whose routes stay as stale (RFC 4724 §4.2); empty after a NOTIFICATION or the hold timer."""
+    keep_seconds: float = 0.0

@@ -1,0 +1,272 @@
+"""Routes: what a peer said (Attributes, Path), what we chose (Selection), what we announce, what the kernel must do.
+
+All of it is frozen and shared: one ``Attributes`` an attribute set, one ``Path`` an attribute set, next hop and
+session, one ``Via`` a forwarding, however many prefixes have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum
+from typing import NamedTuple
+
+from bgpd.model.peer import Peer
+from bgpd.model.prefix import Address, Family, Prefix
+
+
+class Origin(IntEnum):
+    """RFC 4271 §5.1.1; lower is preferred."""
+
+    IGP = 0
+    EGP = 1
+    INCOMPLETE = 2
+
+
+class SegmentType(IntEnum):
+    """RFC 4271 §4.3 and RFC 5065 §3."""
+
+    AS_SET = 1
+    AS_SEQUENCE = 2
+    CONFED_SEQUENCE = 3
+    CONFED_SET = 4
+
+
+AsPath = tuple[tuple[SegmentType, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """A decoded path attribute set, without NEXT_HOP and MP_* (they belong to ``Path``).
+
+    Interned by the codec: equal octets in one session context are one object, so ``is`` is the fast comparison.
+    """
+
+    origin: Origin = Origin.IGP
+    as_path: AsPath = ()
+    med: int | None = None
+    local_pref: int | None = None
+    atomic_aggregate: bool = False
+    aggregator: tuple[int, Address] | None = None
+    communities: tuple[int, ...] = ()
+    extended_communities: tuple[bytes, ...] = ()
+    large_communities: tuple[tuple[int, int, int], ...] = ()
+    originator_id: Address | None = None
+    cluster_list: tuple[Address, ...] = ()
+    unknown: tuple[tuple[int, int, bytes], ...] = ()
+    """Optional transitive attributes we do not know, as (flags, code, value): passed on with the partial bit."""
+    as_path_length: int = field(init=False, compare=False)
+    """RFC 4271 §9.1.2.2 a: an AS_SET counts 1, confederation segments 0 (RFC 5065 §5.3)."""
+    neighbor_as: int = field(init=False, compare=False)
+    """The AS the route came from, for MED (RFC 4271 §9.1.2.2 c); 0 for an empty path or one that starts with a set."""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        length = 0
+        for kind, asns in self.as_path:
+            length += len(asns) if kind == SegmentType.AS_SEQUENCE else 1 if kind == SegmentType.AS_SET else 0
+        first = next((s for s in self.as_path if s[0] in (SegmentType.AS_SEQUENCE, SegmentType.AS_SET)), None)
+        neighbor = first[1][0] if first and first[0] == SegmentType.AS_SEQUENCE and first[1] else 0
+        put = object.__setattr__
+        put(self, "as_path_length", length)
+        put(self, "neighbor_as", neighbor)
+        put(
+            self,
+            "_hash",
+            hash(
+                (
+                    self.origin,
+                    self.as_path,
+                    self.med,
+                    self.local_pref,
+                    self.communities,
+                    self.large_communities,
+                )
+            ),
+        )
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def asns(self) -> tuple[int, ...]:
+        """Every AS number on the path, sets and confederations included: what loop detection looks through."""
+        return tuple(asn for _, segment in self.as_path for asn in segment)
+
+
+class Path(NamedTuple):
+    """A way to reach prefixes that a session announced. Shared by every prefix it was announced for."""
+
+    peer: Peer
+    attributes: Attributes
+    next_hop: Address
+    path_id: int = 0
+    link_local: Address | None = None
+    """The second address of a 32-octet IPv6 next hop (RFC 2545 §3)."""
+
+
+class Announce(NamedTuple):
+    """A session announced prefixes."""
+
+    family: Family
+    path: Path
+    prefixes: Sequence[Prefix]
+
+
+class Withdraw(NamedTuple):
+    """A session withdrew prefixes (or a malformed UPDATE is treated so, RFC 7606 §2)."""
+
+    family: Family
+    prefixes: Sequence[Prefix]
+    path_id: int = 0
+
+
+class EndOfRib(NamedTuple):
+    """A session has told all it had (RFC 4724 §2)."""
+
+    family: Family
+
+
+RibEvent = Announce | Withdraw | EndOfRib
+
+
+class Hop(NamedTuple):
+    """One leg of a kernel route. Sorts by gateway, then device."""
+
+    gateway: Address | None
+    ifindex: int
+    onlink: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Via:
+    """Forward through one hop, or share flows over several: sorted, unique, at least one."""
+
+    hops: tuple[Hop, ...]
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        hops = tuple(sorted(set(self.hops), key=lambda hop: (hop.gateway or b"", hop.ifindex, hop.onlink)))
+        if not hops:
+            raise ValueError("a Via needs at least one hop")
+        object.__setattr__(self, "hops", hops)
+        object.__setattr__(self, "_hash", hash(hops))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+class Blackhole(Enum):
+    """Drop silently. There is one: ``BLACKHOLE``."""
+
+    BLACKHOLE = "blackhole"
+
+
+BLACKHOLE = Blackhole.BLACKHOLE
+Forwarding = Via | Blackhole
+FibKey = tuple[Prefix, int]
+"""Prefix and metric: the kernel's own key of a route in one table (TOS 0)."""
+
+
+def default_metric(family: Family) -> int:
+    """The metric a route has when none is given, as the kernel reads it back: 0 for IPv4, 1024 for IPv6."""
+    return 0 if family is Family.IPV4 else 1024
+
+
+class Unresolved(Enum):
+    """Why a BGP next hop leads nowhere. The value is what ``bgpctl why`` prints."""
+
+    NO_ROUTE = "no route in the kernel leads to the next hop"
+    BLACKHOLE = "the route to the next hop is a blackhole or an unreachable"
+    LINK_DOWN = "the link to the next hop is down"
+    OWN_ADDRESS = "the next hop is this node's own address"
+    NOT_ON_LINK = "the next hop is inside a subnet of this node, but that subnet's link is not up"
+
+
+class Resolution(NamedTuple):
+    """Where a BGP next hop leads: the hops, and the metric of the route that says so (the IGP cost)."""
+
+    via: Via
+    cost: int
+
+
+class Reason(Enum):
+    """Why a path is not the best, or not used: the value is what ``bgpctl why`` prints. RFC 4271 §9.1.2."""
+
+    AS_LOOP = "our own AS is on its AS path"
+    ORIGINATOR_LOOP = "its ORIGINATOR_ID is ours"
+    CLUSTER_LOOP = "our cluster id is on its CLUSTER_LIST"
+    UNRESOLVED = "its next hop does not resolve"
+    LOCAL_PREF = "lower local preference"
+    AS_PATH_LENGTH = "longer AS path"
+    ORIGIN = "worse origin"
+    MED = "higher MED from the same neighbouring AS"
+    EBGP_OVER_IBGP = "internal, and an external path exists"
+    IGP_COST = "greater metric to its next hop"
+    ROUTER_ID = "tied, and its router id is greater"
+    CLUSTER_LIST_LENGTH = "tied, and its CLUSTER_LIST is longer"
+    PEER_ADDRESS = "tied, and its peer's address is greater"
+    PATH_ID = "tied, and its path identifier is greater"
+
+
+class Selection(NamedTuple):
+    """The decision for one prefix. ``multipath`` holds ``best`` and is what the kernel gets."""
+
+    best: Path
+    multipath: tuple[Path, ...]
+    rejected: Mapping[Path, Reason]
+
+
+class OriginKind(Enum):
+    """What a route of our own is; the ``kind`` label of ``bgpd_routes_desired``."""
+
+    BLOCK = "block"
+    BORROWED = "borrowed"
+
+
+class Originated(NamedTuple):
+    """A route this node announces as its own."""
+
+    kind: OriginKind
+    source: str
+    """The resource or the interface that is the reason, ``BlockAffinity worker2-10-48-0-0-26``."""
+
+
+class LocalBlackhole(NamedTuple):
+    """A block of our own, kept as a blackhole."""
+
+    source: str
+    yields: bool = False
+    """True while the affinity is being released: a route that another node announces for exactly it takes over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origination:
+    """What this node says and keeps of one family, whole: ``rules.originate`` makes it anew at every change."""
+
+    announce: Mapping[Prefix, Originated] = field(default_factory=dict)
+    blackholes: Mapping[Prefix, LocalBlackhole] = field(default_factory=dict)
+    exported_pools: tuple[Prefix, ...] = ()
+    """Pools whose learned routes may be passed on."""
+    hidden_pools: tuple[Prefix, ...] = ()
+    """Pools with disableBGPExport: nothing inside is passed on."""
+    hidden: Mapping[Prefix, str] = field(default_factory=dict)
+    """Candidates that are not announced, each with the reason in words, for ``bgpctl why``."""
+
+
+class WorkloadRoute(NamedTuple):
+    """A host route in the kernel that a workload or a tunnel of this node is behind."""
+
+    prefix: Prefix
+    interface: str
+
+
+Workloads = Mapping[Family, frozenset[WorkloadRoute]]
+
+
+class Out(NamedTuple):
+    """What an update group tells its members of one prefix."""
+
+    attributes: Attributes
+    next_hop: Address
+    source: Peer | None
+    """The session it was learned from, which is not told; ``None`` for our own."""

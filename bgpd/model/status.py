@@ -1,0 +1,288 @@
+"""What the doors and the router say of themselves, and the two protocols that doors fulfil.
+
+``daemon.py`` hands ``observe`` an object that fulfils ``Views``; ``observe`` turns these values into JSON, tables and
+samples. Prefixes and addresses are text here: this is the edge. Times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Literal, Protocol, TypeVar
+
+from bgpd.model.resources import Problem, Snapshot
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Target(Protocol[K, V]):
+    """An outside thing that is kept equal to what we want; ``reconcile.Reconciler`` says what to do next."""
+
+    async def read(self) -> dict[K, V]:
+        """All that is ours there, now."""
+        ...
+
+    async def apply(self, puts: Mapping[K, V], deletes: Iterable[K]) -> Mapping[K, Exception]:
+        """Put (create or replace), then delete. Returns the keys that failed, each with why; never raises for a key."""
+        ...
+
+
+class Datastore(Protocol):
+    """Where resources come from. Reconnects by itself; yields only whole snapshots, newest wins."""
+
+    def watch(self) -> AsyncIterator[Snapshot]: ...
+
+    def status(self) -> DatastoreStatus: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DatastoreStatus:
+    backend: str
+    up: bool
+    in_sync: bool
+    detail: str
+    """In words, why it is not up or not in sync; empty when all is well."""
+    problems: tuple[Problem, ...] = ()
+    resources: Mapping[str, int] = field(default_factory=dict)
+    """Kind -> count."""
+    events: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(kind, action) -> count; action is ``add``, ``change`` or ``delete``."""
+    errors: Mapping[str, int] = field(default_factory=dict)
+    """Reason -> count; a small fixed set of words (``yaml``, ``invalid``, ``duplicate``, ``io``)."""
+    last_event: float | None = None
+
+
+class SessionState(IntEnum):
+    """RFC 4271 §8.2.2, numbered as bgpPeerState of RFC 4273; 0 is "no session wanted" (shut down by the operator)."""
+
+    DOWN = 0
+    IDLE = 1
+    CONNECT = 2
+    ACTIVE = 3
+    OPEN_SENT = 4
+    OPEN_CONFIRM = 5
+    ESTABLISHED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyCounts:
+    """Prefixes of one session in one family."""
+
+    received: int = 0
+    accepted: int = 0
+    advertised: int = 0
+    stale: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    id: str
+    kind: str
+    source: str
+    address: str
+    port: int
+    asn: int
+    local_asn: int
+    state: SessionState
+    admin_up: bool
+    passive: bool
+    since: float
+    """When ``state`` last entered or left Established."""
+    families: tuple[str, ...]
+    """Negotiated when established, else configured: ``ipv4``, ``ipv6``."""
+    local_address: str = ""
+    router_id: str = ""
+    hold_time: float = 0.0
+    keepalive_time: float = 0.0
+    capabilities_sent: tuple[str, ...] = ()
+    capabilities_received: tuple[str, ...] = ()
+    graceful_restart_active: bool = False
+    max_prefixes: int | None = None
+    last_error: str = ""
+    flaps: Mapping[str, int] = field(default_factory=dict)
+    """DownReason value -> count."""
+    messages_received: Mapping[str, int] = field(default_factory=dict)
+    """``OPEN UPDATE NOTIFICATION KEEPALIVE ROUTE-REFRESH`` -> count."""
+    messages_sent: Mapping[str, int] = field(default_factory=dict)
+    notifications: Mapping[tuple[str, int, int], int] = field(default_factory=dict)
+    """(``sent`` or ``received``, code, subcode) -> count."""
+    output_queue: int = 0
+    """Prefixes waiting for the peer to read."""
+    update_errors: int = 0
+    """UPDATEs treated as withdraw or with a discarded attribute (RFC 7606)."""
+    counts: Mapping[str, FamilyCounts] = field(default_factory=dict)
+    """Family label -> counts; filled in by the daemon from the RIBs."""
+
+
+@dataclass(frozen=True, slots=True)
+class RouteView:
+    """One row of ``bgpctl routes``; what a table does not know stays empty."""
+
+    prefix: str
+    family: str
+    peer: str = ""
+    next_hop: str = ""
+    as_path: str = ""
+    origin: str = ""
+    local_pref: int | None = None
+    med: int | None = None
+    communities: tuple[str, ...] = ()
+    best: bool = False
+    multipath: bool = False
+    stale: bool = False
+    path_id: int = 0
+    kind: str = ""
+    """``bgp``, ``block``, ``borrowed``, ``blackhole``, ``unicast``."""
+    detail: str = ""
+    """The reason it is not used, the source, or the kernel's words for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockView:
+    """One row of ``bgpctl blocks``: a block that we own, lend from or borrow of."""
+
+    cidr: str
+    family: str
+    pool: str
+    affinity: str
+    state: str
+    used: int
+    borrowed: tuple[str, ...]
+    """``10.48.0.40 by worker1 (default/web-9)`` for lent ones, ``... from worker2 (...)`` for ours of others."""
+    advertised: bool
+    blackhole: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of an explanation."""
+
+    stage: Literal["origin", "heard", "import", "decision", "next hop", "kernel", "export", "told"]
+    text: str
+    ok: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why one prefix is, or is not, where it is."""
+
+    prefix: str
+    family: str
+    verdict: str
+    """One line."""
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FibStatus:
+    """The kernel door and its reconciler, one family."""
+
+    routes: Mapping[str, int] = field(default_factory=dict)
+    """``unicast`` and ``blackhole`` -> routes of ours in the kernel."""
+    wanted: int = 0
+    pending: int = 0
+    drift: Mapping[str, int] = field(default_factory=dict)
+    """``missing extra changed`` -> count at the last full compare."""
+    operations: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(``put`` or ``delete``, ``ok`` or ``error``) -> count."""
+    errors: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(operation, errno name) -> count."""
+    repairs: Mapping[str, int] = field(default_factory=dict)
+    """``missing extra changed`` -> routes put right after somebody else's change."""
+    conflicts: Mapping[str, str] = field(default_factory=dict)
+    """Prefix -> whose route stands in our way, in words."""
+    nexthop_objects: int = 0
+    last_sync: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of ``/readyz?verbose`` and ``/livez?verbose``."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """``bgpctl status``: one screen."""
+
+    node: str
+    version: str
+    asn: int | None
+    router_id: str
+    started: float
+    ready: bool
+    in_sync: bool
+    """The resources are whole and every peer sent End-of-RIB or its deadline passed: stale routes were swept."""
+    checks: tuple[Check, ...]
+    datastore: DatastoreStatus
+    config_file: str
+    config_loaded: float
+    config_error: str
+    """Why the last reload was refused; empty when it was taken."""
+    reloads: Mapping[str, int]
+    """``success`` and ``failure`` -> count."""
+    peers_up: int
+    peers_wanted: int
+    routes_desired: Mapping[tuple[str, str], int]
+    """(OriginKind value, family label) -> count."""
+    routes_advertised: Mapping[tuple[str, str], int]
+    """The same routes, those that every established session of the family was told."""
+    rib_routes: Mapping[tuple[str, str], int]
+    """(family label, ``bgp`` or ``local``) -> prefixes in the Loc-RIB."""
+    rib_paths: Mapping[tuple[str, str], int]
+    fib: Mapping[str, FibStatus]
+    """Family label -> the kernel's side."""
+    netlink_overruns: int
+    update_groups: int
+    ipam_blocks: Mapping[tuple[str, str], int]
+    """(pool, family label) -> blocks of this node."""
+    ipam_borrowed: Mapping[str, int]
+    """Family label -> addresses this node borrowed."""
+    event_loop_lag: float
+    last_routes_change: float | None
+    problems: tuple[Problem, ...] = ()
+    """All of them: resources, peers, configuration, kernel conflicts."""
+
+
+RouteTable = Literal["in", "out", "rib", "fib"]
+PeerAction = Literal["shutdown", "enable", "reset", "soft-in", "soft-out"]
+
+
+class NotFound(LookupError):
+    """The operator named something that is not there."""
+
+
+class Views(Protocol):
+    """All that ``observe`` may ask or tell the daemon. Everything here is called in the event loop's thread."""
+
+    def status(self) -> Status: ...
+
+    def peers(self) -> list[PeerStatus]: ...
+
+    def routes(self, table: RouteTable, prefix: str | None, peer: str | None) -> Iterable[RouteView]:
+        """Rows of a table; ``ValueError`` for a bad prefix, ``NotFound`` for an unknown peer."""
+        ...
+
+    def blocks(self) -> list[BlockView]: ...
+
+    def why(self, target: str) -> list[Explanation]:
+        """Of a prefix: it alone. Of an address: every prefix known that covers it, the longest first."""
+        ...
+
+    def live(self) -> list[Check]: ...
+
+    def ready(self) -> list[Check]: ...
+
+    async def reload(self) -> str:
+        """Re-reads the configuration; returns what changed in words, raises ``ConfigError`` (nothing changed)."""
+        ...
+
+    async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
+        """``name`` is a peer's name or address; returns what was done, raises ``NotFound``."""
+        ...
