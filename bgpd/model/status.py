@@ -52,6 +52,8 @@ class DatastoreStatus:
     errors: Mapping[str, int] = field(default_factory=dict)
     """Reason -> count; a small fixed set of words (``yaml``, ``invalid``, ``duplicate``, ``io``)."""
     last_event: float | None = None
+    resyncs: int = 0
+    """How often everything was read anew after the first time: a watch that broke, an overflowed queue."""
 
 
 class SessionState(IntEnum):
@@ -265,8 +267,14 @@ class Views(Protocol):
 
     def peers(self) -> list[PeerStatus]: ...
 
-    def routes(self, table: RouteTable, prefix: str | None, peer: str | None) -> Iterable[RouteView]:
-        """Rows of a table; ``ValueError`` for a bad prefix, ``NotFound`` for an unknown peer."""
+    def routes(
+        self, table: RouteTable, prefix: str | None, peer: str | None, longer: bool = False
+    ) -> Iterable[RouteView]:
+        """Rows of a table, in the table's order; ``ValueError`` for a bad prefix, ``NotFound`` for an unknown peer.
+
+        ``prefix`` alone is exactly that prefix, with ``longer`` also all inside it. The rows are taken over many
+        turns of the event loop, so the iterable must bear changes of the tables meanwhile (walk a list of the keys).
+        """
         ...
 
     def blocks(self) -> list[BlockView]: ...
