@@ -1,0 +1,174 @@
+"""The tables of RFC 4271 §3.2: Adj-RIB-In, Loc-RIB, Adj-RIB-Out. One of each family; owned by ``router`` alone.
+
+Adj-RIB-In holds every path twice: by session, so that a session's end finds its routes, and by prefix, so that the
+decision finds its candidates. A prefix with one path (nearly all) holds that path itself, not a list. A session that
+ends gives up its table at once; taking the paths out of the candidates is then done a slice at a time
+(``AdjRibIn.sweep``), told from paths of the peer's next session by identity.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bgpd.model.peer import Peer, PeerId
+from bgpd.model.prefix import Prefix
+from bgpd.model.route import Out, Path, Selection
+
+Dirty = dict[Prefix, None]
+"""An ordered set of prefixes whose decision is due."""
+LocRib = dict[Prefix, Selection]
+AdjRibOut = dict[Prefix, Out]
+Key = Prefix | tuple[int, Prefix]
+
+
+@dataclass(slots=True)
+class _Table:
+    """What one peer announced: ``fresh`` in its present session, ``stale`` kept from the one before (RFC 4724 §4.2).
+
+    Keys are prefixes, or (path identifier, prefix) where ADD-PATH gives one other than 0.
+    """
+
+    fresh: dict[Key, Path] = field(default_factory=dict)
+    stale: dict[Key, Path] = field(default_factory=dict)
+
+
+def _prefix_of(key: Key) -> Prefix:
+    return key[1] if isinstance(key, tuple) else key
+
+
+class AdjRibIn:
+    """All paths of one family, by session and by prefix."""
+
+    def __init__(self) -> None:
+        self.candidates: dict[Prefix, Path | tuple[Path, ...]] = {}
+        self._tables: dict[PeerId, _Table] = {}
+        self._doomed: deque[dict[Key, Path]] = deque()
+
+    def paths(self, prefix: Prefix) -> tuple[Path, ...]:
+        """Every path of a prefix."""
+        found = self.candidates.get(prefix)
+        return () if found is None else (found,) if isinstance(found, Path) else found
+
+    def counts(self, peer: PeerId) -> tuple[int, int]:
+        """(paths, of which stale) of a peer."""
+        table = self._tables.get(peer)
+        return (len(table.fresh) + len(table.stale), len(table.stale)) if table else (0, 0)
+
+    def peer_paths(self, peer: PeerId) -> Iterator[tuple[Prefix, Path, bool]]:
+        """(prefix, path, stale) of all that a peer announced."""
+        if table := self._tables.get(peer):
+            for entries, stale in ((table.fresh, False), (table.stale, True)):
+                for key, path in entries.items():
+                    yield _prefix_of(key), path, stale
+
+    def is_stale(self, prefix: Prefix, path: Path) -> bool:
+        """Whether a path is kept from a session that ended."""
+        table = self._tables.get(path.peer.id)
+        return (
+            table is not None and table.stale.get((path.path_id, prefix) if path.path_id else prefix) is path
+        )
+
+    def announce(self, path: Path, prefixes: Sequence[Prefix], dirty: Dirty) -> None:
+        """Record that ``path``'s session announced ``prefixes``; those whose path is new become dirty."""
+        table = self._tables.get(path.peer.id)
+        if table is None:
+            table = self._tables[path.peer.id] = _Table()
+        fresh, stale, candidates = table.fresh, table.stale, self.candidates
+        path_id = path.path_id
+        for prefix in prefixes:
+            key: Key = (path_id, prefix) if path_id else prefix
+            old = fresh.get(key)
+            if old is path:
+                continue
+            fresh[key] = path
+            if old is None and stale:
+                old = stale.pop(key, None)
+            current = candidates.get(prefix)
+            if current is None or current is old:
+                candidates[prefix] = path
+            elif isinstance(current, Path):
+                candidates[prefix] = (current, path)
+            else:
+                candidates[prefix] = (*(other for other in current if other is not old), path)
+            dirty[prefix] = None
+
+    def withdraw(self, peer: Peer, prefixes: Iterable[Prefix], path_id: int, dirty: Dirty) -> None:
+        """Forget what a session announced; a prefix it never announced is no error (RFC 4271 §3.1)."""
+        table = self._tables.get(peer.id)
+        if table is None:
+            return
+        for prefix in prefixes:
+            key: Key = (path_id, prefix) if path_id else prefix
+            path = table.fresh.pop(key, None) or table.stale.pop(key, None)
+            if path is not None:
+                self._remove(prefix, path)
+                dirty[prefix] = None
+
+    def mark_stale(self, peer: PeerId) -> None:
+        """The session broke, its routes stay in use; those stale from a session before go (RFC 4724 §4.2)."""
+        if table := self._tables.get(peer):
+            if table.stale:
+                self._doomed.append(table.stale)
+            table.stale, table.fresh = table.fresh, {}
+
+    def sweep_stale(self, peer: PeerId) -> int:
+        """The peer told all it had, or its time ran out: give up what it did not announce again. How many."""
+        table = self._tables.get(peer)
+        if table is None or not table.stale:
+            return 0
+        stale, table.stale = table.stale, {}
+        self._doomed.append(stale)
+        return len(stale)
+
+    def flush(self, peer: PeerId) -> None:
+        """Give up all that a peer announced."""
+        if table := self._tables.pop(peer, None):
+            self._doomed.extend(entries for entries in (table.fresh, table.stale) if entries)
+
+    def sweep(self, limit: int, dirty: Dirty) -> int:
+        """Take up to ``limit`` given-up paths out of the candidates. How many were taken; 0 when there are none."""
+        done = 0
+        while self._doomed and done < limit:
+            entries = self._doomed[0]
+            while entries and done < limit:
+                key, path = entries.popitem()
+                prefix = _prefix_of(key)
+                self._remove(prefix, path)
+                dirty[prefix] = None
+                done += 1
+            if not entries:
+                self._doomed.popleft()
+        return done
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether given-up paths are still among the candidates."""
+        return bool(self._doomed)
+
+    def peers(self) -> Iterable[PeerId]:
+        """Peers that have a table."""
+        return self._tables.keys()
+
+    def _remove(self, prefix: Prefix, path: Path) -> None:
+        current = self.candidates.get(prefix)
+        if current is path:
+            del self.candidates[prefix]
+        elif current is not None and not isinstance(current, Path):
+            rest = tuple(other for other in current if other is not path)
+            self.candidates[prefix] = rest[0] if len(rest) == 1 else rest
+
+
+def longest_match(table: Mapping[Prefix, object], host: Prefix) -> list[Prefix]:
+    """The keys of ``table`` that cover a host prefix, the longest first: a lookup a possible length."""
+    address, found = host[1:], []
+    for length in range(host[0], -1, -1):
+        octets = (length + 7) >> 3
+        network = address[:octets]
+        if length & 7:
+            network = network[:-1] + bytes((network[-1] & (0xFF00 >> (length & 7)) & 0xFF,))
+        key = Prefix(bytes((length,)) + network)
+        if key in table:
+            found.append(key)
+    return found
