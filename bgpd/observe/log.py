@@ -1,0 +1,105 @@
+"""How log lines look: text with key=value, or JSON, and the journal's priority in front where the journal reads.
+
+The daemon calls ``setup`` once its configuration is read. All of it goes to standard error. A record is its message
+and, as fields, whatever was given as ``extra``: ``log.info("peer up", extra={"peer": "Mesh_10_0_1_30"})`` is
+``2026-11-23T14:02:11.250+00:00 INFO bgpd.bgp.speaker: peer up peer=Mesh_10_0_1_30``. Under the service manager
+(JOURNAL_STREAM names our standard error) a line has no time of its own and starts with ``<N>`` as sd-daemon(3) says,
+so that ``journalctl -p warning`` works.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal, TextIO
+
+Format = Literal["text", "json"]
+
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def setup(level: str = "info", style: Format = "text", stream: TextIO | None = None) -> None:
+    """Sends all logging to ``stream`` (standard error) in one style; a second call takes the place of the first.
+
+    ``level`` is ``debug info warning error``.
+    """
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(Formatter(style, journal=to_journal(stream)))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # What libraries say in passing is not the operator's business.
+    for name in ("asyncio", "aiohttp", "pyroute2"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def to_journal(stream: TextIO, environ: Mapping[str, str] | None = None) -> bool:
+    """Whether the journal reads this stream: JOURNAL_STREAM has its device and inode.
+
+    The variable alone does not tell: children inherit it and may have their standard error elsewhere.
+    """
+    named = (os.environ if environ is None else environ).get("JOURNAL_STREAM", "")
+    try:
+        stat = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return named == f"{stat.st_dev}:{stat.st_ino}"
+
+
+class Formatter(logging.Formatter):
+    """One record to one line; a traceback follows on lines of its own in text, and inside the object in JSON."""
+
+    def __init__(self, style: Format, *, journal: bool) -> None:
+        super().__init__()
+        self._json, self._journal = style == "json", journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        now = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+        fields = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        trace = self.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
+        if self._json:
+            head = {"time": now, "level": record.levelname.lower(), "logger": record.name}
+            fields = head | {"msg": record.getMessage()} | fields
+            if trace:
+                fields["traceback"] = trace
+            text = json.dumps(fields, ensure_ascii=False, default=str)
+        else:
+            said = (
+                _one_line(record.getMessage()),
+                *(f"{key}={_value(value)}" for key, value in fields.items()),
+            )
+            text = f"{record.name}: {' '.join(said)}"
+            if not self._journal:
+                text = f"{now} {record.levelname} {text}"
+            if trace:
+                text += "\n" + trace
+        if self._journal:
+            # Each line is a journal entry of its own, so each says its priority.
+            priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
+            text = "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
+        return text
+
+
+def _one_line(text: str) -> str:
+    """Peers write some of what is logged (shutdown messages): line breaks and escapes never come out raw."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _value(value: Any) -> str:
+    """A value as logfmt has it: bare when nothing in it misleads, else as a JSON string."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = str(value)
+    if text and text.isprintable() and not any(mark in text for mark in ' "=\\'):
+        return text
+    return json.dumps(text, ensure_ascii=not text.isprintable())

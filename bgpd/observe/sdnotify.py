@@ -1,0 +1,91 @@
+"""What the service manager is told: sd_notify(3) over one datagram socket.
+
+``daemon`` owns the one ``Notifier`` and says READY, STATUS, RELOADING, STOPPING and WATCHDOG through it. Without a
+service manager every call does nothing. A notification that cannot be delivered is dropped: a daemon does not stop
+routing because nobody listens.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+log = logging.getLogger(__name__)
+
+
+class Notifier:
+    """One process's line to its service manager.
+
+    ``address`` is the socket's path, or ``@name`` for an abstract one; ``None`` makes every call a no-op.
+    ``watchdog_interval`` is how often ``watchdog`` must be called, in seconds: half of what the manager waits;
+    ``None`` when it does not wait.
+    """
+
+    def __init__(self, address: str | None = None, watchdog_interval: float | None = None) -> None:
+        self.watchdog_interval = watchdog_interval if address else None
+        self._address = "\0" + address[1:] if address and address[0] == "@" else address
+        self._failed = False
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Notifier:
+        """The notifier that NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID ask for."""
+        environ = os.environ if environ is None else environ
+        address = environ.get("NOTIFY_SOCKET", "")
+        if address[:1] not in ("/", "@") or len(address) < 2:
+            if address:
+                log.warning("NOTIFY_SOCKET is neither a path nor an abstract socket, ignored: %s", address)
+            address = ""
+        interval = None
+        usec = environ.get("WATCHDOG_USEC", "")
+        # WATCHDOG_PID guards against an environment inherited from another service.
+        if (
+            usec.isascii()
+            and usec.isdigit()
+            and environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        ):
+            interval = int(usec) / 2e6 or None
+        return cls(address or None, interval)
+
+    def ready(self, status: str) -> None:
+        """Start or reload has finished."""
+        self._send(f"READY=1\nSTATUS={_line(status)}")
+
+    def status(self, text: str) -> None:
+        """One line for ``systemctl status``."""
+        self._send(f"STATUS={_line(text)}")
+
+    def reloading(self) -> None:
+        """A reload begins; ``ready`` ends it. The monotonic time is what ``Type=notify-reload`` asks for."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def stopping(self) -> None:
+        """The process ends."""
+        self._send("STOPPING=1")
+
+    def watchdog(self) -> None:
+        """All that must run does."""
+        self._send("WATCHDOG=1")
+
+    def _send(self, message: str) -> None:
+        if self._address is None:
+            return
+        try:
+            # A socket a message: they are few, and the manager may have made its own anew since the last one.
+            with socket.socket(
+                socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            ) as s:
+                s.sendto(message.encode(), self._address)
+        except OSError as error:
+            if not self._failed:  # once: the watchdog would repeat it for ever
+                log.warning("cannot notify the service manager: %s", error)
+            self._failed = True
+        else:
+            self._failed = False
+
+
+def _line(text: str) -> str:
+    """Newlines separate the assignments of a message, so a value has none."""
+    return " ".join(text.split())
