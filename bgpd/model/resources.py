@@ -88,6 +88,12 @@ class IPAMBlock:
     affinity: str | None
     """The owning node; ``None`` without one, and for ``virtual:`` affinities."""
     allocations: tuple[Allocation, ...] = ()
+    borrowers: frozenset[str] = field(init=False, repr=False, compare=False)
+    """Nodes other than the owner that hold an address of it."""
+
+    def __post_init__(self) -> None:
+        nodes = frozenset(allocation.node for allocation in self.allocations)
+        object.__setattr__(self, "borrowers", nodes - {self.affinity})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +135,10 @@ class BGPPeer:
     peer_port: int | None = None
     peer_selector: str | None = None
     as_number: int | None = None
+    reverse: bool = True
+    """Cluster nodes on the remote side peer back by themselves (``reversePeering`` is not ``Manual``)."""
+    unsupported: tuple[str, ...] = ()
+    """Fields set that we do not honour and that protect something: with such a peer there is no session."""
 
 
 @dataclass(frozen=True, slots=True)

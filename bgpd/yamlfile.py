@@ -1,0 +1,256 @@
+"""The strict YAML loader that the configuration, resources and topologies share.
+
+YAML 1.2's core schema on libyaml's parser: ``65000:30``, ``yes``, ``on`` and dates are text; ``010`` is ten and ``0o10``
+is eight; a merge key (``<<``) is refused, since 1.2 has none. Refused as well: a key given twice, a tag beyond the core
+ones, an alias inside what it names, aliases that unfold to a bomb, nesting deeper than ``MAX_DEPTH``. Values are built
+from the parser's events, because PyYAML's composer recurses in C and dies of deep nesting. Every error carries file,
+line and column.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import yaml
+
+MAX_DEPTH = 64
+MAX_ALIASED = 100_000
+"""How many values all aliases of one stream may unfold to."""
+
+
+class YamlError(Exception):
+    """Text that is not the YAML we read; ``str()`` is ``file:line:column: what is wrong``. Lines start at 1."""
+
+    def __init__(self, source: str, line: int, column: int, message: str) -> None:
+        super().__init__(f"{source}:{line}:{column}: {message}")
+        self.source, self.line, self.column, self.message = source, line, column, message
+
+
+class Document(NamedTuple):
+    """One document: dict, list, str, int, float, bool or None, and the line it starts at."""
+
+    value: Any
+    line: int
+
+
+_NULL = ("", "~", "null", "Null", "NULL")
+_BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(
+    r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
+_MAYBE_NUMBER = frozenset("+-.0123456789")
+
+
+def _int(text: str) -> int:
+    if not _INT.fullmatch(text):
+        raise ValueError(f"{text!r} is not an integer")
+    if len(text) > 1000:
+        raise ValueError("an integer of more than 1000 digits")
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+def _float(text: str) -> float:
+    if not _FLOAT.fullmatch(text):
+        raise ValueError(f"{text!r} is not a number")
+    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+def _bool(text: str) -> bool:
+    if text not in _BOOL:
+        raise ValueError(f"{text!r} is neither true nor false")
+    return _BOOL[text]
+
+
+def _null(text: str) -> None:
+    if text not in _NULL:
+        raise ValueError(f"{text!r} is not null")
+
+
+_CORE = "tag:yaml.org,2002:"
+_TAGGED: dict[str, Callable[[str], Any]] = {
+    "!": str,
+    f"{_CORE}str": str,
+    f"{_CORE}int": _int,
+    f"{_CORE}float": _float,
+    f"{_CORE}bool": _bool,
+    f"{_CORE}null": _null,
+}
+
+
+def _plain(text: str) -> Any:
+    """The value of an unquoted, untagged scalar (YAML 1.2.2 §10.3.2)."""
+    if text[:1] in _MAYBE_NUMBER and text:
+        if _INT.fullmatch(text):
+            return _int(text)
+        if _FLOAT.fullmatch(text):
+            return _float(text)
+        return text
+    if text in _BOOL:
+        return _BOOL[text]
+    return None if text in _NULL else text
+
+
+class _Frame:
+    """A collection that is being read."""
+
+    __slots__ = ("anchor", "before", "key", "value", "wants_key")
+
+    def __init__(self, value: dict[Any, Any] | list[Any], anchor: str | None, before: int) -> None:
+        self.value = value
+        self.anchor = anchor
+        self.before = before
+        """How many values were counted when it began; what came since is its size."""
+        self.key: Any = None
+        self.wants_key = isinstance(value, dict)
+
+
+class _Builder:
+    """Events in, documents out."""
+
+    def __init__(self, source: str, first_line: int) -> None:
+        self.source, self.first_line = source, first_line
+        self.documents: list[Document] = []
+        self.stack: list[_Frame] = []
+        self.anchors: dict[str, tuple[Any, int]] = {}
+        self.count = 0
+        self.aliased = 0
+        self.line = first_line
+
+    def error(self, mark: Any, message: str) -> YamlError:
+        line, column = (mark.line, mark.column) if mark is not None else (0, 0)
+        return YamlError(self.source, self.first_line + line, column + 1, message)
+
+    def take(self, event: yaml.Event) -> None:
+        if isinstance(event, yaml.ScalarEvent):
+            self.scalar(event)
+        elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            self.start(event)
+        elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+            frame = self.stack.pop()
+            if frame.anchor:
+                self.anchors[frame.anchor] = (frame.value, self.count - frame.before)
+            self.add(frame.value, event)
+        elif isinstance(event, yaml.AliasEvent):
+            self.alias(event)
+        elif isinstance(event, yaml.DocumentStartEvent):
+            self.anchors = {}
+            self.line = self.first_line + event.start_mark.line
+
+    def scalar(self, event: yaml.ScalarEvent) -> None:
+        self.count += 1
+        try:
+            if event.tag is not None and event.tag not in _TAGGED:
+                raise ValueError(f"the tag {event.tag} is not one of YAML's core types")
+            if event.tag is not None:
+                value = _TAGGED[event.tag](event.value)
+            else:
+                value = _plain(event.value) if event.implicit[0] else event.value
+        except ValueError as error:
+            raise self.error(event.start_mark, str(error)) from None
+        if event.anchor:
+            self.anchors[event.anchor] = (value, 1)
+        self.add(value, event)
+
+    def start(self, event: Any) -> None:
+        self.count += 1
+        mapping = isinstance(event, yaml.MappingStartEvent)
+        if event.tag not in (None, "!", f"{_CORE}map" if mapping else f"{_CORE}seq"):
+            raise self.error(event.start_mark, f"the tag {event.tag} is not one of YAML's core types")
+        if len(self.stack) >= MAX_DEPTH:
+            raise self.error(event.start_mark, f"nested deeper than {MAX_DEPTH} levels")
+        if self.stack and self.stack[-1].wants_key:
+            raise self.error(event.start_mark, "a key is a scalar, not a mapping or a list")
+        if event.anchor:
+            self.anchors.pop(event.anchor, None)
+        self.stack.append(_Frame({} if mapping else [], event.anchor, self.count - 1))
+
+    def alias(self, event: yaml.AliasEvent) -> None:
+        found = self.anchors.get(event.anchor)
+        if found is None:
+            inside = any(frame.anchor == event.anchor for frame in self.stack)
+            what = "is inside what it names" if inside else "names no anchor before it"
+            raise self.error(event.start_mark, f"the alias *{event.anchor} {what}")
+        value, size = found
+        self.count += size
+        self.aliased += size
+        if self.aliased > MAX_ALIASED:
+            raise self.error(event.start_mark, f"aliases unfold to more than {MAX_ALIASED} values")
+        if isinstance(value, dict | list) and self.stack and self.stack[-1].wants_key:
+            raise self.error(event.start_mark, "a key is a scalar, not a mapping or a list")
+        self.add(value, event)
+
+    def add(self, value: Any, event: yaml.Event) -> None:
+        if not self.stack:
+            self.documents.append(Document(value, self.line))
+            return
+        frame = self.stack[-1]
+        if isinstance(frame.value, list):
+            frame.value.append(value)
+        elif frame.wants_key:
+            if value in frame.value:
+                raise self.error(event.start_mark, f"the key {value!r} is given twice")
+            if value == "<<":
+                raise self.error(event.start_mark, "merge keys (<<) are not part of YAML 1.2: write the keys out")
+            frame.value[value] = None  # holds its place, so that order is the text's
+            frame.key, frame.wants_key = value, False
+        else:
+            frame.value[frame.key], frame.wants_key = value, True
+
+
+def load_documents(text: str | bytes, source: str, first_line: int = 1) -> list[Document]:
+    """All documents of a stream; an empty stream has none, an empty document is ``None``.
+
+    ``source`` names the text in errors, ``first_line`` is where it begins in it. Raises ``YamlError``.
+    """
+    builder = _Builder(source, first_line)
+    if isinstance(text, bytes):
+        try:
+            text = text.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            before = text[: error.start]
+            column = error.start - before.rfind(b"\n")
+            line = first_line + before.count(b"\n")
+            raise YamlError(source, line, column, f"not UTF-8: octet 0x{text[error.start]:02x}") from None
+    try:
+        parser = yaml.CSafeLoader(text)
+        try:
+            while not isinstance(event := parser.get_event(), yaml.StreamEndEvent):
+                builder.take(event)
+        finally:
+            parser.dispose()
+    except yaml.MarkedYAMLError as error:
+        words = (error.context, error.problem) if error.context else (error.problem,)
+        raise builder.error(
+            error.problem_mark or error.context_mark, ", ".join(str(w) for w in words)
+        ) from None
+    except yaml.reader.ReaderError as error:
+        before_text = text[: error.position] if isinstance(error.position, int) else ""
+        line = first_line + before_text.count("\n")
+        raise YamlError(
+            source, line, 1, f"{error.reason} (character {error.character!r})"
+        ) from None
+    except UnicodeError:
+        raise YamlError(source, first_line, 1, "characters that are not Unicode text") from None
+    return builder.documents
+
+
+_MARKER = re.compile(r"^(?:%[^\n]*\n)*---(?=\s|\Z)", re.MULTILINE)
+
+
+def split_documents(text: str) -> list[tuple[str, int]]:
+    """A stream cut at its ``---`` lines, each part with its first line: a broken one then spoils no other.
+
+    YAML allows ``---`` at the start of a line as a marker only, inside scalars too (YAML 1.2.2 §9.1.2).
+    """
+    starts = [match.start() for match in _MARKER.finditer(text)]
+    parts: list[tuple[str, int]] = []
+    line = 1
+    for start, end in zip([0, *starts], [*starts, len(text)], strict=True):
+        part = text[start:end]
+        if part:
+            parts.append((part, line))
+            line += part.count("\n")
+    return parts
