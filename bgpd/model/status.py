@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, Protocol, TypeVar
 
+from bgpd.model.peer import PeerId
 from bgpd.model.resources import Problem, Snapshot
 
 K = TypeVar("K")
@@ -80,7 +81,7 @@ class FamilyCounts:
 
 @dataclass(frozen=True, slots=True)
 class PeerStatus:
-    id: str
+    id: PeerId
     kind: str
     source: str
     address: str
