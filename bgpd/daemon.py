@@ -83,10 +83,9 @@ class Daemon:
             nexthop_ids=range(kernel.nexthop_ids.first, kernel.nexthop_ids.last + 1),
         )
         self._router = Router(self._kernel.resolve)
-        self._outbound = Outbound(lambda peer, octets: self._speaker.send(peer, octets))
+        self._outbound = Outbound(self._send)
         self._fibs = {
-            family: FibState(Reconciler[FibKey, Forwarding](kin=lambda key: key[0]), repairs=Counter())
-            for family in Family
+            family: FibState(Reconciler[FibKey, Forwarding](kin=lambda key: key[0])) for family in Family
         }
         self._fib_wake = {family: asyncio.Event() for family in Family}
         self._compare_due: dict[Family, str] = {}
@@ -130,7 +129,6 @@ class Daemon:
             await self._api.stop()
 
     async def _live(self) -> None:
-        loop = asyncio.get_running_loop()
         for family, state in self._fibs.items():
             state.reconciler.adopt(await self._kernel.fibs[family].read())
             self._adopted.add(family)
@@ -199,6 +197,9 @@ class Daemon:
             self._snapshot, self._kernel.workloads(), self.config.node, self.config.originate.ipam_early
         )
         self._router.originated(self._originations)
+
+    def _send(self, peer: Peer, octets: bytes) -> bool:
+        return self._speaker.send(peer, octets)
 
     # One turn: decide a slice, carry on what was decided.
 
@@ -275,9 +276,9 @@ class Daemon:
             )
 
     def _count_repairs(self, family: Family, counts: Mapping[str, int]) -> None:
-        repairs = self._fibs[family].repairs
-        if repairs is not None and not self._fibs[family].reconciler.paused:
-            repairs.update({kind: count for kind, count in counts.items() if count})
+        state = self._fibs[family]
+        if not state.reconciler.paused:
+            state.repairs.update({kind: count for kind, count in counts.items() if count})
 
     async def _keep_house(self) -> None:
         """What time alone brings: stale routes' end, the end of the start, whole compares, the watchdog."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from bgpd.bgp.outbound import Outbound
 from bgpd.bgp.speaker import Speaker
@@ -75,13 +75,16 @@ def community_texts(attributes: Attributes) -> tuple[str, ...]:
     return (*standard, *(":".join(map(str, large)) for large in attributes.large_communities))
 
 
+NO_DRIFT = Drift(0, 0, 0)
+
+
 @dataclass(slots=True)
 class FibState:
     """One family's way into the kernel, as the daemon drives it."""
 
     reconciler: Reconciler[FibKey, Forwarding]
-    drift: Drift = Drift(0, 0, 0)
-    repairs: Counter[str] | None = None
+    drift: Drift = NO_DRIFT
+    repairs: Counter[str] = field(default_factory=Counter)
     last_sync: float | None = None
 
 
@@ -274,7 +277,7 @@ class Viewer:
             drift=state.drift._asdict(),
             operations=dict(fib.operations),
             errors=dict(fib.errors),
-            repairs=dict(state.repairs or {}),
+            repairs=dict(state.repairs),
             conflicts={prefix_text(family, key[0]): words for key, words in fib.conflicts.items()},
             nexthop_objects=fib.nexthop_objects,
             last_sync=state.last_sync,
