@@ -1,10 +1,10 @@
 """The strict YAML loader that the configuration, resources and topologies share.
 
-YAML 1.2's core schema on libyaml's parser: ``65000:30``, ``yes``, ``on`` and dates are text; ``010`` is ten and ``0o10``
-is eight; a merge key (``<<``) is refused, since 1.2 has none. Refused as well: a key given twice, a tag beyond the core
-ones, an alias inside what it names, aliases that unfold to a bomb, nesting deeper than ``MAX_DEPTH``. Values are built
-from the parser's events, because PyYAML's composer recurses in C and dies of deep nesting. Every error carries file,
-line and column.
+YAML 1.2's core schema on libyaml's parser: ``65000:30``, ``yes``, ``on`` and dates are text; ``010`` is ten and
+``0o10`` is eight; a merge key (``<<``) is refused, since 1.2 has none. Refused as well: a key given twice, a tag
+beyond the core ones, an alias inside what it names, aliases that unfold to a bomb, nesting deeper than ``MAX_DEPTH``.
+Values are built from the parser's events, because PyYAML's composer recurses in C and dies of deep nesting. Every
+error carries file, line and column.
 """
 
 from __future__ import annotations
@@ -107,6 +107,10 @@ class _Frame:
         self.wants_key = isinstance(value, dict)
 
 
+def _line(mark: Any) -> int:
+    return int(mark.line) if mark is not None else 0
+
+
 class _Builder:
     """Events in, documents out."""
 
@@ -120,10 +124,10 @@ class _Builder:
         self.line = first_line
 
     def error(self, mark: Any, message: str) -> YamlError:
-        line, column = (mark.line, mark.column) if mark is not None else (0, 0)
-        return YamlError(self.source, self.first_line + line, column + 1, message)
+        column = mark.column if mark is not None else 0
+        return YamlError(self.source, self.first_line + _line(mark), column + 1, message)
 
-    def take(self, event: yaml.Event) -> None:
+    def take(self, event: yaml.Event | None) -> None:
         if isinstance(event, yaml.ScalarEvent):
             self.scalar(event)
         elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
@@ -137,7 +141,7 @@ class _Builder:
             self.alias(event)
         elif isinstance(event, yaml.DocumentStartEvent):
             self.anchors = {}
-            self.line = self.first_line + event.start_mark.line
+            self.line = self.first_line + _line(event.start_mark)
 
     def scalar(self, event: yaml.ScalarEvent) -> None:
         self.count += 1
@@ -168,7 +172,7 @@ class _Builder:
         self.stack.append(_Frame({} if mapping else [], event.anchor, self.count - 1))
 
     def alias(self, event: yaml.AliasEvent) -> None:
-        found = self.anchors.get(event.anchor)
+        found = self.anchors.get(event.anchor or "")
         if found is None:
             inside = any(frame.anchor == event.anchor for frame in self.stack)
             what = "is inside what it names" if inside else "names no anchor before it"
@@ -193,7 +197,9 @@ class _Builder:
             if value in frame.value:
                 raise self.error(event.start_mark, f"the key {value!r} is given twice")
             if value == "<<":
-                raise self.error(event.start_mark, "merge keys (<<) are not part of YAML 1.2: write the keys out")
+                raise self.error(
+                    event.start_mark, "merge keys (<<) are not part of YAML 1.2: write the keys out"
+                )
             frame.value[value] = None  # holds its place, so that order is the text's
             frame.key, frame.wants_key = value, False
         else:
@@ -207,13 +213,7 @@ def load_documents(text: str | bytes, source: str, first_line: int = 1) -> list[
     """
     builder = _Builder(source, first_line)
     if isinstance(text, bytes):
-        try:
-            text = text.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            before = text[: error.start]
-            column = error.start - before.rfind(b"\n")
-            line = first_line + before.count(b"\n")
-            raise YamlError(source, line, column, f"not UTF-8: octet 0x{text[error.start]:02x}") from None
+        text = _decode(text, source, first_line)
     try:
         parser = yaml.CSafeLoader(text)
         try:
@@ -227,14 +227,21 @@ def load_documents(text: str | bytes, source: str, first_line: int = 1) -> list[
             error.problem_mark or error.context_mark, ", ".join(str(w) for w in words)
         ) from None
     except yaml.reader.ReaderError as error:
-        before_text = text[: error.position] if isinstance(error.position, int) else ""
-        line = first_line + before_text.count("\n")
-        raise YamlError(
-            source, line, 1, f"{error.reason} (character {error.character!r})"
-        ) from None
+        line = first_line + text.count("\n", 0, error.position)
+        raise YamlError(source, line, 1, f"{error.reason} (character {error.character!r})") from None
     except UnicodeError:
         raise YamlError(source, first_line, 1, "characters that are not Unicode text") from None
     return builder.documents
+
+
+def _decode(octets: bytes, source: str, first_line: int) -> str:
+    try:
+        return octets.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = first_line + octets.count(b"\n", 0, error.start)
+        column = error.start - octets.rfind(b"\n", 0, error.start)
+        message = f"not UTF-8: octet 0x{octets[error.start]:02x}"
+        raise YamlError(source, line, column, message) from None
 
 
 _MARKER = re.compile(r"^(?:%[^\n]*\n)*---(?=\s|\Z)", re.MULTILINE)

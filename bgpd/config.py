@@ -1,0 +1,379 @@
+"""This node's configuration: YAML text to a frozen ``Config``, or a ``ConfigError`` that names every key at fault.
+
+Called by the commands (``load``, ``schema``) and by the daemon's reload. What the cluster shares is not here but in
+resources (``datastore``). Every key has a default, so an empty file is a valid one; an unknown key is an error. The
+descriptions below are the reference: ``schema()`` carries them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from bgpd.model.peer import PeerId
+from bgpd.model.prefix import Address, Family, address_text, parse_address
+from bgpd.model.resources import Problem
+from bgpd.yamlfile import YamlError, load_documents
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be taken. ``str()`` is one line a problem: file, key path, what was expected."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class Endpoint(NamedTuple):
+    """Where a TCP server listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _address(value: object) -> Address:
+    if isinstance(value, str):
+        return parse_address(value)
+    raise ValueError(f"{value!r} is not an IPv4 or IPv6 address")
+
+
+def _endpoint(value: object) -> Endpoint:
+    host, colon, port = str(value).rpartition(":")
+    if not (isinstance(value, str) and colon and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ValueError(f"{value!r} is not ADDRESS:PORT, such as 127.0.0.1:9179 or [::1]:9179")
+    bracketed = host.startswith("[") and host.endswith("]")
+    address = parse_address(host[1:-1] if bracketed else host)
+    if bracketed != (len(address) == 16):
+        raise ValueError(f"{value!r}: an IPv6 address stands in brackets, an IPv4 address does not")
+    return Endpoint(address_text(address), int(port))
+
+
+def _path(value: object) -> Path:
+    if isinstance(value, str) and value.startswith("/"):
+        return Path(value)
+    raise ValueError(f"{value!r} is not an absolute path")
+
+
+def _families(value: object) -> object:
+    names = {family.label: family for family in Family}
+    if not isinstance(value, list) or not value or any(name not in names for name in value):
+        raise ValueError(f"{value!r} is not a list of ipv4 and ipv6")
+    return frozenset(names[name] for name in value)
+
+
+def _router_id(value: object) -> object:
+    if value in ("auto", "hash"):
+        return value
+    try:
+        address = _address(value)
+    except ValueError:
+        address = Address(b"")
+    if len(address) != 4 or not any(address):
+        raise ValueError(f"{value!r} is not auto, hash or an IPv4 address")
+    return address
+
+
+def _hold_time(value: int) -> int:
+    if value in (1, 2):
+        raise ValueError(f"{value} is not 0 (never expire) or at least 3 seconds (RFC 4271 §4.2)")
+    return value
+
+
+def _node(value: str) -> str:
+    if value != value.strip().lower():
+        raise ValueError(f"{value!r}: names of Nodes are lower case, without spaces")
+    return value
+
+
+def _hostname() -> str:
+    return socket.gethostname().lower()
+
+
+AddressText = Annotated[
+    Address,
+    BeforeValidator(_address),
+    PlainSerializer(address_text, return_type=str),
+    WithJsonSchema({"type": "string", "description": "IPv4 or IPv6"}),
+]
+AbsolutePath = Annotated[
+    Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "pattern": "^/", "format": "path"})
+]
+ListenEndpoint = Annotated[
+    Endpoint,
+    BeforeValidator(_endpoint),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": "^.+:[0-9]+$"}),
+]
+RouterId = Annotated[
+    Literal["auto", "hash"] | Address,
+    BeforeValidator(_router_id),
+    WithJsonSchema({"anyOf": [{"enum": ["auto", "hash"]}, {"type": "string", "format": "ipv4"}]}),
+]
+Families = Annotated[
+    frozenset[Family],
+    BeforeValidator(_families),
+    WithJsonSchema({"type": "array", "items": {"enum": ["ipv4", "ipv6"]}, "minItems": 1}),
+]
+Port = Annotated[StrictInt, Field(ge=1, le=65535)]
+InterfacePattern = Annotated[str, Field(min_length=1, max_length=15)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, value: object) -> object:
+        """A section all of whose keys are commented out is empty, not an error."""
+        return {} if value is None else value
+
+
+class DatastoreOptions(_Section):
+    """Where the cluster's resources come from."""
+
+    type: Literal["files"] = "files"
+    """``files``: a directory of YAML documents, watched."""
+    path: AbsolutePath = Path("/etc/bgpd/resources")
+    """The directory; its files named ``*.yaml``, ``*.yml`` and ``*.json`` are read, its subdirectories are not."""
+
+
+class PeerOptions(_Section):
+    """What may be set for one session."""
+
+    hold_time: Annotated[StrictInt, Field(ge=0, le=65535), AfterValidator(_hold_time)] = 90
+    """Seconds without a message after which the session is down, 0 (never) or 3 to 65535; the lower of both sides'."""
+    max_prefixes: Annotated[StrictInt, Field(ge=1)] | None = None
+    """Prefixes of one family after which the session is closed; null is no limit."""
+    families: Families | None = None
+    """Address families of the session, of ``ipv4`` and ``ipv6``; null is the one that its addresses are of."""
+
+
+class BgpOptions(_Section):
+    """Sessions: how we listen, and what differs from peer to peer."""
+
+    listen: tuple[AddressText, ...] = Field(
+        default=(Address(bytes(4)), Address(bytes(16))), json_schema_extra={"default": ["0.0.0.0", "::"]}
+    )
+    """Addresses to listen on; BGPConfiguration ``bindMode: NodeIP`` replaces them with the node's own."""
+    port: Port = 179
+    """TCP port, used where no BGPConfiguration sets ``listenPort``: ours, and that of the cluster's other nodes."""
+    defaults: PeerOptions = PeerOptions()
+    """For every peer."""
+    peers: Annotated[
+        Mapping[str, PeerOptions], BeforeValidator(lambda value: {} if value is None else value)
+    ] = Field(default_factory=dict)
+    """By peer name (``Mesh_10_0_1_30``) or address: the same keys; those that are set override the defaults."""
+
+    @model_validator(mode="after")
+    def _canonical(self) -> BgpOptions:
+        names: dict[str, PeerOptions] = {}
+        for name, options in self.peers.items():
+            canonical = _canonical_name(name)
+            if canonical in names:
+                raise PydanticCustomError("twice", "peers: {name} is given twice", {"name": canonical})
+            names[canonical] = options
+        object.__setattr__(self, "peers", names)
+        return self
+
+    def for_peer(self, name: PeerId, address: Address) -> PeerOptions:
+        """The options of one session: the peer's by name over the peer's by address over the defaults."""
+        laid = [self.peers.get(address_text(address)), self.peers.get(name)]
+        update = {
+            key: getattr(layer, key) for layer in laid if layer is not None for key in layer.model_fields_set
+        }
+        return self.defaults.model_copy(update=update) if update else self.defaults
+
+
+def _canonical_name(name: str) -> str:
+    try:
+        return address_text(parse_address(name))
+    except ValueError:
+        return name
+
+
+class OriginateOptions(_Section):
+    """What this node announces."""
+
+    ipam_early: StrictBool = False
+    """Announce a borrowed address as soon as IPAM gives it to this node, before the kernel has the workload's route.
+    Until that route is there, a packet to it goes round between this node and the block's owner until its TTL ends."""
+
+
+class NexthopIds(_Section):
+    """The range of kernel nexthop object ids that are ours; nobody else on the node may use it."""
+
+    first: Annotated[StrictInt, Field(ge=1, le=0xFFFFFFFF)] = 0x62670000
+    last: Annotated[StrictInt, Field(ge=1, le=0xFFFFFFFF)] = 0x6267FFFF
+
+    @model_validator(mode="after")
+    def _ordered(self) -> NexthopIds:
+        if self.last < self.first:
+            raise PydanticCustomError("range", "last is less than first")
+        return self
+
+
+class KernelOptions(_Section):
+    """The kernel's routes."""
+
+    workload_interfaces: tuple[InterfacePattern, ...] = ("cali*",)
+    """Interfaces whose host routes are workloads of this node; ``*`` stands for any characters."""
+    tunnel_interfaces: tuple[InterfacePattern, ...] = (
+        "tunl0",
+        "vxlan.calico",
+        "vxlan-v6.calico",
+        "wireguard.cali",
+        "wg-v6.cali",
+    )
+    """Interfaces whose own addresses count as this node's workloads."""
+    nexthop_objects: Literal["auto", "always", "never"] = "auto"
+    """Write routes over kernel nexthop objects: ``auto`` does once a family has more than 64 distinct next hops."""
+    nexthop_ids: NexthopIds = NexthopIds()
+
+
+class MetricsOptions(_Section):
+    """Prometheus metrics and health checks, over HTTP."""
+
+    listen: ListenEndpoint | None = Endpoint("127.0.0.1", 9179)
+    """``ADDRESS:PORT`` for ``/metrics``, ``/livez`` and ``/readyz``; null is off."""
+
+
+class ApiOptions(_Section):
+    """What bgpctl talks to."""
+
+    socket: AbsolutePath = Path("/run/bgpd/api.sock")
+    """The unix socket; who may write to it may command the daemon."""
+
+
+class LogOptions(_Section):
+    """The log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """``debug`` has a line a route."""
+    format: Literal["auto", "text", "json"] = "auto"
+    """``auto``: text, with journal priorities under systemd."""
+
+
+class Config(_Section):
+    """Configuration of bgpd on one node."""
+
+    node: Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_node)] = Field(
+        default_factory=_hostname
+    )
+    """Name of this machine's Node resource; the host name in lower case unless set."""
+    router_id: RouterId = "auto"
+    """BGP identifier: ``auto`` (the node's IPv4 address, ``hash`` without one), ``hash`` (made of the node's name) or
+    an IPv4 address."""
+    datastore: DatastoreOptions = DatastoreOptions()
+    bgp: BgpOptions = BgpOptions()
+    originate: OriginateOptions = OriginateOptions()
+    kernel: KernelOptions = KernelOptions()
+    metrics: MetricsOptions = MetricsOptions()
+    api: ApiOptions = ApiOptions()
+    state_directory: AbsolutePath = Path("/var/lib/bgpd")
+    """Where a peer's shutdown by the operator is remembered over restarts."""
+    log: LogOptions = LogOptions()
+
+
+def load(path: Path) -> Config:
+    """The configuration in a file; raises ``ConfigError``, also for a file that cannot be read."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError([Problem(str(path), "", f"cannot be read: {error.strerror}")]) from None
+    return parse(text, str(path))
+
+
+def parse(text: str | bytes, source: str) -> Config:
+    """The configuration in a text; ``source`` names it in the ``ConfigError`` that holds all of its mistakes."""
+    try:
+        documents = load_documents(text, source)
+    except YamlError as error:
+        where = f"{error.source}:{error.line}:{error.column}"
+        raise ConfigError([Problem(where, "", error.message)]) from None
+    if len(documents) > 1:
+        raise ConfigError(
+            [Problem(f"{source}:{documents[1].line}", "", "expected one document, not several")]
+        )
+    value = documents[0].value if documents else None
+    if value is not None and not isinstance(value, dict):
+        raise ConfigError([Problem(source, "", "expected keys and values, such as node: worker1")])
+    try:
+        return Config.model_validate(value or {})
+    except ValidationError as error:
+        raise ConfigError([_problem(source, details) for details in error.errors()]) from None
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the file, for editors; it is the reference of all keys."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+
+
+_EXPECTED = {
+    "missing": "expected, but not there",
+    "string_type": "expected text",
+    "int_type": "expected a whole number",
+    "bool_type": "expected true or false",
+    "tuple_type": "expected a list",
+    "mapping_type": "expected keys and values",
+    "model_type": "expected keys and values",
+    "dict_type": "expected keys and values",
+}
+
+
+def _problem(source: str, details: ErrorDetails) -> Problem:
+    kind, found = details["type"], details["input"]
+    path = ".".join(str(part) for part in details["loc"])
+    if kind == "extra_forbidden":
+        section = _section(details["loc"][:-1])
+        close = difflib.get_close_matches(str(details["loc"][-1]), section, 1)
+        known = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(section)}"
+        return Problem(source, path, f"unknown key: {known}")
+    if kind == "value_error":
+        return Problem(source, path, str(details["ctx"]["error"]))
+    if kind == "literal_error":
+        return Problem(
+            source, path, f"expected {details['ctx']['expected'].replace(chr(39), '')}, not {found!r}"
+        )
+    if kind in _EXPECTED:
+        return Problem(source, path, f"{_EXPECTED[kind]}, not {_short(found)}")
+    message = details["msg"].removeprefix("Input should be ")
+    return Problem(
+        source, path, message if message == details["msg"] else f"expected {message}, not {_short(found)}"
+    )
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict | list):
+        return "a list" if isinstance(value, list) else "keys and values"
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else repr(value)[:60]
+
+
+def _section(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are known at a place of the file."""
+    section: type[BaseModel] = Config
+    for part in location:
+        if part in section.model_fields:
+            kind = section.model_fields[str(part)].annotation
+            section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else PeerOptions
+    return list(section.model_fields)
