@@ -124,6 +124,8 @@ class BGPConfiguration:
     listen_port: int | None = None
     bind_mode_node_ip: bool | None = None
     """``bindMode: NodeIP``: listen on the node's addresses only."""
+    mesh_unsupported: tuple[str, ...] = ()
+    """Fields set that we do not honour and that protect the mesh: with them there is no mesh."""
 
 
 @dataclass(frozen=True, slots=True)
