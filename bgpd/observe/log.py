@@ -1,9 +1,9 @@
 """How log lines look: text with key=value, or JSON, and the journal's priority in front where the journal reads.
 
-The daemon calls ``setup`` once its configuration is read. All of it goes to standard error. A record is its message
-and, as fields, whatever was given as ``extra``: ``log.info("peer up", extra={"peer": "Mesh_10_0_1_30"})`` is
-``2026-11-23T14:02:11.250+00:00 INFO bgpd.bgp.speaker: peer up peer=Mesh_10_0_1_30``. Under the service manager
-(JOURNAL_STREAM names our standard error) a line has no time of its own and starts with ``<N>`` as sd-daemon(3) says,
+The daemon calls ``configure`` once its configuration is read, and after a reload. All of it goes to standard error. A
+record is its message and, as fields, whatever was given as ``extra``: ``log.info("peer up", extra={"asn": 64512})`` is
+``2026-11-23T14:02:11.250+00:00 INFO bgpd.bgp.speaker: peer up asn=64512``. Under the service manager (JOURNAL_STREAM
+names our standard error) a text line has no time of its own, and every line starts with ``<N>`` as sd-daemon(3) says,
 so that ``journalctl -p warning`` works.
 """
 
@@ -17,16 +17,16 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal, TextIO
 
-Format = Literal["text", "json"]
+Format = Literal["auto", "text", "json"]
 
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-def setup(level: str = "info", style: Format = "text", stream: TextIO | None = None) -> None:
-    """Sends all logging to ``stream`` (standard error) in one style; a second call takes the place of the first.
+def configure(level: str = "info", style: Format = "auto", stream: TextIO | None = None) -> None:
+    """Sends all logging to ``stream`` (standard error); a second call takes the place of the first.
 
-    ``level`` is ``debug info warning error``.
+    ``level`` is ``debug info warning error``; ``auto`` is text.
     """
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)

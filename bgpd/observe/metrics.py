@@ -18,7 +18,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
 from bgpd.model.status import PeerStatus, Status, Views
-from bgpd.observe.samples import ORIGIN_KINDS, counter, families
+from bgpd.observe.samples import counter, families
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -46,8 +46,7 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self._registry,
         )
-        for kind in ORIGIN_KINDS:
-            self._propagation.labels(kind)
+        self._propagation.labels("origination")
         self._fib_programming = Histogram(
             "bgpd_fib_programming_duration_seconds",
             "From an UPDATE read to its routes in the kernel.",
@@ -69,7 +68,7 @@ class Metrics:
         self._versions = (platform.python_version(), exabgp)
 
     def observe_propagation(self, kind: str, seconds: float) -> None:
-        """A route of ours (``OriginKind`` value) was told to the peers this long after its cause."""
+        """A change went out to the peers this long after its cause; ``origination`` is that of our own routes."""
         self._propagation.labels(kind).observe(seconds)
 
     def observe_fib_programming(self, seconds: float) -> None:

@@ -1,0 +1,389 @@
+"""The HTTP doors: JSON for ``bgpctl`` on a unix socket, metrics and probes for everybody else on TCP.
+
+The daemon owns the one ``Api``, hands it its ``Views`` and starts it before anything else, since the socket is also
+what tells that another daemon is at work here. All answers come from the views, in the event loop; what may be long
+(routes, peers) is made and sent in slices of a few milliseconds, and the text of a scrape is made in a thread.
+
+On the unix socket, mode 0660 (``document`` says what the values look like; each answer has ``schema_version``):
+
+====  ==================================  ====================================================================
+GET   /v1/status                          one ``Status``
+GET   /v1/peers?name=                     ``{"peers": [PeerStatus]}``, of one name or address if given
+GET   /v1/routes?table=&prefix=&peer=     ``{"table": ..., "routes": [RouteView]}``; ``longer=1`` with all inside
+                                          the prefix; a bare address asks for every prefix that covers it
+GET   /v1/blocks                          ``{"blocks": [BlockView]}``
+GET   /v1/why?target=                     ``{"explanations": [Explanation]}``
+GET   /v1/health?check=live|ready         ``{"check": ..., "ok": ..., "checks": [Check]}``; 503 when it fails
+POST  /v1/reload                          ``{"message": ...}``; 422 with ``problems`` when refused
+POST  /v1/peer-action                     body ``{"action", "name", "message"}``; answers ``{"message": ...}``
+GET   /metrics                            as on TCP
+====  ==================================  ====================================================================
+
+On TCP: ``/metrics``, ``/livez`` and ``/readyz``, the last two with ``?verbose``. An error of the first kind of door is
+``{"error": ...}`` with 400, 404, 405, 422 or 500.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any, get_args
+
+from aiohttp import web
+
+from bgpd.config import ConfigError
+from bgpd.model.prefix import family_of, make_prefix, parse_address, prefix_text
+from bgpd.model.status import Check, NotFound, PeerAction, RouteTable, Views
+from bgpd.observe.document import SCHEMA_VERSION, document, encode, encode_route
+from bgpd.observe.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+SLICE = 0.004
+"""Seconds of work between two turns of the event loop while a long answer is made."""
+SHUTDOWN_TEXT_MAX = 255
+"""Octets of a shutdown communication (RFC 9003 §2)."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class AlreadyRunning(Exception):
+    """Another daemon answers on the socket."""
+
+
+class Api:
+    """Both doors of one daemon. ``metrics_listen`` is (address, port), or ``None`` for no TCP door."""
+
+    def __init__(
+        self, views: Views, metrics: Metrics, socket_path: Path, metrics_listen: tuple[str, int] | None
+    ) -> None:
+        self._views, self._metrics = views, metrics
+        self._path, self._listen = socket_path, metrics_listen
+        self._runners: list[web.AppRunner] = []
+        self._inode: tuple[int, int] | None = None
+
+    async def start(self) -> None:
+        """Opens both doors. ``AlreadyRunning``, or ``OSError`` that names what could not be listened on."""
+        try:
+            control = await self._runner(self._control())
+            door = claim(self._path)
+            try:
+                self._inode = _inode(self._path)
+                await web.SockSite(control, door).start()
+            except BaseException:
+                door.close()
+                raise
+            if self._listen is not None:
+                host, port = self._listen
+                public = await self._runner(self._public())
+                try:
+                    await web.TCPSite(public, host, port).start()
+                except OSError as error:
+                    why = os.strerror(error.errno) if error.errno else str(error)
+                    raise OSError(error.errno, f"cannot serve metrics on {host} port {port}: {why}") from None
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Closes both; the socket's file goes if it is still the one made here."""
+        runners, self._runners = self._runners, []
+        if self._inode is not None and _inode(self._path) == self._inode:
+            self._path.unlink(missing_ok=True)
+        self._inode = None
+        for runner in runners:
+            await runner.cleanup()
+
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Where metrics are served, once started: with the port that the kernel chose for port 0."""
+        for runner in self._runners:
+            for address in runner.addresses:
+                if isinstance(address, tuple):
+                    return address[0], address[1]
+        return None
+
+    async def _runner(self, app: web.Application) -> web.AppRunner:
+        # A client that is still reading must not hold up the daemon's end.
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        self._runners.append(runner)
+        return runner
+
+    def _control(self) -> web.Application:
+        app = web.Application(middlewares=[_errors_as_json], client_max_size=64 * 1024)
+        app.add_routes(
+            [
+                web.get("/v1/status", self._status),
+                web.get("/v1/peers", self._peers),
+                web.get("/v1/routes", self._routes),
+                web.get("/v1/blocks", self._blocks),
+                web.get("/v1/why", self._why),
+                web.get("/v1/health", self._health),
+                web.post("/v1/reload", self._reload),
+                web.post("/v1/peer-action", self._peer_action),
+                web.get("/metrics", self._scrape),
+            ]
+        )
+        return app
+
+    def _public(self) -> web.Application:
+        app = web.Application(client_max_size=1024)
+        app.add_routes(
+            [
+                web.get("/metrics", self._scrape),
+                web.get("/livez", lambda request: self._probe(request, "livez", self._views.live)),
+                web.get("/readyz", lambda request: self._probe(request, "readyz", self._views.ready)),
+            ]
+        )
+        return app
+
+    # Both doors.
+
+    async def _scrape(self, request: web.Request) -> web.StreamResponse:
+        scrape = self._metrics.collect_snapshot()
+        body, content_type = await asyncio.to_thread(
+            self._metrics.render, request.headers.get("Accept", ""), scrape
+        )
+        response = web.Response(body=body, headers={"Content-Type": content_type})
+        response.enable_compression()  # in a thread too, for what is larger than a kilobyte
+        return response
+
+    # TCP.
+
+    async def _probe(
+        self, request: web.Request, name: str, checks: Callable[[], list[Check]]
+    ) -> web.StreamResponse:
+        found = checks()
+        ok = all(check.ok for check in found)
+        if ok and "verbose" not in request.query:
+            return web.Response(text="ok")
+        lines = [_probe_line(check) for check in found]
+        lines.append(f"{name} check {'passed' if ok else 'failed'}")
+        return web.Response(text="\n".join(lines) + "\n", status=200 if ok else 503)
+
+    # The unix socket.
+
+    async def _status(self, request: web.Request) -> web.StreamResponse:
+        return _answer(document(self._views.status()))
+
+    async def _peers(self, request: web.Request) -> web.StreamResponse:
+        name = request.query.get("name")
+        peers = self._views.peers()
+        if name is not None:
+            peers = [peer for peer in peers if name in (peer.id, peer.address)]
+            if not peers:
+                raise NotFound(f"no peer is named {name!r} and none has that address")
+        return await _stream(request, {}, "peers", map(encode, peers))
+
+    async def _routes(self, request: web.Request) -> web.StreamResponse:
+        query = request.query
+        table: Any = query.get("table", "rib")
+        if table not in get_args(RouteTable):
+            raise web.HTTPBadRequest(text=f"table must be one of {', '.join(get_args(RouteTable))}")
+        longer = query.get("longer", "") not in ("", "0", "false")
+        rows = self._rows(table, query.get("prefix") or None, query.get("peer") or None, longer)
+        return await _stream(request, {"table": table}, "routes", rows)
+
+    def _rows(
+        self, table: RouteTable, prefix: str | None, peer: str | None, longer: bool
+    ) -> Iterator[str | None]:
+        if prefix is None or "/" in prefix or longer:
+            for row in self._views.routes(table, prefix, peer, longer):
+                yield encode_route(row)
+            return
+        address = parse_address(prefix)
+        family = family_of(address)
+        for length in range(family.bits, -1, -1):
+            covering = prefix_text(family, make_prefix(address, length))
+            for row in self._views.routes(table, covering, peer):
+                yield encode_route(row)
+            yield None  # a look-up without rows takes its time too
+
+    async def _blocks(self, request: web.Request) -> web.StreamResponse:
+        return await _stream(request, {}, "blocks", map(encode, self._views.blocks()))
+
+    async def _why(self, request: web.Request) -> web.StreamResponse:
+        try:
+            explanations = self._views.why(request.query.get("target", ""))
+        except ValueError as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        return _answer({"explanations": document(explanations)})
+
+    async def _health(self, request: web.Request) -> web.StreamResponse:
+        name = request.query.get("check", "ready")
+        if name not in ("live", "ready"):
+            raise web.HTTPBadRequest(text="check must be live or ready")
+        checks = self._views.live() if name == "live" else self._views.ready()
+        ok = all(check.ok for check in checks)
+        return _answer({"check": name, "ok": ok, "checks": document(checks)}, 200 if ok else 503)
+
+    async def _reload(self, request: web.Request) -> web.StreamResponse:
+        return _answer({"message": await self._views.reload()})
+
+    async def _peer_action(self, request: web.Request) -> web.StreamResponse:
+        try:
+            body = json.loads(await request.text())
+            action, name, message = body["action"], body["name"], body.get("message", "")
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise web.HTTPBadRequest(
+                text="the body must be an object with action, name and message"
+            ) from None
+        if action not in get_args(PeerAction):
+            raise web.HTTPBadRequest(text=f"action must be one of {', '.join(get_args(PeerAction))}")
+        if not isinstance(name, str) or not isinstance(message, str):
+            raise web.HTTPBadRequest(text="name and message must be text")
+        if len(message.encode()) > SHUTDOWN_TEXT_MAX:
+            raise web.HTTPBadRequest(text=f"the message is longer than {SHUTDOWN_TEXT_MAX} octets (RFC 9003)")
+        return _answer({"message": await self._views.peer_action(action, name, message)})
+
+
+def answers(path: Path) -> bool:
+    """Whether a daemon listens on a unix socket. ``PermissionError`` when it cannot be told."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            return False
+        except (BlockingIOError, TimeoutError):
+            return True  # its queue is full: it is there, if stuck
+        except OSError as error:
+            if error.errno == errno.ENOTSOCK:
+                return False
+            raise
+    return True
+
+
+def claim(path: Path) -> socket.socket:
+    """The bound socket of this daemon at ``path``, mode 0660; a file left there by a dead one goes.
+
+    ``AlreadyRunning`` when a daemon listens there, ``OSError`` when the path is something else or cannot be bound. The
+    directory is locked meanwhile, so that of two daemons that start at once one loses.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(f"another bgpd is starting on {path}") from None
+        if answers(path):
+            raise AlreadyRunning(f"another bgpd answers on {path}")
+        with suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise FileExistsError(errno.EEXIST, f"{path} is there and is no socket")
+            path.unlink()
+        door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            door.bind(str(path))
+            path.chmod(0o660)
+            door.listen(128)  # before the lock goes: from here on it answers
+        except OSError as error:
+            door.close()
+            raise OSError(error.errno, f"cannot listen on {path}: {error.strerror or error}") from None
+        return door
+    finally:
+        os.close(directory)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _answer(content: dict[str, Any], status: int = 200) -> web.Response:
+    text = json.dumps(
+        {"schema_version": SCHEMA_VERSION, **content}, ensure_ascii=False, separators=(",", ":")
+    )
+    return web.Response(text=text + "\n", status=status, content_type="application/json")
+
+
+def _slices(rows: Iterable[str | None]) -> Iterator[list[str]]:
+    """The rows in lists that took no longer than ``SLICE`` to make; ``None`` is no row, only a chance to look."""
+    part: list[str] = []
+    deadline = perf_counter() + SLICE
+    for row in rows:
+        if row is not None:
+            part.append(row)
+        if perf_counter() > deadline:
+            yield part
+            part = []
+            deadline = perf_counter() + SLICE
+    yield part
+
+
+async def _stream(
+    request: web.Request, head: dict[str, Any], key: str, rows: Iterable[str | None]
+) -> web.StreamResponse:
+    """An answer with a list of encoded rows, however long: ``{head..., key: [rows]}``.
+
+    What is wrong with the question shows in the first slice, when there is still a status to choose.
+    """
+    slices = _slices(rows)
+    try:
+        parts = list(islice(slices, 1))
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=str(error)) from None
+    response = web.StreamResponse(headers={"Content-Type": "application/json; charset=utf-8"})
+    opening = json.dumps({"schema_version": SCHEMA_VERSION, **head}, separators=(",", ":"))
+    await response.prepare(request)
+    await response.write(f'{opening[:-1]},"{key}":[\n'.encode())
+    try:
+        separator = ""
+        while parts:
+            if part := parts.pop():
+                await response.write((separator + ",\n".join(part)).encode())
+                separator = ",\n"
+            await asyncio.sleep(0)
+            parts.extend(islice(slices, 1))
+    except ConnectionError:
+        return response  # the reader has seen enough
+    except Exception:
+        # Too late for a status: an answer cut short is what tells the reader.
+        log.exception("an answer to %s broke off", request.path_qs)
+        if request.transport is not None:
+            request.transport.abort()
+        return response
+    await response.write(b"]}\n")
+    await response.write_eof()
+    return response
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except NotFound as error:
+        return _answer({"error": str(error)}, 404)
+    except ConfigError as error:
+        problems = [str(problem) for problem in error.problems]
+        return _answer({"error": "the configuration was not taken", "problems": problems}, 422)
+    except web.HTTPException as error:
+        return _answer({"error": error.text or error.reason}, error.status)
+    except ConnectionError:
+        raise
+    except Exception as error:
+        log.exception("%s %s failed", request.method, request.path_qs)
+        return _answer({"error": f"internal error, see the daemon's log: {type(error).__name__}"}, 500)
+
+
+def _probe_line(check: Check) -> str:
+    """As the Kubernetes API server prints it, with the reason."""
+    if check.ok:
+        return f"[+]{check.name} ok" + (f": {check.detail}" if check.detail else "")
+    return f"[-]{check.name} failed" + (f": {check.detail}" if check.detail else "")

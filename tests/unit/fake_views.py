@@ -1,0 +1,323 @@
+"""A node as ``Views`` shows it: three mesh peers and a rack switch, a block, a borrowed address, a conflict.
+
+Everything is a plain value that a test may replace; actions are recorded in ``asked``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from bgpd.config import ConfigError
+from bgpd.model.prefix import covers, parse_prefix
+from bgpd.model.resources import Problem
+from bgpd.model.status import (
+    BlockView,
+    Check,
+    DatastoreStatus,
+    Explanation,
+    FamilyCounts,
+    FibStatus,
+    NotFound,
+    PeerAction,
+    PeerStatus,
+    RouteTable,
+    RouteView,
+    SessionState,
+    Status,
+    Step,
+)
+
+NOW = 1_763_906_531.0
+"""When this was: 2025-11-23 14:02:11 UTC."""
+
+CONFLICT = Problem("kernel ipv4", "", "10.48.2.0/29: in our way is proto static via 10.0.1.1 dev ens5")
+BAD_POOL = Problem("pools.yaml: IPPool broken", "spec.cidr", "'10.48.0.0/240' is not a prefix")
+
+
+def mesh_peer(name: str, address: str, **changes: object) -> PeerStatus:
+    """An established session of the mesh."""
+    peer = PeerStatus(
+        id=f"Mesh_{address.replace('.', '_')}",
+        kind="mesh",
+        source=f"Node {name}",
+        address=address,
+        port=179,
+        asn=64512,
+        local_asn=64512,
+        state=SessionState.ESTABLISHED,
+        admin_up=True,
+        passive=False,
+        since=NOW - 3725,
+        families=("ipv4",),
+        local_address="10.0.1.31",
+        router_id=address,
+        hold_time=90.0,
+        keepalive_time=30.0,
+        capabilities_sent=("ipv4 unicast", "4-octet AS", "route refresh", "graceful restart 120 s"),
+        capabilities_received=("ipv4 unicast", "4-octet AS", "route refresh", "graceful restart 120 s"),
+        flaps={"hold_timer": 1},
+        messages_received={"OPEN": 2, "UPDATE": 4, "KEEPALIVE": 125},
+        messages_sent={"OPEN": 2, "UPDATE": 3, "KEEPALIVE": 126},
+        counts={"ipv4": FamilyCounts(received=3, accepted=2, advertised=2, stale=0)},
+    )
+    return replace(peer, **changes)  # type: ignore[arg-type]
+
+
+PEERS = (
+    mesh_peer("control", "10.0.1.20"),
+    mesh_peer("worker1", "10.0.1.30", graceful_restart_active=True, output_queue=7),
+    mesh_peer(
+        "worker3",
+        "10.0.1.33",
+        state=SessionState.ACTIVE,
+        since=NOW - 95,
+        router_id="",
+        last_error="the peer closed the connection\x1b[31m (Cease/2: maintenance)",
+        counts={},
+        notifications={("received", 6, 2): 1},
+    ),
+    PeerStatus(
+        id="Global_fd00_1__1_port_1179",
+        kind="global",
+        source="BGPPeer tor-rack1",
+        address="fd00:1::1",
+        port=1179,
+        asn=65001,
+        local_asn=64512,
+        state=SessionState.DOWN,
+        admin_up=False,
+        passive=True,
+        since=NOW - 90_000,
+        families=("ipv4", "ipv6"),
+        max_prefixes=1000,
+        last_error="shut down by the operator: rack move",
+    ),
+)
+
+ROUTES: dict[str, tuple[RouteView, ...]] = {
+    "in": (
+        RouteView(
+            "10.48.0.128/26",
+            "ipv4",
+            "Mesh_10_0_1_20",
+            "10.0.1.20",
+            "",
+            "igp",
+            100,
+            None,
+            best=True,
+            kind="bgp",
+        ),
+        RouteView(
+            prefix="10.0.1.0/24",
+            family="ipv4",
+            peer="Mesh_10_0_1_20",
+            next_hop="10.0.1.20",
+            origin="igp",
+            local_pref=100,
+            kind="bgp",
+            detail="hidden: it is the connected subnet of ens5",
+        ),
+        RouteView(
+            prefix="192.0.2.0/24",
+            family="ipv4",
+            peer="Mesh_10_0_1_30",
+            next_hop="10.0.1.30",
+            as_path="65001 65002",
+            origin="incomplete",
+            local_pref=100,
+            med=10,
+            communities=("65000:100", "no-export"),
+            best=True,
+            multipath=True,
+            stale=True,
+            kind="bgp",
+        ),
+        RouteView("fd00:48::/122", "ipv6", "Mesh_10_0_1_30", "fd00:1::30", best=True, kind="bgp"),
+    ),
+    "out": (
+        RouteView(
+            "10.48.0.0/26", "ipv4", "Mesh_10_0_1_20", "10.0.1.31", "", "igp", 100, best=True, kind="block"
+        ),
+    ),
+    "rib": (
+        RouteView(
+            "10.48.0.0/26", "ipv4", best=True, kind="block", detail="BlockAffinity worker2-10-48-0-0-26"
+        ),
+        RouteView("10.48.0.128/26", "ipv4", "Mesh_10_0_1_20", "10.0.1.20", best=True, kind="bgp"),
+        RouteView("10.48.0.40/32", "ipv4", "Mesh_10_0_1_30", "10.0.1.30", best=True, kind="bgp"),
+    ),
+    "fib": (
+        RouteView("10.48.0.0/26", "ipv4", best=True, kind="blackhole", detail="blackhole"),
+        RouteView(
+            "10.48.0.128/26",
+            "ipv4",
+            next_hop="10.0.1.20",
+            best=True,
+            kind="unicast",
+            detail="via 10.0.1.20 dev ens5",
+        ),
+        RouteView(
+            "10.48.2.0/29", "ipv4", kind="unicast", detail="not in the kernel: in the way is proto static"
+        ),
+    ),
+}
+
+BLOCKS = (
+    BlockView(
+        cidr="10.48.0.0/26",
+        family="ipv4",
+        pool="default",
+        affinity="worker2",
+        state="confirmed",
+        used=10,
+        borrowed=("10.48.0.40 by worker1 (default/web-9)",),
+        advertised=True,
+        blackhole=True,
+    ),
+    BlockView(
+        cidr="10.48.2.8/29",
+        family="ipv4",
+        pool="hidden",
+        affinity="worker2",
+        state="pending",
+        used=0,
+        borrowed=(),
+        advertised=False,
+        blackhole=False,
+        reason="its affinity is pending",
+    ),
+)
+
+WHY = (
+    Explanation(
+        "10.48.0.128/26",
+        "ipv4",
+        "learned from Mesh_10_0_1_20",
+        (
+            Step("heard", "Mesh_10_0_1_20: next hop 10.0.1.20, AS path (empty)"),
+            Step("decision", "best: Mesh_10_0_1_20, the only path"),
+            Step("next hop", "10.0.1.20: via 10.0.1.20 dev ens5"),
+            Step("kernel", "10.48.0.128/26 via 10.0.1.20 dev ens5 proto bird: installed"),
+            Step("export", "not told to Mesh_10_0_1_30: learned from an internal peer", ok=False),
+        ),
+    ),
+)
+
+
+class FakeViews:
+    """Fulfils ``model.status.Views``."""
+
+    def __init__(self) -> None:
+        self.peers_now = list(PEERS)
+        self.routes_now = dict(ROUTES)
+        self.refuse_reload: tuple[Problem, ...] = ()
+        self.live_now = [Check("event loop", True, "held for at most 0.002 s lately")]
+        self.ready_now = [
+            Check("config", True),
+            Check("datastore", True),
+            Check("kernel", True),
+            Check("speaker", True),
+        ]
+        self.asked: list[tuple[str, ...]] = []
+
+    def status(self) -> Status:
+        return Status(
+            node="worker2",
+            version="0.1.0",
+            asn=64512,
+            router_id="10.0.1.31",
+            started=NOW - 7300,
+            ready=all(check.ok for check in self.ready_now),
+            in_sync=True,
+            checks=tuple(self.ready_now),
+            datastore=DatastoreStatus(
+                backend="files",
+                up=True,
+                in_sync=True,
+                detail="",
+                problems=(BAD_POOL,),
+                resources={"IPPool": 2, "Node": 3, "BlockAffinity": 5},
+                events={("IPPool", "add"): 2, ("BlockAffinity", "delete"): 1},
+                errors={"invalid": 1},
+                last_event=NOW - 12,
+            ),
+            config_file="/etc/bgpd/bgpd.yaml",
+            config_loaded=NOW - 7300,
+            config_error="",
+            reloads={"success": 1, "failure": 0},
+            peers_up=sum(peer.state is SessionState.ESTABLISHED for peer in self.peers_now),
+            peers_wanted=sum(peer.admin_up for peer in self.peers_now),
+            routes_desired={("block", "ipv4"): 1, ("borrowed", "ipv4"): 1},
+            routes_advertised={("block", "ipv4"): 1, ("borrowed", "ipv4"): 1},
+            rib_routes={("ipv4", "bgp"): 3, ("ipv4", "local"): 2},
+            rib_paths={("ipv4", "bgp"): 4},
+            fib={
+                "ipv4": FibStatus(
+                    routes={"unicast": 3, "blackhole": 1},
+                    wanted=5,
+                    pending=1,
+                    drift={"missing": 0, "extra": 0, "changed": 0},
+                    operations={("put", "ok"): 9, ("put", "error"): 1, ("delete", "ok"): 2},
+                    errors={("put", "EEXIST"): 1},
+                    repairs={"missing": 2},
+                    conflicts={"10.48.2.0/29": "proto static via 10.0.1.1 dev ens5"},
+                    last_sync=NOW - 21,
+                ),
+                "ipv6": FibStatus(last_sync=NOW - 22),
+            },
+            netlink_overruns=0,
+            update_groups=2,
+            ipam_blocks={("default", "ipv4"): 1},
+            ipam_borrowed={"ipv4": 1},
+            event_loop_lag=0.002,
+            last_routes_change=NOW - 300,
+            problems=(BAD_POOL, CONFLICT),
+        )
+
+    def peers(self) -> list[PeerStatus]:
+        return list(self.peers_now)
+
+    def routes(
+        self, table: RouteTable, prefix: str | None, peer: str | None, longer: bool = False
+    ) -> Iterator[RouteView]:
+        only = parse_prefix(prefix) if prefix else None
+        if peer is not None:
+            peer = self._peer(peer).id
+        for row in self.routes_now[table]:
+            family, key = parse_prefix(row.prefix)
+            if only and (family is not only[0] or not (covers(only[1], key) if longer else key == only[1])):
+                continue
+            if peer is None or row.peer == peer:
+                yield row
+
+    def blocks(self) -> list[BlockView]:
+        return list(BLOCKS)
+
+    def why(self, target: str) -> list[Explanation]:
+        parse_prefix(target)
+        return [one for one in WHY if one.prefix == target]
+
+    def live(self) -> list[Check]:
+        return self.live_now
+
+    def ready(self) -> list[Check]:
+        return self.ready_now
+
+    async def reload(self) -> str:
+        self.asked.append(("reload",))
+        if self.refuse_reload:
+            raise ConfigError(self.refuse_reload)
+        return "changed: bgp"
+
+    async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
+        peer = self._peer(name)
+        self.asked.append((action, peer.id, message))
+        return f"{peer.id}: {action}"
+
+    def _peer(self, name: str) -> PeerStatus:
+        for peer in self.peers_now:
+            if name in (peer.id, peer.address):
+                return peer
+        raise NotFound(f"no peer is named {name!r} and none has that address")
