@@ -1,0 +1,269 @@
+"""Resources and workload routes -> what this node announces, keeps as blackholes, and hides (calico.md §2.7, §3, §12).
+
+Called by the daemon at every snapshot and every change of the workloads' routes; the result is whole and does not
+depend on the order of anything. A block is ours when its BlockAffinity is confirmed and no IPAMBlock of exactly its
+CIDR says otherwise; it is announced, and nothing inside it. Where the IPAMBlock has no owner at all, the block is being
+released: as with ``pendingDeletion`` the aggregate goes, the addresses in use are announced one by one, and the
+blackhole stays until another node announces the block. A workload's host route inside a pool and outside our blocks is
+a borrowed address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from bgpd.model.prefix import (
+    Address,
+    Family,
+    Prefix,
+    address_text,
+    covers,
+    host_prefix,
+    is_host,
+    make_prefix,
+    prefix_text,
+)
+from bgpd.model.resources import AffinityState, Allocation, BlockAffinity, IPAMBlock, IPPool, Snapshot
+from bgpd.model.route import LocalBlackhole, Originated, Origination, OriginKind, Workloads
+from bgpd.model.status import BlockView
+
+
+def originate(
+    snapshot: Snapshot, workloads: Workloads, node: str, ipam_early: bool = False
+) -> Mapping[Family, Origination]:
+    """What ``node`` says and keeps, of both families. With ``ipam_early`` an address that IPAM gave to this node counts
+    as borrowed before the kernel has its route."""
+    return {family: _family(snapshot, workloads, node, ipam_early, family) for family in Family}
+
+
+class _Block(NamedTuple):
+    """A block that has a BlockAffinity of this node."""
+
+    cidr: Prefix
+    affinity: BlockAffinity
+    owned: bool
+    """Announced, so that nothing inside it is."""
+    kept: bool
+    """Kept as a blackhole, were it only until another node announces it."""
+    reason: str
+    """Why it is not owned."""
+
+
+_RANK = {AffinityState.CONFIRMED: 0, AffinityState.PENDING_DELETION: 1, AffinityState.PENDING: 2}
+
+
+def _own_blocks(snapshot: Snapshot, node: str, family: Family) -> dict[Prefix, _Block]:
+    mine: dict[Prefix, BlockAffinity] = {}
+    for affinity in snapshot.affinities.values():
+        if affinity.node == node and affinity.family is family:
+            other = mine.get(affinity.cidr, affinity)
+            mine[affinity.cidr] = min(affinity, other, key=lambda a: (_RANK[a.state], a.name))
+    says = _by_cidr(snapshot, family) if mine else {}
+    return {cidr: _judge(mine[cidr], says.get(cidr), node) for cidr in sorted(mine)}
+
+
+def _by_cidr(snapshot: Snapshot, family: Family) -> dict[Prefix, IPAMBlock]:
+    """IPAM's word on each block; of two objects for one CIDR the one whose name sorts first."""
+    found: dict[Prefix, IPAMBlock] = {}
+    for block in snapshot.blocks.values():
+        if block.family is family:
+            other = found.get(block.cidr)
+            if other is None or block.name < other.name:
+                found[block.cidr] = block
+    return found
+
+
+def _judge(affinity: BlockAffinity, block: IPAMBlock | None, node: str) -> _Block:
+    """Whether the block of an affinity is ours."""
+    source = f"BlockAffinity {affinity.name}"
+    if affinity.state is AffinityState.PENDING:
+        return _Block(affinity.cidr, affinity, False, False, f"{source} is pending")
+    if affinity.state is AffinityState.PENDING_DELETION:
+        return _Block(affinity.cidr, affinity, False, True, f"{source} is being released (pendingDeletion)")
+    if block is None or block.affinity == node:
+        return _Block(affinity.cidr, affinity, True, True, "")
+    if block.affinity is None:
+        return _Block(
+            affinity.cidr, affinity, False, True, f"IPAMBlock {block.name} has no owner: being released"
+        )
+    reason = f"IPAMBlock {block.name} says that {block.affinity} owns it"
+    return _Block(affinity.cidr, affinity, False, False, reason)
+
+
+def _family(
+    snapshot: Snapshot, workloads: Workloads, node: str, ipam_early: bool, family: Family
+) -> Origination:
+    pools = sorted((p for p in snapshot.pools.values() if p.family is family), key=lambda p: (p.cidr, p.name))
+    concealing = [pool for pool in pools if pool.disable_bgp_export]
+    own = _own_blocks(snapshot, node, family)
+    owned = [block for block in own.values() if block.owned]
+    announce: dict[Prefix, Originated] = {}
+    hidden: dict[Prefix, str] = {}
+    blackholes: dict[Prefix, LocalBlackhole] = {}
+
+    for cidr, block in own.items():
+        source = f"BlockAffinity {block.affinity.name}"
+        if block.kept and not is_host(family, cidr):
+            blackholes[cidr] = LocalBlackhole(source, yields=not block.owned)
+        inside = _inside(family, cidr, (other.cidr for other in owned if other is not block))
+        reason = block.reason or inside or _concealed(cidr, concealing)
+        if reason:
+            hidden[cidr] = reason
+        else:
+            announce[cidr] = Originated(OriginKind.BLOCK, source)
+
+    candidates = _candidates(snapshot, workloads, node, ipam_early, family)
+    for prefix, (source, absent) in candidates.items():
+        if prefix in announce:
+            continue  # a block of a single address
+        inside = _inside(family, prefix, (block.cidr for block in owned))
+        reason = absent or inside or _outside(prefix, pools) or _concealed(prefix, concealing)
+        if reason:
+            hidden.setdefault(prefix, reason)
+        else:
+            announce[prefix] = Originated(OriginKind.BORROWED, source)
+            hidden.pop(prefix, None)
+
+    return Origination(
+        announce,
+        blackholes,
+        exported_pools=tuple(pool.cidr for pool in pools if not pool.disable_bgp_export),
+        hidden_pools=tuple(pool.cidr for pool in concealing),
+        hidden=hidden,
+    )
+
+
+def _inside(family: Family, prefix: Prefix, blocks: Iterable[Prefix]) -> str:
+    outer = next((cidr for cidr in blocks if covers(cidr, prefix)), None)
+    return f"inside {prefix_text(family, outer)}, a block of this node" if outer is not None else ""
+
+
+def _outside(prefix: Prefix, pools: Iterable[IPPool]) -> str:
+    return "" if any(covers(pool.cidr, prefix) for pool in pools) else "inside no IPPool"
+
+
+def _concealed(prefix: Prefix, concealing: Iterable[IPPool]) -> str:
+    pool = next((pool for pool in concealing if covers(pool.cidr, prefix)), None)
+    return f"IPPool {pool.name} has disableBGPExport" if pool is not None else ""
+
+
+def _candidates(
+    snapshot: Snapshot, workloads: Workloads, node: str, ipam_early: bool, family: Family
+) -> dict[Prefix, tuple[str, str]]:
+    """Addresses in use on this node -> (where we know it from, why it does not count)."""
+    interfaces: dict[Prefix, str] = {}
+    for prefix, interface in sorted(workloads.get(family, ())):
+        if is_host(family, prefix):
+            interfaces.setdefault(prefix, interface)
+    known: dict[Prefix, tuple[IPAMBlock, Allocation]] = {}
+    by_cidr = _by_cidr(snapshot, family)
+    for block in by_cidr.values():
+        if node in block.borrowers or (node == block.affinity and interfaces):
+            for allocation in block.allocations:
+                if allocation.node == node:
+                    known[host_prefix(allocation.address)] = (block, allocation)
+    found: dict[Prefix, tuple[str, str]] = {}
+    for prefix in sorted(interfaces.keys() | known.keys()):
+        words = _words(*known[prefix], node) if prefix in known else ""
+        if prefix in interfaces:
+            found[prefix] = (f"route on {interfaces[prefix]}{words}", "")
+        elif (block := known[prefix][0]).affinity != node:
+            absent = f"IPAMBlock {block.name} gives it to this node, but no workload's route is there"
+            found[prefix] = (f"IPAMBlock {block.name}{words}", "" if ipam_early else absent)
+    return found
+
+
+def _words(block: IPAMBlock, allocation: Allocation, node: str) -> str:
+    """`` of default/web-9, borrowed from worker2``, as far as IPAM knows."""
+    lender = "" if block.affinity == node else f", borrowed from {block.affinity or 'a block without owner'}"
+    return f" of {allocation.owner}{lender}" if allocation.owner else lender
+
+
+def blocks(snapshot: Snapshot, originations: Mapping[Family, Origination], node: str) -> list[BlockView]:
+    """The blocks that this node owns (or is about to, or was), and those that it borrowed an address of."""
+    views: list[BlockView] = []
+    for family in Family:
+        origination = originations.get(family, Origination())
+        pools = sorted(
+            (p for p in snapshot.pools.values() if p.family is family), key=lambda p: (p.cidr, p.name)
+        )
+        by_cidr = _by_cidr(snapshot, family)
+        own = _own_blocks(snapshot, node, family)
+        views += [_own_view(family, own[cidr], by_cidr.get(cidr), origination, pools) for cidr in sorted(own)]
+        views += _borrowed_views(snapshot, family, node, own, by_cidr, origination, pools)
+    return views
+
+
+def _own_view(
+    family: Family, block: _Block, ipam: IPAMBlock | None, origination: Origination, pools: list[IPPool]
+) -> BlockView:
+    allocations = ipam.allocations if ipam else ()
+    lent = [a for a in allocations if a.node != block.affinity.node]
+    return BlockView(
+        cidr=prefix_text(family, block.cidr),
+        family=family.label,
+        pool=_pool_name(block.cidr, pools),
+        affinity=(ipam.affinity or "") if ipam else block.affinity.node,
+        state=block.affinity.state.value,
+        used=len(allocations),
+        borrowed=tuple(_line(a.address, f"by {a.node}", a.owner) for a in lent),
+        advertised=block.cidr in origination.announce,
+        blackhole=block.cidr in origination.blackholes,
+        reason=origination.hidden.get(block.cidr, ""),
+    )
+
+
+def _borrowed_views(
+    snapshot: Snapshot,
+    family: Family,
+    node: str,
+    own: Mapping[Prefix, _Block],
+    by_cidr: Mapping[Prefix, IPAMBlock],
+    origination: Origination,
+    pools: list[IPPool],
+) -> list[BlockView]:
+    """Blocks of others, of which this node has addresses by IPAM or by announcing them."""
+    affinities = sorted(snapshot.affinities.values(), key=lambda a: (_RANK[a.state], a.name), reverse=True)
+    owners = {a.cidr: a.node for a in affinities if a.family is family}
+    users: dict[Prefix, dict[Prefix, str]] = {}
+    for cidr, block in by_cidr.items():
+        if node in block.borrowers:
+            users[cidr] = {host_prefix(a.address): a.owner for a in block.allocations if a.node == node}
+    for prefix, originated in origination.announce.items():
+        if originated.kind is OriginKind.BORROWED and not any(prefix in known for known in users.values()):
+            pool = next((pool for pool in pools if covers(pool.cidr, prefix)), None)
+            cidr = make_prefix(prefix[1:], pool.block_size) if pool else prefix
+            users.setdefault(cidr, {})[prefix] = originated.source
+    views: list[BlockView] = []
+    for cidr in sorted(users.keys() - own.keys()):
+        ipam = by_cidr.get(cidr)
+        owner = (ipam.affinity if ipam else owners.get(cidr)) or ""
+        lines = [
+            _line(Address(p[1:]), f"from {owner or 'nobody'}", words)
+            for p, words in sorted(users[cidr].items())
+        ]
+        missing = [origination.hidden[p] for p in sorted(users[cidr]) if p in origination.hidden]
+        views.append(
+            BlockView(
+                cidr=prefix_text(family, cidr),
+                family=family.label,
+                pool=_pool_name(cidr, pools),
+                affinity=owner,
+                state="",
+                used=len(ipam.allocations) if ipam else 0,
+                borrowed=tuple(lines),
+                advertised=all(p in origination.announce for p in users[cidr]),
+                blackhole=False,
+                reason=missing[0] if missing else "",
+            )
+        )
+    return views
+
+
+def _pool_name(cidr: Prefix, pools: list[IPPool]) -> str:
+    return next((pool.name for pool in pools if covers(pool.cidr, cidr)), "")
+
+
+def _line(address: Address, relation: str, owner: str) -> str:
+    return f"{address_text(address)} {relation}" + (f" ({owner})" if owner else "")
