@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,7 +233,8 @@ class Lab:
         try:
             text = (LABS / name / "topology.json").read_text()
         except (FileNotFoundError, NotADirectoryError):
-            raise LabError(f"no lab {name!r} is up, expected {_names(Lab.names())}") from None
+            up = ", ".join(cls.names()) or "none"
+            raise LabError(f"no lab {name!r} is up; those that are: {up}") from None
         return cls(Topology.model_validate_json(text))
 
     @classmethod
@@ -245,7 +246,9 @@ class Lab:
         try:
             return self.nodes[name]
         except KeyError:
-            raise LabError(f"lab {self.name} has no node {name!r}, expected {_names(self.nodes)}") from None
+            raise LabError(
+                f"lab {self.name} has no node {name!r}, expected one of: {', '.join(self.nodes)}"
+            ) from None
 
     def up(self) -> None:
         """Lays all of it, or nothing: what fails midway is taken away again. ``LabError`` says what failed."""
@@ -406,7 +409,3 @@ def _wait(done: Callable[[], bool], failure: str) -> None:
         if time.monotonic() > deadline:
             raise LabError(failure)
         time.sleep(0.01)
-
-
-def _names(names: Mapping[str, object] | Sequence[str]) -> str:
-    return "one of: " + ", ".join(names) if names else "none: there are no others"

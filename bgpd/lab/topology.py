@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -32,6 +31,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+
+from bgpd.yamlfile import YamlError, load_documents
 
 ENGINE_KEYS = frozenset(
     (
@@ -54,13 +55,23 @@ class TopologyError(Exception):
 
 
 def _scalar_text(value: object) -> object:
-    """``FORWARDING: 1`` means the text ``1``."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    """``FORWARDING: 1`` means the text ``1``, ``true`` the text ``true``."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
 
 
 Text = Annotated[str, BeforeValidator(_scalar_text)]
-NodeName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
-InterfaceName = Annotated[str, StringConstraints(pattern=r"^[^\s/:]{1,15}$")]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+INTERFACE = r"^[^\s/:]{1,15}$"
+MAC = r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$"
+_IN_WORDS = {
+    NAME: "a name of letters, digits, '_', '.' and '-'",
+    INTERFACE: "an interface's name, at most 15 characters",
+    MAC: "a MAC address, 02:00:00:00:00:01",
+}
+NodeName = Annotated[str, StringConstraints(pattern=NAME)]
+InterfaceName = Annotated[str, StringConstraints(pattern=INTERFACE)]
 Kind = Literal["linux", "bridge"]
 
 
@@ -81,7 +92,7 @@ class Endpoint(_Strict):
 
     node: str
     interface: InterfaceName
-    mac: Annotated[str, StringConstraints(pattern=r"^([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}$")] | None = None
+    mac: Annotated[str, StringConstraints(pattern=MAC)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -167,7 +178,7 @@ def load_topology(path: Path, name: str | None = None) -> Topology:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise TopologyError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        raise TopologyError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from None
     document = _read_yaml(_expand(text, path), path)
     if name is not None and isinstance(document, dict):
         document = {**document, "name": name}
@@ -199,9 +210,12 @@ def _expand(text: str, path: Path) -> str:
 
 def _read_yaml(text: str, path: Path) -> object:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise TopologyError(f"{path}: {error}") from None
+        documents = load_documents(text, str(path))
+    except YamlError as error:
+        raise TopologyError(str(error)) from None
+    if len(documents) != 1:
+        raise TopologyError(f"{path}: {len(documents)} documents, expected one")
+    return documents[0].value
 
 
 def _resolve(name: str, own: _Settings, sections: _Sections, directory: Path) -> NodeSpec:
@@ -303,12 +317,14 @@ def _explain(error: ValidationError) -> Iterator[str]:
         key = ".".join(location) or "the whole file"
         if detail["type"] == "extra_forbidden":
             yield f"{key}: unknown key, expected one of: {', '.join(_known_keys(location))}"
+        elif "endpoints" in location[-2:] and detail["type"] in ("missing", "too_long"):
+            yield f"{key}: expected two ends, node:interface each"
         elif detail["type"] == "missing":
-            yield f"{key}: missing, expected {'a name' if location == ('name',) else 'it there'}"
+            yield f"{key}: missing"
+        elif detail["type"] == "string_pattern_mismatch":
+            yield f"{key}: {detail['input']!r}: expected {_IN_WORDS[detail['ctx']['pattern']]}"
         elif detail["type"] == "value_error":
             yield f"{key}: {detail['ctx']['error']}"
-        elif detail["type"] in ("too_short", "too_long") and location[-1:] == ("endpoints",):
-            yield f"{key}: expected two ends"
         else:
             yield f"{key}: {detail['input']!r}: {_sentence(detail['msg'])}"
 
@@ -327,8 +343,8 @@ def _known_keys(location: tuple[str, ...]) -> list[str]:
 
 def _sentence(message: str) -> str:
     """``Input should be 'linux' or 'bridge'`` -> ``expected 'linux' or 'bridge'``."""
-    return re.sub(r"^(Input|String) should (be|match|have)( a valid)? ?", "expected ", message)
+    return re.sub(r"^Input should be( a valid)? ", "expected ", message)
 
 
 def _one_of(names: dict[str, Any]) -> str:
-    return "one of: " + ", ".join(names) if names else "none, there are no such"
+    return "one of: " + ", ".join(names) if names else "none, since none are defined"
