@@ -1,0 +1,34 @@
+"""Fixtures of all tests: a net of namespaces, and what it looked like when a test in it failed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tests.netlab import Net
+
+NET = pytest.StashKey[Net]()
+
+
+@pytest.fixture
+def net(request: pytest.FixtureRequest) -> Iterator[Net]:
+    """Namespaces and daemons of one test, gone after it."""
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    with Net() as made:
+        request.node.stash[NET] = made
+        yield made
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test's report tells what its net looked like."""
+    report = yield
+    made = item.stash.get(NET, None)
+    if made is not None and call.when == "call" and report.failed:
+        report.sections.append(("the net", made.report()))
+    return report
