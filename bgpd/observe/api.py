@@ -143,8 +143,8 @@ class Api:
         app.add_routes(
             [
                 web.get("/metrics", self._scrape),
-                web.get("/livez", lambda request: self._probe(request, "livez", self._views.live)),
-                web.get("/readyz", lambda request: self._probe(request, "readyz", self._views.ready)),
+                web.get("/livez", self._livez),
+                web.get("/readyz", self._readyz),
             ]
         )
         return app
@@ -162,16 +162,11 @@ class Api:
 
     # TCP.
 
-    async def _probe(
-        self, request: web.Request, name: str, checks: Callable[[], list[Check]]
-    ) -> web.StreamResponse:
-        found = checks()
-        ok = all(check.ok for check in found)
-        if ok and "verbose" not in request.query:
-            return web.Response(text="ok")
-        lines = [_probe_line(check) for check in found]
-        lines.append(f"{name} check {'passed' if ok else 'failed'}")
-        return web.Response(text="\n".join(lines) + "\n", status=200 if ok else 503)
+    async def _livez(self, request: web.Request) -> web.StreamResponse:
+        return _probe("livez", self._views.live(), "verbose" in request.query)
+
+    async def _readyz(self, request: web.Request) -> web.StreamResponse:
+        return _probe("readyz", self._views.ready(), "verbose" in request.query)
 
     # The unix socket.
 
@@ -382,8 +377,15 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return _answer({"error": f"internal error, see the daemon's log: {type(error).__name__}"}, 500)
 
 
-def _probe_line(check: Check) -> str:
-    """As the Kubernetes API server prints it, with the reason."""
-    if check.ok:
-        return f"[+]{check.name} ok" + (f": {check.detail}" if check.detail else "")
-    return f"[-]{check.name} failed" + (f": {check.detail}" if check.detail else "")
+def _probe(name: str, checks: list[Check], verbose: bool) -> web.Response:
+    """As the Kubernetes API server answers: a word, or a line a check; here with the reason."""
+    ok = all(check.ok for check in checks)
+    if ok and not verbose:
+        return web.Response(text="ok")
+    lines = [
+        (f"[+]{check.name} ok" if check.ok else f"[-]{check.name} failed")
+        + (f": {check.detail}" if check.detail else "")
+        for check in checks
+    ]
+    lines.append(f"{name} check {'passed' if ok else 'failed'}")
+    return web.Response(text="\n".join(lines) + "\n", status=200 if ok else 503)
