@@ -1,0 +1,273 @@
+"""The last good version of every object, whichever places (files) say what of it. ``datastore.files`` keeps one.
+
+Sans-IO: the owner puts what each place says now and calls ``settle(now)``. What appears or changes is taken at once. An
+object that nothing says any more is removed when it is still absent after ``GRACE`` seconds in which the whole was
+there: the directory readable and this node's own Node in it. One that became unreadable, invalid or ambiguous keeps its
+last good version, and a problem says why. Problems are counted and logged when they begin.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from bgpd.datastore.decode import KINDS, Decoded, Key, Resource, Verdict
+from bgpd.model.resources import Problem, Snapshot
+from bgpd.model.status import DatastoreStatus
+
+GRACE = 0.3
+"""Seconds: ``git``, ``rsync`` and ConfigMap swaps take a file away for a moment."""
+
+log = logging.getLogger(__name__)
+
+
+class Failure(NamedTuple):
+    """Why a place could not be read as it should."""
+
+    reason: str
+    """``yaml``, ``invalid``, ``duplicate`` or ``io`` are counted; an empty one (set but not supported) is not."""
+    problem: Problem
+
+
+class _Place(NamedTuple):
+    objects: tuple[Decoded, ...]
+    failures: tuple[Failure, ...]
+    whole: bool
+
+
+class Objects:
+    """All objects that a datastore knows."""
+
+    def __init__(self, node: str) -> None:
+        self._own = Key("Node", node)
+        self._places: dict[str, _Place] = {}
+        self._said: dict[Key, list[tuple[str, Decoded]]] = {}
+        """What is said of each object now, in the order of the places' names."""
+        self._good: dict[str, dict[str, Resource]] = {kind: {} for kind in KINDS}
+        self._frozen: dict[str, Mapping[str, Any]] = {}
+        """The mappings of the last snapshot, those of changed kinds left out: what did not change stays identical."""
+        self._home: dict[Key, str] = {}
+        """Where the good version came from."""
+        self._absent: dict[Key, float | None] = {}
+        """Good objects that nothing says any more, and when they go; ``None`` while the clock stands still."""
+        self._failures: dict[Key, tuple[Failure, ...]] = {}
+        self._told: set[Failure] = set()
+        self._problems: tuple[Problem, ...] = ()
+        self._changed = False
+        self._lost_at: float | None = None
+        self._was_whole = False
+        self._in_sync = False
+        self._readable = False
+        self._events: Counter[tuple[str, str]] = Counter()
+        self._errors: Counter[str] = Counter({"yaml": 0, "invalid": 0, "duplicate": 0, "io": 0})
+        self._last_event: float | None = None
+
+    # -- what places say -----------------------------------------------------------------------------------------------
+
+    def put(
+        self, place: str, objects: Iterable[Decoded], failures: Iterable[Failure] = (), whole: bool = True
+    ) -> None:
+        """All that a place says now. With ``whole`` false a part of it could not be read: what it said before and does
+        not say now is held, not absent."""
+        before = self._places.get(place)
+        now = self._places[place] = _Place(tuple(objects), tuple(failures), whole)
+        touched = self._unsay(place, before)
+        for decoded in now.objects:
+            if decoded.key is not None:
+                said = self._said.setdefault(decoded.key, [])
+                said.append((place, decoded))
+                said.sort(key=lambda item: item[0])
+                touched.add(decoded.key)
+        if before is not None and whole != before.whole:
+            touched |= {key for key, home in self._home.items() if home == place}
+        for key in touched:
+            self._judge(key)
+
+    def drop(self, place: str) -> None:
+        """The place is gone, and with it all that it said."""
+        before = self._places.pop(place, None)
+        touched = self._unsay(place, before)
+        if before is not None and not before.whole:
+            touched |= {key for key, home in self._home.items() if home == place}
+        for key in touched:
+            self._judge(key)
+
+    def places(self) -> set[str]:
+        return set(self._places)
+
+    def _unsay(self, place: str, before: _Place | None) -> set[Key]:
+        keys = {decoded.key for decoded in before.objects if decoded.key is not None} if before else set()
+        for key in keys:
+            self._said[key] = [item for item in self._said[key] if item[0] != place]
+        return keys
+
+    def _judge(self, key: Key) -> None:
+        """What is good of one object, from all that is said of it."""
+        said = self._said.get(key, [])
+        if not said:
+            self._said.pop(key, None)
+        living = [item for item in said if item[1].verdict is not Verdict.GONE]
+        failures = [Failure("", problem) for _, decoded in said for problem in decoded.problems]
+        self._absent.pop(key, None)
+        if len(living) > 1:
+            failures = [Failure("duplicate", self._duplicate(key, [place for place, _ in living]))]
+        elif living:
+            place, decoded = living[0]
+            if decoded.verdict is Verdict.GOOD and decoded.resource is not None:
+                self._set(key, decoded.resource, place)
+            else:
+                failures = [Failure("invalid", problem) for problem in decoded.problems]
+        elif said:
+            self._remove(key)
+        elif key in self._home:
+            place_said = self._places.get(self._home[key])
+            if place_said is None or place_said.whole:
+                self._absent[key] = None
+        if failures:
+            self._failures[key] = tuple(failures)
+        else:
+            self._failures.pop(key, None)
+
+    def _duplicate(self, key: Key, places: Sequence[str]) -> Problem:
+        stands = "the last good version stands" if key in self._home else "neither is used"
+        if len(set(places)) == 1:
+            return Problem(f"{places[0]}: {key}", "", f"is there more than once: {stands}")
+        return Problem(
+            f"{' and '.join(sorted(set(places)))}: {key}", "", f"is in more than one file: {stands}"
+        )
+
+    def _set(self, key: Key, resource: Resource, place: str) -> None:
+        known = self._good[key.kind].get(key.name)
+        self._home[key] = place
+        if known != resource:
+            self._good[key.kind][key.name] = resource
+            self._event(key, "add" if known is None else "change")
+
+    def _remove(self, key: Key) -> None:
+        self._absent.pop(key, None)
+        if self._home.pop(key, None) is not None:
+            del self._good[key.kind][key.name]
+            self._event(key, "delete")
+
+    def _event(self, key: Key, action: str) -> None:
+        self._frozen.pop(key.kind, None)
+        self._events[key.kind, action] += 1
+        self._last_event = time.time()
+        self._changed = True
+        log.debug("event=resource action=%s kind=%s name=%s", action, key.kind, key.name)
+
+    # -- what holds ----------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A new consumer has seen nothing yet: the next whole state is news, changed or not."""
+        self._changed = True
+
+    def settle(self, now: float, readable: bool) -> bool:
+        """Lets absent objects go whose time has come. Returns whether there is a new whole snapshot to yield.
+
+        ``readable`` tells whether the places could be listed at all; ``now`` is in seconds of any clock.
+        """
+        self._readable = readable
+        whole = readable and self._own in self._home and self._own not in self._absent
+        if whole:
+            self._lost_at = None
+            self._expire(now)
+        else:
+            if self._was_whole:
+                self._lost_at = now
+            self._absent = dict.fromkeys(self._absent)
+        self._was_whole = whole
+        in_sync = whole or (self._lost_at is not None and now < self._lost_at + GRACE)
+        if in_sync != self._in_sync:
+            self._in_sync = in_sync
+            log.info("event=resources_%s detail=%r", "in_sync" if in_sync else "lost", self.detail())
+        self._tell()
+        changed = whole and self._changed
+        if changed:
+            self._changed = False
+        return changed
+
+    def _expire(self, now: float) -> None:
+        for key, deadline in list(self._absent.items()):
+            if deadline is None:
+                self._absent[key] = now + GRACE
+            elif deadline <= now:
+                self._remove(key)
+
+    def deadline(self) -> float | None:
+        """When ``settle`` must be called again though nothing happens."""
+        deadlines = [deadline for deadline in self._absent.values() if deadline is not None]
+        if self._lost_at is not None and self._in_sync:
+            deadlines.append(self._lost_at + GRACE)
+        return min(deadlines, default=None)
+
+    def snapshot(self) -> Snapshot:
+        """All that holds. Mappings of kinds in which nothing changed are those of the snapshot before."""
+        for kind in KINDS:
+            if kind not in self._frozen:
+                self._frozen[kind] = MappingProxyType(dict(self._good[kind]))
+        return Snapshot(
+            pools=self._frozen["IPPool"],
+            affinities=self._frozen["BlockAffinity"],
+            blocks=self._frozen["IPAMBlock"],
+            nodes=self._frozen["Node"],
+            bgp_configurations=self._frozen["BGPConfiguration"],
+            peers=self._frozen["BGPPeer"],
+            problems=self._problems,
+        )
+
+    def detail(self) -> str:
+        """Why it is not whole, in words; empty when it is."""
+        if not self._readable:
+            failure = next(iter(self._places.get("", _Place((), (), True)).failures), None)
+            return f"{failure.problem.source} {failure.problem.message}" if failure else "not read yet"
+        if self._own in self._home and self._own not in self._absent:
+            return ""
+        bad = self._failures.get(self._own)
+        if bad and self._own not in self._home:
+            return f"this node's own resource is of no use: {bad[0].problem}"
+        count = sum(len(objects) for objects in self._good.values()) - len(self._absent)
+        among = f"among the {count} resources there" if count else "and no other resource either"
+        return f"there is no Node {self._own.name!r}, {among}"
+
+    def _tell(self) -> None:
+        """Counts and logs the problems that are new."""
+        failures = dict.fromkeys(failure for place in self._places.values() for failure in place.failures)
+        failures |= dict.fromkeys(failure for of_key in self._failures.values() for failure in of_key)
+        for failure in failures.keys() - self._told:
+            if failure.reason:
+                self._errors[failure.reason] += 1
+            log.warning(
+                "event=resource_problem reason=%s source=%r path=%s message=%r",
+                failure.reason or "unsupported",
+                failure.problem.source,
+                failure.problem.path or "-",
+                failure.problem.message,
+            )
+        if failures.keys() != self._told:
+            self._told = set(failures)
+            self._problems = tuple(sorted({f.problem for f in failures}, key=str))
+            self._changed = True
+
+    def status(self, backend: str, resyncs: int) -> DatastoreStatus:
+        """What to tell the operator."""
+        counts = {kind: len(objects) for kind, objects in self._good.items()}
+        ignored = sum(
+            decoded.verdict is Verdict.IGNORED for place in self._places.values() for decoded in place.objects
+        )
+        return DatastoreStatus(
+            backend=backend,
+            up=self._readable,
+            in_sync=self._in_sync,
+            detail=self.detail(),
+            problems=self._problems,
+            resources={**counts, "other": ignored},
+            events=dict(self._events),
+            errors=dict(self._errors),
+            last_event=self._last_event,
+            resyncs=resyncs,
+        )
