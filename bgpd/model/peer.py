@@ -79,6 +79,9 @@ class Peer:
     """Families whose routes we keep when the session breaks (RFC 4724 §4.2)."""
     restart_time: float = 0.0
     """How long the peer asked us to keep them, in seconds."""
+    forwarding_families: frozenset[Family] = frozenset()
+    """Families for which the peer says it went on forwarding since the session before: stale routes of all others go
+    as soon as this session is up (RFC 4724 §4.2)."""
     forwarding_preserved: frozenset[Family] = frozenset()
     """Families for which the peer's OPEN says that it kept forwarding (the F bit, RFC 4724 §3)."""
     restarted: bool = False

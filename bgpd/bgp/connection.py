@@ -1,0 +1,346 @@
+"""One TCP connection to a peer, from our OPEN to its end: sans-IO (RFC 4271 §8, the states from OpenSent on).
+
+``session`` makes one for each connection, feeds it octets and time, takes ``next_event`` until it gives ``None``, and
+sends what ``data_to_send`` holds. A connection is over when ``closure`` is set; it never raises for what a peer sent.
+
+Where we differ from the RFC: a peer has 60 s to send its OPEN, not four minutes; NOTIFICATION is also sent before our
+peer's OPEN came. Our OPEN always announces graceful restart with the forwarding bit, since the kernel keeps our routes
+while we are gone, and ADD-PATH reception. Extended messages (RFC 8654) are not announced: none is longer than 4096.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from random import Random
+from typing import NamedTuple
+
+from bgpd.bgp.exa import (
+    KEEPALIVE,
+    KEEPALIVE_MESSAGE,
+    MESSAGE_NAMES,
+    NOTIFICATION,
+    OPEN,
+    ROUTE_REFRESH,
+    UPDATE,
+    Capabilities,
+    GracefulRestart,
+    Notification,
+    OpenMessage,
+    ProtocolError,
+    decode_notification,
+    decode_open,
+    decode_refresh,
+    encode_notification,
+    encode_open,
+    encode_refresh,
+    multiprotocol_data,
+)
+from bgpd.bgp.wire import Decoder, Framer, message_types
+from bgpd.model.peer import DownReason, Peer, PeerConfig
+from bgpd.model.prefix import Address, Family, address_text
+from bgpd.model.route import RibEvent
+from bgpd.model.status import SessionState
+
+log = logging.getLogger(__name__)
+
+OPEN_TIME = 60.0
+"""Seconds a peer has for its OPEN."""
+LOG_EVERY = 10.0
+"""Seconds between two lines about malformed UPDATEs of one session."""
+BUDGET = 5000.0
+"""Work of one ``next_event``, in estimated microseconds, the RIB's part included; then ``work_due``."""
+_COST_OF_UPDATE, _COST_OF_PREFIX, _COST_OF_SET = 2.5, 1.0, 60.0
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a peer's connections count, over all of them."""
+
+    received: Counter[str] = field(default_factory=Counter)
+    sent: Counter[str] = field(default_factory=Counter)
+    notifications: Counter[tuple[str, int, int]] = field(default_factory=Counter)
+    update_errors: int = 0
+
+
+class Closure(NamedTuple):
+    """Why a connection is over."""
+
+    reason: DownReason
+    message: str
+    notification: Notification | None = None
+    """Sent or received."""
+
+
+class Opened(NamedTuple):
+    """The peer's OPEN is good; the session resolves collisions, then calls ``confirm``."""
+
+
+class Up(NamedTuple):
+    peer: Peer
+
+
+class Routes(NamedTuple):
+    peer: Peer
+    events: list[RibEvent]
+
+
+class Refresh(NamedTuple):
+    peer: Peer
+    family: Family
+
+
+Event = Opened | Up | Routes | Refresh
+
+
+class Connection:
+    """One TCP connection, either way. Sends its OPEN at once."""
+
+    def __init__(
+        self,
+        config: PeerConfig,
+        local_address: Address,
+        *,
+        outgoing: bool,
+        restarted: bool,
+        counters: Counters,
+        random: Random,
+        now: float,
+    ) -> None:
+        self.config = config
+        self.outgoing = outgoing
+        self.state = SessionState.OPEN_SENT
+        self.started = now
+        self.established_at = 0.0
+        self.closure: Closure | None = None
+        self.peer: Peer | None = None
+        self.work_due = False
+        """Octets wait that were not looked at, to keep the event loop free: call ``next_event`` soon."""
+        self._local_address = local_address
+        self._counters = counters
+        self._random = random
+        self._framer = Framer()
+        self._decoder: Decoder | None = None
+        self._kept: tuple[int, bytes] | None = None
+        self._updates = 0
+        self._quiet_until = 0.0
+        self._out = bytearray()
+        self._hold_time = OPEN_TIME
+        self._hold_at: float | None = now + OPEN_TIME
+        self._keepalive_at: float | None = None
+        self.sent_open = OpenMessage(
+            asn=config.local_asn,
+            hold_time=int(config.hold_time),
+            router_id=config.router_id,
+            capabilities=Capabilities(
+                families=config.families,
+                asn4=config.local_asn,
+                route_refresh=True,
+                graceful_restart=GracefulRestart(
+                    restarted, config.restart_time, dict.fromkeys(sorted(config.families), True)
+                ),
+                add_path=dict.fromkeys(sorted(config.families), 1),
+            ),
+        )
+        self.received_open: OpenMessage | None = None
+        self._send(OPEN, encode_open(self.sent_open))
+
+    # Input.
+
+    def feed(self, data: bytes) -> None:
+        """Octets from TCP; ``next_event`` then looks at them."""
+        if self.closure is None:
+            self._framer.feed(data)
+
+    def next_event(self, now: float) -> Event | None:
+        """What the octets say, one thing at a time; ``None`` when more are needed, or when ``work_due``."""
+        events: list[RibEvent] = []
+        budget, kind, heard = BUDGET, 0, False
+        errors = self._update_errors()
+        self.work_due = False
+        try:
+            while self.closure is None:
+                message = self._kept or self._framer.take()
+                self._kept = None
+                if message is None:
+                    break
+                kind, body = message
+                heard = True
+                if kind == UPDATE and self._decoder is not None and self.state is SessionState.ESTABLISHED:
+                    sets = self._decoder.cache.decoded
+                    budget -= _COST_OF_UPDATE + _COST_OF_PREFIX * self._decoder.decode(body, events)
+                    budget -= _COST_OF_SET * (self._decoder.cache.decoded - sets)
+                    self._updates += 1
+                    if budget <= 0:
+                        self.work_due = True
+                        break
+                elif events and kind != KEEPALIVE:
+                    self._kept = message  # routes first, in the order in which they came
+                    break
+                else:
+                    event = self._handle(kind, body)
+                    if event is not None:
+                        return event
+        except ProtocolError as error:
+            self.close(error.notification, DownReason.NOTIFICATION_TX, str(error))
+        except Exception as error:
+            # Whatever a peer manages to trip must not end more than its own session.
+            log.exception("bug in decoding peer=%s message=%s", self.config.id, MESSAGE_NAMES.get(kind, kind))
+            code = {OPEN: (2, 0), UPDATE: (3, 1)}.get(kind, (1, 0))
+            self.close(Notification(*code), DownReason.NOTIFICATION_TX, f"internal error: {error!r}")
+        finally:
+            if heard and self._hold_at is not None:
+                self._hold_at = now + self._hold_time
+            self._counters.received["UPDATE"] += self._updates
+            self._updates = 0
+            self._note_errors(errors, now)
+        return Routes(self.peer, events) if events and self.peer is not None else None
+
+    def confirm(self, now: float) -> None:
+        """The peer's OPEN is taken: KEEPALIVE, and OpenConfirm."""
+        self.state = SessionState.OPEN_CONFIRM
+        assert self.peer is not None
+        self._hold_time = self.peer.hold_time
+        self._hold_at = now + self._hold_time if self._hold_time else None
+        self._send(KEEPALIVE, KEEPALIVE_MESSAGE)
+        self._schedule_keepalive(now)
+
+    def tick(self, now: float) -> None:
+        """Time has come to ``next_deadline``."""
+        if self.closure is not None:
+            return
+        if self._hold_at is not None and now >= self._hold_at and not self.work_due:
+            waited = "OPEN" if self.state is SessionState.OPEN_SENT else "message"
+            text = f"no {waited} for {self._hold_time:g} s"
+            self.close(Notification(4, 0), DownReason.HOLD_TIMER, text)
+        elif self._keepalive_at is not None and now >= self._keepalive_at:
+            self._send(KEEPALIVE, KEEPALIVE_MESSAGE)
+            self._schedule_keepalive(now)
+
+    def next_deadline(self) -> float | None:
+        """When ``tick`` is due; ``None`` for never."""
+        if self.closure is not None:
+            return None
+        return min((at for at in (self._hold_at, self._keepalive_at) if at is not None), default=None)
+
+    def close(self, notification: Notification | None, reason: DownReason, message: str) -> None:
+        """Ends the connection, with a NOTIFICATION unless there is none to send. The first reason stands."""
+        if self.closure is not None:
+            return
+        self.closure = Closure(reason, message, notification)
+        self.work_due = False
+        if notification is not None:
+            self._counters.notifications["sent", notification.code, notification.subcode] += 1
+            self._send(NOTIFICATION, encode_notification(notification))
+
+    # Output.
+
+    def data_to_send(self) -> bytes:
+        """Octets for TCP, once."""
+        data = bytes(self._out)
+        self._out.clear()
+        return data
+
+    def sent(self, data: bytes, now: float) -> None:
+        """Messages of somebody else's making (UPDATEs) went out on this connection."""
+        for kind in message_types(data):
+            self._counters.sent[MESSAGE_NAMES[kind]] += 1
+        self._schedule_keepalive(now)
+
+    def request_refresh(self) -> bool:
+        """Asks for all routes again; False when the peer cannot."""
+        opened = self.received_open
+        if self.peer is None or opened is None or not opened.capabilities.route_refresh:
+            return False
+        for family in sorted(self.peer.families):
+            self._send(ROUTE_REFRESH, encode_refresh(family))
+        return True
+
+    def _send(self, kind: int, data: bytes) -> None:
+        self._counters.sent[MESSAGE_NAMES[kind]] += 1
+        self._out += data
+
+    def _schedule_keepalive(self, now: float) -> None:
+        if self.peer is not None and self.peer.keepalive_time:
+            # Jitter of RFC 4271 §10, so that a thousand sessions do not speak at once.
+            self._keepalive_at = now + self.peer.keepalive_time * self._random.uniform(0.75, 1.0)
+
+    # Messages.
+
+    def _handle(self, kind: int, body: bytes) -> Event | None:
+        """Any message but an UPDATE of an established session."""
+        self._counters.received[MESSAGE_NAMES[kind]] += 1
+        if kind == NOTIFICATION:
+            notification = decode_notification(body)
+            self._counters.notifications["received", notification.code, notification.subcode] += 1
+            self.closure = Closure(DownReason.NOTIFICATION_RX, str(notification), notification)
+        elif kind == OPEN and self.state is SessionState.OPEN_SENT:
+            self.received_open = decode_open(body)
+            self.peer = self._negotiate(self.received_open)
+            return Opened()
+        elif kind == KEEPALIVE and self.state is SessionState.OPEN_CONFIRM and self.peer is not None:
+            self.state = SessionState.ESTABLISHED
+            self._decoder = Decoder(self.peer)
+            return Up(self.peer)
+        elif kind == ROUTE_REFRESH and self.state is SessionState.ESTABLISHED and self.peer is not None:
+            family = decode_refresh(body)
+            if family in self.peer.families:
+                return Refresh(self.peer, family)
+        elif kind != KEEPALIVE or self.state is not SessionState.ESTABLISHED:
+            # RFC 6608
+            subcode = self.state - SessionState.OPEN_SENT + 1
+            text = f"{MESSAGE_NAMES[kind]} in state {self.state.name}"
+            raise ProtocolError(5, subcode, text, bytes((kind,)))
+        return None
+
+    def _negotiate(self, theirs: OpenMessage) -> Peer:
+        """The session that two OPENs make (RFC 4271 §6.2); ``ProtocolError`` 2/x."""
+        config, capabilities = self.config, theirs.capabilities
+        if theirs.asn != config.asn:
+            raise ProtocolError(2, 2, f"expected {config.asn}, got {theirs.asn}")
+        if not any(theirs.router_id):
+            raise ProtocolError(2, 3, "the identifier is 0.0.0.0")
+        if config.ibgp and theirs.router_id == config.router_id:
+            raise ProtocolError(2, 3, f"{address_text(theirs.router_id)} is also ours")
+        if theirs.hold_time in (1, 2):
+            raise ProtocolError(2, 6, f"{theirs.hold_time} s, expected 0 or at least 3")
+        spoken = capabilities.families if capabilities.multiprotocol else frozenset((Family.IPV4,))
+        families = config.families & spoken
+        if not families:
+            wanted = ", ".join(family.label for family in sorted(config.families))
+            raise ProtocolError(
+                2, 7, f"no common family: we want {wanted}", multiprotocol_data(config.families)
+            )
+        hold_time = float(min(self.sent_open.hold_time, theirs.hold_time))
+        restart = capabilities.graceful_restart
+        return Peer(
+            config=config,
+            router_id=theirs.router_id,
+            local_address=self._local_address,
+            families=families,
+            asn4=capabilities.asn4 is not None,
+            add_path_receive=frozenset(f for f in families if capabilities.add_path.get(f, 0) & 2),
+            restart_families=frozenset() if restart is None else families & restart.families.keys(),
+            restart_time=0.0 if restart is None else float(restart.time),
+            forwarding_families=frozenset()
+            if restart is None
+            else frozenset(f for f in families if restart.families.get(f)),
+            restarted=restart is not None and restart.restarted,
+            sends_end_of_rib=restart is not None,
+            hold_time=hold_time,
+            keepalive_time=hold_time / 3,
+        )
+
+    def _update_errors(self) -> int:
+        decoder = self._decoder
+        return 0 if decoder is None else decoder.withdrawn_by_error + decoder.cache.discarded
+
+    def _note_errors(self, before: int, now: float) -> None:
+        new = self._update_errors() - before
+        if new > 0 and self._decoder is not None:
+            self._counters.update_errors += new
+            if now >= self._quiet_until:
+                self._quiet_until = now + LOG_EVERY
+                cause = self._decoder.cache.last_error or "attributes discarded"
+                log.warning("malformed updates peer=%s count=%d last=%r", self.config.id, new, cause)

@@ -1,0 +1,397 @@
+"""One peer, wanted for as long as it is configured: sans-IO (RFC 4271 §8, the states up to Established).
+
+``speaker`` makes one for each configured peer, tells it what happens (a dial ended, a connection came, octets, time)
+and then looks at what it wants: ``take_dial``, ``events``, ``next_deadline``, each connection's octets and closure. Time
+is a float of seconds from any origin, given with every call; nothing here reads a clock or touches a socket.
+
+Connections of a peer compete (§6.8): when two have received an OPEN, the one that the side with the greater identifier
+dialled stays (RFC 6286 §2.3 for equal ones). An established session stays against a new connection, except where the
+peer speaks graceful restart and the connection began ``RACE`` seconds after the session was up or later: then the peer
+has died without telling, and the new connection replaces the old, whose routes stay as stale (RFC 4724 §4.2, §5).
+
+Dialling goes at once, then after 1, 2, 4, 5, 5, ... s, with jitter, until a session has lasted ``STABLE`` seconds. An
+error in the protocol, theirs or ours, makes the session idle for 1, 2, 4, ... 30 s, in which connections are refused
+too (DampPeerOscillations): a peer that sends garbage does not loop fast. Too many prefixes: idle for a minute.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections import Counter
+from dataclasses import replace
+from random import Random
+from typing import NamedTuple
+
+from bgpd.bgp.connection import Closure, Connection, Counters, Opened, Refresh, Routes, Up
+from bgpd.bgp.exa import Cease, Notification, shutdown
+from bgpd.model.peer import Down, DownReason, Peer, PeerConfig
+from bgpd.model.prefix import Address, Family, address_text
+from bgpd.model.status import SessionState
+
+log = logging.getLogger(__name__)
+
+DIAL_DELAYS = (0.0, 1.0, 2.0, 4.0, 5.0)
+IDLE_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+STABLE = 10.0
+"""A session that lasted so many seconds starts the delays anew."""
+PREFIX_LIMIT_IDLE = 60.0
+RACE = 5.0
+"""A connection that begins sooner after the session was up was dialled while it came up: a collision."""
+_SOFT = ("kind", "source", "passive", "port", "max_prefixes")
+"""What a configuration may change without a new session."""
+
+
+class Ended(NamedTuple):
+    """An established session is over."""
+
+    peer: Peer
+    down: Down
+
+
+SessionEvent = Up | Ended | Routes | Refresh
+
+
+class Session:
+    """One configured peer."""
+
+    def __init__(self, config: PeerConfig, *, restarted: bool, random: Random, now: float) -> None:
+        self.config = config
+        self.connections: list[Connection] = []
+        self.admin_up = True
+        self.last_error = ""
+        self.counters = Counters()
+        self.flaps: Counter[str] = Counter()
+        self.stale_until = 0.0
+        """Until when routes of the session before are kept (graceful restart helper)."""
+        self._restarted = restarted
+        self._random = random
+        self._events: list[SessionEvent] = []
+        self._attempts = 0
+        self._errors = 0
+        self._dialling = False
+        self._dial_at: float | None = now
+        self._idle_until: float | None = None
+
+    # State.
+
+    @property
+    def established(self) -> Connection | None:
+        return next((c for c in self.connections if c.state is SessionState.ESTABLISHED), None)
+
+    @property
+    def peer(self) -> Peer | None:
+        """The established session."""
+        connection = self.established
+        return None if connection is None else connection.peer
+
+    @property
+    def state(self) -> SessionState:
+        if self.connections:
+            return max(connection.state for connection in self.connections)
+        if not self.admin_up:
+            return SessionState.DOWN
+        if self._idle_until is not None:
+            return SessionState.IDLE
+        return SessionState.CONNECT if self._dialling else SessionState.ACTIVE
+
+    @property
+    def work_due(self) -> bool:
+        """Whether ``work`` should be called soon."""
+        return any(connection.work_due for connection in self.connections)
+
+    def accepts(self) -> bool:
+        """Whether a connection of the peer is welcome."""
+        return self.admin_up and self._idle_until is None
+
+    def next_deadline(self) -> float | None:
+        """When ``tick`` is due; ``None`` for never."""
+        times = [connection.next_deadline() for connection in self.connections]
+        if self.admin_up:
+            times += [self._dial_at if self._may_dial() else None, self._idle_until]
+        return min((at for at in times if at is not None), default=None)
+
+    def events(self) -> list[SessionEvent]:
+        """What happened since the last call, in order."""
+        events, self._events = self._events, []
+        return events
+
+    # Input.
+
+    def tick(self, now: float) -> None:
+        """Time has come to ``next_deadline``."""
+        if self._idle_until is not None and now >= self._idle_until:
+            self._idle_until = None
+        for connection in list(self.connections):
+            connection.tick(now)
+            self._settle(connection, now)
+
+    def take_dial(self, now: float) -> bool:
+        """Whether to dial now; the speaker then reports ``dialled`` or ``dial_failed``, once."""
+        if not self._may_dial() or self._dial_at is None or now < self._dial_at:
+            return False
+        self._dialling, self._dial_at = True, None
+        return True
+
+    def dialled(self, local_address: Address, now: float) -> Connection | None:
+        """TCP is connected; ``None`` when that is no longer wanted."""
+        self._dialling = False
+        if not self.accepts() or self.established is not None:
+            self._dial_later(now)
+            return None
+        return self._connect(local_address, outgoing=True, now=now)
+
+    def dial_failed(self, message: str, now: float) -> None:
+        """TCP did not connect."""
+        self._dialling = False
+        self._error(f"connect: {message}")
+        self._dial_later(now)
+
+    def accepted(self, local_address: Address, now: float) -> Connection | None:
+        """The peer has connected; ``None`` when it is not welcome."""
+        if not self.accepts():
+            return None
+        for connection in list(self.connections):
+            if not connection.outgoing and connection.state is not SessionState.ESTABLISHED:
+                # It would not come twice if the first were alive.
+                self._close(
+                    connection, Notification(6, Cease.COLLISION), DownReason.REPLACED, "connected anew", now
+                )
+        return self._connect(local_address, outgoing=False, now=now)
+
+    def receive(self, connection: Connection, data: bytes, now: float) -> None:
+        """Octets of a connection."""
+        connection.feed(data)
+        self._read(connection, now)
+
+    def work(self, now: float) -> None:
+        """Goes on with octets that were left for the budget's sake."""
+        for connection in list(self.connections):
+            if connection.work_due:
+                self._read(connection, now)
+
+    def lost(self, connection: Connection, message: str, now: float) -> None:
+        """TCP is gone without a word of BGP."""
+        while (
+            connection.work_due
+        ):  # what came before the end still counts: a NOTIFICATION may be the last of it
+            self._read(connection, now)
+        connection.close(None, DownReason.TCP, message)
+        self._settle(connection, now)
+
+    # Orders.
+
+    def configure(self, config: PeerConfig, now: float) -> None:
+        """Another configuration of the same peer: the session is reset (Cease 6/6) when it must be."""
+        before, self.config = self.config, config
+        if replace(before, **{name: getattr(config, name) for name in _SOFT}) != config:
+            self._close_all(
+                Notification(6, Cease.CONFIG_CHANGE), DownReason.CONFIG, "configuration changed", now
+            )
+            self._restart(now)
+
+    def remove(self, now: float) -> None:
+        """No longer configured: Cease 6/3; the session is dead."""
+        self.admin_up = False
+        self._close_all(Notification(6, Cease.DECONFIGURED), DownReason.CONFIG, "", now)
+
+    def shutdown(self, text: str, now: float) -> None:
+        """By the operator: Cease 6/2 with their words, and down until ``enable``."""
+        self.admin_up = False
+        self._close_all(shutdown(Cease.SHUTDOWN, text), DownReason.ADMIN, "", now)
+
+    def enable(self, now: float) -> None:
+        """Undoes ``shutdown``."""
+        if not self.admin_up:
+            self.admin_up = True
+            self._restart(now)
+
+    def reset(self, now: float) -> None:
+        """By the operator: Cease 6/4, and up again at once."""
+        self._close_all(Notification(6, Cease.RESET), DownReason.ADMIN, "", now)
+        self._restart(now)
+
+    def limit_exceeded(self, family: Family, limit: int, now: float) -> None:
+        """More prefixes than the peer may send: Cease 6/1 (RFC 4486 §4), and idle for a while."""
+        connection = self.established
+        if connection is not None:
+            data = struct.pack("!HBI", family, 1, limit)
+            text = f"more than {limit} {family.label} prefixes"
+            notification = Notification(6, Cease.MAX_PREFIXES, data)
+            self._close(connection, notification, DownReason.NOTIFICATION_TX, text, now)
+
+    # Inside.
+
+    def _may_dial(self) -> bool:
+        return not (
+            self.config.passive
+            or self._dialling
+            or self.connections
+            or not self.admin_up
+            or self._idle_until is not None
+        )
+
+    def _connect(self, local_address: Address, *, outgoing: bool, now: float) -> Connection:
+        connection = Connection(
+            self.config,
+            local_address,
+            outgoing=outgoing,
+            restarted=self._restarted,
+            counters=self.counters,
+            random=self._random,
+            now=now,
+        )
+        self.connections.append(connection)
+        return connection
+
+    def _read(self, connection: Connection, now: float) -> None:
+        while (event := connection.next_event(now)) is not None:
+            if isinstance(event, Opened):
+                self._opened(connection, now)
+                continue
+            if isinstance(event, Up):
+                self._up(connection, event.peer, now)
+            self._events.append(event)
+            if connection.work_due:
+                break
+        self._settle(connection, now)
+
+    def _opened(self, connection: Connection, now: float) -> None:
+        """The peer's OPEN has come on a connection: does it stay, and what of the others?"""
+        cease = Notification(6, Cease.COLLISION)
+        for other in list(self.connections):
+            if other is connection or other.state is SessionState.OPEN_SENT:
+                continue
+            if other.state is SessionState.ESTABLISHED:
+                peer = other.peer
+                dead = connection.started - other.established_at >= RACE
+                if peer is not None and peer.sends_end_of_rib and dead and not connection.outgoing:
+                    self._close(other, None, DownReason.REPLACED, "the peer connected anew", now)
+                    continue
+                keep = other
+            elif other.outgoing == connection.outgoing:
+                keep = connection
+            else:
+                keep = connection if connection.outgoing == self._dominates(connection) else other
+            loser = connection if keep is other else other
+            self._close(loser, cease, DownReason.REPLACED, "lost a connection collision", now)
+            if loser is connection:
+                return
+        connection.confirm(now)
+
+    def _dominates(self, connection: Connection) -> bool:
+        """Whether the connection that we dialled is the one that stays."""
+        theirs = connection.received_open
+        assert theirs is not None
+        return (self.config.router_id, self.config.local_asn) > (theirs.router_id, theirs.asn)
+
+    def _up(self, connection: Connection, peer: Peer, now: float) -> None:
+        connection.established_at = now
+        for other in list(self.connections):
+            if other is not connection:
+                self._close(
+                    other, Notification(6, Cease.COLLISION), DownReason.REPLACED, "another is up", now
+                )
+        self._restarted = False
+        log.info(
+            "peer up id=%s address=%s asn=%d families=%s hold_time=%g direction=%s",
+            self.config.id,
+            address_text(self.config.address),
+            self.config.asn,
+            ",".join(family.label for family in sorted(peer.families)),
+            peer.hold_time,
+            "out" if connection.outgoing else "in",
+        )
+
+    def _close(
+        self,
+        connection: Connection,
+        notification: Notification | None,
+        reason: DownReason,
+        message: str,
+        now: float,
+    ) -> None:
+        connection.close(notification, reason, message)
+        self._settle(connection, now)
+
+    def _close_all(self, notification: Notification, reason: DownReason, message: str, now: float) -> None:
+        for connection in list(self.connections):
+            self._close(connection, notification, reason, message, now)
+
+    def _restart(self, now: float) -> None:
+        """Starts the delays anew and dials at once."""
+        self._attempts = self._errors = 0
+        self._idle_until = None
+        self._dial_at = now
+
+    def _settle(self, connection: Connection, now: float) -> None:
+        """Draws the consequences when a connection is over; nothing otherwise."""
+        closure = connection.closure
+        if closure is None or connection not in self.connections:
+            return
+        self.connections.remove(connection)
+        notification = closure.notification
+        message = closure.message
+        if closure.reason is DownReason.NOTIFICATION_RX:
+            message = f"NOTIFICATION received {notification}"
+        elif notification is not None:
+            message = f"NOTIFICATION sent {notification}" + (
+                f": {closure.message}" if closure.message else ""
+            )
+        peer = connection.peer
+        if connection.state is SessionState.ESTABLISHED and peer is not None:
+            kept = closure.reason in (DownReason.TCP, DownReason.REPLACED) and peer.restart_time > 0
+            down = Down(
+                closure.reason,
+                message,
+                keep=peer.restart_families if kept else frozenset(),
+                keep_seconds=peer.restart_time if kept else 0.0,
+            )
+            self._events.append(Ended(peer, down))
+            self.flaps[closure.reason.value] += 1
+            self.stale_until = now + down.keep_seconds if down.keep else 0.0
+            log.warning(
+                "peer down id=%s reason=%s message=%r kept=%s",
+                self.config.id,
+                closure.reason.value,
+                message,
+                ",".join(family.label for family in sorted(down.keep)) or "none",
+            )
+            if now - connection.established_at >= STABLE:
+                self._attempts = self._errors = 0
+        if closure.reason is not DownReason.REPLACED:
+            self._error(message, quiet=connection.state is SessionState.ESTABLISHED)
+        if self.connections or not self.admin_up:
+            return
+        self._next_attempt(closure, now)
+
+    def _next_attempt(self, closure: Closure, now: float) -> None:
+        """When to try again after the last connection is over."""
+        code = (
+            None
+            if closure.notification is None
+            else (closure.notification.code, closure.notification.subcode)
+        )
+        sent = closure.reason is DownReason.NOTIFICATION_TX
+        if sent and code == (6, Cease.MAX_PREFIXES):
+            self._idle_until = self._dial_at = now + PREFIX_LIMIT_IDLE
+        elif sent or (closure.reason is DownReason.NOTIFICATION_RX and code is not None and code[0] != 6):
+            delay = IDLE_DELAYS[min(self._errors, len(IDLE_DELAYS) - 1)]
+            self._errors += 1
+            self._idle_until = self._dial_at = now + self._jitter(delay)
+        else:
+            self._dial_later(now)
+
+    def _dial_later(self, now: float) -> None:
+        delay = DIAL_DELAYS[min(self._attempts, len(DIAL_DELAYS) - 1)]
+        self._attempts += 1
+        self._dial_at = now + self._jitter(delay)
+
+    def _jitter(self, delay: float) -> float:
+        return delay * self._random.uniform(0.75, 1.0)
+
+    def _error(self, message: str, *, quiet: bool = False) -> None:
+        if message != self.last_error:
+            self.last_error = message
+            if not quiet:
+                log.info("peer not up id=%s cause=%r", self.config.id, message)
