@@ -325,7 +325,7 @@ def _slices(rows: Iterable[str | None]) -> Iterator[list[str]]:
 async def _stream(
     request: web.Request, head: dict[str, Any], key: str, rows: Iterable[str | None]
 ) -> web.StreamResponse:
-    """An answer with a list of encoded rows, however long: ``{head..., key: [rows]}``.
+    """An answer with a list of encoded rows, however long: ``{head..., key: [rows]}``, each row a line of its own.
 
     What is wrong with the question shows in the first slice, when there is still a status to choose.
     """
@@ -354,7 +354,7 @@ async def _stream(
         if request.transport is not None:
             request.transport.abort()
         return response
-    await response.write(b"]}\n")
+    await response.write(b"\n]}\n")
     await response.write_eof()
     return response
 

@@ -1,0 +1,428 @@
+"""``bgpctl``: what a running daemon knows, and the few things it can be told.
+
+A thin client: it asks the daemon over its unix socket (``client``), makes screens of the answers (``screens``,
+``peers``) and prints them (``tables``). It starts in a fraction of the time that the daemon's libraries take to
+import, because probes run it; keep pydantic, aiohttp, ExaBGP and ``bgpd.model`` out of here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import IntEnum
+from itertools import chain, islice
+from typing import Any, NamedTuple, NoReturn
+
+from bgpd import __version__
+from bgpd.cli import peers, screens
+from bgpd.cli.client import Client, Denied, Refused, Unreachable
+from bgpd.cli.tables import ASCII_MARKS, MARKS, Look, Screen, can_mark, cell, lines, on_terminal, stamp
+
+DEFAULT_SOCKET = "/run/bgpd/api.sock"
+TABLES = ("in", "out", "rib", "fib")
+RELOAD_TIMEOUT = 60.0
+
+
+class Exit(IntEnum):
+    """Exit codes: what a script can tell apart."""
+
+    OK = 0
+    DEGRADED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    NOT_FOUND = 4
+    PERMISSION = 5
+
+
+class Answer(NamedTuple):
+    """What a command found: as a screen, as pieces of JSON text, and what the exit code says of it."""
+
+    screen: Callable[[Look], Screen]
+    json: Callable[[], Iterable[str]]
+    code: Exit = Exit.OK
+
+
+Command = Callable[[Client, argparse.Namespace], Answer]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure:
+            reconfigure(errors="replace")  # a name that the terminal cannot show is no reason to fail
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has seen enough, as head does. Nothing more is to be written, at exit neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def _run(argv: Sequence[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    client = Client(arguments.socket)
+    try:
+        if getattr(arguments, "watch", None) is not None:
+            return _watch(client, arguments, argv)
+        answer: Answer = arguments.ask(client, arguments)
+        if arguments.output == "json":
+            for piece in answer.json():
+                sys.stdout.write(piece)
+        else:
+            terminal = on_terminal(sys.stdout)
+            for line in lines(answer.screen(_look(terminal)), terminal=terminal):
+                sys.stdout.write(line + "\n")
+        return answer.code
+    except Refused as error:
+        _complain(str(error))
+        for problem in error.problems:
+            sys.stderr.write(f"  {cell(problem).text}\n")
+        return {400: Exit.USAGE, 404: Exit.NOT_FOUND}.get(error.status, Exit.DEGRADED)
+    except Unreachable as error:
+        _complain(str(error))
+        return Exit.UNREACHABLE
+    except Denied as error:
+        _complain(str(error))
+        return Exit.PERMISSION
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(f"bgpctl: {cell(message).text}\n")
+
+
+def _look(terminal: bool) -> Look:
+    return Look(time.time(), MARKS if can_mark(sys.stdout) else ASCII_MARKS, terminal)
+
+
+def _watch(client: Client, arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Shows it again and again until Ctrl-C: over itself on a terminal, one after another into a pipe.
+
+    A daemon that is away meanwhile is waited for.
+    """
+    terminal = on_terminal(sys.stdout) and arguments.output == "table"
+    out = sys.stdout
+    if terminal:
+        import signal
+
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        out.write(
+            "\x1b[?1049h\x1b[?25l\x1b[?7l"
+        )  # the other screen, no cursor, no line breaks of the terminal's own
+    try:
+        while True:
+            try:
+                answer: Answer = arguments.ask(client, arguments)
+                if arguments.output == "json":
+                    text = ["".join(answer.json())]
+                    text = [json.dumps(json.loads(text[0]), ensure_ascii=False)]  # a document a line
+                else:
+                    text = _head(lines(answer.screen(_look(terminal)), terminal=terminal), terminal)
+            except (Unreachable, Denied, Refused) as error:
+                text = []
+                if terminal:
+                    text = [f"bgpctl: {cell(error).text}"]
+                else:
+                    _complain(str(error))
+            if terminal:
+                title = f"Every {arguments.watch:g}s: bgpctl {' '.join(argv)}   {stamp(time.time())}"
+                text = [title, "", *text]
+                out.write("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in text[:-1]) + text[-1] + "\x1b[J")
+            else:
+                out.write("".join(line + "\n" for line in text))
+                if arguments.output == "table" and text:
+                    out.write("\n")
+            out.flush()
+            time.sleep(arguments.watch)
+    except KeyboardInterrupt:
+        return Exit.OK
+    finally:
+        if terminal:
+            out.write("\x1b[?7h\x1b[?25h\x1b[?1049l")
+            out.flush()
+
+
+def _head(text: Iterator[str], terminal: bool) -> list[str]:
+    """All of it, or what the terminal has room for under the title."""
+    return list(
+        islice(text, max(1, os.get_terminal_size(sys.stdout.fileno()).lines - 2)) if terminal else text
+    )
+
+
+# The commands.
+
+
+def _answer(found: Mapping[str, Any], show: Callable[[Any, Look], Screen], code: Exit = Exit.OK) -> Answer:
+    def text() -> Iterator[str]:
+        yield json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+
+    return Answer(lambda look: show(found, look), text, code)
+
+
+def _status(client: Client, arguments: argparse.Namespace) -> Answer:
+    found = client.get("/v1/status")
+    return _answer(found, screens.status, Exit.OK if found["ready"] else Exit.DEGRADED)
+
+
+def _peers(client: Client, arguments: argparse.Namespace) -> Answer:
+    found = client.get("/v1/peers", {"name": arguments.name} if arguments.name else None)
+    return _answer(found, peers.details if arguments.detail else peers.table)
+
+
+def _routes(client: Client, arguments: argparse.Namespace) -> Answer:
+    words = list(arguments.words)
+    table = words.pop(0) if words and words[0] in TABLES else "rib"
+    prefix = words.pop(0) if words else ""
+    if words:
+        arguments.fail(f"{words[0]!r} is one word too many")
+    if arguments.longer and "/" not in prefix:
+        arguments.fail("--longer wants a prefix, such as 10.48.0.0/16")
+    query = {"table": table, "prefix": prefix, "peer": arguments.peer or ""}
+    if arguments.longer:
+        query["longer"] = "1"
+    text = client.lines("/v1/routes", query)
+    head = next(text, b"")
+    # Rows are one a line, between the head and "]}": a million of them pass through without being held.
+    first = next(text, b"").strip()
+    if not first:
+        first = next(text, b"").strip()
+    empty = first == b"]}"
+    if empty and prefix:
+        _complain(f"table {table} has no route for {prefix}; bgpctl why {prefix} may say more")
+    rest = chain([first + b"\n"], text)
+
+    def rows() -> Iterator[Any]:
+        for line in rest:
+            line = line.strip()
+            if line == b"]}":
+                return
+            if line:
+                yield json.loads(line.removesuffix(b","))
+        raise Unreachable("bgpd broke off its answer: what is shown is not all")
+
+    def pieces() -> Iterator[str]:
+        last = b""
+        for last in chain([head], rest):
+            yield last.decode()
+        if last.strip() != b"]}":
+            raise Unreachable("bgpd broke off its answer: what is shown is not all")
+
+    code = Exit.NOT_FOUND if empty and prefix else Exit.OK
+    return Answer(lambda look: screens.routes(table, rows(), look), pieces, code)
+
+
+def _blocks(client: Client, arguments: argparse.Namespace) -> Answer:
+    return _answer(client.get("/v1/blocks"), screens.blocks)
+
+
+def _why(client: Client, arguments: argparse.Namespace) -> Answer:
+    found = client.get("/v1/why", {"target": arguments.target})
+    if not found["explanations"]:
+        _complain(f"nothing is known of {arguments.target}")
+        return _answer(found, screens.why, Exit.NOT_FOUND)
+    return _answer(found, screens.why)
+
+
+def _health(client: Client, arguments: argparse.Namespace) -> Answer:
+    found = client.get("/v1/health", {"check": arguments.check}, failing=True)
+    return _answer(found, screens.health, Exit.OK if found["ok"] else Exit.DEGRADED)
+
+
+def _message(found: Any, look: Look) -> Screen:
+    yield (cell(found["message"]),)
+
+
+def _reload(client: Client, arguments: argparse.Namespace) -> Answer:
+    return _answer(client.post("/v1/reload", timeout=RELOAD_TIMEOUT), _message)
+
+
+def _peer(client: Client, arguments: argparse.Namespace) -> Answer:
+    if arguments.message and arguments.action not in ("shutdown", "reset"):
+        arguments.fail("only a shutdown and a reset carry a message to the peer")
+    body = {"action": arguments.action, "name": arguments.name, "message": arguments.message}
+    return _answer(client.post("/v1/peer-action", body), _message)
+
+
+def _version(client: Client, arguments: argparse.Namespace) -> Answer:
+    found: dict[str, Any] = {"schema_version": 1, "bgpctl": __version__, "bgpd": None, "node": None}
+    code = Exit.OK
+    try:
+        running = client.get("/v1/status")
+        found |= {"bgpd": running["version"], "node": running["node"]}
+    except (Unreachable, Denied, Refused) as error:
+        _complain(str(error))
+        code = Exit.PERMISSION if isinstance(error, Denied) else Exit.UNREACHABLE
+
+    def show(found: Any, look: Look) -> Screen:
+        yield (cell(f"bgpctl {found['bgpctl']}"),)
+        if found["bgpd"]:
+            yield (cell(f"bgpd   {found['bgpd']} on {found['node']}"),)
+
+    return _answer(found, show, code)
+
+
+def _metrics(client: Client, arguments: argparse.Namespace) -> Answer:
+    text = client.lines("/metrics")
+    first = next(text, b"")
+
+    def pieces() -> Iterator[str]:
+        for line in chain([first], text):
+            yield line.decode()
+
+    return Answer(lambda look: (), pieces)
+
+
+# The words.
+
+_EXAMPLES = """\
+examples:
+  bgpctl status                     one screen: ready or not, peers, routes, the kernel, what is wrong
+  bgpctl peers --watch              sessions, redrawn every 2 s
+  bgpctl peers 10.0.1.30 --detail   timers, capabilities, counters and the last error of one
+  bgpctl routes in --peer 10.0.1.30   what a peer announces to us
+  bgpctl routes fib 10.48.0.0/16 --longer
+  bgpctl why 10.48.0.40             why this address is, or is not, routed as it is
+  bgpctl peer shutdown 10.0.1.30 -m "rack move, back at 14:00"
+
+exit codes: 0 all is well, 1 degraded or refused, 2 wrong usage, 3 the daemon does not answer, 4 not found,
+5 no permission"""
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=110)
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Help, allow_abbrev=False, **options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="bgpctl",
+        description="Show what the bgpd of this node does, and steer it.",
+        epilog=_EXAMPLES,
+    )
+    parser.add_argument("--version", action="version", version=f"bgpctl {__version__}")
+    _common(parser, os.environ.get("BGPCTL_SOCKET") or DEFAULT_SOCKET, "table")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(
+        name: str, ask: Command, text: str, *, watch: bool = False, **options: Any
+    ) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", **options
+        )
+        _common(command, argparse.SUPPRESS, argparse.SUPPRESS)
+        if watch:
+            command.add_argument(
+                "--watch",
+                nargs="?",
+                type=_seconds,
+                const=2.0,
+                metavar="SECONDS",
+                help="show it again every 2 s, or as often as said",
+            )
+        command.set_defaults(ask=ask, fail=command.error)
+        return command
+
+    add("status", _status, "one screen of everything; exit code 1 when not ready", watch=True)
+
+    command = add("peers", _peers, "sessions: state, prefixes, flaps, the last error", watch=True)
+    command.add_argument("name", nargs="?", metavar="NAME|IP", help="only this one")
+    command.add_argument(
+        "--detail", action="store_true", help="timers, capabilities, counters, errors in words"
+    )
+
+    command = add(
+        "routes",
+        _routes,
+        "the routing tables",
+        watch=True,
+        usage="bgpctl routes [in|out|rib|fib] [PREFIX|IP] [--peer NAME|IP] [--longer] [-o FORMAT]",
+        epilog=(
+            "in: what peers announce; out: what they are told; rib (if not said): what was chosen of it and of our\n"
+            "own; fib: what the kernel has, or should have. An address shows every prefix that covers it.\n"
+            f"marks: {screens.ROUTES_LEGEND}"
+        ),
+    )
+    command.add_argument("words", nargs="*", metavar="[in|out|rib|fib] [PREFIX|IP]", help=argparse.SUPPRESS)
+    command.add_argument("--peer", metavar="NAME|IP", help="only routes from, or to, this one")
+    command.add_argument("--longer", action="store_true", help="all prefixes inside PREFIX too")
+
+    add("blocks", _blocks, "IPAM blocks that are ours, that we lend from or borrow of", watch=True)
+
+    command = add("why", _why, "why a prefix or an address is routed as it is, step by step", watch=True)
+    command.add_argument("target", metavar="PREFIX|IP")
+
+    add("reload", _reload, "read the configuration again, wait, and say what changed")
+
+    command = add("health", _health, "the probe's checks; exit code 1 when one fails", watch=True)
+    command.add_argument(
+        "check", nargs="?", choices=("live", "ready"), default="ready", help="ready if not said"
+    )
+
+    command = add(
+        "peer",
+        _peer,
+        "shut down, enable, reset or refresh a session",
+        epilog=(
+            "shutdown: end it and keep it down, also over restarts of bgpd; enable: the opposite\n"
+            "reset:    end it and let it come back\n"
+            "soft-in:  ask the peer for all of its routes again; soft-out: tell it all of ours again"
+        ),
+    )
+    command.add_argument(
+        "action", choices=("shutdown", "enable", "reset", "soft-in", "soft-out"), metavar="ACTION"
+    )
+    command.add_argument("name", metavar="NAME|IP")
+    command.add_argument(
+        "-m", "--message", default="", metavar="TEXT", help="what the peer's operator is told"
+    )
+
+    add("metrics", _metrics, "what Prometheus would read, as text").set_defaults(output="json")
+    add("version", _version, "the versions of bgpctl and of the daemon")
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser, socket: str, output: str) -> None:
+    """Options that stand before the command or after it; after it they have no default of their own."""
+    parser.add_argument(
+        "-o", "--output", choices=("table", "json"), default=output, help="table (default) or json"
+    )
+    parser.add_argument(
+        "--socket",
+        default=socket,
+        metavar="PATH",
+        help=f"the daemon's socket; $BGPCTL_SOCKET, or {DEFAULT_SOCKET}",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of seconds; write --watch=5, or put --watch last"
+        )
+    return seconds
+
+
+def _main() -> NoReturn:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,152 @@
+"""``bgpd``: the daemon, and the tools that need no running one.
+
+Each command imports what it needs when it runs, so that ``--help`` and the tools are quick. Exit codes: 0, 1 when it
+failed, 2 for wrong usage, 78 (EX_CONFIG) when the configuration is wrong, so that the service manager does not try
+again with the same file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bgpd import __version__
+
+if TYPE_CHECKING:
+    from bgpd.config import ConfigError
+
+DEFAULT_CONFIG = Path("/etc/bgpd/bgpd.yaml")
+EX_CONFIG = 78
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _parser(lab=bool(argv) and argv[0] == "lab")
+    arguments = parser.parse_args(argv)
+    code: int = arguments.run(arguments)
+    return code
+
+
+def _parser(*, lab: bool) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bgpd",
+        description="A BGP route distributor for container nodes. bgpctl talks to a running one.",
+    )
+    parser.add_argument("--version", action="version", version=f"bgpd {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    command = commands.add_parser("run", help="the daemon, in the foreground")
+    _add_config_option(command)
+    command.set_defaults(run=_run)
+
+    config = commands.add_parser("config", help="check a configuration file, or show what it may hold")
+    actions = config.add_subparsers(metavar="ACTION", required=True)
+    command = actions.add_parser(
+        "check", help="say all that is wrong with a file; exit code 78 if anything is"
+    )
+    command.add_argument(
+        "file", nargs="?", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help=str(DEFAULT_CONFIG)
+    )
+    command.set_defaults(run=_config_check)
+    command = actions.add_parser(
+        "schema", help="the file's JSON Schema: every key, for editors and for people"
+    )
+    command.set_defaults(run=_config_schema)
+
+    command = commands.add_parser(
+        "cleanup",
+        help="remove every route of ours from the kernel",
+        description="Remove every route and nexthop object of ours from the kernel. Refuses while a bgpd runs here: "
+        "stopping it leaves the routes on purpose, this takes them away.",
+    )
+    _add_config_option(command)
+    command.set_defaults(run=_cleanup)
+
+    if lab:
+        from bgpd.lab.commands import add_parser
+
+        add_parser(commands)
+    else:
+        commands.add_parser("lab", help="lay a containerlab topology in network namespaces", add_help=False)
+    return parser
+
+
+def _add_config_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        metavar="FILE",
+        help=f"the configuration; {DEFAULT_CONFIG} if not said",
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from bgpd.config import ConfigError
+    from bgpd.daemon import run
+
+    try:
+        return run(arguments.config)
+    except ConfigError as error:
+        return _refuse(error)
+    except OSError as error:
+        # What a start needs of the machine: a socket, a port, netlink. A bug arrives as a group of a task's errors.
+        return _fail(error)
+
+
+def _config_check(arguments: argparse.Namespace) -> int:
+    from bgpd.config import ConfigError, load
+
+    try:
+        load(arguments.file)
+    except ConfigError as error:
+        return _refuse(error)
+    print(f"{arguments.file}: nothing wrong")
+    return 0
+
+
+def _config_schema(arguments: argparse.Namespace) -> int:
+    from bgpd.config import schema
+
+    json.dump(schema(), sys.stdout, indent=2, ensure_ascii=False)
+    print()
+    return 0
+
+
+def _cleanup(arguments: argparse.Namespace) -> int:
+    from bgpd.config import ConfigError, load
+    from bgpd.daemon import cleanup
+    from bgpd.observe.api import answers
+
+    try:
+        config = load(arguments.config)
+        if answers(config.api.socket):
+            print(f"bgpd: a bgpd answers on {config.api.socket}: stop it first", file=sys.stderr)
+            return 1
+        return cleanup(config)
+    except ConfigError as error:
+        return _refuse(error)
+    except OSError as error:
+        return _fail(error)
+
+
+def _refuse(error: ConfigError) -> int:
+    count = len(error.problems)
+    print(f"bgpd: the configuration has {count} mistake{'' if count == 1 else 's'}:", file=sys.stderr)
+    for problem in error.problems:
+        print(f"  {problem}", file=sys.stderr)
+    return EX_CONFIG
+
+
+def _fail(error: OSError) -> int:
+    print(f"bgpd: {error.strerror or error}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""What ``bgpctl`` shows: the daemon's JSON as screens of lines and tables.
+
+Each function takes an answer of the API (``observe.document`` says what is in it) and a ``Look``, and returns what
+``tables`` writes. Nothing here asks the daemon or prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from bgpd.cli.tables import BLANK, Cell, Document, Line, Look, Screen, Table, ago, cell, plural, stamp
+
+# status
+
+
+def status(found: Document, look: Look) -> Screen:
+    """One screen: is it ready, and if not, why; whom it talks to; what it holds; what is wrong."""
+    ready, in_sync = found["ready"], found["in_sync"]
+    yield (
+        cell(f"bgpd {found['version']} on {found['node']}: ", "bold"),
+        Cell("ready", "good") if ready else Cell("not ready", "bad"),
+        Cell(", in sync") if in_sync else Cell(", not yet in sync: old routes are kept", "warn"),
+    )
+    yield (
+        cell(f"AS {found['asn'] or 'unknown'}, router id {found['router_id'] or 'unknown'}, "),
+        cell(f"up {ago(look.now - found['started'])} since {stamp(found['started'])}"),
+    )
+    yield BLANK
+    yield Table((), _status_checks(found, look))
+    yield BLANK
+    up, wanted = found["peers_up"], found["peers_wanted"]
+    yield (
+        Cell("Peers   "),
+        cell(f"{up} of {wanted} established", "good" if up == wanted else "warn"),
+        cell(f", {plural(found['update_groups'], 'update group')}"),
+    )
+    yield Cell("Routes  "), cell(_own_routes(found))
+    if found["last_routes_change"]:
+        yield (cell(f"        last change {ago(look.now - found['last_routes_change'])} ago"),)
+    if found["fib"]:
+        yield BLANK
+        yield Table(_FAMILY_HEAD, _family_rows(found, look), right=frozenset(_FAMILY_HEAD[1:-1]))
+    if found["netlink_overruns"]:
+        yield (cell(f"The kernel dropped notifications {found['netlink_overruns']} times.", "warn"),)
+    if found["event_loop_lag"] > 1.0:
+        yield (cell(f"The event loop was held for {found['event_loop_lag']:.1f} s lately.", "bad"),)
+    if found["problems"]:
+        yield BLANK
+        yield (cell(f"Problems ({len(found['problems'])})", "bold"),)
+        for problem in found["problems"]:
+            yield Cell("  "), cell(_problem(problem), "warn")
+
+
+def _status_checks(found: Document, look: Look) -> Iterator[Line]:
+    facts = {
+        "config": f"{found['config_file']}, loaded {ago(look.now - found['config_loaded'])} ago",
+        "datastore": _datastore(found["datastore"], look),
+    }
+    for check in found["checks"]:
+        text = check["detail"] or facts.get(check["name"], "")
+        if not check["ok"] and check["detail"] and check["name"] in facts:
+            text = f"{check['detail']} ({facts[check['name']]})"
+        yield look.mark(check["ok"]), cell(check["name"]), cell(text, "" if check["ok"] else "bad")
+
+
+def _datastore(store: Document, look: Look) -> str:
+    resources = ", ".join(f"{count} {kind}" for kind, count in sorted(store["resources"].items()) if count)
+    text = f"{store['backend']}: {resources or 'no resources'}"
+    if store["last_event"]:
+        text += f"; last event {ago(look.now - store['last_event'])} ago"
+    return text
+
+
+def _own_routes(found: Document) -> str:
+    """``2 announced (ipv4 1 block, 1 borrowed)``, or how many of them are not told yet."""
+    desired = [entry for entry in found["routes_desired"] if entry["count"]]
+    total = sum(entry["count"] for entry in desired)
+    told = sum(entry["count"] for entry in found["routes_advertised"])
+    if not total:
+        return "nothing of our own to announce"
+    words = ", ".join(f"{e['count']} {e['family']} {e['kind']}" for e in desired)
+    if not found["peers_up"]:
+        return f"{total} to announce ({words}), and nobody to tell"
+    if told < total:
+        return f"{told} of {total} told to every peer ({words})"
+    return f"{total} announced ({words})"
+
+
+_FAMILY_HEAD = (
+    *("FAMILY", "OWN", "LEARNED", "PATHS", "KERNEL", "WANTED", "PENDING"),
+    *("DRIFT", "REPAIRED", "CONFLICTS", "COMPARED"),
+)
+
+
+def _family_rows(found: Document, look: Look) -> Iterator[Line]:
+    def learned(key: str, family: str, source: str) -> int:
+        return sum(e["count"] for e in found[key] if (e["family"], e["source"]) == (family, source))
+
+    for family, fib in sorted(found["fib"].items()):
+        drift, conflicts = sum(fib["drift"].values()), len(fib["conflicts"])
+        yield (
+            cell(family),
+            cell(learned("rib_routes", family, "local")),
+            cell(learned("rib_routes", family, "bgp")),
+            cell(learned("rib_paths", family, "bgp")),
+            cell(sum(fib["routes"].values())),
+            cell(fib["wanted"]),
+            cell(fib["pending"], "warn" if fib["pending"] else ""),
+            cell(drift, "bad" if drift else ""),
+            cell(sum(fib["repairs"].values())),
+            cell(conflicts, "bad" if conflicts else ""),
+            cell(f"{ago(look.now - fib['last_sync'])} ago" if fib["last_sync"] else "never"),
+        )
+
+
+def _problem(problem: Document) -> str:
+    return ": ".join(part for part in (problem["source"], problem["path"], problem["message"]) if part)
+
+
+# routes
+
+ROUTES_LEGEND = "> best   = shares the traffic   s stale"
+
+
+def routes(table: str, rows: Iterable[Document], look: Look) -> Screen:
+    """One table; rows may be many and are taken as they come."""
+    if table == "fib":
+        yield Table(("", "PREFIX", "TYPE", "ROUTE"), (_fib_row(row, look) for row in rows))
+        return
+    head = (
+        "",
+        "PREFIX",
+        "NEXT-HOP",
+        "PEER",
+        "KIND",
+        "AS-PATH",
+        "ORIGIN",
+        "LP",
+        "MED",
+        "ID",
+        "COMMUNITIES",
+        "DETAIL",
+    )
+    yield Table(head, map(_route_row, rows), right=frozenset({"LP", "MED", "ID"}), compact=True)
+    if look.terminal:
+        yield (Cell(ROUTES_LEGEND, "dim"),)
+
+
+def _route_row(row: Document) -> Line:
+    flags = (">" if row["best"] else "=" if row["multipath"] else "") + ("s" if row["stale"] else "")
+    used = row["best"] or row["multipath"]
+    return (
+        Cell(flags, "good" if used else "warn"),
+        cell(row["prefix"], "bold" if row["best"] else ""),
+        cell(row["next_hop"]),
+        cell(row["peer"]),
+        cell(row["kind"]),
+        cell(row["as_path"].replace(" ", ",")),
+        cell(row["origin"]),
+        cell(row["local_pref"]),
+        cell(row["med"]),
+        cell(row["path_id"] or None),
+        cell(",".join(row["communities"])),
+        cell(row["detail"], "" if used else "warn"),
+    )
+
+
+def _fib_row(row: Document, look: Look) -> Line:
+    return (
+        look.mark(row["best"]),
+        cell(row["prefix"]),
+        cell(row["kind"]),
+        cell("" if row["detail"] == row["kind"] else row["detail"], "" if row["best"] else "warn"),
+    )
+
+
+# blocks
+
+
+def blocks(found: Document, look: Look) -> Screen:
+    """A line a block."""
+    head = ("CIDR", "POOL", "AFFINITY", "STATE", "USED", "ADVERTISED", "BLACKHOLE", "BORROWED", "REASON")
+    yield Table(head, (_block_row(block, look) for block in found["blocks"]), right=frozenset({"USED"}))
+
+
+def _block_row(block: Document, look: Look) -> Line:
+    bits = 32 if block["family"] == "ipv4" else 128
+    size = 1 << (bits - int(block["cidr"].rpartition("/")[2]))
+    return (
+        cell(block["cidr"]),
+        cell(block["pool"]),
+        cell(block["affinity"]),
+        cell(block["state"], "" if block["state"] == "confirmed" else "warn"),
+        cell(f"{block['used']}/{size}"),
+        cell("yes" if block["advertised"] else "no", "good" if block["advertised"] else "dim"),
+        cell("yes" if block["blackhole"] else "no", "good" if block["blackhole"] else "dim"),
+        cell("; ".join(block["borrowed"])),
+        cell(block["reason"], "warn"),
+    )
+
+
+# why
+
+
+def why(found: Document, look: Look) -> Screen:
+    """A paragraph a prefix: the verdict, then each step that led to it."""
+    for number, one in enumerate(found["explanations"]):
+        if number:
+            yield BLANK
+        yield cell(one["prefix"], "bold"), cell(f": {one['verdict']}")
+        stages = _stages(one["steps"])
+        yield Table(
+            (), [(look.mark(step["ok"]), cell(stage), cell(step["text"])) for stage, step in stages], indent=2
+        )
+
+
+def _stages(steps: Iterable[Document]) -> Iterator[tuple[str, Document]]:
+    """Each step with its stage, which is said once where several follow each other."""
+    before = ""
+    for step in steps:
+        yield ("" if step["stage"] == before else step["stage"]), step
+        before = step["stage"]
+
+
+# health
+
+
+def health(found: Document, look: Look) -> Screen:
+    """A line a check, the verdict last."""
+    for check in found["checks"]:
+        yield (
+            look.mark(check["ok"]),
+            cell(
+                f" {check['name']}" + (f": {check['detail']}" if check["detail"] else ""),
+                "" if check["ok"] else "bad",
+            ),
+        )
+    name = "live" if found["check"] == "live" else "ready"
+    yield (Cell(name, "good") if found["ok"] else Cell(f"not {name}", "bad"),)
