@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -159,11 +160,12 @@ class _Story:
         self.title("kill -9 of worker2's bgpd while pods talk")
         worker2, control = self.nodes["worker2"], self.nodes["control"]
         before = self.bird_routes(worker2)
-        ping_command = "echo $$ >/run/ping.pid; exec pod exec dns-1 ping -q -i 0.01 -w 60 10.48.0.1"
         with (
             worker2.popen("ip monitor route", stdout=subprocess.PIPE, text=True) as there,
             control.popen("ip monitor route", stdout=subprocess.PIPE, text=True) as here,
-            control.popen(["sh", "-c", ping_command], stdout=subprocess.PIPE, text=True) as ping,
+            control.popen(
+                "pod exec dns-1 ping -q -i 0.01 -w 60 10.48.0.1", stdout=subprocess.PIPE, text=True
+            ) as ping,
         ):
             try:
                 time.sleep(0.3)
@@ -177,7 +179,7 @@ class _Story:
                 self.wait("its sessions are up", lambda: self.meshed(worker2), 20)
                 time.sleep(0.3)
             finally:
-                control.run("sh -c 'kill -INT $(cat /run/ping.pid)'")  # at which ping sums up
+                ping.send_signal(signal.SIGINT)  # at which it sums up
                 said = ping.communicate(timeout=5)[0]
                 there.kill()
                 here.kill()

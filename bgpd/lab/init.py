@@ -93,7 +93,10 @@ def make_view(hostname: str, sysctls: dict[str, str], binds: list[tuple[str, str
     mount("sysfs", Path("/sys"), "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     socket.sethostname(hostname)
     for key, value in sysctls.items():
-        Path("/proc/sys", *key.split(".")).write_text(value)
+        try:
+            Path("/proc/sys", *key.split(".")).write_text(value)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, f"sysctl {key}: {value!r}") from None
 
 
 def main() -> None:

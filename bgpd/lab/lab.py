@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +32,7 @@ from bgpd.lab.topology import NodeSpec, Topology, load_topology
 
 LABS = Path("/run/bgpd-lab")
 INIT = Path(__file__).with_name("init.py")
-TOOLS = ("ip", "nsenter", "setpriv", "setsid", "unshare")
+TOOLS = ("ip", "nsenter", "setsid", "unshare")
 PATIENCE = 10.0
 """Seconds that a process may take to appear or to end before the lab gives up on it."""
 
@@ -70,6 +70,20 @@ class _Process:
 
     def alive(self, proc: Path = Path("/proc")) -> bool:
         return _Process.of(self.pid, proc) == self
+
+
+class Entered(subprocess.Popen[Any]):
+    """A command inside a node. Signals reach the command itself, not the nsenter in front of it: that one would die
+    alone, and leave the command to run on."""
+
+    def send_signal(self, sig: int) -> None:
+        while self.poll() is None:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+            if command := children.read_text().split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(command[0]), sig)
+                return
+            time.sleep(0.001)  # nsenter has not got as far as to start it
 
 
 class Node:
@@ -124,15 +138,11 @@ class Node:
             *words,
         ]
 
-    def popen(self, command: Sequence[str] | str, **options: Any) -> subprocess.Popen[Any]:
-        """Starts a command inside the node; ``options`` are those of ``subprocess.Popen``.
-
-        The process is that of nsenter: to kill it kills the command too.
-        """
-        words = shlex.split(command) if isinstance(command, str) else list(command)
+    def popen(self, command: Sequence[str] | str, **options: Any) -> Entered:
+        """Starts a command inside the node; ``options`` are those of ``subprocess.Popen``."""
         options.setdefault("env", self.environment)
         options.setdefault("stdin", subprocess.DEVNULL)
-        return subprocess.Popen(self.entry(["setpriv", "--pdeathsig", "KILL", "--", *words]), **options)
+        return Entered(self.entry(command), **options)
 
     def run(
         self,

@@ -323,6 +323,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
             yield f"{key}: missing"
         elif detail["type"] == "string_pattern_mismatch":
             yield f"{key}: {detail['input']!r}: expected {_IN_WORDS[detail['ctx']['pattern']]}"
+        elif detail["type"] in ("model_type", "dict_type"):
+            yield f"{key}: expected keys and values"
         elif detail["type"] == "value_error":
             yield f"{key}: {detail['ctx']['error']}"
         else:
