@@ -9,6 +9,8 @@ import pytest
 
 from tests.netlab import Net
 
+pytest.register_assert_rewrite("tests.interop.suite")
+
 NET = pytest.StashKey[Net]()
 
 

@@ -227,7 +227,8 @@ class Monitor:
 
         def seen() -> bool:
             # Anew each time: the first ones may come before it watches.
-            self._namespace.ip("route", "replace", *route)
+            self._namespace.ip("route", "add", *route)
+            self._namespace.ip("route", "delete", *route)
             return f"blackhole {mark}" in self._process.log
 
         wait_until(seen, 5, "ip monitor watches")
@@ -713,6 +714,10 @@ class Frr(Daemon):
         self.zebra: Process | None = None
         (self.directory / "vtysh.conf").write_text("no service integrated-vtysh-config\n")
         (self.directory / "zebra.conf").write_text(f"hostname {self.name}\n")
+        self.write(config)
+
+    def write(self, config: str) -> None:
+        """What bgpd reads at its next start."""
         (self.directory / "bgpd.conf").write_text(f"hostname {self.name}\n{config}\n")
 
     def _words(self, daemon: str) -> list[object]:
@@ -818,7 +823,7 @@ class Gobgp(Daemon):
 
     def announce(self, prefix: str, next_hop: str) -> None:
         family = "ipv6" if ":" in prefix else "ipv4"
-        self.gobgp(f"global rib add {prefix} nexthop {next_hop} -a {family}")
+        self.gobgp(f"global rib add {prefix} origin igp nexthop {next_hop} -a {family}")
 
     def withdraw(self, prefix: str) -> None:
         self.gobgp(f"global rib del {prefix} -a {'ipv6' if ':' in prefix else 'ipv4'}")
@@ -836,9 +841,10 @@ class Gobgp(Daemon):
             shown = self.namespace.run(
                 *("gobgp", "-j", "neighbor", address, "adj-in", "-a", family), check=False
             ).stdout
-            if not shown.startswith(("{", "[")):
+            answer = json.loads(shown or "{}")
+            if "error" in answer:
                 continue  # that family is not of this session
-            for prefix, paths in json.loads(shown).items():
+            for prefix, paths in answer.items():
                 for path in paths:
                     found[prefix] = _gobgp_route(path)
         return found
