@@ -59,6 +59,7 @@ class _Story:
         self.lab = lab
         self.nodes = {name: lab.nodes[name] for name in ADDRESSES}
         self.block_file = resources / "ipamblock-worker2.yaml"
+        self.block_text = self.block_file.read_text()
         self.started = time.monotonic()
         self.facts = 0
         self.chapters = 0
@@ -200,6 +201,8 @@ class _Story:
         self.title("The pod ends, the address goes back")
         before = time.monotonic()
         self.show(self.nodes["worker1"], f"pod del {BORROWER}")
+        self.write_block(self.block_text)
+        print(f"  {self.block_file.name}: address {BORROWED_ORDINAL} is nobody's again")
         self.wait(
             f"{BORROWED} is gone from every node",
             lambda: all(
@@ -223,6 +226,8 @@ class _Story:
         return {" ".join(line.split()) for line in lines}
 
     def ready(self, node: Node) -> bool:
+        if not node.running:
+            self.fact(False, f"bgpd runs on {node.name}")
         return node.run("bgpctl health ready").returncode == 0
 
     def meshed(self, node: Node) -> bool:
@@ -242,7 +247,7 @@ class _Story:
 
     def allocate(self) -> None:
         """Writes into worker2's IPAMBlock what Calico's IPAM on worker1 would."""
-        block = load_documents(self.block_file.read_text(), str(self.block_file))[0].value
+        block = load_documents(self.block_text, str(self.block_file))[0].value
         spec = block["spec"]
         spec["attributes"].append(
             {
@@ -252,12 +257,15 @@ class _Story:
         )
         spec["allocations"][BORROWED_ORDINAL] = len(spec["attributes"]) - 1
         spec["unallocated"].remove(BORROWED_ORDINAL)
-        draft = self.block_file.with_suffix(".draft")
-        draft.write_text(yaml.safe_dump(block, sort_keys=False, default_flow_style=None))
-        draft.replace(self.block_file)
+        self.write_block(yaml.safe_dump(block, sort_keys=False, default_flow_style=None))
         print(
             f"  {self.block_file.name}: address {BORROWED_ORDINAL} of 10.48.0.0/26 is worker1's, for {BORROWER}"
         )
+
+    def write_block(self, text: str) -> None:
+        draft = self.block_file.with_suffix(".draft")
+        draft.write_text(text)
+        draft.replace(self.block_file)
 
     # Telling.
 
@@ -306,8 +314,12 @@ class _Story:
             print("\r\x1b[K", end="")
 
     def logs(self) -> None:
-        """What the daemons said last, for whoever must find out."""
+        """What was there instead, for whoever must find out."""
         for node in self.nodes.values():
+            for command in ("bgpctl status", "ip route show proto bird"):
+                print(f"\n--- {node.name}# {command}", file=sys.stderr)
+                outcome = node.run(command)
+                print((outcome.stdout + outcome.stderr).rstrip(), file=sys.stderr)
             text = node.log.read_text(errors="replace") if node.log.exists() else ""
             print(f"\n--- the end of {node.name}'s log", file=sys.stderr)
             print("\n".join(text.splitlines()[-15:]), file=sys.stderr)

@@ -350,18 +350,20 @@ def test_an_init_that_nobody_waits_for_ends() -> None:
     assert outcome.stdout.strip().isdecimal()
 
 
-def run_cli(*words: str) -> subprocess.CompletedProcess[str]:
+CLI = (
+    "import argparse, sys; from bgpd.lab.commands import add_parser; "
+    "parser = argparse.ArgumentParser(prog='bgpd'); add_parser(parser.add_subparsers()); "
+    "arguments = parser.parse_args(); sys.exit(arguments.run(arguments))"
+)
+
+
+def run_cli(*words: str, timeout: float = 30) -> subprocess.CompletedProcess[str]:
     """``bgpd lab ...`` as a process of its own."""
-    program = (
-        "import argparse, sys; from bgpd.lab.commands import add_parser; "
-        "parser = argparse.ArgumentParser(prog='bgpd'); add_parser(parser.add_subparsers()); "
-        "arguments = parser.parse_args(); sys.exit(arguments.run(arguments))"
-    )
     return subprocess.run(
-        [sys.executable, "-c", program, "lab", *words],
+        [sys.executable, "-c", CLI, "lab", *words],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=timeout,
         check=False,
         cwd=Path(__file__).parents[2],
     )
@@ -442,3 +444,50 @@ def test_the_shipped_cluster_and_its_pods(workers: Path, name: str) -> None:
         assert worker2.run("pod add broken 10.48.0.1").returncode != 0
         assert "broken" not in worker2.run("ip netns list").stdout
         assert worker2.run("pod frobnicate").returncode == 2
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``bgpd`` and ``bgpctl`` of this source tree, where they are not installed beside the running Python."""
+    root = Path(__file__).parents[2]
+    directory = tmp_path / "commands"
+    directory.mkdir()
+    for command, module in (("bgpd", "daemon"), ("bgpctl", "ctl")):
+        path = directory / command
+        program = f"import sys; from bgpd.cli.{module} import main; sys.exit(main())"
+        path.write_text(f'#!/bin/sh\nexport PYTHONPATH={root}\nexec {sys.executable} -c "{program}" "$@"\n')
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+
+
+def test_the_demo_holds(commands: None, name: str) -> None:
+    """Every fact of the story, with the real daemons; and it ends clean."""
+    outcome = run_cli("demo", str(SHIPPED / "workers.clab.yml"), "--name", name, timeout=90)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    assert re.search(r"\d+ facts held in \d+ s; the lab is gone", outcome.stdout)
+
+
+def test_the_demo_ends_clean_when_it_is_broken_off(workers: Path, commands: None, name: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", CLI, "lab", "demo", str(workers), "--name", name],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        start_new_session=True,
+    ) as demo:
+        assert demo.stdout is not None
+        assert any("15 pods" in line for line in demo.stdout)
+        lab = Lab.running(name)
+        demo.send_signal(signal.SIGINT)
+        demo.communicate(timeout=20)
+    assert demo.returncode == 130
+    assert all(node.init is None for node in lab.nodes.values())
+
+
+def test_a_demo_that_fails_says_what_and_ends_clean(workers: Path, commands: None, name: str) -> None:
+    workers.write_text(workers.read_text().replace("cmd: sleep 1000", 'cmd: sh -c "echo cannot; exit 1"'))
+    outcome = run_cli("demo", str(workers), "--name", name)
+    assert outcome.returncode == 1
+    assert "bgpd runs on control: the demo failed" in outcome.stderr
+    assert "cannot" in outcome.stderr
