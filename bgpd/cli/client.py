@@ -44,8 +44,8 @@ class _UnixConnection(http.client.HTTPConnection):
 class Client:
     """Asks the daemon behind one socket; a connection a question."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, timeout: float = TIMEOUT) -> None:
+        self._path, self._timeout = path, timeout
 
     def get(self, path: str, query: Mapping[str, str] | None = None, *, failing: bool = False) -> Any:
         """The answer's JSON. ``failing`` takes 503 for an answer too: that of a check that fails."""
@@ -54,7 +54,7 @@ class Client:
                 raise _refusal(response)
             return json.loads(response.read())
 
-    def post(self, path: str, body: Mapping[str, str] | None = None, *, timeout: float = TIMEOUT) -> Any:
+    def post(self, path: str, body: Mapping[str, str] | None = None, *, timeout: float | None = None) -> Any:
         """The answer's JSON."""
         with self._ask("POST", path, None, json.dumps(body or {}), timeout) as response:
             if response.status != 200:
@@ -75,28 +75,29 @@ class Client:
         path: str,
         query: Mapping[str, str] | None,
         body: str | None = None,
-        timeout: float = TIMEOUT,
+        timeout: float | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         target = f"{path}?{urlencode(query)}" if query else path
-        connection = _UnixConnection(self.path, timeout)
+        timeout = timeout or self._timeout
+        connection = _UnixConnection(self._path, timeout)
         with closing(connection):
             try:
                 connection.request(method, target, body)
                 yield connection.getresponse()
             except PermissionError:
                 raise Denied(
-                    f"no permission to talk to bgpd on {self.path}; be root or of its group"
+                    f"no permission to talk to bgpd on {self._path}; be root or of its group"
                 ) from None
             except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-                raise Unreachable(f"bgpd does not run here: nobody answers on {self.path}") from None
+                raise Unreachable(f"bgpd does not run here: nobody answers on {self._path}") from None
             except TimeoutError:
-                raise Unreachable(f"bgpd on {self.path} does not answer within {timeout:g} s") from None
+                raise Unreachable(f"bgpd on {self._path} does not answer within {timeout:g} s") from None
             except (http.client.HTTPException, ConnectionError) as error:
                 raise Unreachable(
-                    f"bgpd on {self.path} broke off its answer ({type(error).__name__})"
+                    f"bgpd on {self._path} broke off its answer ({type(error).__name__})"
                 ) from None
             except OSError as error:
-                raise Unreachable(f"cannot talk to bgpd on {self.path}: {error.strerror or error}") from None
+                raise Unreachable(f"cannot talk to bgpd on {self._path}: {error.strerror or error}") from None
 
 
 def _refusal(response: http.client.HTTPResponse) -> Refused:

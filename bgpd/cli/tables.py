@@ -199,12 +199,12 @@ class _Drawer:
         missing = "-" if head else ""
         for row in rows:
             grid.add_row(*(Text(p.text or missing, _STYLES.get(p.style, p.style)) for p in row))
-        # Only the last column gives way; where even that does not help, the terminal breaks the lines.
-        fixed = sum(
-            max([len(head[i]) if head else 0, *(len(row[i].text) for row in rows)]) + 2
-            for i in range(count - 1)
-        )
-        self._console.width = max(self._columns - table.indent, fixed + 20)
+        # Only the last column gives way. Where that would not do, nothing is cut: the terminal breaks the lines.
+        room = self._columns - table.indent
+        widths = [
+            max([len(head[i]) if head else 0, *(len(row[i].text) for row in rows)]) + 2 for i in range(count)
+        ]
+        self._console.width = room if sum(widths[:-1]) + 20 <= room else sum(widths)
         self._console.print(grid)
         return [" " * table.indent + line for line in self._taken()]
 

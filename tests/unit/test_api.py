@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
 import os
@@ -399,8 +400,6 @@ def test_a_file_that_is_no_socket_is_left_alone(directory: Path) -> None:
 def test_two_that_start_at_once(directory: Path) -> None:
     held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        import fcntl
-
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(AlreadyRunning):
             claim(directory / "api.sock")

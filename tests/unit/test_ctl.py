@@ -1,0 +1,625 @@
+"""bgpctl against a served ``FakeViews``: what an operator reads, and what a script can rely on."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from fake_views import NOW, FakeViews
+
+from bgpd.cli import ctl, peers, screens
+from bgpd.cli.client import Client, Unreachable
+from bgpd.cli.tables import SAMPLE, Look, Table, ago, cell, lines, short_stamp
+from bgpd.model.resources import Problem
+from bgpd.model.status import Check, RouteTable, RouteView
+from bgpd.observe.api import Api
+from bgpd.observe.document import document
+from bgpd.observe.metrics import Metrics
+
+HEAVY = (
+    "aiohttp",
+    "exabgp",
+    "netaddr",
+    "pydantic",
+    "pyroute2",
+    "prometheus_client",
+    "rich",
+    "asyncio",
+    "bgpd.model",
+)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[FakeViews, Path]]:
+    """A node that answers on a socket, from a thread with a loop of its own."""
+    views = FakeViews()
+    ready, end = threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+
+    async def serve(path: Path) -> None:
+        door = Api(views, Metrics(views), path, None)
+        await door.start()
+        ready.set()
+        await end.wait()
+        await door.stop()
+
+    with tempfile.TemporaryDirectory(prefix="bgpd") as directory:
+        path = Path(directory) / "api.sock"
+        thread = threading.Thread(target=lambda: loop.run_until_complete(serve(path)))
+        thread.start()
+        assert ready.wait(10)
+        yield views, path
+        loop.call_soon_threadsafe(end.set)
+        thread.join()
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+@pytest.fixture
+def views(served: tuple[FakeViews, Path]) -> Iterator[FakeViews]:
+    """The node's views, as they were afterwards."""
+    served[0].__init__()  # type: ignore[misc]  # the same object goes on being served
+    return served[0]
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Bgpctl = Callable[..., Result]
+
+
+@pytest.fixture
+def bgpctl(
+    views: FakeViews,
+    served: tuple[FakeViews, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Bgpctl:
+    """Runs the command in this process, on the node's day."""
+    monkeypatch.setenv("BGPCTL_SOCKET", str(served[1]))
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    monkeypatch.setattr("bgpd.cli.ctl.time.time", lambda: NOW)
+
+    def run(*argv: str) -> Result:
+        try:
+            code = ctl.main(argv)
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+def table(text: str) -> list[list[str]]:
+    """A piped table as awk's users see it: by columns two spaces apart."""
+    return [re.split(r"  +", line.strip()) for line in text.splitlines()]
+
+
+# Screens.
+
+
+def test_status(bgpctl: Bgpctl) -> None:
+    result = bgpctl("status")
+    assert result.code == 0 and result.err == ""
+    assert result.out == (
+        "bgpd 0.1.0 on worker2: ready, in sync\n"
+        "AS 64512, router id 10.0.1.31, up 2h01m since 2025-11-23T12:00:31+00:00\n"
+        "\n"
+        "✓  config     /etc/bgpd/bgpd.yaml, loaded 2h01m ago\n"
+        "✓  datastore  files: 5 BlockAffinity, 2 IPPool, 3 Node; last event 12s ago\n"
+        "✓  kernel\n"
+        "✓  speaker\n"
+        "\n"
+        "Peers   2 of 3 established, 2 update groups\n"
+        "Routes  2 announced (1 ipv4 block, 1 ipv4 borrowed)\n"
+        "        last change 5m00s ago\n"
+        "\n"
+        "FAMILY  OWN  LEARNED  PATHS  KERNEL  WANTED  PENDING  DRIFT  REPAIRED  CONFLICTS  COMPARED\n"
+        "ipv4      2        3      4       4       5        1      0         2          1  21s ago\n"
+        "ipv6      0        0      0       0       0        0      0         0          0  22s ago\n"
+        "\n"
+        "Problems (2)\n"
+        "  pools.yaml: IPPool broken: spec.cidr: '10.48.0.0/240' is not a prefix\n"
+        "  kernel ipv4: 10.48.2.0/29: in our way is proto static via 10.0.1.1 dev ens5\n"
+    )
+
+
+def test_status_of_a_node_that_is_not_ready(bgpctl: Bgpctl, views: FakeViews) -> None:
+    views.ready_now[1] = Check("datastore", False, "/etc/bgpd/resources is missing")
+    result = bgpctl("status")
+    assert result.code == 1
+    assert result.out.startswith("bgpd 0.1.0 on worker2: not ready")
+    assert "✗  datastore  /etc/bgpd/resources is missing (files: " in result.out
+
+
+def test_status_of_a_node_that_has_just_started(views: FakeViews) -> None:
+    early = replace(
+        views.status(),
+        asn=None,
+        router_id="",
+        in_sync=False,
+        fib={},
+        routes_desired={},
+        routes_advertised={},
+        last_routes_change=None,
+        problems=(),
+        netlink_overruns=3,
+        event_loop_lag=2.5,
+    )
+    text = "\n".join(lines(screens.status(document(early), Look(NOW)), terminal=False))
+    assert "not yet in sync: old routes are kept" in text
+    assert "AS unknown, router id unknown" in text
+    assert "nothing of our own to announce" in text
+    assert "dropped notifications 3 times" in text and "held for 2.5 s" in text
+
+
+@pytest.mark.parametrize(
+    ("told", "up", "words"),
+    [
+        (1, 2, "1 of 2 told to every peer"),
+        (2, 2, "2 announced"),
+        (2, 0, "2 to announce (1 ipv4 block, 1 ipv4 borrowed), and nobody"),
+    ],
+)
+def test_status_says_whether_peers_were_told(views: FakeViews, told: int, up: int, words: str) -> None:
+    status = replace(views.status(), routes_advertised={("block", "ipv4"): told}, peers_up=up)
+    assert words in "\n".join(lines(screens.status(document(status), Look(NOW)), terminal=False))
+
+
+def test_peers(bgpctl: Bgpctl) -> None:
+    result = bgpctl("peers")
+    assert result.code == 0
+    rows = table(result.out)
+    assert " ".join(rows[0]) == "PEER ADDRESS AS TYPE STATE FOR SINCE FAMILY RX ACC TX FLAPS LAST-ERROR"
+    first = "Mesh_10_0_1_20 10.0.1.20 64512 mesh Established 1h02m 13:00:06 ipv4 3 2 2 1 -"
+    assert " ".join(rows[1]) == first
+    assert rows[3][4:7] == ["Active", "1m35s", "14:00:36"]
+    assert rows[3][-1] == "the peer closed the connection?[31m (Cease/2: maintenance)"
+    assert rows[4][1] == "[fd00:1::1]:1179" and rows[4][4:7] == ["Shutdown", "25h00m", "2025-11-22_13:02"]
+    assert [row[7] for row in rows[4:]] == ["ipv4", "ipv6"]
+    assert all(len(row) == len(rows[0]) for row in rows)
+
+
+def test_one_peer(bgpctl: Bgpctl) -> None:
+    assert [row[0] for row in table(bgpctl("peers", "10.0.1.30").out)] == ["PEER", "Mesh_10_0_1_30"]
+    assert bgpctl("peers", "Mesh_10_0_1_30").code == 0
+    result = bgpctl("peers", "nobody")
+    assert result.code == 4 and result.out == "" and "'nobody'" in result.err
+
+
+def test_peer_in_detail(bgpctl: Bgpctl) -> None:
+    text = bgpctl("peers", "10.0.1.33", "--detail").out
+    assert text.startswith("Mesh_10_0_1_33  Active for 1m35s, since 2025-11-23T14:00:36+00:00\n")
+    facts = {row[0]: row[1] for row in table(text)[1:]}
+    assert facts["From"] == "Node worker3 (mesh)"
+    assert facts["Local"] == "10.0.1.31 AS 64512, dials"
+    assert facts["Capabilities"].startswith("ipv4 unicast, 4-octet AS")
+    assert facts["Notifications"] == "received 6/2 Cease: administrative shutdown x1"
+    assert "Restart" not in facts
+    text = bgpctl("peers", "--detail").out
+    assert text.count("\n\n") == 3
+    assert text.count("Restart ") == 1 and "stale routes are kept until the peer is back" in text
+    assert "7 prefixes wait for the peer to read" in text
+    assert "0 received, at most 1000, 0 accepted" in text
+
+
+@pytest.mark.parametrize(
+    ("code", "subcode", "words"),
+    [
+        (6, 2, "6/2 Cease: administrative shutdown"),
+        (6, 9, "6/9 Cease: hard reset"),
+        (4, 0, "4/0 Hold Timer Expired"),
+        (2, 5, "2/5 OPEN Message Error"),
+        (2, 7, "2/7 OPEN Message Error: unsupported capability"),
+        (3, 11, "3/11 UPDATE Message Error: malformed AS_PATH"),
+        (99, 1, "99/1 unknown"),
+    ],
+)
+def test_notifications_in_words(code: int, subcode: int, words: str) -> None:
+    assert peers.notification_words(code, subcode) == words
+
+
+def test_routes(bgpctl: Bgpctl) -> None:
+    result = bgpctl("routes", "in")
+    assert result.code == 0
+    rows = table(result.out)
+    assert rows[0][:3] == ["PREFIX", "NEXT-HOP", "PEER"]
+    assert rows[1][:4] == [">", "10.48.0.128/26", "10.0.1.20", "Mesh_10_0_1_20"]
+    assert rows[2][0] == "-" and rows[2][-1] == "hidden: it is the connected subnet of ens5"
+    assert rows[3][0] == ">s" and "65001,65002" in rows[3] and "65000:100,no-export" in rows[3]
+    # Without a word it is the Loc-RIB; what no row has is no column.
+    assert bgpctl("routes").out == (
+        "   PREFIX          NEXT-HOP   PEER            KIND   DETAIL\n"
+        ">  10.48.0.0/26    -          -               block  BlockAffinity worker2-10-48-0-0-26\n"
+        ">  10.48.0.128/26  10.0.1.20  Mesh_10_0_1_20  bgp    -\n"
+        ">  10.48.0.40/32   10.0.1.30  Mesh_10_0_1_30  bgp    -\n"
+    )
+    assert bgpctl("routes", "fib").out == (
+        "   PREFIX          TYPE       ROUTE\n"
+        "✓  10.48.0.0/26    blackhole  -\n"
+        "✓  10.48.0.128/26  unicast    via 10.0.1.20 dev ens5\n"
+        "✗  10.48.2.0/29    unicast    not in the kernel: in the way is proto static\n"
+    )
+
+
+def test_routes_of_a_prefix_an_address_and_a_peer(bgpctl: Bgpctl) -> None:
+    def prefixes(*argv: str) -> list[str]:
+        return [row[1] for row in table(bgpctl("routes", *argv).out)[1:]]
+
+    assert prefixes("10.48.0.128/26") == ["10.48.0.128/26"]
+    assert prefixes("10.48.0.40") == ["10.48.0.40/32", "10.48.0.0/26"]
+    assert prefixes("rib", "10.48.0.0/24", "--longer") == ["10.48.0.0/26", "10.48.0.128/26", "10.48.0.40/32"]
+    assert prefixes("in", "--peer", "10.0.1.30") == ["192.0.2.0/24", "fd00:48::/122"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (("routes", "in", "9.9.9.0/24"), 4, "table in has no route for 9.9.9.0/24"),
+        (("routes", "--peer", "nobody"), 4, "'nobody'"),
+        (("routes", "10.48.0.0/99"), 2, "'10.48.0.0/99' is not a prefix"),
+        (("routes", "all"), 2, "'all' is not an IPv4 or IPv6 address"),
+        (("routes", "in", "10.0.0.0/8", "x"), 2, "one word too many"),
+        (("routes", "in", "--longer"), 2, "--longer wants a prefix"),
+        (("routes", "10.48.0.1", "--longer"), 2, "--longer wants a prefix"),
+        (("why", "ten"), 2, "'ten' is not a prefix"),
+        (("why", "203.0.113.1"), 4, "nothing is known of 203.0.113.1"),
+        (("health", "fine"), 2, "invalid choice"),
+        (("peer", "delete", "x"), 2, "invalid choice"),
+        (("peer", "soft-in", "10.0.1.30", "-m", "hello"), 2, "only a shutdown and a reset"),
+        (("peer", "reset", "nobody"), 4, "'nobody'"),
+        (("peer", "shutdown", "10.0.1.30", "-m", "x" * 256), 2, "longer than 255 octets"),
+        (("status", "--watch", "soon"), 2, "'soon' is not a number of seconds"),
+        (("status", "-o", "yaml"), 2, "invalid choice"),
+        ((), 2, "required"),
+    ],
+)
+def test_what_cannot_be_answered(bgpctl: Bgpctl, argv: tuple[str, ...], code: int, words: str) -> None:
+    result = bgpctl(*argv)
+    assert result.code == code
+    assert words in result.err and "Traceback" not in result.err
+
+
+def test_blocks(bgpctl: Bgpctl) -> None:
+    rows = table(bgpctl("blocks").out)
+    assert rows[1] == [
+        *("10.48.0.0/26", "default", "worker2", "confirmed", "10/64", "yes", "yes"),
+        *("10.48.0.40 by worker1 (default/web-9)", "-"),
+    ]
+    assert rows[2][4:] == ["0/8", "no", "no", "-", "its affinity is pending"]
+
+
+def test_why(bgpctl: Bgpctl) -> None:
+    assert bgpctl("why", "10.48.0.128/26").out == (
+        "10.48.0.128/26: learned from Mesh_10_0_1_20\n"
+        "  ✓  heard     Mesh_10_0_1_20: next hop 10.0.1.20, AS path (empty)\n"
+        "  ✓  decision  best: Mesh_10_0_1_20, the only path\n"
+        "  ✓  next hop  10.0.1.20: via 10.0.1.20 dev ens5\n"
+        "  ✓  kernel    10.48.0.128/26 via 10.0.1.20 dev ens5 proto bird: installed\n"
+        "  ✗  export    not told to Mesh_10_0_1_30: learned from an internal peer\n"
+    )
+
+
+def test_why_says_a_stage_once() -> None:
+    steps = [
+        {"stage": "decision", "text": "two share", "ok": True},
+        {"stage": "decision", "text": "best: a", "ok": True},
+        {"stage": "kernel", "text": "installed", "ok": True},
+    ]
+    found = {"explanations": [{"prefix": "10.0.0.0/8", "verdict": "v", "steps": steps}] * 2}
+    text = list(lines(screens.why(found, Look(NOW)), terminal=False))
+    assert text[:4] == [
+        "10.0.0.0/8: v",
+        "  ✓  decision  two share",
+        "  ✓            best: a",
+        "  ✓  kernel    installed",
+    ]
+    assert text[4] == "" and len(text) == 9
+
+
+def test_health(bgpctl: Bgpctl, views: FakeViews) -> None:
+    assert bgpctl("health") == (0, "✓ config\n✓ datastore\n✓ kernel\n✓ speaker\nready\n", "")
+    assert bgpctl("health", "live").out.endswith("live\n")
+    views.ready_now = [Check("datastore", False, "gone")]
+    assert bgpctl("health", "ready") == (1, "✗ datastore: gone\nnot ready\n", "")
+
+
+def test_reload(bgpctl: Bgpctl, views: FakeViews) -> None:
+    assert bgpctl("reload") == (0, "changed: bgp\n", "")
+    views.refuse_reload = (Problem("bgpd.yaml", "bgp.port", "expected a whole number"),)
+    result = bgpctl("reload")
+    assert result.code == 1 and result.out == ""
+    assert result.err == (
+        "bgpctl: the configuration was not taken\n  bgpd.yaml: bgp.port: expected a whole number\n"
+    )
+
+
+def test_peer_actions(bgpctl: Bgpctl, views: FakeViews) -> None:
+    for action in ("shutdown", "enable", "reset", "soft-in", "soft-out"):
+        assert bgpctl("peer", action, "10.0.1.30") == (0, f"Mesh_10_0_1_30: {action}\n", "")
+    assert bgpctl("peer", "shutdown", "10.0.1.30", "-m", "rack move").code == 0
+    assert views.asked[-1] == ("shutdown", "Mesh_10_0_1_30", "rack move")
+    assert len(views.asked) == 6
+
+
+def test_version_and_metrics(bgpctl: Bgpctl) -> None:
+    assert bgpctl("version").out.splitlines()[1] == "bgpd   0.1.0 on worker2"
+    assert bgpctl("--version").out.startswith("bgpctl ")
+    result = bgpctl("metrics")
+    assert result.code == 0 and "bgpd_ready 1.0\n" in result.out
+
+
+# JSON.
+
+
+@pytest.mark.parametrize(
+    ("argv", "key"),
+    [
+        (("status",), "node"),
+        (("peers",), "peers"),
+        (("routes", "in"), "routes"),
+        (("routes", "in", "9.9.9.0/24"), "routes"),
+        (("blocks",), "blocks"),
+        (("why", "10.48.0.128/26"), "explanations"),
+        (("health",), "checks"),
+        (("reload",), "message"),
+        (("peer", "soft-in", "10.0.1.30"), "message"),
+        (("version",), "bgpd"),
+    ],
+)
+def test_json_everywhere(bgpctl: Bgpctl, argv: tuple[str, ...], key: str) -> None:
+    after, before = bgpctl(*argv, "-o", "json"), bgpctl("-o", "json", *argv)
+    assert after.out == before.out and after.code == before.code
+    found = json.loads(after.out)
+    assert found["schema_version"] == 1 and key in found
+    if "9.9.9.0/24" in argv:
+        assert found["routes"] == [] and after.code == 4
+
+
+# Without a daemon.
+
+
+@pytest.mark.parametrize("argv", [("status",), ("routes",), ("reload",), ("version",), ("metrics",)])
+def test_no_daemon(bgpctl: Bgpctl, tmp_path: Path, argv: tuple[str, ...]) -> None:
+    result = bgpctl("--socket", str(tmp_path / "none"), *argv)
+    assert result.code == 3
+    assert "bgpd does not run here" in result.err and str(tmp_path) in result.err
+    assert result.out == ("bgpctl 0.1.0\n" if argv == ("version",) else "")
+
+
+def test_no_permission(bgpctl: Bgpctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("bgpd.cli.client.socket.socket.connect", denied)
+    result = bgpctl("status")
+    assert result.code == 5 and "no permission" in result.err
+
+
+def test_a_daemon_that_does_not_answer() -> None:
+    with tempfile.TemporaryDirectory(prefix="bgpd") as directory, socket.socket(socket.AF_UNIX) as stuck:
+        stuck.bind(f"{directory}/s")
+        stuck.listen()
+        with pytest.raises(Unreachable, match=r"does not answer within 0\.05 s"):
+            Client(f"{directory}/s", timeout=0.05).get("/v1/status")
+
+
+@pytest.mark.parametrize("output", ["table", "json"])
+def test_an_answer_cut_short_is_said(
+    bgpctl: Bgpctl, views: FakeViews, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    def routes(
+        table: RouteTable, prefix: str | None, peer: str | None, longer: bool = False
+    ) -> Iterator[RouteView]:
+        for i in range(20_000):
+            yield RouteView(f"10.0.{i >> 8}.{i & 255}/32", "ipv4", kind="bgp")
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(views, "routes", routes)
+    result = bgpctl("routes", "-o", output)
+    assert result.code == 3 and "broke off" in result.err
+
+
+def test_a_long_table_is_streamed(bgpctl: Bgpctl, views: FakeViews) -> None:
+    row = views.routes_now["rib"][1]
+    count = SAMPLE + 500
+    views.routes_now["rib"] = tuple(replace(row, prefix=f"10.1.{i >> 8}.{i & 255}/32") for i in range(count))
+    text = bgpctl("routes").out.splitlines()
+    assert len(text) == count + 1
+    assert text[0].split()[:2] == ["PREFIX", "NEXT-HOP"]
+    assert len({line.index("10.0.1.20") for line in text[1:]}) == 1
+
+
+# A process of its own.
+
+
+def environment(served: tuple[FakeViews, Path], **more: str) -> dict[str, str]:
+    root = str(Path(ctl.__file__).parents[2])
+    return {**os.environ, "PYTHONPATH": root, "BGPCTL_SOCKET": str(served[1]), **more}
+
+
+def test_starts_without_the_daemons_libraries() -> None:
+    code = (
+        "import sys; from bgpd.cli.ctl import main; main(['--socket', '/nowhere', 'health']);"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    root = str(Path(ctl.__file__).parents[2])
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    assert run.stdout == "[]\n"
+
+
+def test_a_broken_pipe_is_no_traceback(views: FakeViews, served: tuple[FakeViews, Path]) -> None:
+    row = views.routes_now["rib"][1]
+    views.routes_now["rib"] = tuple(replace(row, prefix=f"10.1.{i >> 8}.{i & 255}/32") for i in range(20_000))
+    run = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m bgpd.cli.ctl routes | head -n 2; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        env=environment(served),
+        check=False,
+    )
+    assert run.stderr == "" and len(run.stdout.splitlines()) == 2
+    assert run.returncode == 141
+
+
+def on_a_terminal(
+    argv: list[str], env: dict[str, str], until: bytes = b"", columns: int = 120
+) -> tuple[int, str]:
+    """Runs bgpctl on a terminal of its own; with ``until``, interrupts it once that was shown."""
+    import fcntl
+    import struct
+    import termios
+
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 20, columns, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bgpd.cli.ctl", *argv], stdin=side, stdout=side, stderr=side, env=env
+    )
+    os.close(side)
+    shown, deadline, asked = b"", time.monotonic() + 20, False
+    while time.monotonic() < deadline:
+        if select.select([main], [], [], 0.1)[0]:
+            try:
+                shown += os.read(main, 65536)
+            except OSError:
+                break
+        if until and not asked and until in shown:
+            process.send_signal(signal.SIGINT)
+            asked = True
+    os.close(main)
+    return process.wait(10), shown.decode()
+
+
+def test_a_terminal_has_colours_and_nothing_of_a_key_is_cut(
+    views: FakeViews, served: tuple[FakeViews, Path]
+) -> None:
+    for columns in (60, 200):
+        code, text = on_a_terminal(
+            ["peers"], environment(served, TERM="xterm-256color", NO_COLOR=""), columns=columns
+        )
+        assert code == 0
+        assert "\x1b[32mEstablished" in text and "Global_fd00_1__1_port_1179" in text
+        assert "[fd00:1::1]:1179" in text
+        assert "\x1b[31m (Cease" not in text
+
+
+def test_no_color_and_dumb_terminals(views: FakeViews, served: tuple[FakeViews, Path]) -> None:
+    _, text = on_a_terminal(["status"], environment(served, TERM="xterm-256color", NO_COLOR="1"))
+    assert "ready" in text and "\x1b[3" not in text
+    _, text = on_a_terminal(["status"], environment(served, TERM="dumb"))
+    assert "ready" in text and "\x1b" not in text
+
+
+def test_marks_of_a_terminal_that_has_none(views: FakeViews, served: tuple[FakeViews, Path]) -> None:
+    _, text = on_a_terminal(["health"], environment(served, TERM="dumb", PYTHONIOENCODING="latin-1"))
+    assert text.splitlines()[0] == "+ config"
+    _, text = on_a_terminal(["health"], environment(served, TERM="linux", NO_COLOR="1"))
+    assert "+ config" in re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_watch_on_a_terminal(views: FakeViews, served: tuple[FakeViews, Path]) -> None:
+    code, text = on_a_terminal(
+        ["status", "--watch=0.1"],
+        environment(served, TERM="xterm-256color"),
+        until=b"Every 0.1s: bgpctl status",
+    )
+    assert code == 0 and "Traceback" not in text
+    assert text.startswith("\x1b[?1049h") and text.endswith("\x1b[?1049l")
+
+
+def test_watch_into_a_pipe_outlives_the_daemon(served: tuple[FakeViews, Path], tmp_path: Path) -> None:
+    def watched(path: Path) -> tuple[list[str], str, int]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bgpd.cli.ctl", "status", "--watch", "0.1", "-o", "json"],
+            env=environment(served) | {"BGPCTL_SOCKET": str(path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None and process.stderr is not None
+        with process:
+            if path.exists():
+                got = [process.stdout.readline() for _ in range(3)], ""
+            else:
+                got = [], "".join(process.stderr.readline() for _ in range(3))
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=10)
+        return *got, process.returncode
+
+    documents, _, code = watched(served[1])
+    assert [json.loads(line)["node"] for line in documents] == ["worker2"] * 3 and code == 0
+    _, complaints, code = watched(tmp_path / "none")
+    assert complaints.count("bgpd does not run here") == 3 and code == 0
+
+
+# Words.
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-3, "0s"),
+        (0.9, "0s"),
+        (59, "59s"),
+        (192, "3m12s"),
+        (3725, "1h02m"),
+        (90_000, "25h00m"),
+        (273_600, "3d04h"),
+    ],
+)
+def test_ago(seconds: float, text: str) -> None:
+    assert ago(seconds) == text
+
+
+def test_short_stamp_has_the_date_only_when_it_is_another() -> None:
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", short_stamp(NOW, NOW))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d:\d\d", short_stamp(NOW - 200_000, NOW))
+
+
+def test_tables_without_rows() -> None:
+    assert list(lines([Table(("A", "B"), [])], terminal=False)) == ["A  B"]
+    assert list(lines([Table((), [])], terminal=False)) == []
+    assert len(list(lines([Table(("A", "B"), []), Table((), [])], terminal=True))) == 1
+
+
+def test_cells_cannot_drive_the_terminal() -> None:
+    assert cell("a\x1b[2Jb\nc\x9bd").text == "a?[2Jb?c?d"
+    assert cell(None).text == "" and cell(0).text == "0"
+
+
+def test_help_has_examples_and_exit_codes(bgpctl: Bgpctl) -> None:
+    text = bgpctl("--help").out
+    assert "bgpctl why 10.48.0.40" in text and "3 the daemon does not answer" in text
+    assert "in: what peers announce" in bgpctl("routes", "--help").out
+
+
+def test_output_that_cannot_be_encoded_does_not_fail(
+    bgpctl: Bgpctl, views: FakeViews, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views.peers_now = [replace(views.peers_now[0], last_error="Gerät entfernt")]
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert ctl.main(["peers"]) == 0
+    stream.flush()
+    assert b"Ger?t entfernt" in stream.buffer.getvalue()  # type: ignore[attr-defined]
