@@ -1,0 +1,337 @@
+"""Our routes of one family in the kernel: read whole, written in batches, followed by events. A ``Target``.
+
+Ours is what has ``proto bird`` in table main, is unicast or a blackhole, and has no TOS; its key is prefix and metric
+(house rule 6). The kernel's ways that ``fib`` and ``writer`` know:
+
+- ``NLM_F_REPLACE`` takes over the first route of a key, whoever's it is. So a key that we do not hold is made
+  exclusively, and one is replaced only where we alone hold it. Where another's route shares an IPv4 key, ours is
+  deleted by protocol and old next hop and appended; an IPv6 route would merge with the other into one multipath, so
+  there ours stays away until the other is gone.
+- A delete of an IPv4 route with metric 0 takes the first of any metric. Where we hold the prefix with another metric
+  too, the kernel is asked to tell which one it took.
+- The same forwarding reads in two spellings, legs in the route or a nexthop object; both become one ``Via``.
+- A batch asks for one acknowledgement, at its end; errors come unasked, and name their message.
+- An IPv6 route that another appends to ours becomes further legs of it, and only the event tells whose they are.
+
+``daemon`` drives ``read`` and ``apply`` through a ``reconcile.Reconciler``; ``door`` brings the events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from typing import Protocol, TypeVar
+
+from bgpd.kernel import rtnetlink as rt
+from bgpd.kernel.held import STRANGE, Held, Object, Spelling, meaning
+from bgpd.kernel.nexthops import DUMP_ATTEMPTS, NextHops
+from bgpd.kernel.others import Others
+from bgpd.kernel.rtnetlink import Body
+from bgpd.kernel.sockets import Commands, Interrupted, dump
+from bgpd.kernel.writer import ObjectsMode, Writer
+from bgpd.model.prefix import Family, Prefix
+from bgpd.model.route import FibKey, Forwarding, Via
+
+T = TypeVar("T")
+
+_ATTEMPTS = 3
+_SLICE = 4096
+
+
+class Surroundings(Protocol):
+    """What a Fib tells, and asks, the door it is part of."""
+
+    def describe(self, body: Body) -> str:
+        """Another's route in words."""
+        ...
+
+    def ours_changed(self, family: Family, keys: Iterable[FibKey]) -> None:
+        """These are held otherwise than before, by no order of ours; or a conflict there is gone."""
+        ...
+
+    def others_changed(self, family: Family, prefixes: set[Prefix]) -> None:
+        """A whole reading found others' routes of these prefixes to be different."""
+        ...
+
+    def suspect(self, family: Family, cause: str) -> None:
+        """What is held can no longer be followed by events: it must be read."""
+        ...
+
+    async def collect(self) -> None:
+        """A whole reading is done: unused nexthop objects may go."""
+        ...
+
+
+class Fib:
+    """One family."""
+
+    def __init__(
+        self,
+        family: Family,
+        commands: Commands,
+        nexthops: NextHops,
+        others: Others,
+        door: Surroundings,
+        objects: ObjectsMode,
+        groups: bool,
+    ) -> None:
+        self.family = family
+        self.conflicts: dict[FibKey, str] = {}
+        """Whose route has a key that we hold or tried to write, in words."""
+        self.held = Held(nexthops)
+        self.synced = False
+        """Whether a whole reading was made."""
+        self._nexthops, self._others, self._door = nexthops, others, door
+        self._writer = Writer(
+            family, commands, nexthops, self.held, others, self.conflicts, door.describe, objects, groups
+        )
+        self.operations, self.errors = self._writer.operations, self._writer.errors
+        """For ``FibStatus``: (``put`` or ``delete``, ``ok`` or ``error``), and (operation, errno name) -> count."""
+        self._fresh = False
+        self._writing: frozenset[FibKey] | set[FibKey] = frozenset()
+        self._touched: tuple[set[FibKey], set[Prefix]] | None = None
+        self._reader = rt.RouteReader()
+        self._lock = asyncio.Lock()
+
+    @property
+    def distinct(self) -> int:
+        """Distinct next hops of our routes."""
+        return len(self.held.uses)
+
+    @property
+    def nexthop_objects(self) -> int:
+        """Objects of ours in the kernel, for this family."""
+        return len(self.held.by_id)
+
+    # Reading.
+
+    async def start(self) -> None:
+        """The first whole reading; the next ``read`` gives it."""
+        async with self._lock:
+            await self._sync()
+            self._fresh = True
+
+    async def read(self) -> dict[FibKey, Forwarding]:
+        """All routes of ours, now. Gives up the loop every few milliseconds; ``OSError`` where the kernel refuses."""
+        async with self._lock:
+            if not self._fresh:
+                await self._sync()
+            self._fresh = False
+            result: dict[FibKey, Forwarding] = {}
+            async for part in _slices(list(self.held.routes.items())):
+                for key, spelling in part:
+                    result[key] = meaning(spelling)
+        await self._door.collect()
+        return result
+
+    async def _sync(self) -> None:
+        """Reads table main: ours into ``held``, the others' into ``Others``; tells what that changes."""
+        touched, touched_prefixes = self._touched = set[FibKey](), set[Prefix]()
+        held = self.held
+        ours: dict[FibKey, Spelling] = {}
+        others: dict[Prefix, tuple[Body, ...]] = {}
+        twins: dict[FibKey, int] = {}
+        try:
+            await self._nexthops.sync()
+            held.review_objects()
+            for _ in range(DUMP_ATTEMPTS):
+                for table in (ours, others, twins):
+                    table.clear()
+                try:
+                    await self._read_table(ours, others, twins)
+                    break
+                except Interrupted:
+                    continue
+            for key in self.conflicts:
+                self._restore_merged(key, ours, others)
+            held.twins.clear()
+            held.twins.update(twins)
+            async for part in _slices(list(ours.items())):
+                for key, spelling in part:
+                    if key not in touched and (type(spelling) is Object or spelling != held.routes.get(key)):
+                        held.hold(key, spelling)
+            async for keys in _slices(list(held.routes)):
+                for key in keys:
+                    if key not in ours and key not in touched:
+                        held.release(key)
+        finally:
+            self._touched = None
+        for prefix in touched_prefixes:
+            if routes := self._others.routes(prefix):
+                others[prefix] = routes
+            else:
+                others.pop(prefix, None)
+        changed = self._others.replace(others)
+        held.review_used()
+        self.synced, self._writer.unsure = True, False
+        self._review_conflicts(changed)
+        if changed:
+            self._door.others_changed(self.family, changed)
+
+    async def _read_table(
+        self,
+        ours: dict[FibKey, Spelling],
+        others: dict[Prefix, tuple[Body, ...]],
+        twins: dict[FibKey, int],
+    ) -> None:
+        spellings: dict[int, Spelling] = {}
+        bodies: list[Body] = []  # keeps the ids in ``spellings`` those of living objects
+        read, family = self._reader.read, self.family
+        async for data in dump(rt.GETROUTE, family.af):
+            for message in rt.messages(data):
+                if message.type != rt.NEWROUTE:
+                    continue
+                parsed = read(data, message)
+                if parsed is None or parsed[0] is not family:
+                    continue
+                _, prefix, body = parsed
+                spelling = spellings.get(id(body))
+                if spelling is None:
+                    if body.table != rt.TABLE_MAIN:
+                        continue
+                    if not is_ours(body):
+                        others[prefix] = (*others.get(prefix, ()), body)
+                        continue
+                    spelling = spellings[id(body)] = self.held.spelling(body)
+                    bodies.append(body)
+                key = (prefix, body.metric)
+                if key in ours:
+                    twins[key] = twins.get(key, 0) + 1
+                    spelling = STRANGE
+                ours[key] = spelling
+
+    def _restore_merged(
+        self, key: FibKey, ours: dict[FibKey, Spelling], others: dict[Prefix, tuple[Body, ...]]
+    ) -> None:
+        """Takes the legs that another appended to an IPv6 route of ours out of it."""
+        other, spelling = self._others.at(key), ours.get(key)
+        if self.family is Family.IPV4 or other is None or not isinstance(spelling, Via):
+            return
+        rest = tuple(hop for hop in spelling.hops if hop not in other.hops)
+        if rest and len(rest) < len(spelling.hops):
+            ours[key] = self.held.canonical(Via(rest))
+            others[key[0]] = (*others.get(key[0], ()), other)
+
+    def _review_conflicts(self, prefixes: set[Prefix]) -> None:
+        """After a whole reading: conflicts that are gone are told, so that their keys are tried again at once."""
+        freed = [key for key in self.conflicts if self._others.at(key) is None]
+        for key in freed:
+            del self.conflicts[key]
+        for prefix in prefixes:
+            for body in self._others.routes(prefix):
+                if not body.tos and (prefix, body.metric) in self.held.routes:
+                    self.conflicts[prefix, body.metric] = self._door.describe(body)
+        if freed:
+            self._door.ours_changed(self.family, freed)
+
+    # Writing.
+
+    async def apply(
+        self, puts: Mapping[FibKey, Forwarding], deletes: Iterable[FibKey]
+    ) -> Mapping[FibKey, Exception]:
+        """Puts, then deletes. Returns the keys that failed, each with why: a ``Conflict`` or a ``Refusal``."""
+        errors: dict[FibKey, Exception] = {}
+        deletes = tuple(deletes)
+        async with self._lock:
+            self._writing = {*puts, *deletes}
+            try:
+                left = puts
+                for _ in range(_ATTEMPTS):
+                    if self._writer.unsure:
+                        await self._sync()
+                    left = await self._writer.put(left, errors)
+                    if not left:
+                        break
+                await self._writer.delete(deletes, errors)
+            finally:
+                self._writing = frozenset()
+        return errors
+
+    async def remove_all(self) -> int:
+        """Removes all routes and nexthop objects of ours. How many routes; ``OSError`` for the first that stays."""
+        keys = list(await self.read())
+        for error in (await self.apply({}, keys)).values():
+            raise error
+        self.held.review_used()
+        await self._door.collect()
+        return len(keys)
+
+    # Events, all of other ports than our own.
+
+    def ours_event(self, message_type: int, flags: int, prefix: Prefix, body: Body) -> FibKey | None:
+        """Somebody wrote or removed a route of ours. Returns the key that is held otherwise now."""
+        key = (prefix, body.metric)
+        self._touch(key)
+        held = self.held
+        old = held.routes.get(key)
+        if message_type == rt.DELROUTE:
+            if old is None:
+                return None
+            if key in held.twins:
+                self._door.suspect(self.family, "one of two routes of one key was removed")
+            via = meaning(old)
+            if self.family is Family.IPV6 and isinstance(via, Via) and body.hops:
+                rest = tuple(hop for hop in via.hops if hop not in body.hops)
+                if rest and len(rest) < len(via.hops):
+                    held.hold(key, held.canonical(Via(rest)))
+                    return key
+            held.release(key)
+            return key
+        shared = self._others.at(key) is not None
+        if shared or (old is not None and not flags & rt.F_REPLACE):
+            self._door.suspect(self.family, "two routes have one key")
+            if shared:
+                return None
+        held.hold(key, held.spelling(body))
+        return key
+
+    def others_event(self, message_type: int, flags: int, prefix: Prefix, body: Body) -> FibKey | None:
+        """Another owner's route came or went. Returns the key of ours that is held otherwise now, or is free now."""
+        key = (prefix, body.metric)
+        others, held = self._others, self.held
+        if self._touched is not None:
+            self._touched[1].add(prefix)
+        if message_type == rt.DELROUTE:
+            others.remove(prefix, body)
+            if key in self.conflicts and others.at(key) is None:
+                del self.conflicts[key]
+                return key
+            return None
+        old = held.routes.get(key) if not body.tos else None
+        if old is None:
+            others.put(prefix, body, flags)
+            if key in self.conflicts:
+                self.conflicts[key] = self._door.describe(body)
+            return None
+        if flags & rt.F_REPLACE:
+            if others.at(key) is None:  # it took ours over
+                self._touch(key)
+                held.release(key)
+                others.put(prefix, body, flags)
+                self.conflicts[key] = self._door.describe(body)
+                return key
+            self._door.suspect(self.family, "a route of a key that we share was replaced")
+        via = meaning(old)
+        if self.family is Family.IPV6 and isinstance(via, Via):  # merged with ours: the rest is theirs
+            body = body._replace(hops=tuple(hop for hop in body.hops if hop not in via.hops))
+        others.put(prefix, body, flags)
+        self.conflicts[key] = self._door.describe(body)
+        return None
+
+    def _touch(self, key: FibKey) -> None:
+        if self._touched is not None:
+            self._touched[0].add(key)
+        if key in self._writing:
+            self._door.suspect(self.family, "a route was changed while it was written")
+
+
+def is_ours(body: Body) -> bool:
+    """Whether a route of table main is ours."""
+    return body.protocol == rt.PROTO_BIRD and body.type in (rt.UNICAST, rt.BLACKHOLE_TYPE) and not body.tos
+
+
+async def _slices(items: list[T]) -> AsyncIterator[list[T]]:
+    """The items in parts; the event loop gets a turn between them."""
+    for first in range(0, len(items), _SLICE):
+        yield items[first : first + _SLICE]
+        await asyncio.sleep(0)

@@ -1,0 +1,173 @@
+"""What we hold of one family: each route of ours and how it is spelled in the kernel, and what those spellings share.
+
+``fib`` fills it from readings and events, ``writer`` from what the kernel accepted. It knows distinct next hops, the
+links our routes lead over, and our nexthop objects, so that no question of those needs a walk through all routes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from bgpd.kernel import rtnetlink as rt
+from bgpd.kernel.nexthops import NextHops
+from bgpd.model.route import BLACKHOLE, Blackhole, FibKey, Forwarding, Hop, Via
+
+STRANGE = Via((Hop(None, 0),))
+"""A route of ours in a spelling that we never write (weights, metrics, two of one key): equal to nothing wanted."""
+
+
+class Object:
+    """A nexthop object of ours. Compared by identity."""
+
+    __slots__ = ("attempt", "failure", "id", "parts", "stale", "via")
+
+    def __init__(self, number: int, via: Via, parts: tuple[Object, ...] = (), attempt: int = 0) -> None:
+        self.id, self.via = number, via
+        self.parts = parts
+        """Of a group."""
+        self.attempt = attempt
+        """The write that made it; 0 for one that was found."""
+        self.failure: rt.Refusal | None = None
+        """Why the kernel did not make it."""
+        self.stale = False
+        """It (or a part of it) had gone without notice, or its id was another's: worth another try under a new id."""
+
+
+Spelling = Via | Blackhole | Object
+"""How a route of ours is written: legs in the route, nothing, or over an object."""
+
+
+def meaning(spelling: Spelling) -> Forwarding:
+    """The forwarding, whichever way it is spelled."""
+    return spelling.via if isinstance(spelling, Object) else spelling
+
+
+class Held:
+    """Routes of ours by key."""
+
+    def __init__(self, nexthops: NextHops) -> None:
+        self.routes: dict[FibKey, Spelling] = {}
+        self.twins: dict[FibKey, int] = {}
+        """Keys that several routes of ours have, and how many more than one."""
+        self.uses: dict[Via, list[int]] = {}
+        """Distinct next hops, each with the number of its routes (a list of one, so that it can be counted)."""
+        self.metrics: Counter[int] = Counter()
+        self.objects: dict[Via, Object] = {}
+        """To write new routes over."""
+        self.by_id: dict[int, Object] = {}
+        self.used_ids: set[int] = set()
+        """Objects that routes of ours may be over; exact after a whole reading."""
+        self._nexthops = nexthops
+        self._vias: dict[Via, Via] = {}
+        self._links: Counter[int] = Counter()
+
+    def hold(self, key: FibKey, spelling: Spelling) -> None:
+        """The kernel has this route."""
+        old = self.routes.get(key)
+        if old is spelling:
+            return
+        if old is None:
+            self.metrics[key[1]] += 1
+        self.routes[key] = spelling
+        if not isinstance(spelling, Blackhole):
+            via = spelling.via if isinstance(spelling, Object) else spelling
+            uses = self.uses.get(via)
+            if uses is not None:
+                uses[0] += 1
+            else:
+                self.uses[via] = [1]
+                self._vias[via] = via
+                for ifindex in {hop.ifindex for hop in via.hops}:
+                    self._links[ifindex] += 1
+        if old is not None:
+            self._unuse(old)
+
+    def release(self, key: FibKey) -> None:
+        """The kernel does not have this route."""
+        old = self.routes.pop(key, None)
+        if old is not None:
+            self.metrics[key[1]] -= 1
+            self._unuse(old)
+
+    def _unuse(self, spelling: Spelling) -> None:
+        if isinstance(spelling, Blackhole):
+            return
+        via = spelling.via if isinstance(spelling, Object) else spelling
+        uses = self.uses[via]
+        uses[0] -= 1
+        if not uses[0]:
+            del self.uses[via], self._vias[via]
+            for ifindex in {hop.ifindex for hop in via.hops}:
+                self._links[ifindex] -= 1
+
+    def over(self, ifindex: int) -> bool:
+        """Whether a route of ours leads over a link."""
+        return self._links[ifindex] > 0
+
+    def forwarding(self, key: FibKey) -> Forwarding | None:
+        """What we hold at a key."""
+        spelling = self.routes.get(key)
+        return None if spelling is None else meaning(spelling)
+
+    def canonical(self, via: Via) -> Via:
+        """The one object of all equal forwardings."""
+        return self._vias.get(via, via)
+
+    def spelling(self, body: rt.Body) -> Spelling:
+        """How a route of ours that was read is spelled; an object of ours not yet known is adopted."""
+        if body.type == rt.BLACKHOLE_TYPE:
+            return BLACKHOLE
+        if not body.nexthop:
+            return self.canonical(Via(body.hops)) if body.plain and body.hops else STRANGE
+        if (known := self.by_id.get(body.nexthop)) is not None:
+            return known
+        forwarding = self._nexthops.forwarding(body.nexthop)
+        if forwarding is None:
+            return STRANGE
+        if isinstance(forwarding, Blackhole):
+            return BLACKHOLE
+        if not self._nexthops.is_ours(body.nexthop):
+            return self.canonical(forwarding)
+        return self._adopt(body.nexthop, self.canonical(forwarding))
+
+    def _adopt(self, number: int, via: Via) -> Object:
+        parts = []
+        for member in self._nexthops.known[number].members:
+            part = self.by_id.get(member)
+            if part is None and self._nexthops.is_ours(member):
+                forwarding = self._nexthops.forwarding(member)
+                if isinstance(forwarding, Via):
+                    part = self._adopt(member, forwarding)
+            if part is not None:
+                parts.append(part)
+        return self.register(Object(number, via, tuple(parts)))
+
+    def register(self, made: Object) -> Object:
+        """An object of ours that new routes may be written over."""
+        self.by_id[made.id] = made
+        self.objects.setdefault(made.via, made)
+        return made
+
+    def forget(self, gone: Object) -> None:
+        """No new route is written over an object."""
+        self.by_id.pop(gone.id, None)
+        if self.objects.get(gone.via) is gone:
+            del self.objects[gone.via]
+
+    def forget_ids(self, numbers: Iterable[int]) -> None:
+        """Objects that are about to be removed, or that somebody changed or removed."""
+        for number in numbers:
+            if (gone := self.by_id.get(number)) is not None:
+                self.forget(gone)
+
+    def review_objects(self) -> None:
+        """After a reading of all objects: those that are no longer what we made are no longer ours to use."""
+        for number, made in list(self.by_id.items()):
+            if not self._nexthops.is_ours(number) or self._nexthops.forwarding(number) != made.via:
+                self.forget(made)
+
+    def review_used(self) -> None:
+        """After a whole reading: only objects that have routes are used."""
+        spellings = {id(spelling): spelling for spelling in self.routes.values()}.values()
+        self.used_ids = {spelling.id for spelling in spellings if isinstance(spelling, Object)}

@@ -1,0 +1,456 @@
+"""Route netlink in octets: routes, nexthop objects, links and addresses <-> values. Pure; used by this room alone.
+
+The layouts are those of the kernel's ``rtnetlink.h``, ``nexthop.h``, ``if_link.h`` and ``if_addr.h``, in host byte
+order, addresses in network order. Tables have a hundred thousand routes, so routes are packed with one ``struct`` call
+and parsed by cutting the destination out: what is left of a message is the same for every route of one forwarding, and
+is parsed once (``RouteReader``). Links and addresses are few and are read attribute by attribute.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from bgpd.model.prefix import Address, Family, Prefix, address_text, make_prefix
+from bgpd.model.route import Hop, Via
+
+PROTO_BIRD = 12
+TABLE_MAIN = 254
+
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NEWLINK, DELLINK, GETLINK = 16, 17, 18
+NEWADDR, DELADDR, GETADDR = 20, 21, 22
+NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
+NEWNEXTHOP, DELNEXTHOP, GETNEXTHOP = 104, 105, 106
+
+F_REQUEST, F_ACK, F_ECHO, F_DUMP_INTR = 0x1, 0x4, 0x8, 0x10
+F_DUMP = 0x300
+F_REPLACE, F_EXCL, F_CREATE, F_APPEND = 0x100, 0x200, 0x400, 0x800
+
+UNICAST, BLACKHOLE_TYPE = 1, 6
+SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_NOWHERE = 0, 253, 255
+
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_MULTIPATH = 1, 4, 5, 6, 7, 8, 9
+RTA_FLOW, RTA_TABLE, RTA_VIA, RTA_ENCAP_TYPE, RTA_ENCAP, RTA_NH_ID = 11, 15, 18, 21, 22, 30
+NHA_ID, NHA_GROUP, NHA_BLACKHOLE, NHA_OIF, NHA_GATEWAY, NHA_ENCAP, NHA_FDB = 1, 2, 4, 5, 6, 8, 11
+RTNH_F_ONLINK = 4
+RTM_F_CLONED = 0x200
+
+IFF_UP, IFF_LOOPBACK, IFF_LOWER_UP = 0x1, 0x8, 0x10000
+IFLA_IFNAME, IFLA_OPERSTATE, IFLA_EXT_MASK = 3, 16, 29
+OPER_NOT_CARRYING = frozenset((1, 3, 4, 5))
+"""RFC 2863 states in which carrier alone does not mean traffic: not present, lower layer down, testing, dormant."""
+IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
+IFA_F_NOPREFIXROUTE = 0x200
+
+_HEADER = struct.Struct("=IHHII")
+_RTMSG = struct.Struct("=BBBBBBBBI")
+_ATTRIBUTE = struct.Struct("=HH")
+_U32_ATTRIBUTE = struct.Struct("=HHI")
+_ROUTE = {
+    Family.IPV4: struct.Struct("=IHHIIBBBBBBBBIHH4s"),
+    Family.IPV6: struct.Struct("=IHHIIBBBBBBBBIHH16s"),
+}
+_NEXTHOP_LEG = struct.Struct("=HBBi")
+_NHMSG = struct.Struct("=BBBBI")
+_GROUP_MEMBER = struct.Struct("=IBBH")
+_LENGTH_OCTET = tuple(bytes((length,)) for length in range(129))
+_FAMILIES = {family.af: family for family in Family}
+_TYPE_NAMES = {1: "", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw", 10: "nat"}
+_PROTOCOL_NAMES = {
+    0: "unspec", 1: "redirect", 2: "kernel", 3: "boot", 4: "static", 8: "gated", 9: "ra", 10: "mrt", 11: "zebra",
+    12: "bird", 13: "dnrouted", 14: "xorp", 15: "ntk", 16: "dhcp", 17: "mrouted", 18: "keepalived", 42: "babel",
+    84: "ovn", 99: "openr", 186: "bgp", 187: "isis", 188: "ospf", 189: "rip", 192: "eigrp",
+}  # fmt: skip
+
+
+class Message(NamedTuple):
+    """One message of a datagram: where its body lies, and whose request it answers or reports."""
+
+    type: int
+    flags: int
+    seq: int
+    port: int
+    """Who asked: the port id of a socket, 0 for the kernel itself."""
+    start: int
+    """Of the body, behind the header."""
+    end: int
+
+
+class Body(NamedTuple):
+    """A route without its prefix."""
+
+    metric: int
+    protocol: int
+    type: int
+    table: int
+    tos: int
+    hops: tuple[Hop, ...]
+    """As the message spells them; over a nexthop object possibly none."""
+    nexthop: int
+    """Id of the nexthop object, or 0."""
+    source: Address | None
+    """Preferred source address."""
+    plain: bool
+    """Nothing beyond what this package would write: no weights, metrics, realms or encapsulation."""
+
+
+class NextHop(NamedTuple):
+    """A nexthop object."""
+
+    id: int
+    protocol: int
+    hop: Hop | None
+    """Of a plain one."""
+    members: tuple[int, ...]
+    """Of a group."""
+    blackhole: bool
+    plain: bool
+    """Nothing beyond what this package would write."""
+
+
+class Link(NamedTuple):
+    """A network interface."""
+
+    ifindex: int
+    name: str
+    admin_up: bool
+    up: bool
+    """Set up and carrying traffic."""
+    loopback: bool
+
+
+class InterfaceAddress(NamedTuple):
+    """An address on an interface."""
+
+    ifindex: int
+    family: Family
+    address: Address
+    subnet: Prefix
+    """Of a point-to-point link the peer's."""
+    prefix_route: bool
+    """Whether the kernel makes the subnet's route."""
+
+
+class Refusal(OSError):
+    """The kernel's no, in its own words where it has some."""
+
+    def __init__(self, number: int, words: str = "") -> None:
+        super().__init__(number, f"{os.strerror(number)}{': ' if words else ''}{words}")
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def messages(data: bytes) -> Iterator[Message]:
+    """The messages of one datagram."""
+    offset, size = 0, len(data)
+    unpack = _HEADER.unpack_from
+    while offset + 16 <= size:
+        length, kind, flags, seq, port = unpack(data, offset)
+        if length < 16 or offset + length > size:
+            return
+        yield Message(kind, flags, seq, port, offset + 16, offset + length)
+        offset += (length + 3) & ~3
+
+
+def refusal(data: bytes, message: Message) -> Refusal | None:
+    """What an ``NLMSG_ERROR`` (or the end of a dump) says: ``None`` is an acknowledgement."""
+    code = -int.from_bytes(
+        data[message.start : message.start + 4], "little" if _LITTLE else "big", signed=True
+    )
+    if not code:
+        return None
+    words = ""
+    if message.type == NLMSG_ERROR and message.flags & 0x200:  # NLM_F_ACK_TLVS, behind the (capped) request
+        skip = 16 if message.flags & 0x100 else (_HEADER.unpack_from(data, message.start + 4)[0] + 3) & ~3
+        for kind, start, end in _attributes(data, message.start + 4 + skip, message.end):
+            if kind == 1:
+                words = data[start:end].rstrip(b"\0").decode(errors="replace")
+    return Refusal(code, words)
+
+
+def request(message_type: int, family: int = 0, flags: int = F_DUMP, seq: int = 1) -> bytes:
+    """A request for a dump (strict checking is on: the header filters, everything else is zero)."""
+    if message_type == GETROUTE:
+        body = _RTMSG.pack(family, 0, 0, 0, TABLE_MAIN, 0, 0, 0, 0)
+    elif message_type == GETLINK:
+        body = bytes(16) + _U32_ATTRIBUTE.pack(8, IFLA_EXT_MASK, 1 << 3)  # without statistics
+    elif message_type == GETADDR:
+        body = bytes(8)
+    else:
+        body = _NHMSG.pack(0, 0, 0, 0, 0)
+    return _HEADER.pack(16 + len(body), message_type, F_REQUEST | flags, seq, 0) + body
+
+
+class Tail(NamedTuple):
+    """All of a route message that the prefix does not change."""
+
+    scope: int
+    type: int
+    flags: int
+    attributes: bytes
+
+
+def route_tail(family: Family, metric: int, forwarding: Via | int | None) -> Tail:
+    """``Via``: legs in the route; an ``int``: over that nexthop object; ``None``: a blackhole."""
+    attributes = _U32_ATTRIBUTE.pack(8, RTA_PRIORITY, metric) if metric else b""
+    if forwarding is None:
+        return Tail(SCOPE_UNIVERSE, BLACKHOLE_TYPE, 0, attributes)
+    if isinstance(forwarding, int):
+        return Tail(SCOPE_UNIVERSE, UNICAST, 0, attributes + _U32_ATTRIBUTE.pack(8, RTA_NH_ID, forwarding))
+    hops = forwarding.hops
+    if len(hops) == 1:
+        hop = hops[0]
+        scope = SCOPE_LINK if hop.gateway is None and family is Family.IPV4 else SCOPE_UNIVERSE
+        attributes += _gateway(family, hop) + _U32_ATTRIBUTE.pack(8, RTA_OIF, hop.ifindex)
+        return Tail(scope, UNICAST, RTNH_F_ONLINK if hop.onlink else 0, attributes)
+    legs = b""
+    for hop in hops:
+        gateway = _gateway(family, hop)
+        legs += (
+            _NEXTHOP_LEG.pack(8 + len(gateway), RTNH_F_ONLINK if hop.onlink else 0, 0, hop.ifindex) + gateway
+        )
+    return Tail(SCOPE_UNIVERSE, UNICAST, 0, attributes + _ATTRIBUTE.pack(4 + len(legs), RTA_MULTIPATH) + legs)
+
+
+def pack_route(message_type: int, flags: int, seq: int, family: Family, prefix: Prefix, tail: Tail) -> bytes:
+    """A request to make or remove one route of ours in table main."""
+    layout = _ROUTE[family]
+    scope, kind, route_flags, attributes = tail
+    size = layout.size
+    return (
+        layout.pack(
+            size + len(attributes), message_type, flags, seq, 0,
+            family.af, prefix[0], 0, 0, TABLE_MAIN, PROTO_BIRD, scope, kind, route_flags,
+            size - 28, RTA_DST, prefix[1:],
+        ) + attributes
+    )  # fmt: skip
+
+
+def pack_nexthop(flags: int, seq: int, number: int, family: Family, content: Hop | tuple[int, ...]) -> bytes:
+    """A request to make a nexthop object of ours: one hop, or a group of objects."""
+    identity = _U32_ATTRIBUTE.pack(8, NHA_ID, number)
+    if isinstance(content, Hop):
+        gateway = content.gateway
+        af = family.af if gateway is None else socket.AF_INET if len(gateway) == 4 else socket.AF_INET6
+        head = _NHMSG.pack(af, 0, PROTO_BIRD, 0, RTNH_F_ONLINK if content.onlink else 0)
+        body = identity + _U32_ATTRIBUTE.pack(8, NHA_OIF, content.ifindex)
+        if gateway is not None:
+            body += _ATTRIBUTE.pack(4 + len(gateway), NHA_GATEWAY) + gateway
+    else:
+        head = _NHMSG.pack(0, 0, PROTO_BIRD, 0, 0)
+        body = identity + _ATTRIBUTE.pack(4 + 8 * len(content), NHA_GROUP)
+        body += b"".join(_GROUP_MEMBER.pack(member, 0, 0, 0) for member in content)
+    return _HEADER.pack(24 + len(body), NEWNEXTHOP, flags, seq, 0) + head + body
+
+
+def pack_nexthop_removal(seq: int, number: int) -> bytes:
+    """A request to remove a nexthop object."""
+    return _HEADER.pack(32, DELNEXTHOP, F_REQUEST, seq, 0) + bytes(8) + _U32_ATTRIBUTE.pack(8, NHA_ID, number)
+
+
+class RouteReader:
+    """Parses route messages; remembers what it parsed of all but the prefix."""
+
+    def __init__(self) -> None:
+        self._bodies: dict[bytes, Body] = {}
+
+    def read(self, data: bytes, message: Message) -> tuple[Family, Prefix, Body] | None:
+        """``None`` for what is no route of IPv4 or IPv6, or a cached clone of one."""
+        _, _, _, _, start, end = message
+        family = _FAMILIES.get(data[start])
+        if family is None or end - start < 20:
+            return None
+        length = data[start + 1]
+        cut = start + 20  # behind the header and RTA_TABLE, which comes first
+        if length:
+            size = 8 if family is Family.IPV4 else 20
+            if data[cut] != size or data[cut + 2] != RTA_DST or data[start + 14] != RTA_TABLE:
+                return self._read_unordered(data, family, start, end)
+            prefix = Prefix(_LENGTH_OCTET[length] + data[cut + 4 : cut + 4 + ((length + 7) >> 3)])
+            cut += size
+        else:
+            if data[start + 14] != RTA_TABLE:
+                return self._read_unordered(data, family, start, end)
+            prefix = Prefix(b"\0")
+        rest = data[start : start + 1] + data[start + 2 : start + 20] + data[cut:end]
+        body = self._bodies.get(rest)
+        if body is None:
+            if len(self._bodies) >= 32768:
+                self._bodies.clear()
+            parsed = _body(data, family, start, end)
+            if parsed is None:
+                return None
+            body = self._bodies[rest] = parsed
+        return family, prefix, body
+
+    def _read_unordered(
+        self, data: bytes, family: Family, start: int, end: int
+    ) -> tuple[Family, Prefix, Body] | None:
+        destination = bytes(family.octets)
+        for kind, first, last in _attributes(data, start + 12, end):
+            if kind == RTA_DST:
+                destination = data[first:last]
+        body = _body(data, family, start, end)
+        return None if body is None else (family, make_prefix(destination, data[start + 1]), body)
+
+
+def _body(data: bytes, family: Family, start: int, end: int) -> Body | None:
+    _, _, _, tos, table, protocol, _, kind, flags = _RTMSG.unpack_from(data, start)
+    if flags & RTM_F_CLONED:
+        return None
+    metric = ifindex = nexthop = 0
+    gateway: Address | None = None
+    source: Address | None = None
+    hops: list[Hop] = []
+    plain = True
+    for attribute, first, last in _attributes(data, start + 12, end):
+        if attribute == RTA_PRIORITY:
+            (metric,) = _U32.unpack_from(data, first)
+        elif attribute == RTA_GATEWAY:
+            gateway = Address(data[first:last])
+        elif attribute == RTA_VIA:
+            gateway = Address(data[first + 2 : last])
+        elif attribute == RTA_OIF:
+            (ifindex,) = _U32.unpack_from(data, first)
+        elif attribute == RTA_TABLE:
+            (table,) = _U32.unpack_from(data, first)
+        elif attribute == RTA_NH_ID:
+            (nexthop,) = _U32.unpack_from(data, first)
+        elif attribute == RTA_PREFSRC:
+            source = Address(data[first:last])
+            plain = False
+        elif attribute == RTA_MULTIPATH:
+            for hop, leg_is_plain in _legs(data, first, last):
+                hops.append(hop)
+                plain = plain and leg_is_plain
+        elif attribute in (RTA_METRICS, RTA_FLOW, RTA_ENCAP, RTA_ENCAP_TYPE):
+            plain = False
+    if ifindex and not hops:
+        hops.append(Hop(gateway, ifindex, bool(flags & RTNH_F_ONLINK)))
+    return Body(metric, protocol, kind, table, tos, tuple(hops), nexthop, source, plain)
+
+
+def _legs(data: bytes, offset: int, end: int) -> Iterator[tuple[Hop, bool]]:
+    while offset + 8 <= end:
+        length, flags, weight, ifindex = _NEXTHOP_LEG.unpack_from(data, offset)
+        if length < 8:
+            return
+        gateway: Address | None = None
+        plain = weight == 0
+        for attribute, first, last in _attributes(data, offset + 8, offset + length):
+            if attribute == RTA_GATEWAY:
+                gateway = Address(data[first:last])
+            elif attribute == RTA_VIA:
+                gateway = Address(data[first + 2 : last])
+            else:
+                plain = False
+        yield Hop(gateway, ifindex, bool(flags & RTNH_F_ONLINK)), plain
+        offset += (length + 3) & ~3
+
+
+def read_nexthop(data: bytes, message: Message) -> NextHop | None:
+    """A nexthop object; ``None`` for a message without an id."""
+    start = message.start
+    _, _, protocol, _, flags = _NHMSG.unpack_from(data, start)
+    number = ifindex = 0
+    gateway: Address | None = None
+    members: list[int] = []
+    blackhole = False
+    plain = True
+    for attribute, first, last in _attributes(data, start + 8, message.end):
+        if attribute == NHA_ID:
+            (number,) = _U32.unpack_from(data, first)
+        elif attribute == NHA_OIF:
+            (ifindex,) = _U32.unpack_from(data, first)
+        elif attribute == NHA_GATEWAY:
+            gateway = Address(data[first:last])
+        elif attribute == NHA_BLACKHOLE:
+            blackhole = True
+        elif attribute == NHA_GROUP:
+            for member, low, high, _ in _GROUP_MEMBER.iter_unpack(data[first:last]):
+                members.append(member)
+                plain = plain and not low and not high
+        elif attribute in (NHA_ENCAP, NHA_FDB):
+            plain = False
+    if not number:
+        return None
+    hop = Hop(gateway, ifindex, bool(flags & RTNH_F_ONLINK)) if ifindex and not blackhole else None
+    return NextHop(number, protocol, hop, tuple(members), blackhole, plain)
+
+
+def read_link(data: bytes, message: Message) -> Link | None:
+    """An interface; ``None`` for a message of another family (a bridge's view of its port)."""
+    family, _, _, ifindex, flags, _ = _IFINFO.unpack_from(data, message.start)
+    if family != 0:
+        return None
+    name, oper = "", 0
+    for attribute, first, last in _attributes(data, message.start + 16, message.end):
+        if attribute == IFLA_IFNAME:
+            name = data[first:last].rstrip(b"\0").decode(errors="replace")
+        elif attribute == IFLA_OPERSTATE:
+            oper = data[first]
+    up = bool(flags & IFF_UP and flags & IFF_LOWER_UP) and oper not in OPER_NOT_CARRYING
+    return Link(ifindex, name, bool(flags & IFF_UP), up, bool(flags & IFF_LOOPBACK))
+
+
+def read_address(data: bytes, message: Message) -> InterfaceAddress | None:
+    """An address on an interface; ``None`` for other families."""
+    af, length, flags, _, ifindex = _IFADDR.unpack_from(data, message.start)
+    family = _FAMILIES.get(af)
+    if family is None:
+        return None
+    local = peer = b""
+    for attribute, first, last in _attributes(data, message.start + 8, message.end):
+        if attribute == IFA_LOCAL:
+            local = data[first:last]
+        elif attribute == IFA_ADDRESS:
+            peer = data[first:last]
+        elif attribute == IFA_FLAGS:
+            (flags,) = _U32.unpack_from(data, first)
+    address = Address(local or peer)
+    if len(address) != family.octets:
+        return None
+    subnet = make_prefix(peer or local, length)
+    return InterfaceAddress(ifindex, family, address, subnet, not flags & IFA_F_NOPREFIXROUTE)
+
+
+def route_words(body: Body, hops: tuple[Hop, ...], names: dict[int, str]) -> str:
+    """A route as ``ip route`` would say it, without its prefix: ``proto static via 10.0.1.9 dev ens5``."""
+    words = [_TYPE_NAMES.get(body.type, f"type {body.type}")] if body.type != UNICAST else []
+    words.append(f"proto {_PROTOCOL_NAMES.get(body.protocol, body.protocol)}")
+    if body.type == UNICAST:
+        for hop in hops:
+            if hop.gateway is not None:
+                words.append(f"via {address_text(hop.gateway)}")
+            words.append(f"dev {names.get(hop.ifindex, hop.ifindex)}")
+    return " ".join(words)
+
+
+def _attributes(data: bytes, offset: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """(type, first octet, end) of each attribute; a malformed one ends it."""
+    while offset + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if length < 4 or offset + length > end:
+            return
+        yield kind & 0x3FFF, offset + 4, offset + length
+        offset += (length + 3) & ~3
+
+
+def _gateway(family: Family, hop: Hop) -> bytes:
+    gateway = hop.gateway
+    if gateway is None:
+        return b""
+    if len(gateway) == family.octets:
+        return _ATTRIBUTE.pack(4 + len(gateway), RTA_GATEWAY) + gateway
+    return struct.pack("=HHH", 6 + len(gateway), RTA_VIA, socket.AF_INET6) + gateway + b"\0\0"
+
+
+_U32 = struct.Struct("=I")
+_IFINFO = struct.Struct("=BBHiII")
+_IFADDR = struct.Struct("=BBBBi")
+_LITTLE = struct.pack("=H", 1) == b"\1\0"

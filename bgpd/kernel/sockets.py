@@ -1,0 +1,165 @@
+"""Netlink sockets: one that asks and orders, one that listens, and a short-lived one for every dump.
+
+Orders go through one socket and one worker thread, in the order they were given: the system call does the kernel's work
+and releases the interpreter lock, so the event loop goes on meanwhile. The listening socket never hears the echo of
+those orders: a filter in the kernel drops what our own port asked for. A dump is answered while it is read, so it needs
+no thread; it gives up the loop every few milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+from bgpd.kernel import rtnetlink as rt
+
+GROUPS = (1, 5, 7, 9, 11, 32)
+"""RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, NEXTHOP."""
+TURN = 0.004
+"""Seconds of work after which the event loop gets a turn."""
+
+_SOL_NETLINK = 270
+_ADD_MEMBERSHIP, _CAP_ACK, _EXT_ACK, _STRICT_CHECK = 1, 10, 11, 12
+_SO_RCVBUFFORCE, _SO_SNDBUFFORCE, _SO_ATTACH_FILTER = 33, 32, 26
+_REPLY_TIMEOUT = 30
+_DATAGRAM = 1 << 16
+
+
+class Interrupted(Exception):
+    """The table changed under a dump: what was read may be neither the old nor the new."""
+
+
+def _open(receive: int, send: int = 0) -> socket.socket:
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    try:
+        for option, forced, size in (
+            (socket.SO_RCVBUF, _SO_RCVBUFFORCE, receive),
+            (socket.SO_SNDBUF, _SO_SNDBUFFORCE, send),
+        ):
+            if size:
+                try:
+                    opened.setsockopt(socket.SOL_SOCKET, forced, size)
+                except PermissionError:
+                    opened.setsockopt(socket.SOL_SOCKET, option, size)
+        for option in (_CAP_ACK, _EXT_ACK, _STRICT_CHECK):
+            opened.setsockopt(_SOL_NETLINK, option, 1)
+        opened.bind((0, 0))
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def open_listener(except_port: int) -> socket.socket:
+    """A non-blocking socket that hears of links, addresses, routes and nexthop objects, but not of our own orders."""
+    listener = _open(receive=32 << 20)
+    listener.setblocking(False)
+    # load nlmsg_pid (the filter reads big-endian); drop on a match, else take the whole
+    port = int.from_bytes(struct.pack("=I", except_port), "big")
+    code = b"".join(
+        struct.pack("=HBBI", *step)
+        for step in ((0x20, 0, 0, 12), (0x15, 0, 1, port), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+    )
+    buffer = ctypes.create_string_buffer(code)
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", 4, ctypes.addressof(buffer)))
+    for group in GROUPS:
+        listener.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+    return listener
+
+
+async def dump(message_type: int, family: int = 0) -> AsyncIterator[bytes]:
+    """The datagrams that answer a dump request. Raises ``Interrupted`` at the end, and ``OSError`` for a refusal."""
+    loop = asyncio.get_running_loop()
+    with contextlib.closing(_open(receive=1 << 20)) as asking:
+        asking.setblocking(False)
+        asking.send(rt.request(message_type, family))
+        interrupted = False
+        turn_ends = time.monotonic() + TURN
+        while True:
+            data = await loop.sock_recv(asking, _DATAGRAM)
+            yield data
+            for message in rt.messages(data):
+                interrupted = interrupted or bool(message.flags & rt.F_DUMP_INTR)
+                if message.type in (rt.NLMSG_DONE, rt.NLMSG_ERROR):
+                    refusal = rt.refusal(data, message)
+                    if refusal and refusal.errno not in (
+                        errno.ENOENT,
+                        errno.EOPNOTSUPP,
+                    ):  # no such table yet: empty
+                        raise refusal
+                    if interrupted:
+                        raise Interrupted
+                    return
+            if time.monotonic() >= turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = time.monotonic() + TURN
+
+
+class Replies:
+    """What the kernel said to one batch, by the place of the message in it."""
+
+    __slots__ = ("echoes", "refusals")
+
+    def __init__(self, base: int, answers: list[bytes]) -> None:
+        self.refusals: dict[int, rt.Refusal] = {}
+        self.echoes: dict[int, list[tuple[bytes, rt.Message]]] = {}
+        for data in answers:
+            for message in rt.messages(data):
+                if message.type != rt.NLMSG_ERROR:
+                    self.echoes.setdefault(message.seq - base, []).append((data, message))
+                elif (refusal := rt.refusal(data, message)) is not None:
+                    self.refusals[message.seq - base] = refusal
+
+
+class Commands:
+    """The socket that orders are given through."""
+
+    def __init__(self) -> None:
+        self._socket = _open(receive=8 << 20, send=4 << 20)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", _REPLY_TIMEOUT, 0))
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="netlink")
+        self._batches = 0
+
+    @property
+    def port(self) -> int:
+        """The port id, by which the kernel says who asked."""
+        return int(self._socket.getsockname()[0])
+
+    def base(self) -> int:
+        """The sequence number of the next batch's first message; the others count on from it (at most 65,536)."""
+        self._batches = (self._batches + 1) & 0x7FFF
+        return self._batches << 16
+
+    def submit(self, base: int, batch: list[bytes]) -> asyncio.Future[list[bytes]]:
+        """Carries out a batch; a message that fails does not stop the others. The answers are for ``Replies``.
+
+        An ``OSError`` means that the answers did not come, and what was done is unknown.
+        """
+        last = batch[-1]
+        batch[-1] = last[:6] + struct.pack("=H", struct.unpack_from("=H", last, 6)[0] | rt.F_ACK) + last[8:]
+        octets = b"".join(batch)
+        loop = asyncio.get_running_loop()
+        return loop.run_in_executor(self._worker, self._exchange, octets, base + len(batch) - 1)
+
+    def _exchange(self, octets: bytes, last: int) -> list[bytes]:
+        """In the worker: one send, then the answers up to that of the last message."""
+        self._socket.send(octets)
+        answers = []
+        while True:
+            data = self._socket.recv(_DATAGRAM)
+            answers.append(data)
+            for message in rt.messages(data):
+                if message.type == rt.NLMSG_ERROR and message.seq == last:
+                    return answers
+
+    def close(self) -> None:
+        """Waits for the order under way, then closes."""
+        self._worker.shutdown()
+        self._socket.close()

@@ -1,0 +1,405 @@
+"""Writes routes of ours in batches: packs while the kernel works, and says of each key what became of it.
+
+Used by ``fib``, which owns the lock under which this runs and knows why each kind of request is as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, NamedTuple
+
+from bgpd.kernel import rtnetlink as rt
+from bgpd.kernel.held import STRANGE, Held, Object, Spelling, meaning
+from bgpd.kernel.nexthops import NextHops
+from bgpd.kernel.others import Others
+from bgpd.kernel.sockets import TURN, Commands, Replies
+from bgpd.model.prefix import Family
+from bgpd.model.route import BLACKHOLE, Blackhole, FibKey, Forwarding, Via
+
+ObjectsMode = Literal["auto", "always", "never"]
+OBJECTS_FROM = 64
+"""``auto`` writes over objects once there are more distinct next hops than this."""
+BATCH = 1000
+"""Messages a send: about 60 KiB, 3 ms of the kernel's time."""
+MOST_LEGS = 256
+"""Of a group; the kernel's own limit is one attribute's length."""
+
+
+class Conflict(rt.Refusal):
+    """Another's route has our key."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(errno.EEXIST)
+        self.strerror = f"in our way is {words}"
+
+
+class _Put(NamedTuple):
+    key: FibKey
+    spelling: Spelling
+
+
+class _Delete(NamedTuple):
+    key: FibKey
+
+
+class _Clear(NamedTuple):
+    """A delete ahead of a put of the same key."""
+
+    key: FibKey
+
+
+_Step = _Put | _Delete | _Clear | Object
+"""What one message of a batch is for; an ``Object`` is made."""
+
+
+class _Batch:
+    __slots__ = ("base", "messages", "steps")
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+        self.messages: list[bytes] = []
+        self.steps: list[_Step] = []
+
+
+class Writer:
+    """One family's. ``unsure`` is set when the kernel's answers show that ``held`` is not what is there."""
+
+    def __init__(
+        self,
+        family: Family,
+        commands: Commands,
+        nexthops: NextHops,
+        held: Held,
+        others: Others,
+        conflicts: dict[FibKey, str],
+        describe: Callable[[rt.Body], str],
+        mode: ObjectsMode,
+        groups: bool,
+    ) -> None:
+        self.unsure = False
+        self.operations: Counter[tuple[str, str]] = Counter(
+            {(operation, result): 0 for operation in ("put", "delete") for result in ("ok", "error")}
+        )
+        self.errors: Counter[tuple[str, str]] = Counter()
+        self._family, self._commands, self._nexthops = family, commands, nexthops
+        self._held, self._others, self._conflicts = held, others, conflicts
+        self._describe, self._mode, self._groups = describe, mode, groups
+        self._attempt = 0
+
+    async def put(
+        self, puts: Mapping[FibKey, Forwarding], errors: dict[FibKey, Exception]
+    ) -> dict[FibKey, Forwarding]:
+        """Puts routes. ``errors`` gains and loses keys; what is returned is worth another try, after a reading."""
+        self._attempt += 1
+        again: dict[FibKey, Forwarding] = {}
+        flight = _Flight(self, errors, again)
+        held, others, conflicts, family = self._held.routes, self._others, self._conflicts, self._family
+        twins, pack = self._held.twins, rt.pack_route
+        spelled: dict[tuple[Forwarding, int], tuple[Spelling, rt.Tail]] = {}
+        distinct, new = len(self._held.uses), set[Via]()
+        batch = _Batch(self._commands.base())
+        last: Forwarding | None = None
+        last_metric = -1
+        spelling: Spelling = BLACKHOLE
+        tail = rt.route_tail(family, 0, None)
+        exclusive = rt.F_REQUEST | rt.F_CREATE | rt.F_EXCL
+        for key, forwarding in puts.items():
+            prefix, metric = key
+            if forwarding is not last or metric != last_metric:
+                last, last_metric = forwarding, metric
+                known = spelled.get((forwarding, metric))
+                if known is None:
+                    if not isinstance(forwarding, Blackhole) and forwarding not in self._held.uses:
+                        new.add(forwarding)
+                    many = distinct + len(new) > OBJECTS_FROM
+                    known = self._spell(forwarding, metric, many, batch)
+                    spelled[forwarding, metric] = known
+                spelling, tail = known
+            flags = exclusive
+            old = held.get(key)
+            if old is not None:
+                shared = others.at(key) is not None
+                if not shared and key not in twins:
+                    flags = rt.F_REQUEST | rt.F_CREATE | rt.F_REPLACE
+                else:
+                    self._clear(batch, key, old, shared)
+                    if shared and family is Family.IPV4:
+                        flags = rt.F_REQUEST | rt.F_CREATE | rt.F_APPEND
+            batch.messages.append(
+                pack(rt.NEWROUTE, flags, batch.base + len(batch.messages), family, prefix, tail)
+            )
+            batch.steps.append(_Put(key, spelling))
+            if len(batch.messages) >= BATCH:
+                await flight.launch(batch)
+                batch = _Batch(self._commands.base())
+        await flight.launch(batch)
+        await flight.land()
+        if conflicts:
+            for key in puts:
+                if key not in errors and key in conflicts and others.at(key) is None:
+                    del conflicts[key]
+        return again
+
+    async def delete(self, keys: Iterable[FibKey], errors: dict[FibKey, Exception]) -> None:
+        """Deletes routes; one that is not there is deleted."""
+        back: dict[FibKey, Forwarding] = {}
+        flight = _Flight(self, errors, back)
+        batch = _Batch(self._commands.base())
+        held = self._held
+        for key in keys:
+            shared = self._others.at(key) is not None
+            old = held.routes.get(key)
+            ambiguous = self._family is Family.IPV4 and not key[1] and self._has_another_metric(key)
+            if old is not None and (shared or key in held.twins):
+                self._clear(batch, key, old, shared)
+                batch.steps[-1] = _Delete(key)
+            else:
+                tail = self._removal(key, old, exact=ambiguous)
+                self._remove(batch, _Delete(key), tail, rt.F_ECHO if ambiguous else 0)
+            if len(batch.messages) >= BATCH:
+                await flight.launch(batch)
+                batch = _Batch(self._commands.base())
+        await flight.launch(batch)
+        await flight.land()
+        if back:  # the kernel took a route with another metric for one that was gone already
+            await self.put(back, errors)
+
+    # Packing.
+
+    def _spell(
+        self, forwarding: Forwarding, metric: int, many: bool, batch: _Batch
+    ) -> tuple[Spelling, rt.Tail]:
+        if isinstance(forwarding, Blackhole):
+            return BLACKHOLE, rt.route_tail(self._family, metric, None)
+        via = self._held.canonical(forwarding)
+        if self._mode == "always" or (self._mode == "auto" and many):
+            made = self._object(via, batch)
+            if made is not None:
+                return made, rt.route_tail(self._family, metric, made.id)
+        return via, rt.route_tail(self._family, metric, via)
+
+    def _object(self, via: Via, batch: _Batch) -> Object | None:
+        """The object of a forwarding, made with this batch if need be; ``None`` where it must be written without."""
+        held = self._held
+        known = held.objects.get(via)
+        if known is not None:
+            held.used_ids.add(known.id)
+            return known
+        hops = via.hops
+        if any(hop.gateway is None for hop in hops) or (
+            len(hops) > 1 and not (self._groups and len(hops) <= MOST_LEGS)
+        ):
+            return None
+        parts: list[Object] = []
+        if len(hops) > 1:
+            for hop in hops:
+                part = self._object(held.canonical(Via((hop,))), batch)
+                if part is None:
+                    return None
+                parts.append(part)
+        number = self._nexthops.reserve()
+        if number is None:
+            return None
+        made = held.register(Object(number, via, tuple(parts), self._attempt))
+        held.used_ids.add(number)
+        content = tuple(part.id for part in parts) or hops[0]
+        flags = rt.F_REQUEST | rt.F_CREATE | rt.F_EXCL
+        seq = batch.base + len(batch.messages)
+        batch.messages.append(rt.pack_nexthop(flags, seq, number, self._family, content))
+        batch.steps.append(made)
+        return made
+
+    def _clear(self, batch: _Batch, key: FibKey, old: Spelling, shared: bool) -> None:
+        """Deletes all routes of ours at a key, and nothing of another's."""
+        if shared and self._family is Family.IPV6 and isinstance(old, Via) and old is not STRANGE:
+            # Legs may have merged with another's route: without a gateway all of them would go.
+            for hop in old.hops:
+                self._remove(batch, _Clear(key), self._removal(key, Via((hop,)), exact=True), 0)
+            return
+        for _ in range(1 + self._held.twins.get(key, 0)):
+            self._remove(batch, _Clear(key), self._removal(key, old, exact=shared), 0)
+
+    def _removal(self, key: FibKey, old: Spelling | None, exact: bool) -> rt.Tail:
+        """What a delete names beside prefix, metric and protocol: the type, and when ``exact`` the next hop."""
+        if old is None or old is STRANGE:
+            tail = rt.route_tail(self._family, key[1], None)
+            return tail._replace(scope=rt.SCOPE_NOWHERE, type=0)
+        if isinstance(old, Blackhole):
+            return rt.route_tail(self._family, key[1], None)._replace(scope=rt.SCOPE_NOWHERE)
+        if exact:
+            tail = rt.route_tail(self._family, key[1], old.id if isinstance(old, Object) else old)
+        else:
+            tail = rt.route_tail(self._family, key[1], None)
+        return tail._replace(scope=rt.SCOPE_NOWHERE, type=rt.UNICAST, flags=0)
+
+    def _remove(self, batch: _Batch, step: _Step, tail: rt.Tail, flags: int) -> None:
+        assert isinstance(step, _Delete | _Clear)
+        seq = batch.base + len(batch.messages)
+        message = rt.pack_route(rt.DELROUTE, rt.F_REQUEST | flags, seq, self._family, step.key[0], tail)
+        batch.messages.append(message)
+        batch.steps.append(step)
+
+    def _has_another_metric(self, key: FibKey) -> bool:
+        return any(
+            metric != key[1] and (key[0], metric) in self._held.routes for metric in +self._held.metrics
+        )
+
+    # What became of it.
+
+    def settle(
+        self,
+        batch: _Batch,
+        replies: Replies,
+        errors: dict[FibKey, Exception],
+        again: dict[FibKey, Forwarding],
+    ) -> None:
+        """Takes over what the kernel did with a batch."""
+        held, refusals = self._held, replies.refusals
+        puts = deletes = 0
+        for place, step in enumerate(batch.steps):
+            refusal = refusals.get(place) if refusals else None
+            if type(step) is _Put:
+                if refusal is not None:
+                    self._refused(step, refusal, errors, again)
+                    continue
+                puts += 1
+                held.hold(step.key, step.spelling)
+                if errors:
+                    errors.pop(step.key, None)
+                if held.twins:
+                    held.twins.pop(step.key, None)
+            elif isinstance(step, Object):
+                self._made(step, refusal)
+            elif refusal is not None and refusal.errno not in (errno.ESRCH, errno.ENOENT):
+                if isinstance(step, _Delete):
+                    self._failed("delete", step.key, refusal, errors)
+            elif replies.echoes and self._took_another(step.key, replies, place, again):
+                deletes += 1
+            else:
+                held.release(step.key)
+                held.twins.pop(step.key, None)
+                if isinstance(step, _Delete):
+                    deletes += 1
+                    self._conflicts.pop(step.key, None)
+        self.operations["put", "ok"] += puts
+        self.operations["delete", "ok"] += deletes
+
+    def lost(self, batch: _Batch, error: OSError, errors: dict[FibKey, Exception]) -> None:
+        """The kernel's answer to a batch did not come: nothing is known of its keys until the next reading."""
+        self.unsure = True
+        for step in batch.steps:
+            if isinstance(step, Object):
+                self._held.forget(step)
+            elif not isinstance(step, _Clear):
+                operation = "put" if isinstance(step, _Put) else "delete"
+                self._failed(operation, step.key, rt.Refusal(error.errno or errno.EIO), errors)
+
+    def _made(self, made: Object, refusal: rt.Refusal | None) -> None:
+        if refusal is None:
+            hop = None if made.parts else made.via.hops[0]
+            members = tuple(part.id for part in made.parts)
+            self._nexthops.put(rt.NextHop(made.id, rt.PROTO_BIRD, hop, members, False, True))
+            return
+        made.failure = refusal
+        self._held.forget(made)
+        if refusal.errno == errno.EEXIST:  # somebody took an id of our range: try another, keep off this one
+            made.stale = True
+            self._nexthops.put(rt.NextHop(made.id, 0, None, (), False, False))
+            return
+        self._nexthops.drop(made.id)
+        for part in made.parts:
+            if part.failure is not None:
+                made.failure, made.stale = part.failure, part.stale
+            elif part.attempt != self._attempt:
+                self._held.forget(part)
+                self._nexthops.drop(part.id)
+                made.stale = True
+
+    def _refused(
+        self,
+        step: _Put,
+        refusal: rt.Refusal,
+        errors: dict[FibKey, Exception],
+        again: dict[FibKey, Forwarding],
+    ) -> None:
+        key, spelling = step
+        if refusal.errno == errno.EEXIST:
+            other = self._others.at(key)
+            if other is not None:
+                self._conflicts[key] = words = self._describe(other)
+                refusal = Conflict(words)
+            else:  # ours and not known, or another's and not yet heard of
+                self.unsure = True
+                again[key] = meaning(spelling)
+                refusal = Conflict("another route")
+        elif isinstance(spelling, Object):
+            if spelling.failure is not None:
+                refusal = spelling.failure
+                if spelling.stale:
+                    again[key] = spelling.via
+            elif spelling.attempt != self._attempt:  # gone without notice: a link went down
+                self._held.forget(spelling)
+                self._nexthops.drop(spelling.id)
+                again[key] = spelling.via
+        self._failed("put", key, refusal, errors)
+
+    def _failed(
+        self, operation: str, key: FibKey, refusal: rt.Refusal, errors: dict[FibKey, Exception]
+    ) -> None:
+        errors[key] = refusal
+        self.operations[operation, "error"] += 1
+        self.errors[operation, errno.errorcode.get(refusal.errno or 0, str(refusal.errno))] += 1
+
+    def _took_another(
+        self, key: FibKey, replies: Replies, place: int, again: dict[FibKey, Forwarding]
+    ) -> bool:
+        """Whether the delete of a route that was gone took the one with another metric, which must come back."""
+        for data, message in replies.echoes.get(place, ()):
+            parsed = rt.RouteReader().read(data, message)
+            if message.type == rt.DELROUTE and parsed is not None and parsed[2].metric != key[1]:
+                taken = (parsed[1], parsed[2].metric)
+                forwarding = self._held.forwarding(taken)
+                self._held.release(taken)
+                self._held.release(key)
+                if forwarding is not None:
+                    again[taken] = forwarding
+                return True
+        return False
+
+
+class _Flight:
+    """At most one batch is in the kernel while the next is packed."""
+
+    def __init__(
+        self, writer: Writer, errors: dict[FibKey, Exception], again: dict[FibKey, Forwarding]
+    ) -> None:
+        self._writer, self._errors, self._again = writer, errors, again
+        self._aloft: tuple[_Batch, asyncio.Future[list[bytes]]] | None = None
+        self._turn_ends = time.monotonic() + TURN
+
+    async def launch(self, batch: _Batch) -> None:
+        """Sends a batch, then waits for the one before."""
+        pending = self._writer._commands.submit(batch.base, batch.messages) if batch.messages else None
+        await self.land()
+        if pending is not None:
+            self._aloft = batch, pending
+        if time.monotonic() >= self._turn_ends:
+            await asyncio.sleep(0)
+            self._turn_ends = time.monotonic() + TURN
+
+    async def land(self) -> None:
+        """Waits for the batch under way, if any."""
+        if self._aloft is None:
+            return
+        batch, pending = self._aloft
+        self._aloft = None
+        try:
+            replies = Replies(batch.base, await pending)
+        except OSError as error:
+            self._writer.lost(batch, error, self._errors)
+        else:
+            self._writer.settle(batch, replies, self._errors, self._again)
