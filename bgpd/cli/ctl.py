@@ -39,7 +39,10 @@ class Exit(IntEnum):
 
 
 class Answer(NamedTuple):
-    """What a command found: as a screen, as pieces of JSON text, and what the exit code says of it."""
+    """What a command found: as a screen, as pieces of JSON text, and what the exit code says of it.
+
+    What is neither (``raw``) has its text in ``json`` and no screen.
+    """
 
     screen: Callable[[Look], Screen]
     json: Callable[[], Iterable[str]]
@@ -75,7 +78,7 @@ def _run(argv: Sequence[str]) -> int:
         if getattr(arguments, "watch", None) is not None:
             return _watch(client, arguments, argv)
         answer: Answer = arguments.ask(client, arguments)
-        if arguments.output == "json":
+        if arguments.output == "json" or arguments.raw:
             for piece in answer.json():
                 sys.stdout.write(piece)
         else:
@@ -315,6 +318,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bgpctl {__version__}")
     _common(parser, os.environ.get("BGPCTL_SOCKET") or DEFAULT_SOCKET, "table")
+    parser.set_defaults(raw=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(
@@ -390,7 +394,7 @@ def _parser() -> argparse.ArgumentParser:
         "-m", "--message", default="", metavar="TEXT", help="what the peer's operator is told"
     )
 
-    add("metrics", _metrics, "what Prometheus would read, as text").set_defaults(output="json")
+    add("metrics", _metrics, "what Prometheus would read, as text").set_defaults(raw=True)
     add("version", _version, "the versions of bgpctl and of the daemon")
     return parser
 

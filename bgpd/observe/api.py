@@ -50,7 +50,7 @@ from bgpd.observe.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-SLICE = 0.004
+SLICE = 0.002
 """Seconds of work between two turns of the event loop while a long answer is made."""
 SHUTDOWN_TEXT_MAX = 255
 """Octets of a shutdown communication (RFC 9003 §2)."""

@@ -73,9 +73,9 @@ def served() -> Iterator[tuple[FakeViews, Path]]:
 
 
 @pytest.fixture
-def views(served: tuple[FakeViews, Path]) -> Iterator[FakeViews]:
-    """The node's views, as they were afterwards."""
-    served[0].__init__()  # type: ignore[misc]  # the same object goes on being served
+def views(served: tuple[FakeViews, Path]) -> FakeViews:
+    """The served node, as it is before anything happened to it."""
+    vars(served[0]).update(vars(FakeViews()))
     return served[0]
 
 
@@ -368,6 +368,7 @@ def test_version_and_metrics(bgpctl: Bgpctl) -> None:
     assert bgpctl("--version").out.startswith("bgpctl ")
     result = bgpctl("metrics")
     assert result.code == 0 and "bgpd_ready 1.0\n" in result.out
+    assert "bgpd_ready 1.0\n" in bgpctl("metrics", "-o", "table").out
 
 
 # JSON.
