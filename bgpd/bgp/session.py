@@ -1,7 +1,7 @@
 """One peer, wanted for as long as it is configured: sans-IO (RFC 4271 §8, the states up to Established).
 
 ``speaker`` makes one for each configured peer, tells it what happens (a dial ended, a connection came, octets, time)
-and then looks at what it wants: ``take_dial``, ``events``, ``next_deadline``, each connection's octets and closure. Time
+and then looks at what it wants: ``take_dial``, ``events``, ``next_deadline``, a connection's octets and closure. Time
 is a float of seconds from any origin, given with every call; nothing here reads a clock or touches a socket.
 
 Connections of a peer compete (§6.8): when two have received an OPEN, the one that the side with the greater identifier
@@ -69,6 +69,7 @@ class Session:
         self._events: list[SessionEvent] = []
         self._attempts = 0
         self._errors = 0
+        self._shutdown_text = ""
         self._dialling = False
         self._dial_at: float | None = now
         self._idle_until: float | None = None
@@ -100,9 +101,11 @@ class Session:
         """Whether ``work`` should be called soon."""
         return any(connection.work_due for connection in self.connections)
 
-    def accepts(self) -> bool:
-        """Whether a connection of the peer is welcome."""
-        return self.admin_up and self._idle_until is None
+    def refusal(self) -> Notification | None:
+        """What a connection of the peer is told when it is not welcome; ``None`` when it is."""
+        if not self.admin_up:
+            return shutdown(Cease.SHUTDOWN, self._shutdown_text)
+        return Notification(6, Cease.REJECTED) if self._idle_until is not None else None
 
     def next_deadline(self) -> float | None:
         """When ``tick`` is due; ``None`` for never."""
@@ -136,7 +139,7 @@ class Session:
     def dialled(self, local_address: Address, now: float) -> Connection | None:
         """TCP is connected; ``None`` when that is no longer wanted."""
         self._dialling = False
-        if not self.accepts() or self.established is not None:
+        if self.refusal() or self.established is not None:
             self._dial_later(now)
             return None
         return self._connect(local_address, outgoing=True, now=now)
@@ -149,7 +152,7 @@ class Session:
 
     def accepted(self, local_address: Address, now: float) -> Connection | None:
         """The peer has connected; ``None`` when it is not welcome."""
-        if not self.accepts():
+        if self.refusal():
             return None
         for connection in list(self.connections):
             if not connection.outgoing and connection.state is not SessionState.ESTABLISHED:
@@ -198,6 +201,7 @@ class Session:
     def shutdown(self, text: str, now: float) -> None:
         """By the operator: Cease 6/2 with their words, and down until ``enable``."""
         self.admin_up = False
+        self._shutdown_text = text
         self._close_all(shutdown(Cease.SHUTDOWN, text), DownReason.ADMIN, "", now)
 
     def enable(self, now: float) -> None:
@@ -359,7 +363,7 @@ class Session:
             )
             if now - connection.established_at >= STABLE:
                 self._attempts = self._errors = 0
-        if closure.reason is not DownReason.REPLACED:
+        if closure.reason is not DownReason.REPLACED and self.established is None:
             self._error(message, quiet=connection.state is SessionState.ESTABLISHED)
         if self.connections or not self.admin_up:
             return
