@@ -61,6 +61,7 @@ SLICE = 0.004
 COMPARE_EVERY = 60.0
 """Seconds between whole compares of the kernel's routes with ours."""
 HOUSEKEEPING = 1.0
+NOT_YET_LISTENING = "the BGP port is not yet ours"
 LAG_WINDOW = 15
 """Housekeeping turns over which the worst event-loop lag is remembered."""
 
@@ -99,6 +100,7 @@ class Daemon:
         self._originations: Mapping[Family, Origination] = {}
         self._workloads_dirty = False
         self._rival: str | None = None
+        self._in_the_way: str | None = NOT_YET_LISTENING
         self._in_sync = False
         self._ready_told = False
         self._turn_scheduled = False
@@ -130,13 +132,12 @@ class Daemon:
 
     async def _live(self) -> None:
         for family, state in self._fibs.items():
+            state.reconciler.paused = True  # until the BGP port is ours
             state.reconciler.adopt(await self._kernel.fibs[family].read())
             self._adopted.add(family)
         restarted = any(state.reconciler.held for state in self._fibs.values())
-        self._speaker = Speaker(self, restarted=restarted)
+        self._speaker = Speaker(self, restarted=restarted, shutdowns=self._read_shutdowns())
         self._viewer = Viewer(self._router, self._speaker, self._outbound, self._kernel, self._fibs)
-        for name, message in self._read_shutdowns().items():
-            self._speaker.shutdown(PeerId(name), message)
         self.local_changed()
         log.info(
             "event=started version=%s node=%s adopted=%d",
@@ -230,7 +231,7 @@ class Daemon:
             self._intent_at = None
         behind = self._outbound.work(settled=not more)
         for peer, family, count in self._router.take_over_limit():
-            self._speaker.limit_exceeded(peer, family, count)
+            self._speaker.check_limit(peer, family, count)
         if more or behind:
             self._kick()
 
@@ -322,22 +323,27 @@ class Daemon:
 
     def _check_rival(self) -> None:
         """While another routing daemon is at work here, nothing is written or swept."""
-        rival = self._rival_words()
-        paused = rival is not None
+        rival, before = self._rival_words(), self._in_the_way
+        if rival == before:
+            return
+        self._in_the_way = rival
         for family, state in self._fibs.items():
-            if state.reconciler.paused != paused:
-                state.reconciler.paused = paused
-                if not paused:
-                    self.fib_suspect(family, "the other daemon is gone")
-                log.warning(
-                    "event=%s family=%s %s", "paused" if paused else "resumed", family.label, rival or ""
-                )
+            state.reconciler.paused = rival is not None
+            if rival is None and before != NOT_YET_LISTENING:
+                self.fib_suspect(family, "another daemon was at work here")
+            self._fib_wake[family].set()
+        if rival is None:
+            log.info("event=writing cause=%r", "nobody else writes here")
+        elif rival != NOT_YET_LISTENING:
+            log.warning("event=not_writing cause=%r", rival)
 
     def _rival_words(self) -> str | None:
         if self._rival is not None:
             return self._rival
-        if self._peering is not None and self._speaker.listen_error:
+        if self._speaker.listen_error:
             return f"another daemon has our BGP port: {self._speaker.listen_error}"
+        if self._peering is None or not self._speaker.listening:
+            return NOT_YET_LISTENING
         return None
 
     def _check_in_sync(self) -> None:
@@ -355,7 +361,7 @@ class Daemon:
 
     def established(self, peer: Peer) -> None:
         """A session came up."""
-        self._router.session_up(peer)
+        self._router.session_up(peer, time.monotonic())
         groups = groups_of(peer)
         tables = {family: self._router.adj_rib_out(group) for family, group in groups.items()}
         self._outbound.join(peer, groups, tables)
@@ -388,6 +394,10 @@ class Daemon:
         """A session's socket has drained."""
         self._outbound.writable(peer)
         self._kick()
+
+    def listening_changed(self) -> None:
+        """The BGP port became ours, or is another's."""
+        self._check_rival()
 
     def attempted(self, peer_id: PeerId, refused: bool) -> None:
         """A dial ended."""
@@ -514,9 +524,11 @@ class Daemon:
         """Every wanted session."""
         return self._viewer.peers()
 
-    def routes(self, table: RouteTable, prefix: str | None, peer: str | None) -> Iterable[RouteView]:
+    def routes(
+        self, table: RouteTable, prefix: str | None, peer: str | None, longer: bool = False
+    ) -> Iterable[RouteView]:
         """Rows of a table."""
-        return self._viewer.routes(table, prefix, peer)
+        return self._viewer.routes(table, prefix, peer, longer)
 
     def blocks(self) -> list[BlockView]:
         """Blocks that are ours, that we lend from or borrow of."""
@@ -609,11 +621,11 @@ class Daemon:
         peer = self._viewer.find_peer(name).id
         if action == "shutdown":
             self._speaker.shutdown(peer, message)
-            self._write_shutdowns({**self._read_shutdowns(), peer: message})
+            self._write_shutdowns()
             return f"{peer} is shut down, also over restarts, until bgpctl peer enable {peer}"
         if action == "enable":
             self._speaker.enable(peer)
-            self._write_shutdowns({k: m for k, m in self._read_shutdowns().items() if k != peer})
+            self._write_shutdowns()
             return f"{peer} is enabled"
         if action == "reset":
             self._speaker.reset(peer)
@@ -633,7 +645,7 @@ class Daemon:
         self._kick()
         return f"{peer} is told all routes again"
 
-    def _read_shutdowns(self) -> dict[str, str]:
+    def _read_shutdowns(self) -> dict[PeerId, str]:
         try:
             found = json.loads(self._shutdowns_file.read_text())
         except FileNotFoundError:
@@ -641,13 +653,13 @@ class Daemon:
         except (OSError, ValueError) as error:
             log.warning("event=state_unreadable file=%s error=%s", self._shutdowns_file, error)
             return {}
-        return {str(name): str(message) for name, message in found.items()} if isinstance(found, dict) else {}
+        return {PeerId(name): str(words) for name, words in found.items()} if isinstance(found, dict) else {}
 
-    def _write_shutdowns(self, shutdowns: Mapping[str, str]) -> None:
+    def _write_shutdowns(self) -> None:
         try:
             self._shutdowns_file.parent.mkdir(parents=True, exist_ok=True)
             fresh = self._shutdowns_file.with_suffix(".new")
-            fresh.write_text(json.dumps(dict(shutdowns)))
+            fresh.write_text(json.dumps(dict(self._speaker.shutdowns)))
             fresh.replace(self._shutdowns_file)
         except OSError as error:
             log.error("event=state_unwritable file=%s error=%s", self._shutdowns_file, error)

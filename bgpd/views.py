@@ -19,6 +19,7 @@ from bgpd.model.prefix import (
     Family,
     Prefix,
     address_text,
+    covers,
     host_prefix,
     parse_address,
     parse_prefix,
@@ -75,6 +76,22 @@ def community_texts(attributes: Attributes) -> tuple[str, ...]:
     return (*standard, *(":".join(map(str, large)) for large in attributes.large_communities))
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Which prefixes of a table are asked for."""
+
+    prefix: Prefix | None
+    longer: bool
+
+    def of(self, table: Mapping[Prefix, object]) -> list[Prefix]:
+        """Those of a table; a list, since the table may change while rows are taken."""
+        if self.prefix is None:
+            return list(table)
+        if not self.longer:
+            return [self.prefix] if self.prefix in table else []
+        return [prefix for prefix in table if covers(self.prefix, prefix)]
+
+
 NO_DRIFT = Drift(0, 0, 0)
 
 
@@ -128,22 +145,27 @@ class Viewer:
 
     # Routes.
 
-    def routes(self, table: RouteTable, prefix: str | None, peer: str | None) -> Iterator[RouteView]:
+    def routes(
+        self, table: RouteTable, prefix: str | None, peer: str | None, longer: bool
+    ) -> Iterator[RouteView]:
         """Rows of a table. See ``model.status.Views.routes``."""
         only = parse_prefix(prefix) if prefix else None
         status = self.find_peer(peer) if peer else None
-        for family in Family:
-            if only and only[0] is not family:
-                continue
-            wanted = only[1] if only else None
+        families = (only[0],) if only else tuple(Family)
+        return self._rows(table, families, _Wanted(only[1] if only else None, longer), status)
+
+    def _rows(
+        self, table: RouteTable, families: Iterable[Family], wanted: _Wanted, peer: PeerStatus | None
+    ) -> Iterator[RouteView]:
+        for family in families:
             if table == "rib":
-                yield from self._rib_rows(family, wanted, status)
+                yield from self._rib_rows(family, wanted, peer)
             elif table == "fib":
                 yield from self._fib_rows(family, wanted)
             elif table == "in":
-                yield from self._in_rows(family, wanted, status)
+                yield from self._in_rows(family, wanted, peer)
             else:
-                yield from self._out_rows(family, wanted, status)
+                yield from self._out_rows(family, wanted, peer)
 
     def _path_row(self, family: Family, prefix: Prefix, path: Path) -> RouteView:
         attributes = path.attributes
@@ -161,10 +183,9 @@ class Viewer:
             kind="bgp",
         )
 
-    def _in_rows(self, family: Family, only: Prefix | None, peer: PeerStatus | None) -> Iterator[RouteView]:
+    def _in_rows(self, family: Family, wanted: _Wanted, peer: PeerStatus | None) -> Iterator[RouteView]:
         table = self._router.adj_rib_in(family)
-        prefixes = (only,) if only else list(table.candidates)
-        for prefix in prefixes:
+        for prefix in wanted.of(table.candidates):
             paths = table.paths(prefix)
             best, multipath, rejected = self._router.judged(family, prefix) if paths else (None, (), {})
             chosen = prefix in self._router.rib(family)
@@ -180,12 +201,10 @@ class Viewer:
                     detail=reason.value if reason else "" if chosen else self._hidden(family, prefix) or "",
                 )
 
-    def _rib_rows(self, family: Family, only: Prefix | None, peer: PeerStatus | None) -> Iterator[RouteView]:
+    def _rib_rows(self, family: Family, wanted: _Wanted, peer: PeerStatus | None) -> Iterator[RouteView]:
         origination, table = self._router.origination(family), self._router.adj_rib_in(family)
         if peer is None:
-            for prefix in dict.fromkeys((*origination.announce, *origination.blackholes)):
-                if only and prefix != only:
-                    continue
+            for prefix in wanted.of(dict.fromkeys((*origination.announce, *origination.blackholes))):
                 own, hole = origination.announce.get(prefix), origination.blackholes.get(prefix)
                 if own or (hole and prefix not in self._router.rib(family)):
                     yield RouteView(
@@ -196,7 +215,7 @@ class Viewer:
                         detail=own.source if own else hole.source if hole else "",
                     )
         loc_rib = self._router.rib(family)
-        for prefix in (only,) if only else list(loc_rib):
+        for prefix in wanted.of(loc_rib):
             selection = loc_rib.get(prefix)
             for path in selection.multipath if selection else ():
                 if selection and (peer is None or path.peer.id == peer.id):
@@ -207,15 +226,15 @@ class Viewer:
                         stale=table.is_stale(prefix, path),
                     )
 
-    def _fib_rows(self, family: Family, only: Prefix | None) -> Iterator[RouteView]:
+    def _fib_rows(self, family: Family, wanted: _Wanted) -> Iterator[RouteView]:
         reconciler = self._fibs[family].reconciler
-        keys = list(dict.fromkeys((*reconciler.held, *reconciler.wanted)))
+        keys: dict[Prefix, list[FibKey]] = {}
+        for key in dict.fromkeys((*reconciler.held, *reconciler.wanted)):
+            keys.setdefault(key[0], []).append(key)
         conflicts = self._kernel.fibs[family].conflicts
-        for key in keys:
-            if only and key[0] != only:
-                continue
-            held, wanted = reconciler.held.get(key), reconciler.wanted.get(key)
-            value = held or wanted
+        for key in (key for prefix in wanted.of(keys) for key in keys[prefix]):
+            held, target = reconciler.held.get(key), reconciler.wanted.get(key)
+            value = held or target
             if value is None:
                 continue
             detail = self.forwarding_text(value)
@@ -223,10 +242,10 @@ class Viewer:
                 detail += f" metric {key[1]}"
             if held is None:
                 detail = f"not in the kernel: {conflicts.get(key) or reconciler.errors.get(key) or 'not yet written'}"
-            elif wanted is None:
+            elif target is None:
                 detail += " (left from before; goes when in sync)"
-            elif held != wanted:
-                detail += f" (to become {self.forwarding_text(wanted)})"
+            elif held != target:
+                detail += f" (to become {self.forwarding_text(target)})"
             yield RouteView(
                 prefix=prefix_text(family, key[0]),
                 family=family.label,
@@ -236,13 +255,13 @@ class Viewer:
                 detail=detail,
             )
 
-    def _out_rows(self, family: Family, only: Prefix | None, peer: PeerStatus | None) -> Iterator[RouteView]:
+    def _out_rows(self, family: Family, wanted: _Wanted, peer: PeerStatus | None) -> Iterator[RouteView]:
         for member in self.established(family):
             if peer and member.id != peer.id:
                 continue
             group = groups_of(member).get(family)
             table: Mapping[Prefix, Out] = self._router.adj_rib_out(group) if group else {}
-            for prefix in (only,) if only else list(table):
+            for prefix in wanted.of(table):
                 out = table.get(prefix)
                 if out is None or out.source is member:
                     continue
