@@ -126,9 +126,8 @@ class Files:
                 events = [await inotify.get()]
         except TimeoutError:
             return None
-        with contextlib.suppress(BlockingIOError):
-            while (event := inotify.sync_get()) is not None:
-                events.append(event)
+        while (event := inotify.sync_get()) is not None:
+            events.append(event)
         names: set[str] = set()
         for event in events:
             if Mask.Q_OVERFLOW in event.mask:
@@ -261,7 +260,7 @@ def _is_resource(name: str) -> bool:
 def _inotify() -> Iterator[Inotify | None]:
     """An inotify instance; ``None`` where the node has no more of them (fs.inotify.max_user_instances)."""
     try:
-        inotify = Inotify()
+        inotify = Inotify(sync_timeout=0)  # sync_get only drains: it never waits
     except OSError as error:
         log.warning("event=inotify_failed error=%s poll=%ss", error.strerror, POLL)
         yield None
