@@ -188,7 +188,8 @@ class Cache:
             return None
         address, link_local = read_next_hop(next_hop)
         if address is None:
-            self.last_error = f"next hop {next_hop.hex(':')} is no host's address"
+            hop = next_hop.hex(":")
+            self.last_error = f"next hop {hop} is no host's address" if hop else "malformed NEXT_HOP"
             return None
         path = known.paths[key] = Path(self._peer, known.attributes, address, path_id, link_local)
         self._grow()

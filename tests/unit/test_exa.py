@@ -1,0 +1,188 @@
+"""The ExaBGP adapter: OPEN, NOTIFICATION, ROUTE-REFRESH and attributes, there and back, and what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from bgpd.bgp import exa
+from bgpd.bgp.exa import (
+    Capabilities,
+    Codec,
+    GracefulRestart,
+    Notification,
+    OpenMessage,
+    ProtocolError,
+    decode_notification,
+    decode_open,
+    decode_refresh,
+    encode_notification,
+    encode_open,
+    encode_refresh,
+    shutdown,
+)
+from bgpd.model.prefix import Family, parse_address
+from bgpd.model.route import Attributes, Origin, SegmentType
+
+BOTH = frozenset(Family)
+FULL = OpenMessage(
+    asn=4200000001,
+    hold_time=90,
+    router_id=parse_address("10.0.1.31"),
+    capabilities=Capabilities(
+        families=BOTH,
+        asn4=4200000001,
+        route_refresh=True,
+        graceful_restart=GracefulRestart(True, 120, {Family.IPV4: True, Family.IPV6: False}),
+        add_path={Family.IPV4: 1, Family.IPV6: 3},
+    ),
+)
+BARE = OpenMessage(65001, 0, parse_address("10.0.1.30"), Capabilities(multiprotocol=False))
+
+
+@pytest.mark.parametrize("message", [FULL, BARE], ids=["full", "bare"])
+def test_open_there_and_back(message: OpenMessage) -> None:
+    assert decode_open(encode_open(message)[19:]) == message
+
+
+def test_open_writes_as_trans_for_a_large_as() -> None:
+    assert encode_open(FULL)[20:22] == (23456).to_bytes(2, "big")
+
+
+def test_capabilities_in_words() -> None:
+    assert FULL.capabilities.words() == (
+        "multiprotocol ipv4",
+        "multiprotocol ipv6",
+        "4-octet AS 4200000001",
+        "route refresh",
+        "graceful restart 120 s ipv4,ipv6 (not kept), restarted",
+        "add-path receive ipv4",
+        "add-path send and receive ipv6",
+    )
+
+
+def _open_with(*capabilities: bytes) -> bytes:
+    value = b"".join(bytes((2, len(c))) + c for c in capabilities)
+    return b"\x04" + (65001).to_bytes(2, "big") + b"\0\x5a" + b"\x0a\0\0\1" + bytes((len(value),)) + value
+
+
+def test_families_and_capabilities_of_others_are_words() -> None:
+    body = _open_with(b"\x01\x04\0\1\0\x80", b"\x49\x04\x02h1\x00", b"\xc8\x00")
+    capabilities = decode_open(body).capabilities
+    assert capabilities.families == frozenset() and capabilities.multiprotocol
+    assert capabilities.others[0] == "ipv4 mpls-vpn"
+    assert len(capabilities.others) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "data"),
+    [
+        (b"\x03" + _open_with()[1:], (2, 1), b"\x00\x04"),
+        (_open_with()[:-1] + b"\x02\x01\x00", (2, 5), None),  # authentication, deprecated
+        (_open_with()[:-1] + b"\x02\x09\x00", (2, 4), None),  # unknown parameter
+        (_open_with()[:-1] + b"\x04\x02\x09", (2, 0), None),  # cut off
+        (_open_with(b"\x41\x02\x00\x01"), (2, 0), None),  # four-octet AS of two octets
+        (_open_with(b"\x40\x03\x00\x78\x00"), (2, 0), None),  # graceful restart cut off
+    ],
+)
+def test_bad_open(body: bytes, code: tuple[int, int], data: bytes | None) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        decode_open(body)
+    notification = caught.value.notification
+    assert (notification.code, notification.subcode) == code
+    if data is not None:
+        assert notification.data == data
+
+
+def test_notification_there_and_back() -> None:
+    notification = Notification(2, 2, b"\x01\x02")
+    assert decode_notification(encode_notification(notification)[19:]) == notification
+    assert str(notification) == "2/2 Bad Peer AS"
+    assert str(Notification(4, 0)) == "4/0 Hold timer expired"
+    assert str(Notification(9, 9)) == "9/9 unknown error"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "maintenance until 10:00", "Wartung bis zehn – überall", "x" * 200, "ä" * 200]
+)
+def test_shutdown_text(text: str) -> None:
+    read = decode_notification(encode_notification(shutdown(2, text))[19:])
+    octets = text.encode()
+    assert len(read.data) <= 256
+    assert read.shutdown_text == octets[:255].decode(errors="ignore")
+
+
+def test_shutdown_text_cannot_forge_a_log_line() -> None:
+    assert Notification(6, 2, b"\x05a\nb\x1bc").shutdown_text == "a b c"
+    assert Notification(6, 2, b"\x02\xff\xff").shutdown_text == ""
+    assert Notification(6, 2, b"\x09abc").shutdown_text == "abc"
+
+
+@pytest.mark.parametrize("family", list(Family))
+def test_refresh(family: Family) -> None:
+    assert decode_refresh(encode_refresh(family)[19:]) == family
+
+
+@pytest.mark.parametrize("body", [b"\0\1\1\1", b"\0\1\2\1", b"\0\1\7\1", b"\0\1\0\2", b"\0\x19\0\x46"])
+def test_refresh_without_an_answer(body: bytes) -> None:
+    assert decode_refresh(body) is None
+
+
+def test_refresh_cut_off() -> None:
+    with pytest.raises(ProtocolError):
+        decode_refresh(b"\0\1\0")
+
+
+EVERYTHING = Attributes(
+    origin=Origin.EGP,
+    as_path=((SegmentType.AS_SEQUENCE, (65001, 4200000001, 3)), (SegmentType.AS_SET, (7, 8))),
+    med=0,
+    local_pref=4294967295,
+    atomic_aggregate=True,
+    aggregator=(4200000001, parse_address("10.0.0.9")),
+    communities=(0xFFFFFF01, 65001 << 16 | 1),
+    extended_communities=(b"\x00\x02\xfd\xe8\x00\x00\x00\x64",),
+    large_communities=((4200000001, 2, 3), (1, 2, 3)),
+    originator_id=parse_address("10.0.0.8"),
+    cluster_list=(parse_address("1.1.1.1"), parse_address("2.2.2.2")),
+    unknown=((0xE0, 99, b"abc"),),
+)
+
+
+def _decode(codec: Codec, encoded: list[tuple[int, bytes]]) -> Attributes:
+    lists = {code: octets[3:] for code, octets in encoded if code in exa.LISTS}
+    unknown = tuple((octets[0], code, octets[3:]) for code, octets in encoded if code == 99)
+    known = b"".join(octets for code, octets in encoded if code not in exa.LISTS and code != 99)
+    return codec.decode(known, lists, unknown)
+
+
+@pytest.mark.parametrize("asn4", [True, False])
+@pytest.mark.parametrize("attributes", [EVERYTHING, Attributes()], ids=["everything", "nothing"])
+def test_attributes_there_and_back(attributes: Attributes, asn4: bool) -> None:
+    codec = Codec(asn4=asn4)
+    encoded = codec.encode(attributes)
+    assert [code for code, _ in encoded] == sorted(code for code, _ in encoded)
+    assert _decode(codec, encoded) == attributes
+
+
+def test_two_octet_session_writes_as_trans_and_as4() -> None:
+    octets = dict(Codec(asn4=False).encode(EVERYTHING))
+    assert octets[2].startswith(b"\x40\x02\x0e\x02\x03" + b"\xfd\xe9\x5b\xa0\x00\x03")
+    assert b"\xc0\x11" in octets[2]
+    assert b"\xc0\x12" in octets[7]
+
+
+def test_a_long_path_is_split_into_segments() -> None:
+    path = ((SegmentType.AS_SEQUENCE, tuple(range(1, 301))),)
+    codec = Codec(asn4=True)
+    decoded = _decode(codec, codec.encode(Attributes(as_path=path)))
+    assert [len(asns) for _, asns in decoded.as_path] == [255, 45]
+    assert decoded.as_path_length == 300
+
+
+def test_nothing_of_exabgp_but_its_codecs_is_imported() -> None:
+    code = "import sys, bgpd.bgp.exa; print([m for m in sys.modules if m.startswith(('exabgp.rea', 'exabgp.conf'))])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
