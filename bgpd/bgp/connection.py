@@ -323,7 +323,7 @@ class Connection:
             add_path_receive=frozenset(f for f in families if capabilities.add_path.get(f, 0) & 2),
             restart_families=frozenset() if restart is None else families & restart.families.keys(),
             restart_time=0.0 if restart is None else float(restart.time),
-            forwarding_families=frozenset()
+            forwarding_preserved=frozenset()
             if restart is None
             else frozenset(f for f in families if restart.families.get(f)),
             restarted=restart is not None and restart.restarted,

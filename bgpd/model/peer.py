@@ -79,11 +79,9 @@ class Peer:
     """Families whose routes we keep when the session breaks (RFC 4724 §4.2)."""
     restart_time: float = 0.0
     """How long the peer asked us to keep them, in seconds."""
-    forwarding_families: frozenset[Family] = frozenset()
-    """Families for which the peer says it went on forwarding since the session before: stale routes of all others go
-    as soon as this session is up (RFC 4724 §4.2)."""
     forwarding_preserved: frozenset[Family] = frozenset()
-    """Families for which the peer's OPEN says that it kept forwarding (the F bit, RFC 4724 §3)."""
+    """Families for which the peer's OPEN says that it went on forwarding (the F bit, RFC 4724 §3): stale routes of all
+    others go as soon as this session is up (§4.2)."""
     restarted: bool = False
     """The peer's OPEN had the restart bit: it waits for nothing of ours and holds End-of-RIB until it converged."""
     sends_end_of_rib: bool = False
