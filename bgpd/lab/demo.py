@@ -185,8 +185,8 @@ class _Story:
                 there.kill()
                 here.kill()
                 gone = [
-                    line
-                    for monitor in (there, here)
+                    f"{name}: {line.strip()}"
+                    for name, monitor in (("worker2", there), ("control", here))
                     for line in monitor.communicate()[0].splitlines()
                     if line.startswith("Deleted") and "proto bird" in line
                 ]
@@ -194,7 +194,7 @@ class _Story:
         self.fact(
             summary is not None and summary[1] == summary[2], f"ping: {summary[0] if summary else said}"
         )
-        self.fact(not gone, "not one route of bgpd's went away meanwhile, on worker2 or control")
+        self.fact(not gone, "; ".join(gone) or "not one route of bgpd's went away, on worker2 or control")
         self.fact(self.bird_routes(worker2) == before, "and worker2's routes are the same")
 
     def release(self) -> None:
