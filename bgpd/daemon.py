@@ -91,7 +91,7 @@ class Daemon:
         self._fib_wake = {family: asyncio.Event() for family in Family}
         self._compare_due: dict[Family, str] = {}
         self._adopted: set[Family] = set()
-        self._convergence = Convergence(self._started)
+        self._convergence = Convergence()
         self._speaker: Speaker
         self._viewer: Viewer
         self._datastore: Datastore = Files(Path(config.datastore.path), config.node)
@@ -182,7 +182,7 @@ class Daemon:
         self._originate()
         self._turn()  # what we announce is known before a session can come up
         self._speaker.configure(peering.peers, peering.listen.addresses, peering.listen.port)
-        self._convergence.configured(peering.peers)
+        self._convergence.configured(peering.peers, time.monotonic())
         for peer in before.keys() - peering.peers.keys():
             self._router.forget(peer)
         self._outbound.release_end_of_rib()
@@ -370,7 +370,7 @@ class Daemon:
 
     def down(self, peer: Peer, down: Down) -> None:
         """A session ended."""
-        self._outbound.leave(peer.id)
+        self._outbound.leave(peer)
         self._router.session_down(peer, down, time.monotonic())
         self._kick()
 

@@ -11,8 +11,9 @@ One of these a family of the kernel's routes, driven by ``daemon``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -51,10 +52,19 @@ class Reconciler(Generic[K, V]):
         self.paused = False
         """While set, ``due`` gives nothing: somebody else is at work there."""
         self._kin, self._limit = kin, limit
+        self._released = False
         self._unproven: dict[Hashable, set[K]] = {}
-        self._puts: dict[K, None] = {}
+        """Kin -> keys held and not wanted that nothing spoke against yet: kept until ``release``."""
+        self._queue: dict[K, object] = {}
+        """Keys that may differ, oldest first; the values mean nothing."""
         self._deletes: dict[K, None] = {}
-        self._retries: dict[K, tuple[int, float]] = {}
+        """Keys that may be held and not wanted; they wait for the last put."""
+        self._failures: dict[K, int] = {}
+        """How often a key failed since it last succeeded or was told anew."""
+        self._waiting: dict[K, float] = {}
+        """Failed keys, until when they rest."""
+        self._timers: dict[float, list[K]] = {}
+        """The same by time; a key that no longer waits may still be listed."""
         self._in_flight: Batch[K, V] | None = None
         self._reading = False
         self._touched: set[K] = set()
@@ -62,93 +72,108 @@ class Reconciler(Generic[K, V]):
 
     def want(self, changes: Mapping[K, V | None]) -> None:
         """What is wanted from now on; ``None`` is "gone"."""
-        wanted, held, puts = self.wanted, self.held, self._puts
+        wanted, held, queue, deletes = self.wanted, self.held, self._queue, self._deletes
+        busy = self._in_flight is not None
         for key, value in changes.items():
             if value is None:
-                if wanted.pop(key, None) is not None or key in held:
-                    self._look(key)
+                wanted.pop(key, None)
+                if key in held or busy:
+                    deletes[key] = None
             else:
                 wanted[key] = value
-                if self._unproven:
+                now = held.get(key)
+                if now is None or busy or (now is not value and now != value):
+                    queue[key] = None
+        if self._failures:
+            for key in changes:
+                self._forgive(key)
+        if self._unproven:
+            for key, value in changes.items():
+                if value is not None:
                     self._prove(key, held.get(key) == value)
-                if held.get(key) != value or self._in_flight:
-                    puts[key] = None
-                    if self._retries:
-                        self._retries.pop(key, None)
 
     def adopt(self, actual: Mapping[K, V]) -> None:
         """The first reading: all of it is ours from before, and stays until it is wanted, replaced or released."""
         self.held = dict(actual)
         for key in actual:
-            if key not in self.wanted:
-                self._unproven.setdefault(self._kin(key), set()).add(key)
-        for key in self.wanted:
-            self._look(key)
+            self._keep(key)
+        for key, value in self.wanted.items():
+            self._prove(key, self.held.get(key) == value)
+        self._queue.update(self.wanted)
 
     def observe(self, changes: Mapping[K, V | None]) -> None:
         """Somebody else changed these: their value now, ``None`` is "gone"."""
+        if self._in_flight or self._reading:
+            self._touched.update(changes)
         for key, value in changes.items():
-            if value is None:
-                self.held.pop(key, None)
-            else:
-                self.held[key] = value
-            if self._in_flight or self._reading:
-                self._touched.add(key)
-            self._retries.pop(key, None)
-            self._look(key)
+            self._found(key, value)
 
     def begin_reading(self) -> None:
         """A whole reading starts; no batch is under way, and ``due`` gives none until ``compare``."""
+        if self._in_flight:
+            raise RuntimeError("a reading that overlaps a batch cannot tell what it saw")
         self._reading = True
 
     def compare(self, actual: Mapping[K, V]) -> Drift:
         """A whole reading, begun with ``begin_reading``: believe it, and put right what differs."""
         held, touched = self.held, self._touched
-        missing = [key for key in held if key not in actual and key not in touched]
-        extra = [key for key in actual if key not in held and key not in touched]
-        changed = [
-            key for key, value in actual.items() if held.get(key, value) != value and key not in touched
-        ]
+        extra: list[K] = []
+        changed: list[K] = []
+        for key, value in actual.items():
+            now = held.get(key)
+            if now is not value and key not in touched:
+                if now is None:
+                    extra.append(key)
+                elif now != value:
+                    changed.append(key)
+                else:
+                    held[key] = value  # the reader's own object: the next time it is the same one
+        missing: list[K] = []
+        if touched or len(held) != len(actual) - len(extra):
+            missing = [key for key in held if key not in actual and key not in touched]
+        for key in (*missing, *extra, *changed):
+            self._found(key, actual.get(key))
         self._reading = False
         touched.clear()
-        for key in missing:
-            del held[key]
-        for key in (*extra, *changed):
-            held[key] = actual[key]
-        for key in (*missing, *extra, *changed):
-            self._look(key)
         return Drift(len(missing), len(extra), len(changed))
 
     def release(self) -> int:
         """What was adopted and is still not wanted may go now. How many."""
-        keys = [key for keys in self._unproven.values() for key in keys if key not in self.wanted]
+        self._released = True
+        keys = [key for keys in self._unproven.values() for key in keys]
         self._unproven.clear()
-        for key in keys:
-            self._look(key)
+        self._queue.update(dict.fromkeys(keys))
         return len(keys)
 
     def due(self, now: float) -> Batch[K, V] | None:
         """The next batch, or ``None``; only one is under way at a time."""
         if self._in_flight or self._reading or self.paused:
             return None
-        if self._retries:
-            for key in [key for key, (_, at) in self._retries.items() if at <= now]:
-                self._look(key)
+        for at in [at for at in self._timers if at <= now]:
+            for key in self._timers.pop(at):
+                if self._waiting.get(key) == at:
+                    del self._waiting[key]
+                    self._queue[key] = None
+        wanted, held, queue = self.wanted, self.held, self._queue
         puts: dict[K, V] = {}
-        wanted, held, queue = self.wanted, self.held, self._puts
-        for key in list(queue) if len(queue) <= self._limit else _first(queue, self._limit):
-            del queue[key]
-            value = wanted.get(key)
-            if value is not None and held.get(key) != value:
-                puts[key] = value
+        while queue and len(puts) < self._limit:
+            for key in list(islice(queue, self._limit - len(puts))):
+                del queue[key]
+                value, before = wanted.get(key), held.get(key)
+                if value is not None and before is not value and (before is None or before != value):
+                    puts[key] = value
+                elif value is None and before is not None:
+                    self._deletes[key] = None
+                elif self._failures:
+                    self._forgive(key)
         deletes: list[K] = []
-        if not queue and not puts and self._deletes:  # rule 11: a delete waits for every put
-            for key in _first(self._deletes, self._limit):
+        if not queue:  # house rule 11: a delete waits for every put
+            for key in list(islice(self._deletes, self._limit)):
                 del self._deletes[key]
                 if key in held and key not in wanted and not self._is_unproven(key):
                     deletes.append(key)
         if not puts and not deletes:
-            return self.due(now) if queue or self._deletes else None
+            return None
         self._in_flight = Batch(puts, tuple(deletes))
         return self._in_flight
 
@@ -156,32 +181,38 @@ class Reconciler(Generic[K, V]):
         """The outcome of a batch: the keys not in ``errors`` are as asked."""
         self._in_flight = None
         held, touched = self.held, self._touched
-        for key, value in batch.puts.items():
-            if key not in errors and key not in touched:
-                held[key] = value
+        if not errors and not touched:
+            held.update(batch.puts)
+            for key in batch.deletes:
+                held.pop(key, None)
+        else:
+            for key, value in batch.puts.items():
+                if key not in errors and key not in touched:
+                    held[key] = value
+            for key in batch.deletes:
+                if key not in errors and key not in touched:
+                    held.pop(key, None)
+        if self._failures:
+            for key in (*batch.puts, *batch.deletes):
+                if key not in errors:
+                    self._forgive(key)
         if self._unproven:
             for key in batch.puts:
                 if key not in errors:
                     self._prove(key, True)
-        for key in batch.deletes:
-            if key not in errors and key not in touched:
-                held.pop(key, None)
-        if self.errors or self._retries:
-            for key in (*batch.puts, *batch.deletes):
-                if key not in errors:
-                    self.errors.pop(key, None)
-                    self._retries.pop(key, None)
         for key, error in errors.items():
-            attempts = self._retries.get(key, (0, 0.0))[0]
-            self.errors[key] = str(error)
-            self._retries[key] = (attempts + 1, now + min(RETRY_MOST, RETRY_FIRST * 2.0 ** min(attempts, 16)))
-        for key in touched:
-            self._look(key)
+            if (key in batch.puts) == (key in self.wanted):
+                self._fail(key, error, now)
+            else:  # meanwhile the contrary is wanted
+                self._queue[key] = None
+        self._queue.update(dict.fromkeys(touched))
         touched.clear()
 
     def next_deadline(self) -> float | None:
         """When ``due`` is next worth asking without anything new being told: a retry's time, or ``None``."""
-        return min((at for _, at in self._retries.values()), default=None)
+        if self._in_flight or self._reading or self.paused:
+            return None
+        return min(self._timers, default=None)
 
     @property
     def busy(self) -> bool:
@@ -191,40 +222,50 @@ class Reconciler(Generic[K, V]):
     @property
     def pending(self) -> int:
         """Keys that wait for a batch, retries included."""
-        return len(self._puts) + len(self._deletes) + len(self._retries)
+        return len(self._queue) + len(self._deletes) + len(self._waiting)
 
     @property
     def kept(self) -> int:
         """Adopted keys that are not wanted and not yet released."""
         return sum(len(keys) for keys in self._unproven.values())
 
+    def _found(self, key: K, value: V | None) -> None:
+        """The outside has this value of a key, which we did not put there."""
+        if value is None:
+            self.held.pop(key, None)
+            if self._unproven:
+                self._prove(key, False)
+        else:
+            self.held[key] = value
+            self._keep(key)
+        self._forgive(key)
+        self._queue[key] = None
+
+    def _keep(self, key: K) -> None:
+        if not self._released and key not in self.wanted:
+            self._unproven.setdefault(self._kin(key), set()).add(key)
+
     def _prove(self, key: K, held: bool) -> None:
-        """``key`` is wanted, so it is no leftover; once it is held, the leftovers of its kin may go."""
+        """``key`` is no leftover: it is wanted, or gone. Once it is ``held``, the leftovers of its kin may go."""
         kin = self._kin(key)
         if keys := self._unproven.get(kin):
             keys.discard(key)
             if held or not keys:
                 del self._unproven[kin]
-                for old in keys:
-                    self._look(old)
-
-    def _look(self, key: K) -> None:
-        if key in self.wanted:
-            self._puts[key] = None
-        else:
-            self._deletes[key] = None
-            self._puts.pop(key, None)
-            self.errors.pop(key, None) if key not in self.held else None
-            self._retries.pop(key, None)
+                self._queue.update(dict.fromkeys(keys))
 
     def _is_unproven(self, key: K) -> bool:
         return bool(self._unproven) and key in self._unproven.get(self._kin(key), ())
 
+    def _fail(self, key: K, error: Exception, now: float) -> None:
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        self.errors[key] = str(error)
+        at = now + min(RETRY_MOST, RETRY_FIRST * 2.0 ** min(failures, 16))
+        self._waiting[key] = at
+        self._timers.setdefault(at, []).append(key)
 
-def _first(queue: Iterable[K], limit: int) -> list[K]:
-    found: list[K] = []
-    for key in queue:
-        if len(found) == limit:
-            break
-        found.append(key)
-    return found
+    def _forgive(self, key: K) -> None:
+        if self._failures.pop(key, None):
+            self._waiting.pop(key, None)
+            self.errors.pop(key, None)

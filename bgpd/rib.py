@@ -16,8 +16,8 @@ from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Prefix
 from bgpd.model.route import Out, Path, Selection
 
-Dirty = dict[Prefix, None]
-"""An ordered set of prefixes whose decision is due."""
+Dirty = dict[Prefix, object]
+"""An ordered set of prefixes whose decision is due; the values mean nothing."""
 LocRib = dict[Prefix, Selection]
 AdjRibOut = dict[Prefix, Out]
 Key = Prefix | tuple[int, Prefix]
@@ -32,6 +32,8 @@ class _Table:
 
     fresh: dict[Key, Path] = field(default_factory=dict)
     stale: dict[Key, Path] = field(default_factory=dict)
+    refused: set[Key] = field(default_factory=set)
+    """Keys whose path import refuses: heard, counted, never used."""
 
 
 def _prefix_of(key: Key) -> Prefix:
@@ -51,10 +53,13 @@ class AdjRibIn:
         found = self.candidates.get(prefix)
         return () if found is None else (found,) if isinstance(found, Path) else found
 
-    def counts(self, peer: PeerId) -> tuple[int, int]:
-        """(paths, of which stale) of a peer."""
+    def counts(self, peer: PeerId) -> tuple[int, int, int]:
+        """(received, accepted by import, stale) paths of a peer."""
         table = self._tables.get(peer)
-        return (len(table.fresh) + len(table.stale), len(table.stale)) if table else (0, 0)
+        if table is None:
+            return 0, 0, 0
+        received = len(table.fresh) + len(table.stale)
+        return received, received - len(table.refused), len(table.stale)
 
     def peer_paths(self, peer: PeerId) -> Iterator[tuple[Prefix, Path, bool]]:
         """(prefix, path, stale) of all that a peer announced."""
@@ -70,13 +75,27 @@ class AdjRibIn:
             table is not None and table.stale.get((path.path_id, prefix) if path.path_id else prefix) is path
         )
 
-    def announce(self, path: Path, prefixes: Sequence[Prefix], dirty: Dirty) -> None:
-        """Record that ``path``'s session announced ``prefixes``; those whose path is new become dirty."""
+    def announce(self, path: Path, prefixes: Sequence[Prefix], dirty: Dirty, refused: bool = False) -> None:
+        """Record that ``path``'s session announced ``prefixes``; those whose path is new become dirty.
+
+        ``refused``: import does not accept the path.
+        """
         table = self._tables.get(path.peer.id)
         if table is None:
             table = self._tables[path.peer.id] = _Table()
         fresh, stale, candidates = table.fresh, table.stale, self.candidates
         path_id = path.path_id
+        if refused or table.refused:
+            keys = [(path_id, prefix) for prefix in prefixes] if path_id else prefixes
+            (table.refused.update if refused else table.refused.difference_update)(keys)
+        if len(prefixes) > 8 and not path_id and candidates.keys().isdisjoint(prefixes):
+            new = dict.fromkeys(
+                prefixes, path
+            )  # nobody announced any of them: a third of the time of the loop
+            fresh.update(new)  # type: ignore[arg-type]  # a dict's key type is invariant
+            candidates.update(new)
+            dirty.update(new)
+            return
         for prefix in prefixes:
             key: Key = (path_id, prefix) if path_id else prefix
             old = fresh.get(key)
@@ -103,14 +122,14 @@ class AdjRibIn:
             key: Key = (path_id, prefix) if path_id else prefix
             path = table.fresh.pop(key, None) or table.stale.pop(key, None)
             if path is not None:
+                table.refused.discard(key)
                 self._remove(prefix, path)
                 dirty[prefix] = None
 
     def mark_stale(self, peer: PeerId) -> None:
         """The session broke, its routes stay in use; those stale from a session before go (RFC 4724 §4.2)."""
         if table := self._tables.get(peer):
-            if table.stale:
-                self._doomed.append(table.stale)
+            self.sweep_stale(peer)
             table.stale, table.fresh = table.fresh, {}
 
     def sweep_stale(self, peer: PeerId) -> int:
@@ -119,6 +138,8 @@ class AdjRibIn:
         if table is None or not table.stale:
             return 0
         stale, table.stale = table.stale, {}
+        if table.refused:
+            table.refused.difference_update(stale)
         self._doomed.append(stale)
         return len(stale)
 
@@ -132,7 +153,7 @@ class AdjRibIn:
         done = 0
         while self._doomed and done < limit:
             entries = self._doomed[0]
-            while entries and done < limit:
+            for _ in range(min(len(entries), limit - done)):
                 key, path = entries.popitem()
                 prefix = _prefix_of(key)
                 self._remove(prefix, path)
@@ -147,17 +168,13 @@ class AdjRibIn:
         """Whether given-up paths are still among the candidates."""
         return bool(self._doomed)
 
-    def peers(self) -> Iterable[PeerId]:
-        """Peers that have a table."""
-        return self._tables.keys()
-
     def _remove(self, prefix: Prefix, path: Path) -> None:
         current = self.candidates.get(prefix)
         if current is path:
             del self.candidates[prefix]
         elif current is not None and not isinstance(current, Path):
-            rest = tuple(other for other in current if other is not path)
-            self.candidates[prefix] = rest[0] if len(rest) == 1 else rest
+            rest = [other for other in current if other is not path]
+            self.candidates[prefix] = rest[0] if len(rest) == 1 else tuple(rest)
 
 
 def longest_match(table: Mapping[Prefix, object], host: Prefix) -> list[Prefix]:

@@ -9,19 +9,42 @@ from. ``daemon`` calls this with what ``router`` decided; ``speaker`` carries th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
 from bgpd.bgp.wire import encode_announcements, encode_withdrawals, end_of_rib
 from bgpd.model.peer import Peer, PeerId
-from bgpd.model.prefix import Family, Prefix
-from bgpd.model.route import Out
+from bgpd.model.prefix import Address, Family, Prefix
+from bgpd.model.route import Attributes, Out
 
 Told = Mapping[Prefix, tuple[Out | None, Out | None]]
 """Prefix -> (told before, told now); ``None`` is "not told"."""
+_Encoded = dict[tuple[object, tuple[Prefix, ...], tuple[Prefix, ...]], bytes]
+"""Group, prefixes announced, prefixes withdrawn -> octets, while the tables do not change."""
 CHUNK = 4096
 """Prefixes encoded at once for a session that catches up."""
+SESSION_COST = 64
+"""What a session that is served costs beside its prefixes, counted in prefixes."""
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """One update group: its table, and its sessions."""
+
+    key: object
+    family: Family
+    table: Mapping[Prefix, Out]
+    members: dict[_Member, None] = field(default_factory=dict)
+    sources: Counter[PeerId | None] | None = None
+    """Source -> prefixes of the table; counted when asked for, forgotten at a change."""
+
+    def from_source(self, peer: PeerId) -> int:
+        """How many prefixes of the table were learned from a peer."""
+        if self.sources is None:
+            self.sources = Counter(out.source for out in self.table.values())
+        return self.sources[peer]
 
 
 @dataclass(slots=True, eq=False)
@@ -29,14 +52,18 @@ class _Member:
     """One session in one family."""
 
     peer: Peer
-    family: Family
-    table: Mapping[Prefix, Out]
-    asn4: bool
-    missed: dict[Prefix, None] = field(default_factory=dict)
+    group: _Group
+    missed: dict[Prefix, None]
     """Prefixes it has yet to be told the present state of."""
+    gone: dict[Prefix, None] = field(default_factory=dict)
+    """Those of them that were found withdrawn: told once all announcements are (house rule 11)."""
     blocked: bool = False
     """Its socket is full: nothing more until ``writable``."""
     end_of_rib_due: bool = True
+
+    @property
+    def behind(self) -> bool:
+        return bool(self.missed or self.gone)
 
 
 class Outbound:
@@ -44,118 +71,160 @@ class Outbound:
 
     def __init__(self, send: Callable[[Peer, bytes], bool]) -> None:
         self._send = send
-        self._members: dict[object, list[_Member]] = {}
+        self._groups: dict[object, _Group] = {}
         self._by_peer: dict[PeerId, list[_Member]] = {}
-        self._behind: dict[_Member, None] = {}
+        self._due: dict[_Member, None] = {}
+        """Sessions to serve, in turn: those that are behind, and those that wait for the time of End-of-RIB."""
         self._end_of_rib_released = False
 
     def join(
         self, peer: Peer, groups: Mapping[Family, object], tables: Mapping[Family, Mapping[Prefix, Out]]
     ) -> None:
         """A session is established: it is told the whole table of each of its groups."""
-        self.leave(peer.id)
-        for family, group in groups.items():
-            member = _Member(peer, family, tables[family], peer.asn4, dict.fromkeys(tables[family]))
-            self._members.setdefault(group, []).append(member)
+        for earlier in self._by_peer.get(peer.id, ())[:1]:
+            self.leave(earlier.peer)
+        for family, key in groups.items():
+            table = tables[family]
+            group = self._groups.get(key)
+            if group is None:
+                group = self._groups[key] = _Group(key, family, table)
+            member = _Member(peer, group, dict.fromkeys(table))
+            group.members[member] = None
             self._by_peer.setdefault(peer.id, []).append(member)
-            self._behind[member] = None
+            self._due[member] = None
 
-    def leave(self, peer: PeerId) -> None:
-        """A session ended."""
-        gone = self._by_peer.pop(peer, ())
-        for member in gone:
-            self._behind.pop(member, None)
-        for group, members in list(self._members.items()):
-            kept = [member for member in members if member not in gone]
-            if kept:
-                self._members[group] = kept
-            else:
-                del self._members[group]
+    def leave(self, peer: Peer) -> None:
+        """A session ended; nothing happens where the peer's next one has joined already."""
+        members = self._by_peer.get(peer.id, ())
+        if not members or members[0].peer is not peer:
+            return
+        del self._by_peer[peer.id]
+        for member in members:
+            self._due.pop(member, None)
+            del member.group.members[member]
+            if not member.group.members:
+                del self._groups[member.group.key]
 
     def changed(self, group: object, told: Told) -> None:
         """What a group is told changed: encode once, send to every member that is not behind."""
-        members = self._members.get(group, ())
-        ready = [m for m in members if not m.missed and not m.blocked]
-        for member in members:
-            if member.missed or member.blocked:
-                member.missed.update(dict.fromkeys(told))
-                self._behind[member] = None
-        if not ready:
+        found = self._groups.get(group)
+        if found is None:
             return
-        sources = {
-            out.source for pair in told.values() for out in pair if out is not None and out.source is not None
-        }
-        family, asn4 = ready[0].family, ready[0].asn4
-        octets = b"".join(_encode(family, asn4, ((prefix, now) for prefix, (_, now) in told.items())))
-        for member in ready:
-            if member.peer in sources:
-                seen = ((prefix, _seen_by(member.peer, now)) for prefix, (_, now) in told.items())
-                self._put(member, b"".join(_encode(family, asn4, seen)))
+        found.sources = None
+        sources = {out.source for pair in told.values() for out in pair if out is not None}
+        octets: bytes | None = None
+        for member in found.members:
+            if member.behind or member.blocked:
+                member.missed.update(dict.fromkeys(told))
+                self._due[member] = None
+            elif (peer := member.peer).id in sources:
+                pairs = (
+                    (p, _seen_by(peer, before), _seen_by(peer, now)) for p, (before, now) in told.items()
+                )
+                seen = ((p, now) for p, before, now in pairs if before is not None or now is not None)
+                self._put(member, _encode(found.family, peer.asn4, seen))
             else:
+                if octets is None:
+                    state = ((prefix, now) for prefix, (_, now) in told.items())
+                    octets = _encode(found.family, peer.asn4, state)
                 self._put(member, octets)
 
     def writable(self, peer: Peer) -> None:
         """A session's socket has drained."""
-        for member in self._by_peer.get(peer.id, ()):
+        for member in self._of(peer):
             member.blocked = False
-            if member.missed or member.end_of_rib_due:
-                self._behind[member] = None
+            if member.behind or member.end_of_rib_due:
+                self._due[member] = None
 
     def refresh(self, peer: Peer, family: Family) -> bool:
         """Tell a session all of a family again (RFC 2918, or the operator's soft-out). Whether it carries it."""
-        for member in self._by_peer.get(peer.id, ()):
-            if member.family is family:
-                member.missed.update(dict.fromkeys(member.table))
-                self._behind[member] = None
+        for member in self._of(peer):
+            if member.group.family is family:
+                member.missed.update(dict.fromkeys(member.group.table))
+                self._due[member] = None
                 return True
         return False
 
     def release_end_of_rib(self) -> None:
         """The resources are whole and announced: sessions that have caught up may be told so."""
-        if not self._end_of_rib_released:
-            self._end_of_rib_released = True
-            self._behind.update(dict.fromkeys(m for members in self._by_peer.values() for m in members))
+        self._end_of_rib_released = True
 
     def work(self, settled: bool) -> bool:
-        """Let sessions that are behind catch up, a chunk each. Whether more is due now.
+        """Let sessions that are behind catch up, a chunk each, some sessions a call. Whether more is due now.
 
         ``settled``: the router has nothing left to decide, so that the tables are whole.
         """
-        for member in list(self._behind):
+        encoded: _Encoded = {}
+        finish = settled and self._end_of_rib_released
+        budget = 2 * CHUNK
+        for member in list(self._due):
             if member.blocked:
-                del self._behind[member]
-                continue
-            if member.missed:
-                chunk = list(islice(member.missed, CHUNK))
-                for prefix in chunk:
-                    del member.missed[prefix]
-                table = member.table
-                state = ((prefix, _seen_by(member.peer, table.get(prefix))) for prefix in chunk)
-                self._put(member, b"".join(_encode(member.family, member.asn4, state)))
-            if not member.missed:
-                if member.end_of_rib_due and not (settled and self._end_of_rib_released):
-                    continue
-                del self._behind[member]
-                if member.end_of_rib_due:
-                    member.end_of_rib_due = False
-                    self._put(member, end_of_rib(member.family))
-        return any(member.missed for member in self._behind)
+                del self._due[member]
+            elif member.behind or not member.end_of_rib_due or finish:
+                if budget <= 0:
+                    return True
+                budget -= SESSION_COST + (self._catch_up(member, encoded) if member.behind else 0)
+                if member.behind:
+                    self._due[member] = self._due.pop(member)  # after the others
+                elif finish or not member.end_of_rib_due:
+                    del self._due[member]
+                    if member.end_of_rib_due:
+                        member.end_of_rib_due = False
+                        self._put(member, end_of_rib(member.group.family))
+        return any(member.behind and not member.blocked for member in self._due)
 
     def advertised(self, peer: PeerId, family: Family) -> int:
         """Prefixes of a family that a session has been told."""
-        return sum(
-            sum(out.source is not m.peer and p not in m.missed for p, out in m.table.items())
-            for m in self._by_peer.get(peer, ())
-            if m.family is family
-        )
+        total = 0
+        for member in self._by_peer.get(peer, ()):
+            if member.group.family is family:
+                table = member.group.table
+                waiting = sum(
+                    _seen_by(member.peer, table.get(prefix)) is not None for prefix in member.missed
+                )
+                total += len(table) - member.group.from_source(peer) - waiting
+        return total
 
     def queue_length(self, peer: PeerId) -> int:
         """Prefixes that wait for a session to read."""
-        return sum(len(member.missed) for member in self._by_peer.get(peer, ()))
+        return sum(len(member.missed) + len(member.gone) for member in self._by_peer.get(peer, ()))
 
     def has_told(self, peer: PeerId, family: Family, prefix: Prefix) -> bool:
         """Whether a session has been told the present state of a prefix."""
-        return any(m.family is family and prefix not in m.missed for m in self._by_peer.get(peer, ()))
+        return any(
+            prefix not in member.missed and prefix not in member.gone
+            for member in self._by_peer.get(peer, ())
+            if member.group.family is family
+        )
+
+    def _of(self, peer: Peer) -> list[_Member]:
+        return [member for member in self._by_peer.get(peer.id, ()) if member.peer is peer]
+
+    def _catch_up(self, member: _Member, encoded: _Encoded) -> int:
+        """Tell a session some of what it missed. How many prefixes. ``encoded``: what was made for others."""
+        peer, group, missed, gone = member.peer, member.group, member.missed, member.gone
+        table = group.table
+        chunk = list(islice(missed, CHUNK))
+        announced: list[Prefix] = []
+        for prefix in chunk:
+            del missed[prefix]
+            if _seen_by(peer, table.get(prefix)) is None:
+                gone[prefix] = None
+            else:
+                announced.append(prefix)
+        withdrawn: list[Prefix] = []
+        if not missed:
+            for prefix in list(islice(gone, CHUNK)):
+                del gone[prefix]
+                if _seen_by(peer, table.get(prefix)) is None:
+                    withdrawn.append(prefix)
+        key = (group.key, tuple(announced), tuple(withdrawn))
+        octets = encoded.get(key)
+        if octets is None:
+            state = (*((p, table[p]) for p in announced), *((p, None) for p in withdrawn))
+            octets = encoded[key] = _encode(group.family, peer.asn4, state)
+        self._put(member, octets)
+        return len(chunk) + len(withdrawn)
 
     def _put(self, member: _Member, octets: bytes) -> None:
         if octets and not self._send(member.peer, octets):
@@ -163,24 +232,28 @@ class Outbound:
 
 
 def _seen_by(peer: Peer, out: Out | None) -> Out | None:
-    return None if out is None or out.source is peer else out
+    return None if out is None or out.source == peer.id else out
 
 
-def _encode(family: Family, asn4: bool, state: Iterable[tuple[Prefix, Out | None]]) -> list[bytes]:
+def _encode(family: Family, asn4: bool, state: Iterable[tuple[Prefix, Out | None]]) -> bytes:
     """UPDATEs for the state of some prefixes: announcements first, grouped by what is said of them, then withdrawals.
 
-    (House rule 11: a more specific is announced before what covered it goes.)
+    (House rule 11: a more specific is announced before what covered it goes.) Attributes too large for one message are
+    not announced (RFC 4271 §9.2), and whatever was announced before is withdrawn.
     """
-    announced: dict[Out, list[Prefix]] = {}
+    announced: dict[tuple[Attributes, Address], list[Prefix]] = {}
     withdrawn: list[Prefix] = []
     for prefix, out in state:
         if out is None:
             withdrawn.append(prefix)
         else:
-            announced.setdefault(out, []).append(prefix)
+            announced.setdefault((out.attributes, out.next_hop), []).append(prefix)
     messages: list[bytes] = []
-    for out, prefixes in announced.items():
-        messages += encode_announcements(family, out.attributes, out.next_hop, prefixes, asn4)
+    for (attributes, next_hop), prefixes in announced.items():
+        try:
+            messages += encode_announcements(family, attributes, next_hop, prefixes, asn4)
+        except ValueError:
+            withdrawn += prefixes
     if withdrawn:
         messages += encode_withdrawals(family, withdrawn)
-    return messages
+    return b"".join(messages)

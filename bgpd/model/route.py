@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import NamedTuple
 
-from bgpd.model.peer import Peer
+from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix
 
 
@@ -268,5 +268,6 @@ class Out(NamedTuple):
 
     attributes: Attributes
     next_hop: Address
-    source: Peer | None
-    """The session it was learned from, which is not told; ``None`` for our own."""
+    source: PeerId | None
+    """The peer it was learned from, which is not told; ``None`` for our own. (Not its session: a peer that comes back
+    and says the same changes nothing for others.)"""

@@ -16,6 +16,7 @@ Called by ``router`` for prefixes with more than one path, and by ``bgpctl why``
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from bgpd.model.prefix import Address
 from bgpd.model.route import Path, Reason, Resolution, Selection, Unresolved
@@ -45,16 +46,18 @@ def _med_group_minimum(paths: Sequence[Path]) -> list[Path]:
     return [p for p in paths if (p.attributes.med or 0) == lowest[p.attributes.neighbor_as]]
 
 
-def _least(key: Callable[[Path], int | Address]) -> Callable[[Sequence[Path]], list[Path]]:
-    def step(paths: Sequence[Path]) -> list[Path]:
-        ranks = [key(path) for path in paths]
+def _least(key: Callable[[Path], object]) -> Callable[[Sequence[Path]], Sequence[Path]]:
+    def step(paths: Sequence[Path]) -> Sequence[Path]:
+        ranks: list[Any] = list(map(key, paths))
         best = min(ranks)
+        if ranks.count(best) == len(ranks):
+            return paths
         return [path for path, rank in zip(paths, ranks, strict=True) if rank == best]
 
     return step
 
 
-Step = tuple[Reason, Callable[[Sequence[Path]], list[Path]]]
+Step = tuple[Reason, Callable[[Sequence[Path]], Sequence[Path]]]
 
 UNTIL_COST: tuple[Step, ...] = (
     (Reason.LOCAL_PREF, _least(lambda path: -local_preference(path))),  # §9.1.1
@@ -66,7 +69,10 @@ UNTIL_COST: tuple[Step, ...] = (
 TIE_BREAKS: tuple[Step, ...] = (
     (Reason.ROUTER_ID, _least(identifier)),  # f
     (Reason.CLUSTER_LIST_LENGTH, _least(lambda path: len(path.attributes.cluster_list))),  # RFC 4456 §9
-    (Reason.PEER_ADDRESS, _least(lambda path: path.peer.config.address)),  # g
+    (
+        Reason.PEER_ADDRESS,
+        _least(lambda path: (path.peer.config.address, path.peer.id)),
+    ),  # g; two sessions of one
     (Reason.PATH_ID, _least(lambda path: path.path_id)),  # RFC 7911
 )
 
@@ -103,8 +109,8 @@ def judge(
             continue
         costs[path.next_hop] = resolution.cost
         usable.append(path)
-    if not usable:
-        return None, (), rejected
+    if len(usable) < 2:
+        return (usable[0] if usable else None), tuple(usable), rejected
     by_cost: Step = (Reason.IGP_COST, _least(lambda path: costs[path.next_hop]))  # e
     tied = _eliminate(usable, (*UNTIL_COST, by_cost), rejected)
 

@@ -15,6 +15,10 @@ def forwarding(
 
     ``None`` when nothing resolves, which a Selection just made cannot show: every path in it resolved.
     """
+    if len(selection.multipath) == 1:
+        only = resolve(selection.best.next_hop)
+        if isinstance(only, Resolution) and len(only.via.hops) <= max_paths:
+            return only.via  # shared by all that go this way
     hops: dict[Hop, None] = {}
     for path in selection.multipath:
         resolution = resolve(path.next_hop)

@@ -23,6 +23,8 @@ from bgpd.model.route import Attributes, Origination, Out, Path, Reason, Segment
 NO_EXPORT = 0xFFFFFF01
 NO_ADVERTISE = 0xFFFFFF02
 NO_EXPORT_SUBCONFED = 0xFFFFFF03
+NON_TRANSITIVE = 0x40
+"""In the first octet of an extended community: it stays inside the AS (RFC 4360 §2)."""
 DEFAULT_LOCAL_PREF = 100
 
 
@@ -86,7 +88,8 @@ def local_out(group: Group) -> Out:
 def learned_out(path: Path, group: Group) -> Out | ExportRefusal:
     """What a group is told of a learned path, as far as the path alone decides (``prefix_refusal`` is the rest).
 
-    External: our AS in front, no LOCAL_PREF, no MED (RFC 4271 §5.1). Internal: LOCAL_PREF added. Next hop self.
+    External: our AS in front; no LOCAL_PREF, MED (RFC 4271 §5.1) or community that stays inside an AS. Internal:
+    LOCAL_PREF added. Next hop self.
     """
     attributes = path.attributes
     if group.ibgp and path.peer.ibgp:
@@ -98,12 +101,21 @@ def learned_out(path: Path, group: Group) -> Out | ExportRefusal:
             return ExportRefusal.NO_EXPORT
         if group.peer_asn in attributes.asns():
             return ExportRefusal.LOOP
-        sent = replace(attributes, as_path=prepend(attributes, group.local_asn), local_pref=None, med=None)
-        sent = replace(sent, originator_id=None, cluster_list=())
+        sent = replace(
+            attributes,
+            as_path=prepend(attributes, group.local_asn),
+            local_pref=None,
+            med=None,
+            originator_id=None,
+            cluster_list=(),
+            extended_communities=tuple(
+                c for c in attributes.extended_communities if not c[0] & NON_TRANSITIVE
+            ),
+        )
     else:
         local_pref = DEFAULT_LOCAL_PREF if attributes.local_pref is None else attributes.local_pref
         sent = replace(attributes, local_pref=local_pref)
-    return Out(sent, group.next_hop, path.peer)
+    return Out(sent, group.next_hop, path.peer.id)
 
 
 def prepend(attributes: Attributes, asn: int) -> tuple[tuple[SegmentType, tuple[int, ...]], ...]:
@@ -118,8 +130,10 @@ def prefix_refusal(prefix: Prefix, origination: Origination) -> ExportRefusal | 
     """Why a learned route of this prefix is not passed on to anybody."""
     if prefix[0] == 0:
         return ExportRefusal.DEFAULT_ROUTE
-    if any(covers(pool, prefix) for pool in origination.hidden_pools):
-        return ExportRefusal.POOL_DISABLED
-    if not any(covers(pool, prefix) for pool in origination.exported_pools):
-        return ExportRefusal.NOT_IN_POOL
-    return None
+    for pool in origination.hidden_pools:
+        if covers(pool, prefix):
+            return ExportRefusal.POOL_DISABLED
+    for pool in origination.exported_pools:
+        if covers(pool, prefix):
+            return None
+    return ExportRefusal.NOT_IN_POOL
