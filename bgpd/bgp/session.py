@@ -4,10 +4,12 @@
 and then looks at what it wants: ``take_dial``, ``events``, ``next_deadline``, a connection's octets and closure. Time
 is a float of seconds from any origin, given with every call; nothing here reads a clock or touches a socket.
 
-Connections of a peer compete (§6.8): when two have received an OPEN, the one that the side with the greater identifier
-dialled stays (RFC 6286 §2.3 for equal ones). An established session stays against a new connection, except where the
-peer speaks graceful restart and the connection began ``RACE`` seconds after the session was up or later: then the peer
-has died without telling, and the new connection replaces the old, whose routes stay as stale (RFC 4724 §4.2, §5).
+Connections of a peer compete (§6.8): the one that the side with the greater identifier dialled stays (RFC 6286 §2.3 for
+equal ones). This is decided as soon as an OPEN has come on either, since then the peer's identifier is known: waiting
+for both, as the RFC's minimum, lets one side be Established on the connection that the other is about to close. An
+established session stays against a new connection, except where the peer speaks graceful restart and the connection
+began ``RACE`` seconds after the session was up or later: then the peer has died without telling, and the new connection
+replaces the old, whose routes stay as stale (RFC 4724 §4.2, §5).
 
 Dialling goes at once, then after 1, 2, 4, 5, 5, ... s, with jitter, until a session has lasted ``STABLE`` seconds. An
 error in the protocol, theirs or ours, makes the session idle for 1, 2, 4, ... 30 s, in which connections are refused
@@ -139,7 +141,8 @@ class Session:
     def dialled(self, local_address: Address, now: float) -> Connection | None:
         """TCP is connected; ``None`` when that is no longer wanted."""
         self._dialling = False
-        if self.refusal() or self.established is not None:
+        opened = next((c for c in self.connections if c.received_open is not None), None)
+        if self.refusal() or self.established or (opened is not None and not self._dominates(opened)):
             self._dial_later(now)
             return None
         return self._connect(local_address, outgoing=True, now=now)
@@ -264,7 +267,7 @@ class Session:
         """The peer's OPEN has come on a connection: does it stay, and what of the others?"""
         cease = Notification(6, Cease.COLLISION)
         for other in list(self.connections):
-            if other is connection or other.state is SessionState.OPEN_SENT:
+            if other is connection:
                 continue
             if other.state is SessionState.ESTABLISHED:
                 peer = other.peer
@@ -284,7 +287,7 @@ class Session:
         connection.confirm(now)
 
     def _dominates(self, connection: Connection) -> bool:
-        """Whether the connection that we dialled is the one that stays."""
+        """Whether, of two connections, the one that we dialled stays; told by the OPEN that came on either."""
         theirs = connection.received_open
         assert theirs is not None
         return (self.config.router_id, self.config.local_asn) > (theirs.router_id, theirs.asn)
