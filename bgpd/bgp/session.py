@@ -213,9 +213,9 @@ class Session:
             self.admin_up = True
             self._restart(now)
 
-    def reset(self, now: float) -> None:
-        """By the operator: Cease 6/4, and up again at once."""
-        self._close_all(Notification(6, Cease.RESET), DownReason.ADMIN, "", now)
+    def reset(self, text: str, now: float) -> None:
+        """By the operator: Cease 6/4 with their words (RFC 9003), and up again at once."""
+        self._close_all(shutdown(Cease.RESET, text), DownReason.ADMIN, "", now)
         self._restart(now)
 
     def limit_exceeded(self, family: Family, limit: int, now: float) -> None:

@@ -175,9 +175,9 @@ class Speaker:
         self._order(peer_id, lambda session, now: session.enable(now))
         self._shutdowns.pop(peer_id, None)
 
-    def reset(self, peer_id: PeerId) -> None:
-        """Cease 6/4, and up again. ``KeyError`` for an unknown peer."""
-        self._order(peer_id, lambda session, now: session.reset(now))
+    def reset(self, peer_id: PeerId, message: str = "") -> None:
+        """Cease 6/4 with the operator's words, and up again. ``KeyError`` for an unknown peer."""
+        self._order(peer_id, lambda session, now: session.reset(message, now))
 
     def request_refresh(self, peer_id: PeerId) -> bool:
         """Asks for all routes again; False when there is no session or the peer cannot. ``KeyError``: unknown peer."""

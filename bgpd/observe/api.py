@@ -72,9 +72,13 @@ class Api:
         self._path, self._listen = socket_path, metrics_listen
         self._runners: list[web.AppRunner] = []
         self._inode: tuple[int, int] | None = None
+        self.metrics_error = ""
 
     async def start(self) -> None:
-        """Opens both doors. ``AlreadyRunning``, or ``OSError`` that names what could not be listened on."""
+        """Opens both doors. ``AlreadyRunning``, or ``OSError`` that names the socket.
+
+        A taken metrics port stops no routing: ``metrics_error`` says so then.
+        """
         try:
             control = await self._runner(self._control())
             door = claim(self._path)
@@ -91,7 +95,8 @@ class Api:
                     await web.TCPSite(public, host, port).start()
                 except OSError as error:
                     why = os.strerror(error.errno) if error.errno else str(error)
-                    raise OSError(error.errno, f"cannot serve metrics on {host} port {port}: {why}") from None
+                    self.metrics_error = f"metrics are not served on {host} port {port}: {why}"
+                    log.error("event=no_metrics cause=%r", self.metrics_error)
         except BaseException:
             await self.stop()
             raise

@@ -569,7 +569,7 @@ def test_a_notification_in_the_backlog_counts(monkeypatch: pytest.MonkeyPatch) -
 ORDERS: dict[str, tuple[Callable[[Session], None], tuple[int, int], DownReason, SessionState]] = {
     "removed": (lambda s: s.remove(9.0), (6, 3), DownReason.CONFIG, SessionState.DOWN),
     "shut down": (lambda s: s.shutdown("night", 9.0), (6, 2), DownReason.ADMIN, SessionState.DOWN),
-    "reset": (lambda s: s.reset(9.0), (6, 4), DownReason.ADMIN, SessionState.ACTIVE),
+    "reset": (lambda s: s.reset("", 9.0), (6, 4), DownReason.ADMIN, SessionState.ACTIVE),
     "limit": (lambda s: s.limit_exceeded(V4, 10, 9.0), (6, 1), DownReason.NOTIFICATION_TX, SessionState.IDLE),
     "changed": (
         lambda s: s.configure(replace(CONFIG, hold_time=30.0), 9.0),
@@ -622,7 +622,7 @@ def test_a_reset_ends_the_wait_after_an_error() -> None:
     session = make()
     session.receive(dial(session), b"garbage", 0.0)
     assert not session.take_dial(0.0)
-    session.reset(0.0)
+    session.reset("", 0.0)
     assert session.take_dial(0.0)
 
 

@@ -1,0 +1,135 @@
+"""What is wanted, into the kernel: one reconciler and one task a family, and the whole compares.
+
+``daemon`` hands over what the router decided (``want``) and what the kernel door tells (``changed``, ``suspect``); the
+task writes batch after batch and compares all when something may have gone unseen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bgpd.model.prefix import Family, prefix_text
+from bgpd.model.route import FibKey, Forwarding
+from bgpd.model.status import Target
+from bgpd.observe.metrics import Metrics
+from bgpd.reconcile import Drift, Reconciler
+
+log = logging.getLogger(__name__)
+NO_DRIFT = Drift(0, 0, 0)
+
+
+@dataclass(slots=True, eq=False)
+class Programming:
+    """One family's way into the kernel."""
+
+    family: Family
+    target: Target[FibKey, Forwarding]
+    metrics: Metrics
+    reconciler: Reconciler[FibKey, Forwarding] = field(
+        default_factory=lambda: Reconciler(kin=lambda key: key[0])
+    )
+    drift: Drift = NO_DRIFT
+    """Of the last whole compare."""
+    repairs: Counter[str] = field(default_factory=Counter)
+    """What others changed and we put right: ``missing extra changed`` -> count."""
+    last_sync: float | None = None
+    """Unix time of the last write or compare."""
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _compare_cause: str = ""
+    _heard_at: float | None = None
+
+    async def adopt(self) -> None:
+        """Read what is there of ours from before. Nothing is written until ``paused`` is lifted."""
+        self.reconciler.paused = True
+        self.reconciler.adopt(await self.target.read())
+
+    def heard(self, now: float) -> None:
+        """A session said something that may end here: its time to the kernel is measured from now."""
+        if self._heard_at is None:
+            self._heard_at = now
+
+    def want(self, changes: Mapping[FibKey, Forwarding | None]) -> None:
+        """What the router decided."""
+        self.reconciler.want(changes)
+        self._wake.set()
+
+    def pause(self, paused: bool) -> None:
+        """Write nothing, or write again."""
+        self.reconciler.paused = paused
+        self._wake.set()
+
+    def release(self) -> int:
+        """The start is over: what was adopted and is not wanted goes. How many."""
+        self._wake.set()
+        return self.reconciler.release()
+
+    def changed(self, changes: Mapping[FibKey, Forwarding | None]) -> None:
+        """Somebody else changed what is ours: its value now."""
+        kinds: Counter[str] = Counter()
+        for key, value in changes.items():
+            wanted = self.reconciler.wanted.get(key)
+            if wanted != value:
+                kinds["missing" if value is None else "extra" if wanted is None else "changed"] += 1
+        self._count_repairs(kinds)
+        self.reconciler.observe(changes)
+        self._wake.set()
+
+    def suspect(self, cause: str) -> None:
+        """Routes may have gone without notice: compare all, now."""
+        self._compare_cause = cause
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write what is due, until cancelled."""
+        reconciler = self.reconciler
+        while True:
+            deadline = reconciler.next_deadline()
+            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
+            self._wake.clear()
+            if self._compare_cause:
+                await self._compare()
+            while not self._compare_cause and (batch := reconciler.due(time.monotonic())):
+                started = time.monotonic()
+                errors = await self.target.apply(batch.puts, batch.deletes)
+                now = time.monotonic()
+                reconciler.done(batch, errors, now)
+                self.metrics.observe_reconcile("apply", now - started)
+                self.last_sync = time.time()
+                for key, error in errors.items():
+                    log.debug(
+                        "event=route_failed prefix=%s error=%s", prefix_text(self.family, key[0]), error
+                    )
+            if self._compare_cause:
+                self._wake.set()
+            elif self._heard_at is not None and not reconciler.pending:
+                self.metrics.observe_fib_programming(time.monotonic() - self._heard_at)
+                self._heard_at = None
+
+    async def _compare(self) -> None:
+        cause, self._compare_cause = self._compare_cause, ""
+        started = time.monotonic()
+        self.reconciler.begin_reading()
+        self.drift = self.reconciler.compare(await self.target.read())
+        self.metrics.observe_reconcile("compare", time.monotonic() - started)
+        self.last_sync = time.time()
+        self._count_repairs(Counter(self.drift._asdict()))
+        if any(self.drift):
+            log.info(
+                "event=compared family=%s cause=%r missing=%d extra=%d changed=%d",
+                self.family.label,
+                cause,
+                *self.drift,
+            )
+
+    def _count_repairs(self, kinds: Counter[str]) -> None:
+        if not self.reconciler.paused:
+            self.repairs.update(+kinds)

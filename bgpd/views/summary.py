@@ -1,0 +1,163 @@
+"""The status screen, and the checks behind ``/readyz`` and ``/livez``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bgpd import __version__
+from bgpd.config import Config
+from bgpd.model.prefix import Family, address_text, prefix_text
+from bgpd.model.resources import Problem, Snapshot
+from bgpd.model.route import Origination, OriginKind, default_metric
+from bgpd.model.status import BlockView, Check, Datastore, FibStatus, SessionState, Status
+from bgpd.rules.originate import blocks
+from bgpd.rules.peering import Peering
+from bgpd.views.parts import Parts
+
+STUCK = 10.0
+"""Seconds of a held event loop after which the daemon counts as dead."""
+
+
+@dataclass(slots=True)
+class Facts:
+    """What the daemon knows of itself; it writes them, the views read."""
+
+    config: Config
+    config_file: str
+    started: float
+    """Unix seconds, as all times here."""
+    datastore: Datastore
+    config_loaded: float = 0.0
+    config_error: str = ""
+    reloads: Counter[str] = field(default_factory=lambda: Counter(success=0, failure=0))
+    snapshot: Snapshot | None = None
+    """The newest whole one; ``None`` until the first."""
+    peering: Peering | None = None
+    originations: Mapping[Family, Origination] = field(default_factory=dict)
+    in_the_way: str | None = None
+    """Why nothing may be written; ``None`` when all is ours."""
+    in_sync: bool = False
+    lags: list[float] = field(default_factory=list)
+    """How long the event loop was held lately, in seconds."""
+    last_routes_change: float | None = None
+    problems: list[Problem] = field(default_factory=list)
+    """Of the daemon's own start."""
+
+
+def block_rows(facts: Facts) -> list[BlockView]:
+    """Blocks that are ours, that we lend from or borrow of."""
+    return blocks(facts.snapshot, facts.originations, facts.config.node) if facts.snapshot else []
+
+
+def live(facts: Facts) -> list[Check]:
+    """Liveness: the loop answers, else nobody would read this."""
+    lag = max(facts.lags, default=0.0)
+    return [Check("event loop", lag < STUCK, f"held for at most {lag:.3f} s lately")]
+
+
+def ready(parts: Parts, facts: Facts) -> list[Check]:
+    """Readiness: resources whole, the kernel ours to write and written once. Not: that any peer is up."""
+    whole = facts.snapshot is not None
+    reconcilers = [state.reconciler for state in parts.fibs.values()]
+    written = all(
+        state.last_sync is not None or not state.reconciler.pending for state in parts.fibs.values()
+    )
+    return [
+        Check("config", not facts.config_error, facts.config_error),
+        Check("datastore", whole, "" if whole else facts.datastore.status().detail),
+        Check("alone", facts.in_the_way is None, facts.in_the_way or ""),
+        Check(
+            "kernel",
+            whole and written and not any(reconciler.paused for reconciler in reconcilers),
+            "" if whole and written else "the first routes are not yet written",
+        ),
+    ]
+
+
+def fib_status(parts: Parts, family: Family) -> FibStatus:
+    """The kernel's side of one family."""
+    state, fib = parts.fibs[family], parts.kernel.fibs[family]
+    held, metric = state.reconciler.held, default_metric(family)
+    blackholes = sum((prefix, metric) in held for prefix in parts.router.origination(family).blackholes)
+    return FibStatus(
+        routes={"unicast": len(held) - blackholes, "blackhole": blackholes},
+        wanted=len(state.reconciler.wanted),
+        pending=state.reconciler.pending,
+        drift=state.drift._asdict(),
+        operations=dict(fib.operations),
+        errors=dict(fib.errors),
+        repairs=dict(state.repairs),
+        conflicts={prefix_text(family, key[0]): words for key, words in fib.conflicts.items()},
+        nexthop_objects=fib.nexthop_objects,
+        last_sync=state.last_sync,
+    )
+
+
+def status(parts: Parts, facts: Facts) -> Status:
+    """One screen."""
+    peering, sessions = facts.peering, parts.speaker.statuses()
+    desired: Counter[tuple[str, str]] = Counter(
+        {(kind.value, f.label): 0 for kind in OriginKind for f in Family}
+    )
+    for family, origination in facts.originations.items():
+        for own in origination.announce.values():
+            desired[own.kind.value, family.label] += 1
+    fibs = {family.label: fib_status(parts, family) for family in Family}
+    conflicts = [
+        Problem("the kernel", "", f"{prefix} is not ours to write: {words}")
+        for fib in fibs.values()
+        for prefix, words in fib.conflicts.items()
+    ]
+    node = facts.config.node
+    store = facts.datastore.status()
+    checks = ready(parts, facts)
+    return Status(
+        node=node,
+        version=__version__,
+        asn=peering.asn if peering else None,
+        router_id=address_text(peering.router_id) if peering else "",
+        started=facts.started,
+        ready=all(check.ok for check in checks),
+        in_sync=facts.in_sync,
+        checks=tuple(checks),
+        datastore=store,
+        config_file=facts.config_file,
+        config_loaded=facts.config_loaded,
+        config_error=facts.config_error,
+        reloads=dict(facts.reloads),
+        peers_up=sum(session.state is SessionState.ESTABLISHED for session in sessions),
+        peers_wanted=sum(session.admin_up for session in sessions),
+        routes_desired=dict(desired),
+        routes_advertised=_advertised(parts, facts, desired),
+        rib_routes={
+            **{(family.label, "bgp"): len(parts.router.rib(family)) for family in Family},
+            **{(family.label, "local"): len(parts.router.origination(family).announce) for family in Family},
+        },
+        rib_paths={
+            (f.label, "bgp"): sum(parts.router.adj_rib_in(f).counts(session.id)[0] for session in sessions)
+            for f in Family
+        },
+        fib=fibs,
+        netlink_overruns=parts.kernel.overruns,
+        update_groups=parts.router.groups,
+        ipam_blocks=dict(Counter((b.pool, b.family) for b in block_rows(facts) if b.affinity == node)),
+        ipam_borrowed={family.label: desired[OriginKind.BORROWED.value, family.label] for family in Family},
+        event_loop_lag=max(facts.lags, default=0.0),
+        last_routes_change=facts.last_routes_change,
+        problems=(*facts.problems, *store.problems, *(peering.problems if peering else ()), *conflicts),
+    )
+
+
+def _advertised(
+    parts: Parts, facts: Facts, desired: Mapping[tuple[str, str], int]
+) -> dict[tuple[str, str], int]:
+    """Of the routes wanted, those that every established session of the family has been told."""
+    told: Counter[tuple[str, str]] = Counter()
+    for family, origination in facts.originations.items():
+        sessions = parts.established(family)
+        for prefix, own in origination.announce.items():
+            if all(parts.outbound.has_told(peer.id, family, prefix) for peer in sessions):
+                told[own.kind.value, family.label] += 1
+    return {key: told[key] for key in desired}

@@ -1,0 +1,204 @@
+"""Why one prefix is, or is not, where it is: the rules that decided are walked again, and each says its part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from bgpd.model.prefix import (
+    Address,
+    Family,
+    Prefix,
+    address_text,
+    host_prefix,
+    parse_address,
+    parse_prefix,
+    prefix_text,
+)
+from bgpd.model.route import BLACKHOLE, Out, Path, Reason, Unresolved, default_metric
+from bgpd.model.status import Explanation, Step
+from bgpd.rib import longest_match
+from bgpd.rules.policy import ExportRefusal, groups_of
+from bgpd.views.parts import Parts, as_path_text, community_texts
+
+
+class Why:
+    """Explains by the parts it is given."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def why(self, target: str) -> list[Explanation]:
+        """Of a prefix: it alone. Of an address: every prefix known that covers it, the longest first."""
+        if "/" in target:
+            family, prefix = parse_prefix(target)
+            return [self._explain(family, prefix)]
+        address = parse_address(target)
+        family = Family.IPV4 if len(address) == 4 else Family.IPV6
+        host = host_prefix(address)
+        found = longest_match(self._known(family), host) or [host]
+        return [self._explain(family, prefix) for prefix in found]
+
+    def _known(self, family: Family) -> Mapping[Prefix, object]:
+        origination = self._parts.router.origination(family)
+        held = self._parts.fibs[family].reconciler.held
+        known: dict[Prefix, object] = dict.fromkeys(prefix for prefix, _ in held)
+        for table in (
+            self._parts.router.adj_rib_in(family).candidates,
+            origination.announce,
+            origination.blackholes,
+            origination.hidden,
+            self._parts.router.local(family),
+        ):
+            known.update(dict.fromkeys(table))
+        return known
+
+    def _explain(self, family: Family, prefix: Prefix) -> Explanation:
+        origination = self._parts.router.origination(family)
+        steps: list[Step] = []
+        own, hole = origination.announce.get(prefix), origination.blackholes.get(prefix)
+        if own:
+            steps.append(Step("origin", f"ours to announce, as {own.kind.value}: {own.source}"))
+        if hole:
+            released = " (until another node announces it)" if hole.yields else ""
+            steps.append(Step("origin", f"ours to keep as a blackhole{released}: {hole.source}"))
+        if reason := origination.hidden.get(prefix):
+            steps.append(Step("origin", f"not announced: {reason}", False))
+
+        paths = self._parts.router.adj_rib_in(family).paths(prefix)
+        best, multipath, rejected = self._parts.router.judged(family, prefix)
+        for path in paths:
+            steps.append(self._heard(family, prefix, path))
+            refusal = rejected.get(path)
+            if best is None and refusal:
+                steps.append(Step("import", f"not used: {refusal.value}", False))
+        hidden = self._parts.hidden(family, prefix)
+        if paths and hidden:
+            steps.append(Step("import", hidden, False))
+        if best is not None:
+            steps.extend(self._decided(best, multipath, rejected))
+        for next_hop in dict.fromkeys(path.next_hop for path in (multipath or paths)):
+            steps.append(self._resolved(next_hop))
+        kernel_step = self._in_kernel(family, prefix)
+        steps.append(kernel_step)
+        chosen = self._parts.router.rib(family).get(prefix)
+        if own or chosen or hidden:
+            steps.extend(self._told(family, prefix))
+
+        if own:
+            verdict = f"this node's own {own.kind.value}, announced"
+        elif hole and not chosen:
+            verdict = "this node's own block, kept as a blackhole and not announced"
+        elif chosen:
+            verdict = f"learned from {chosen.best.peer.id}" + (
+                f" and {len(chosen.multipath) - 1} more" if len(chosen.multipath) > 1 else ""
+            )
+            if not kernel_step.ok:
+                verdict += ", but not in the kernel as wanted"
+        elif paths:
+            verdict = f"heard from {', '.join(dict.fromkeys(p.peer.id for p in paths))}, but not used"
+        elif reason:
+            verdict = "known here, but not announced"
+        elif kernel_step.ok and self._parts.held_keys(family, prefix):
+            verdict = "left in the kernel from before; it goes when in sync unless a peer announces it"
+        else:
+            verdict = "unknown: no peer announced it and no resource or workload route of this node is a reason for it"
+        return Explanation(prefix_text(family, prefix), family.label, verdict, tuple(steps))
+
+    def _heard(self, family: Family, prefix: Prefix, path: Path) -> Step:
+        attributes = path.attributes
+        words = [f"{path.peer.id}: next hop {address_text(path.next_hop)}"]
+        words.append(f"AS path {as_path_text(attributes) or '(empty)'}")
+        if attributes.local_pref is not None:
+            words.append(f"local preference {attributes.local_pref}")
+        if attributes.med is not None:
+            words.append(f"MED {attributes.med}")
+        if communities := community_texts(attributes):
+            words.append(f"communities {' '.join(communities)}")
+        if self._parts.router.adj_rib_in(family).is_stale(prefix, path):
+            words.append("stale: its session is down and in graceful restart")
+        return Step("heard", ", ".join(words))
+
+    @staticmethod
+    def _decided(best: Path, multipath: tuple[Path, ...], rejected: Mapping[Path, Reason]) -> Iterator[Step]:
+        if len(multipath) > 1:
+            yield Step(
+                "decision",
+                f"{len(multipath)} paths share the traffic, tied through the metric to the next hop",
+            )
+        others = len(rejected)
+        yield Step("decision", f"best: {best.peer.id}" + ("" if others else ", the only path"))
+        for path, reason in rejected.items():
+            yield Step(
+                "decision",
+                f"{path.peer.id} is not best: {reason.value}",
+                path in multipath,
+            )
+
+    def _resolved(self, next_hop: Address) -> Step:
+        resolution = self._parts.kernel.resolve(next_hop)
+        text = address_text(next_hop)
+        if isinstance(resolution, Unresolved):
+            return Step("next hop", f"{text}: {resolution.value}", False)
+        cost = f", metric {resolution.cost}" if resolution.cost else ""
+        return Step("next hop", f"{text}: {self._parts.forwarding_text(resolution.via)}{cost}")
+
+    def _in_kernel(self, family: Family, prefix: Prefix) -> Step:
+        reconciler = self._parts.fibs[family].reconciler
+        key = (prefix, default_metric(family))
+        wanted, held = reconciler.wanted.get(key), reconciler.held.get(key)
+        if held is None and (others := self._parts.held_keys(family, prefix)):
+            held = reconciler.held[others[0]]
+        conflict = self._parts.kernel.fibs[family].conflicts.get(key)
+        if held is not None:
+            text = f"{prefix_text(family, prefix)} {self._parts.forwarding_text(held)} proto bird"
+            if held is BLACKHOLE:
+                text = f"blackhole {prefix_text(family, prefix)} proto bird"
+            if wanted is None:
+                return Step("kernel", f"{text}: left from before, kept until in sync")
+            if wanted == held:
+                shadow = f"; in front of it is {conflict}" if conflict else ""
+                return Step("kernel", f"{text}: installed{shadow}", not conflict)
+            why = conflict or reconciler.errors.get(key) or "a write is under way"
+            return Step(
+                "kernel", f"{text}, but {self._parts.forwarding_text(wanted)} is wanted: {why}", False
+            )
+        if wanted is not None:
+            why = conflict or reconciler.errors.get(key) or "a write is under way"
+            if reconciler.paused:
+                why = "another routing daemon is at work here, so bgpd writes nothing"
+            return Step(
+                "kernel", f"not there, though {self._parts.forwarding_text(wanted)} is wanted: {why}", False
+            )
+        return Step("kernel", "no route of ours, and none is wanted", True)
+
+    def _told(self, family: Family, prefix: Prefix) -> Iterator[Step]:
+        told: list[str] = []
+        waiting: list[str] = []
+        refused: dict[str, list[str]] = {}
+        for peer in self._parts.established(family):
+            group = groups_of(peer).get(family)
+            out = self._parts.router.exported(family, prefix, group) if group else ExportRefusal.NO_NEXT_HOP
+            if out is None:
+                continue
+            if isinstance(out, Out) and out.source == peer.id:
+                out = ExportRefusal.SOURCE
+            if isinstance(out, ExportRefusal):
+                refused.setdefault(out.value, []).append(peer.id)
+            elif self._parts.outbound.has_told(peer.id, family, prefix):
+                told.append(peer.id)
+            else:
+                waiting.append(peer.id)
+        if told:
+            yield Step("told", _names(told))
+        if waiting:
+            yield Step("told", f"not yet, they read slowly: {_names(waiting)}", False)
+        for reason, names in refused.items():
+            yield Step("export", f"not told to {_names(names)}: {reason}", False)
+        if not told and not waiting and not refused:
+            yield Step("told", "nobody: no session of this family is established", False)
+
+
+def _names(names: Iterable[str]) -> str:
+    listed = sorted(names)
+    shown = ", ".join(listed[:12])
+    return shown if len(listed) <= 12 else f"{shown} and {len(listed) - 12} more"
