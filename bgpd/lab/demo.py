@@ -47,7 +47,7 @@ def tell(topology: Path, name: str | None = None) -> int:
         raise LabError(f"{topology}: the story needs the nodes {', '.join(sorted(missing))}")
     directory = Path(tempfile.mkdtemp(prefix="bgpd-demo-"))
     try:
-        copy = shutil.copytree(topology.absolute().parent, directory / "lab", symlinks=True)
+        copy = shutil.copytree(topology.absolute().parent, directory / "lab", ignore_dangling_symlinks=True)
         lab = Lab.load(copy / topology.name, name or f"{checked.name}-demo")
         return _Story(lab, copy / "resources").tell()
     finally:

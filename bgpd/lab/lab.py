@@ -119,8 +119,8 @@ class Node:
     @property
     def environment(self) -> dict[str, str]:
         """What a command in the node gets: ours, first in PATH the running Python's ``bgpd``, the node's ``env``."""
-        path = os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin")
-        places = [os.path.dirname(sys.executable), path, "/usr/local/sbin:/usr/sbin:/sbin"]
+        usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        places = [os.path.dirname(sys.executable), *filter(None, [os.environ.get("PATH")]), usual]
         return {**os.environ, "PATH": ":".join(places), "HOSTNAME": self.name, **self.spec.env}
 
     def entry(self, command: Sequence[str] | str) -> list[str]:
