@@ -166,6 +166,7 @@ class FarFrr(Far):
             " no bgp ebgp-requires-policy",
             " no bgp network import-check",
             " no bgp default ipv4-unicast",
+            " bgp log-neighbor-changes",
             " bgp graceful-restart",
             " bgp graceful-restart preserve-fw-state",
         ]

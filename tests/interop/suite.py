@@ -163,7 +163,7 @@ class Interop:
             ground.node.ip(f"-{6 if ':' in prefix else 4}", "route", "delete", prefix)
         ground.wait_heard(far, BLOCKS.values())
         ground.bgpd.write("blocks", affinity("worker1", BLOCKS["ipv4"]))
-        ground.wait_heard(far, [BLOCKS["ipv4"]])
+        ground.wait_heard(far, [BLOCKS["ipv4"], "fd48::5/128"])  # its workload is inside no own block now
         ground.wait_kernel(BLOCKS["ipv4"], without=[BLOCKS["ipv6"]])
         ground.bgpd.write("blocks", *(affinity("worker1", block) for block in BLOCKS.values()))
         ground.wait_heard(far, BLOCKS.values())
@@ -249,7 +249,7 @@ class Interop:
         steady(lambda: far.heard().keys() == OWN, 0.5, "it keeps what we told")
         ground.bgpd.write("blocks", affinity("worker1", BLOCKS["ipv6"]))
         ground.bgpd.start()
-        ground.wait_heard(far, OWN - {BLOCKS["ipv4"]}, timeout=20)
+        ground.wait_heard(far, {*OWN, "10.48.0.5/32"} - {BLOCKS["ipv4"]}, timeout=20)
         ground.bgpd.wait_in_sync()
         ground.wait_kernel(BLOCKS["ipv6"], *THEIRS, without=[BLOCKS["ipv4"]])
         assert [line for line in monitor.stop() if line.startswith("Deleted")] == [

@@ -1,0 +1,197 @@
+"""A running cluster and what comes over it: pools appear, a daemon crashes under traffic, addresses are borrowed."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.netlab import Namespace, Net, Process, affinity, pool, wait_until
+from tests.netns.cluster import BLOCK, IPV4, Cluster
+
+
+class Ping:
+    """``ping -i 0.02``, from the first answer on."""
+
+    def __init__(self, source: Namespace, target: str) -> None:
+        wait_until(
+            lambda: source.run("ping", "-c1", "-W1", target, check=False).returncode == 0,
+            5,
+            f"{target} answers",
+        )
+        self._process: Process = source.popen("ping", "-i", "0.02", target, name=f"ping-{target}")
+
+    def lost(self) -> tuple[int, int]:
+        """Ends it; packets sent, and those of them not answered."""
+        self._process.signal(signal.SIGINT)
+        self._process.wait()
+        counts = re.search(r"(\d+) packets transmitted, (\d+) received", self._process.log)
+        assert counts, self._process.log[-500:]
+        sent, received = map(int, counts.groups())
+        return sent, sent - received
+
+
+def test_pools_appear_while_running(net: Net) -> None:
+    """A second pool and one of /29 blocks: there at once on all nodes, no session flaps, no other route is touched."""
+    cluster = Cluster(net).start()
+    sessions = {name: {p["id"]: p["since"] for p in b.peers().values()} for name, b in cluster.bgpds.items()}
+    monitors = {name: namespace.monitor() for name, namespace in cluster.nodes.items()}
+    new = {"control": "10.48.128.0/26", "worker1": "10.48.128.64/26", "worker2": "10.48.2.8/29"}
+    cluster.write("more-pools", pool("second", "10.48.128.0/24"), pool("small", "10.48.2.0/24", 29))
+    cluster.write("more-blocks", *(affinity(owner, cidr) for owner, cidr in new.items()))
+    for name in cluster.names:
+        told = [
+            f"blackhole {cidr} proto bird"
+            if owner == name
+            else f"{cidr} via {IPV4[owner]} dev ens5 proto bird"
+            for owner, cidr in new.items()
+        ]
+        cluster.wait_routes(name, [*cluster.expected(name), *told], 2)
+    for name, monitor in monitors.items():
+        lines = monitor.stop()
+        assert all(any(cidr in line for cidr in new.values()) for line in lines), lines
+        assert len(lines) == len(new), lines
+        assert {p["id"]: p["since"] for p in cluster.bgpds[name].peers().values()} == sessions[name]
+        assert not any(any(p["flaps"].values()) for p in cluster.bgpds[name].peers().values())
+
+    # A block of another size than the pool's moves, and a pool is not to be exported any more.
+    cluster.write(
+        "more-blocks", *(affinity(owner, cidr) for owner, cidr in {**new, "worker2": "10.48.2.16/29"}.items())
+    )
+    cluster.write(
+        "more-pools",
+        pool("second", "10.48.128.0/24", disableBGPExport=True),
+        pool("small", "10.48.2.0/24", 29),
+    )
+    cluster.wait_routes(
+        "worker2",
+        [*cluster.expected("worker2"), "blackhole 10.48.2.16/29 proto bird"],
+        2,
+    )
+    cluster.wait_routes(
+        "control",
+        [
+            *cluster.expected("control"),
+            "blackhole 10.48.128.0/26 proto bird",
+            f"10.48.2.16/29 via {IPV4['worker2']} dev ens5 proto bird",
+        ],
+        2,
+    )
+
+
+def test_kill_under_traffic(net: Net) -> None:
+    """kill -9 and a new one: no route of its goes, no ping is lost; a block that moved away meanwhile is given up."""
+    cluster = Cluster(net)
+    moving = "10.48.128.0/26"
+    cluster.write("more-pools", pool("second", "10.48.128.0/24"))
+    cluster.write("more-blocks", affinity("worker2", moving))
+    for bgpd in cluster.bgpds.values():
+        bgpd.start(wait=False)
+    for name in cluster.names:
+        mine = f"blackhole {moving} proto bird"
+        theirs = f"{moving} via {IPV4['worker2']} dev ens5 proto bird"
+        cluster.wait_routes(name, [*cluster.expected(name), mine if name == "worker2" else theirs], 20)
+    cluster.bgpds["worker2"].wait_in_sync()
+    pods = {"control": cluster.pod("control", "10.48.0.130"), "worker2": cluster.pod("worker2", "10.48.0.5")}
+    pings = [Ping(pods["control"], "10.48.0.5"), Ping(pods["worker2"], "10.48.0.130")]
+    monitors = {name: namespace.monitor() for name, namespace in cluster.nodes.items()}
+
+    victim = cluster.bgpds["worker2"]
+    victim.kill()
+    cluster.write("more-blocks", affinity("control", moving))
+    cluster.wait_routes("control", [*cluster.expected("control"), f"blackhole {moving} proto bird"])
+    victim.start()
+    via = f"{moving} via {IPV4['control']} dev ens5 proto bird"
+    for name in ("worker1", "worker2"):
+        cluster.wait_routes(name, [*cluster.expected(name), via], 20)
+    victim.wait_in_sync()
+    assert all(peer["graceful_restart_active"] is False for peer in victim.peers().values())
+
+    for ping in pings:
+        sent, lost = ping.lost()
+        assert sent > 50 and lost == 0
+    for monitor in monitors.values():
+        lines = monitor.stop()
+        assert not monitor.deleted, lines
+        assert all(moving in line or "cali" in line for line in lines), lines
+
+
+def test_stop_and_start_under_traffic(net: Net) -> None:
+    """As a restart by the service manager: SIGTERM, and a new one."""
+    cluster = Cluster(net, "worker1", "worker2").start()
+    ping = (
+        Ping(cluster.pod("worker1", "10.48.0.200"), "10.48.0.5")
+        if cluster.pod("worker2", "10.48.0.5")
+        else None
+    )
+    assert ping is not None
+    monitor = cluster.nodes["worker1"].monitor()
+    assert cluster.bgpds["worker2"].stop() == 0
+    cluster.bgpds["worker2"].start().wait_in_sync()
+    sent, lost = ping.lost()
+    assert sent > 20 and lost == 0
+    assert monitor.stop() == []
+
+
+def test_borrowed_address(net: Net) -> None:
+    """worker1 borrows an address of worker2's block: everybody goes to worker1 for it, worker2 too, until it ends."""
+    cluster = Cluster(net).start()
+    borrowed = "10.48.0.40"
+    pod = cluster.pod("worker1", borrowed)
+    for name in ("control", "worker2"):
+        via = f"{borrowed} via {IPV4['worker1']} dev ens5 proto bird"
+        cluster.wait_routes(name, [*cluster.expected(name), via], 2)
+    for name, address in {"control": "10.48.0.131", "worker2": "10.48.0.6"}.items():
+        cluster.pod(name, address).run("ping", "-c1", "-W1", borrowed)
+    (row,) = (
+        row
+        for row in cluster.bgpds["worker1"].ctl("routes", table="out", prefix=f"{borrowed}/32")["routes"][:1]
+    )
+    assert row["kind"] == "borrowed"
+    pod.ip("link", "delete", "eth0")
+    for name in cluster.names:
+        cluster.wait_routes(name, cluster.expected(name), 2)
+
+
+def test_unused_address_dies_at_its_owner(net: Net) -> None:
+    cluster = Cluster(net, "worker1", "worker2").start()
+    pod = cluster.pod("worker1", "10.48.0.200")
+    done = pod.run("ping", "-c1", "-W1", "10.48.0.33", check=False)
+    assert done.returncode == 1 and "exceeded" not in done.stdout, done.stdout
+
+
+def test_metrics_are_clean(net: Net) -> None:
+    """What a scrape of a working node says passes promtool, and tells the truth."""
+    cluster = Cluster(net, "worker1", "worker2").start()
+    text = cluster.bgpds["worker1"].scrape()
+    linted = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (linted.returncode, linted.stderr) == (0, "")
+    for sample in (
+        "bgpd_ready 1.0",
+        'bgpd_routes_desired{afi="ipv4",kind="block"} 1.0',
+        'bgpd_peer_up{peer="10.0.1.31",peer_asn="64512",peer_name="Mesh_10_0_1_31"} 1.0',
+    ):
+        assert sample in text
+    assert cluster.bgpds["worker1"].scrape("/livez").strip() == "ok"
+    assert cluster.bgpds["worker1"].scrape("/readyz").strip() == "ok"
+
+
+def test_memory_of_shutdown_and_cleanup(net: Net, tmp_path: Path) -> None:
+    """``bgpd cleanup`` refuses while the daemon answers; after it, all that is ours goes and nothing else."""
+    cluster = Cluster(net, "worker1", "worker2").start()
+    bgpd, namespace = cluster.bgpds["worker1"], cluster.nodes["worker1"]
+    namespace.ip("route", "add", "172.16.0.0/24", "via", IPV4["worker2"], "proto", "static")
+    everything = namespace.routes(proto=None)
+    refused = bgpd.command("cleanup", "--config", bgpd.config_path)
+    assert refused.returncode == 1 and str(bgpd.socket) in refused.stderr
+    assert namespace.routes(proto=None) == everything
+    bgpd.stop()
+    assert cluster.routes("worker1") == cluster.expected("worker1")
+    done = bgpd.command("cleanup", "--config", bgpd.config_path)
+    assert done.returncode == 0, done.stderr
+    assert cluster.routes("worker1") == []
+    left = namespace.routes(proto=None)
+    assert left.keys() == everything.keys() - {BLOCK["worker1"], BLOCK["worker2"]}
