@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from bgpd.bgp.connection import Connection, Refresh, Routes, Up
 from bgpd.bgp.exa import Cease, Notification, encode_notification
 from bgpd.bgp.session import Session
-from bgpd.bgp.transport import Link, dialling_socket, listening_socket
+from bgpd.bgp.transport import BACKLOG, Link, dialling_socket, listening_socket
 from bgpd.model.peer import Down, DownReason, Peer, PeerConfig, PeerId
 from bgpd.model.prefix import Address, Family, address_text
 from bgpd.model.route import RibEvent
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 DIAL_TIME = 8.0
 """Seconds for TCP to connect."""
 LISTEN_RETRY = 1.0
-BACKLOG = 1024
 REJECT_LOG = 10.0
 """Seconds between two lines about connections that nobody wanted."""
 _UNREACHABLE = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN))

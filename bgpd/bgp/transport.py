@@ -16,6 +16,8 @@ from bgpd.model.prefix import Address, Family, address_text, family_of, parse_ad
 
 TTL = 64
 SEND_HOLD_MS = 480_000
+BACKLOG = 1024
+"""Connections that may wait to be accepted."""
 READ_SIZE = 1 << 18
 """Octets read at one wake-up, at most."""
 HIGH_WATER, LOW_WATER = 1 << 20, 1 << 18
@@ -56,11 +58,13 @@ def _stream_socket(family: Family) -> socket.socket:
 
 
 def listening_socket(address: Address, port: int) -> socket.socket:
-    """A bound socket whose connections inherit the options; no SO_REUSEPORT, so that a second daemon is noticed."""
+    """A socket that listens, whose connections inherit the options; no SO_REUSEPORT, so that a second daemon is
+    noticed (by ``listen`` where ``bind`` still let both through)."""
     sock = _stream_socket(family_of(address))
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address_text(address), port))
+        sock.listen(BACKLOG)
     except BaseException:
         sock.close()
         raise

@@ -1,0 +1,416 @@
+"""The speaker on loopback: real sockets, a few stories. What needs time is told in ``test_session``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from bgpd.bgp.exa import (
+    KEEPALIVE_MESSAGE,
+    Capabilities,
+    GracefulRestart,
+    Notification,
+    OpenMessage,
+    decode_notification,
+    encode_open,
+)
+from bgpd.bgp.speaker import Speaker
+from bgpd.bgp.transport import HIGH_WATER, dialling_socket, listening_socket
+from bgpd.bgp.wire import Framer, encode_announcements, end_of_rib
+from bgpd.model.peer import Down, DownReason, Peer, PeerConfig, PeerId, PeerKind
+from bgpd.model.prefix import Address, Family, Prefix, address_text, make_prefix, parse_address
+from bgpd.model.route import Announce, Attributes, EndOfRib, RibEvent
+from bgpd.model.status import SessionState
+
+V4 = Family.IPV4
+PORT = 1790
+HOP = parse_address("10.0.1.30")
+TABLE = [make_prefix((10 << 24 | i << 6).to_bytes(4, "big"), 26) for i in range(100_000)]
+_process = os.getpid()
+
+
+def address(last: int) -> Address:
+    """A loopback address of this process alone: tests run side by side."""
+    return Address(bytes((127, 1 + _process % 200, _process // 200 % 250, last)))
+
+
+def config(here: int, there: int, **changes: object) -> PeerConfig:
+    base = PeerConfig(
+        id=PeerId(f"peer{there}"),
+        kind=PeerKind.GLOBAL,
+        source=f"BGPPeer peer{there}",
+        address=address(there),
+        port=PORT,
+        asn=65000,
+        local_asn=65000,
+        router_id=address(here),
+        local_address=address(here),
+        next_hops={},
+        families=frozenset({V4}),
+        passive=False,
+    )
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
+class Recorder:
+    """A handler that remembers."""
+
+    def __init__(self) -> None:
+        self.up: dict[PeerId, Peer] = {}
+        self.downs: list[Down] = []
+        self.table: dict[Prefix, None] = {}
+        self.end_of_rib = 0
+        self.refreshes: list[Family] = []
+        self.drained = 0
+        self.listens = 0
+        self.attempts: list[bool] = []
+
+    def established(self, peer: Peer) -> None:
+        self.up[peer.id] = peer
+
+    def down(self, peer: Peer, down: Down) -> None:
+        assert self.up.pop(peer.id) is peer
+        self.downs.append(down)
+
+    def received(self, peer: Peer, events: Sequence[RibEvent]) -> None:
+        assert self.up[peer.id] is peer
+        for event in events:
+            if isinstance(event, Announce):
+                self.table |= dict.fromkeys(event.prefixes)
+            self.end_of_rib += isinstance(event, EndOfRib)
+
+    def refresh_requested(self, peer: Peer, family: Family) -> None:
+        self.refreshes.append(family)
+
+    def writable(self, peer: Peer) -> None:
+        self.drained += 1
+
+    def listening_changed(self) -> None:
+        self.listens += 1
+
+    def attempted(self, peer_id: PeerId, refused: bool) -> None:
+        self.attempts.append(refused)
+
+
+async def until(check: Callable[[], object], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not check():  # noqa: ASYNC110  # what is asked has no event
+            await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def speaking(here: int, *peers: PeerConfig) -> AsyncIterator[tuple[Speaker, Recorder]]:
+    """A running speaker that listens on one address."""
+    handler = Recorder()
+    speaker = Speaker(handler, restarted=False)
+    speaker.configure({peer.id: peer for peer in peers}, [address(here)], PORT)
+    task = asyncio.create_task(speaker.run())
+    try:
+        yield speaker, handler
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0)
+
+
+class Raw:
+    """A peer made of octets."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self._framer = Framer()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connected(cls, here: int, there: int) -> AsyncIterator[Raw]:
+        host = address_text(address(there))
+        async with asyncio.timeout(10):
+            while True:
+                try:
+                    streams = await asyncio.open_connection(
+                        host, PORT, local_addr=(address_text(address(here)), 0)
+                    )
+                    break
+                except ConnectionRefusedError:
+                    await asyncio.sleep(0.01)
+        raw = cls(*streams)
+        try:
+            yield raw
+        finally:
+            raw.writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await raw.writer.wait_closed()
+
+    async def open(self, here: int, hold_time: int = 90) -> None:
+        capabilities = Capabilities(
+            families=frozenset({V4}), asn4=65000, graceful_restart=GracefulRestart(False, 60, {V4: True})
+        )
+        opened = OpenMessage(65000, hold_time, address(here), capabilities)
+        self.writer.write(encode_open(opened) + KEEPALIVE_MESSAGE)
+        assert (await self.message())[0] == 1
+        assert (await self.message())[0] == 4
+
+    async def message(self) -> tuple[int, bytes]:
+        async with asyncio.timeout(10):
+            while (taken := self._framer.take()) is None:
+                data = await self.reader.read(65536)
+                assert data, "the speaker closed the connection"
+                self._framer.feed(data)
+        return taken
+
+    async def notification(self) -> Notification:
+        """The NOTIFICATION that comes, and the end of the stream after it."""
+        while True:
+            kind, body = await self.message()
+            if kind == 3:
+                async with asyncio.timeout(10):
+                    assert await self.reader.read() == b""
+                return decode_notification(body)
+
+
+async def test_two_speakers() -> None:
+    async with speaking(2, config(2, 3)) as (one, ours), speaking(3, config(3, 2)) as (two, theirs):
+        await until(lambda: ours.up and theirs.up)
+        peer = ours.up[PeerId("peer3")]
+        assert one.peer(peer.id) is peer
+        assert peer.local_address == peer.next_hop(V4) == address(2)
+        for octets in encode_announcements(V4, Attributes(local_pref=100), HOP, TABLE, True):
+            one.send(peer, octets)
+        one.send(peer, end_of_rib(V4))
+        await until(lambda: theirs.end_of_rib)
+        assert list(theirs.table) == TABLE
+        assert two.request_refresh(PeerId("peer2"))
+        await until(lambda: ours.refreshes == [V4])
+
+        (status,) = one.statuses()
+        assert (status.id, status.state, status.router_id) == (
+            "peer3",
+            SessionState.ESTABLISHED,
+            address_text(address(3)),
+        )
+        assert (
+            status.messages_sent["UPDATE"]
+            == len(encode_announcements(V4, Attributes(local_pref=100), HOP, TABLE, True)) + 1
+        )
+        assert "route refresh" in status.capabilities_received
+
+        one.shutdown(peer.id, "night")
+        await until(lambda: theirs.downs and ours.downs)
+        assert ours.downs[0].reason is DownReason.ADMIN
+        assert theirs.downs[0].message == "NOTIFICATION received 6/2 Administrative Shutdown: night"
+        assert one.statuses()[0].state is SessionState.DOWN
+        assert not one.send(peer, end_of_rib(V4))
+        one.enable(peer.id)
+        await until(lambda: ours.up and theirs.up)
+
+
+async def test_a_speaker_that_stops_says_nothing() -> None:
+    async with speaking(2, config(2, 3, passive=True)) as (_, ours):
+        async with speaking(3, config(3, 2)) as (_, theirs):
+            await until(lambda: ours.up and theirs.up)
+        await until(lambda: ours.downs)
+    down = ours.downs[0]
+    assert (down.reason, down.keep, down.keep_seconds) == (DownReason.TCP, {V4}, 120.0)
+
+
+async def test_configuration_leaves_what_is_equal() -> None:
+    async with (
+        speaking(2, config(2, 3), config(2, 4)) as (speaker, ours),
+        speaking(3, config(3, 2)) as (_, three),
+        speaking(4, config(4, 2)) as (_, four),
+    ):
+        await until(lambda: len(ours.up) == 2 and three.up and four.up)
+        kept = ours.up[PeerId("peer3")]
+        speaker.configure({PeerId("peer3"): config(2, 3)}, [address(2)], PORT)
+        await until(lambda: four.downs)
+        assert four.downs[0].message == "NOTIFICATION received 6/3 Peer De-configured"
+        assert [down.reason for down in ours.downs] == [DownReason.CONFIG]
+        speaker.configure({PeerId("peer3"): config(2, 3, source="renamed")}, [address(2), address(5)], PORT)
+        assert speaker.peer(kept.id) is kept
+        speaker.configure({PeerId("peer3"): config(2, 3, hold_time=30.0)}, [address(2)], PORT)
+        await until(lambda: three.downs and three.up)
+        assert three.downs[0].message == "NOTIFICATION received 6/6 Other Configuration Change"
+        assert three.up[PeerId("peer2")].hold_time == 30.0
+
+
+async def test_prefix_limit() -> None:
+    async with (
+        speaking(2, config(2, 3, passive=True, max_prefixes=5)) as (speaker, ours),
+        Raw.connected(3, 2) as raw,
+    ):
+        await raw.open(3)
+        await until(lambda: ours.up)
+        peer = ours.up[PeerId("peer3")]
+        assert speaker.check_limit(peer, V4, 5)
+        assert not speaker.check_limit(peer, V4, 6)
+        assert await raw.notification() == Notification(6, 1, b"\0\1\1\0\0\0\5")
+        assert ours.downs[0].reason is DownReason.NOTIFICATION_TX
+        assert speaker.check_limit(peer, V4, 7)  # over already
+
+
+@pytest.mark.parametrize(
+    "octets", [b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 4096, b"\0" * 300_000], ids=["http", "ff", "much"]
+)
+async def test_garbage_gets_a_notification_and_harms_nobody(octets: bytes) -> None:
+    async with (
+        speaking(2, config(2, 3, passive=True), config(2, 4)) as (speaker, ours),
+        speaking(4, config(4, 2)) as (_, four),
+    ):
+        await until(lambda: ours.up and four.up)
+        good = ours.up[PeerId("peer4")]
+        async with Raw.connected(3, 2) as raw:
+            raw.writer.write(octets)
+            told = await raw.notification()
+            assert told.code == 1
+        async with Raw.connected(3, 2) as raw:
+            assert await raw.notification() == Notification(6, 5)
+        assert speaker.peer(good.id) is good
+
+
+async def test_strangers_are_rejected() -> None:
+    async with speaking(2, config(2, 3)) as (_, ours), Raw.connected(9, 2) as raw:
+        raw.writer.write(KEEPALIVE_MESSAGE)
+        assert await raw.notification() == Notification(6, 5)
+        assert not ours.up
+
+
+async def test_refused_dials_are_told() -> None:
+    async with speaking(2, config(2, 3)) as (speaker, ours):
+        await until(lambda: len(ours.attempts) >= 2)
+        assert all(ours.attempts)
+        assert (
+            speaker.statuses()[0].last_error
+            == f"connect: {address_text(address(3))} port {PORT}: Connection refused"
+        )
+
+
+async def test_an_address_that_is_not_ours_is_no_refusal() -> None:
+    stranger = parse_address("192.0.2.1")
+    async with speaking(2, config(2, 3, local_address=stranger)) as (speaker, ours):
+        await until(lambda: ours.attempts)
+        assert ours.attempts[0] is False
+        assert "Cannot assign requested address" in speaker.statuses()[0].last_error
+
+
+async def test_a_port_that_is_taken_is_told_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bgpd.bgp.speaker.LISTEN_RETRY", 0.02)
+    other = listening_socket(address(2), PORT)
+    async with speaking(2, config(2, 3, passive=True)) as (speaker, _):
+        await until(lambda: speaker.listen_error)
+        assert speaker.listen_error == f"{address_text(address(2))} port {PORT}: Address already in use"
+        other.close()
+        await until(lambda: speaker.listen_error is None)
+        async with Raw.connected(3, 2) as raw:
+            await raw.open(3)
+
+
+async def test_a_peer_that_does_not_read_holds_up_nobody() -> None:
+    async with (
+        speaking(2, config(2, 3, passive=True), config(2, 4)) as (speaker, ours),
+        speaking(4, config(4, 2)) as (_, four),
+        Raw.connected(3, 2) as raw,
+    ):
+        await raw.open(3)
+        await until(lambda: len(ours.up) == 2 and four.up)
+        slow, quick = ours.up[PeerId("peer3")], ours.up[PeerId("peer4")]
+        messages = encode_announcements(V4, Attributes(local_pref=1), HOP, TABLE, True)
+        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        sent = 0
+        while speaker.send(slow, messages[sent % len(messages)]):
+            sent += 1
+            if sent % 100 == 0:
+                await asyncio.sleep(0)
+        assert sent * 4096 > HIGH_WATER // 2
+        assert not speaker.send(slow, end_of_rib(V4))
+        for octets in messages:
+            speaker.send(quick, octets)
+        await until(lambda: len(four.table) == len(TABLE))
+        assert ours.drained == 0
+        raw.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        async with asyncio.timeout(10):
+            while (await raw.message())[1] != bytes(4):
+                pass
+        await until(lambda: ours.drained == 1)
+        assert speaker.send(slow, end_of_rib(V4))
+
+
+async def test_a_flood_is_read_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with speaking(2, config(2, 3, passive=True)) as (_, ours), Raw.connected(3, 2) as raw:
+        await raw.open(3)
+        batches = 0
+        received = ours.received
+
+        def count(peer: Peer, events: Sequence[RibEvent]) -> None:
+            nonlocal batches
+            batches += 1
+            received(peer, events)
+
+        monkeypatch.setattr(ours, "received", count)
+        raw.writer.write(b"".join(encode_announcements(V4, Attributes(local_pref=1), HOP, TABLE, True)))
+        raw.writer.write(end_of_rib(V4))
+        await until(lambda: ours.end_of_rib)
+        assert list(ours.table) == TABLE
+        assert batches >= 15
+
+
+async def test_a_bug_of_ours_ends_the_speaker() -> None:
+    handler = Recorder()
+
+    def trip(*_: object) -> None:
+        raise ZeroDivisionError
+
+    handler.established = trip  # type: ignore[method-assign]
+    speaker = Speaker(handler, restarted=False)
+    speaker.configure({PeerId("peer3"): config(2, 3, passive=True)}, [address(2)], PORT)
+
+    async def connect() -> None:
+        async with Raw.connected(3, 2) as raw:
+            with contextlib.suppress(AssertionError, OSError):
+                await raw.open(3)
+                await raw.message()
+
+    peer = asyncio.create_task(connect())
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.timeout(10):
+            await speaker.run()
+    assert caught.group_contains(ZeroDivisionError)
+    await peer
+
+
+async def test_a_handler_may_end_the_session_it_hears_of() -> None:
+    async with speaking(2, config(2, 3, passive=True)) as (speaker, ours), Raw.connected(3, 2) as raw:
+        received = ours.received
+
+        def reset(peer: Peer, events: Sequence[RibEvent]) -> None:
+            received(peer, events)
+            speaker.reset(peer.id)
+
+        ours.received = reset  # type: ignore[method-assign]
+        await raw.open(3)
+        raw.writer.write(end_of_rib(V4))
+        assert (await raw.notification()).subcode == 4
+        await until(lambda: ours.downs)
+        assert ours.downs[0].reason is DownReason.ADMIN
+
+
+def test_socket_options() -> None:
+    makers: list[Callable[[Address], socket.socket]] = [
+        lambda here: listening_socket(here, 0),
+        lambda here: dialling_socket(here, here),
+    ]
+    for make in makers:
+        with make(address(2)) as sock:
+            assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL) == 64
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+            assert not sock.getblocking()
+        with make(parse_address("::1")) as sock:
+            assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS) == 64
+            assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
