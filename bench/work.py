@@ -1,0 +1,87 @@
+"""What is to be measured: the pieces of work, in order, and who is given which.
+
+Used by everything else here. A ``Work`` is given to each of its subjects in turn; what comes back are ``Figures``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from bench.injector import SHAPES, Family
+
+FLOORS = ("floor gateway", "floor nexthop-objects")
+"""The kernel alone, in both of its ways (``floors``)."""
+CASES = {
+    "cold": ("bgpd", "bird", "frr", *FLOORS),
+    "failover": ("bgpd", "bird", "frr"),
+    "latency": ("bgpd", "bird"),
+    "restart": ("bgpd", "bird"),
+    "mesh": ("bgpd", "bird"),
+    "churn": ("bgpd", "bird", "frr"),
+    "idle": ("bgpd", "bird", "frr"),
+}
+"""The cases and who can do their work. The withdrawal is the second half of ``cold``."""
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+LARGE = 100_000
+"""The size of the cases that have only one, and the largest of all shapes but *shared*."""
+MESH_PEERS = 1_000
+
+Figures = dict[str, float]
+"""Metric -> value; the last word of a metric is its unit: ``_s``, ``_ms``, ``_mib``, ``_percent``, ``_count``."""
+
+
+class Failed(Exception):
+    """A run that has no figures: why."""
+
+
+class Work(NamedTuple):
+    """One piece of work. ``once`` is in the first round only: too long, and too steady, to be repeated."""
+
+    case: str
+    family: Family = "ipv4"
+    shape: str = ""
+    size: int = 0
+    once: bool = False
+
+    def __str__(self) -> str:
+        size = f"{self.size // 1_000_000}M" if self.size >= 1_000_000 else f"{self.size // 1000}k"
+        words = [self.case, self.shape, size if self.size else "", "IPv6" if self.family == "ipv6" else ""]
+        return " ".join(word for word in words if word)
+
+
+def plan(only: list[str], sizes: list[int]) -> Iterator[Work]:
+    """The works of some cases, in order. ``sizes`` are those of ``cold``."""
+    for case in only:
+        if case == "cold":
+            for size in sizes:
+                for shape in SHAPES if size <= LARGE else SHAPES[:1]:
+                    yield Work(case, "ipv4", shape, size)
+                    if shape != "distinct" and size <= LARGE:
+                        yield Work(case, "ipv6", shape, size)
+        elif case in ("failover", "restart"):
+            yield Work(case, "ipv4", "shared", LARGE)
+        elif case == "churn":
+            yield Work(case, "ipv4", "nodes", LARGE, once=True)
+        elif case == "mesh":
+            yield Work(case, size=MESH_PEERS, once=True)
+        else:
+            yield Work(case)
+
+
+def subjects(work: Work, peers: list[str]) -> list[str]:
+    """Who is given a work: bgpd, those of ``peers`` that can do it, and the floors where there are any."""
+    able = [name for name in CASES[work.case] if name in ("bgpd", *peers, *FLOORS)]
+    return [name for name in able if not hopeless(work, name)]
+
+
+def hopeless(work: Work, subject: str) -> str:
+    """Why a subject is not given a work that it could do, or nothing.
+
+    With a gateway in each route the kernel walks a list of all gateways of the device at each new one: 100,000 distinct
+    ones cost it two minutes, whoever asks. 10,000 of them show the same.
+    """
+    gateways = subject in ("bird", "floor gateway")
+    if gateways and work[:3] == ("cold", "ipv4", "distinct") and work.size >= LARGE:
+        return "a gateway in each route of 100,000: minutes in the kernel"
+    return ""
