@@ -438,8 +438,12 @@ class Router:
     def _tell(self, update: _Update, prefix: Prefix, out: Out | None) -> None:
         """An update group is told something else of a prefix than before."""
         changes = self._changes.adj_rib_out.setdefault(update.group, {})
-        first = changes.get(prefix)
-        changes[prefix] = (first[0] if first else update.table.get(prefix), out)
+        pair = changes.get(prefix)
+        before = pair[0] if pair else update.table.get(prefix)
+        if pair and before == out:
+            del changes[prefix]
+        else:
+            changes[prefix] = (before, out)
         if out is None:
             del update.table[prefix]
         else:

@@ -1,0 +1,291 @@
+"""Small builders of the values that the core works with, so that a test says only what it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from bgpd.model.peer import Down, DownReason, Peer, PeerConfig, PeerId, PeerKind
+from bgpd.model.prefix import Address, Family, Prefix, parse_address, parse_prefix, prefix_text
+from bgpd.model.route import (
+    Announce,
+    AsPath,
+    Attributes,
+    Forwarding,
+    Hop,
+    LocalBlackhole,
+    Origin,
+    Originated,
+    Origination,
+    OriginKind,
+    Out,
+    Path,
+    Resolution,
+    RibEvent,
+    SegmentType,
+    Unresolved,
+    Via,
+    Withdraw,
+)
+from bgpd.router import Router
+from bgpd.rules.policy import Group, groups_of
+
+V4, V6 = Family.IPV4, Family.IPV6
+BOTH = frozenset(Family)
+OWN_AS = 64512
+ME, ME6 = parse_address("10.0.1.20"), parse_address("fd00::20")
+
+
+def addr(text: str) -> Address:
+    """An address from its text."""
+    return parse_address(text)
+
+
+def pfx(text: str) -> Prefix:
+    """A prefix from its text."""
+    return parse_prefix(text)[1]
+
+
+def peer_config(
+    address: str = "10.0.1.30",
+    asn: int = OWN_AS,
+    *,
+    name: str | None = None,
+    families: Iterable[Family] = (V4,),
+    max_prefixes: int | None = None,
+    port: int = 179,
+) -> PeerConfig:
+    """A mesh peer of this node, named after its address."""
+    return PeerConfig(
+        id=PeerId(name or "Mesh_" + address.replace(".", "_").replace(":", "_")),
+        kind=PeerKind.MESH,
+        source="Node of a test",
+        address=addr(address),
+        port=port,
+        asn=asn,
+        local_asn=OWN_AS,
+        router_id=ME,
+        local_address=None,
+        next_hops={V4: ME, V6: ME6},
+        families=frozenset(families),
+        passive=False,
+        max_prefixes=max_prefixes,
+    )
+
+
+def peer(
+    address: str = "10.0.1.30",
+    asn: int = OWN_AS,
+    *,
+    name: str | None = None,
+    router_id: str | None = None,
+    families: Iterable[Family] = (V4,),
+    restart: Iterable[Family] = (),
+    preserved: Iterable[Family] = (),
+    max_prefixes: int | None = None,
+    asn4: bool = True,
+) -> Peer:
+    """A new established session; ``restart`` and ``preserved`` are its graceful restart families and their F bits."""
+    config = peer_config(address, asn, name=name, families=families, max_prefixes=max_prefixes)
+    return Peer(
+        config=config,
+        router_id=addr(router_id or (address if ":" not in address else "10.9.9.9")),
+        local_address=ME if len(config.address) == 4 else ME6,
+        families=config.families,
+        asn4=asn4,
+        restart_families=frozenset(restart),
+        restart_time=120.0,
+        forwarding_preserved=frozenset(preserved),
+        sends_end_of_rib=bool(frozenset(restart)),
+    )
+
+
+def again(before: Peer, *, preserved: Iterable[Family] = ()) -> Peer:
+    """The next session of the same peer."""
+    return Peer(
+        config=before.config,
+        router_id=before.router_id,
+        local_address=before.local_address,
+        families=before.families,
+        asn4=before.asn4,
+        restart_families=before.restart_families,
+        restart_time=before.restart_time,
+        forwarding_preserved=frozenset(preserved),
+        sends_end_of_rib=before.sends_end_of_rib,
+    )
+
+
+def sequence(*asns: int) -> AsPath:
+    """An AS path of one AS_SEQUENCE; none for no numbers."""
+    return ((SegmentType.AS_SEQUENCE, asns),) if asns else ()
+
+
+def attributes(
+    *asns: int,
+    origin: Origin = Origin.IGP,
+    med: int | None = None,
+    local_pref: int | None = None,
+    communities: tuple[int, ...] = (),
+    originator_id: str | None = None,
+    cluster_list: tuple[str, ...] = (),
+) -> Attributes:
+    """Attributes with an AS_SEQUENCE of these numbers."""
+    return Attributes(
+        origin=origin,
+        as_path=sequence(*asns),
+        med=med,
+        local_pref=local_pref,
+        communities=communities,
+        originator_id=addr(originator_id) if originator_id else None,
+        cluster_list=tuple(addr(cluster) for cluster in cluster_list),
+    )
+
+
+def path(
+    by: Peer, attrs: Attributes | None = None, *, next_hop: str | Address | None = None, path_id: int = 0
+) -> Path:
+    """A path of a session; the next hop is the peer itself unless said, the AS path its AS where external."""
+    if attrs is None:
+        attrs = attributes(local_pref=100) if by.ibgp else attributes(by.config.asn)
+    hop = addr(next_hop) if isinstance(next_hop, str) else next_hop or by.config.address
+    return Path(by, attrs, hop, path_id)
+
+
+def announce(what: Path, *prefixes: str, family: Family = V4) -> Announce:
+    """A session announces prefixes."""
+    return Announce(family, what, [pfx(text) for text in prefixes])
+
+
+def withdraw(*prefixes: str, family: Family = V4, path_id: int = 0) -> Withdraw:
+    """A session withdraws prefixes."""
+    return Withdraw(family, [pfx(text) for text in prefixes], path_id)
+
+
+def lost(*keep: Family, reason: DownReason = DownReason.TCP) -> Down:
+    """The end of a session, with the families that are kept as stale, for 120 s."""
+    return Down(reason, "a test ended it", frozenset(keep), 120.0 if keep else 0.0)
+
+
+def via(*gateways: str, ifindex: int = 2) -> Via:
+    """A forwarding through gateways on one link."""
+    return Via(tuple(Hop(addr(gateway), ifindex) for gateway in gateways))
+
+
+class Resolver:
+    """Next-hop resolution of a test: an address resolves to itself on link 2 unless the table says otherwise."""
+
+    def __init__(self, table: Mapping[str, Resolution | Unresolved] | None = None) -> None:
+        self.table = {addr(text): result for text, result in (table or {}).items()}
+        self.calls = 0
+
+    def __call__(self, address: Address) -> Resolution | Unresolved:
+        self.calls += 1
+        return self.table.get(address) or Resolution(Via((Hop(address, 2),)), 0)
+
+    def set(self, address: str, result: Resolution | Unresolved | None) -> frozenset[Address]:
+        """Change one; returns what to tell the router."""
+        if result is None:
+            self.table.pop(addr(address), None)
+        else:
+            self.table[addr(address)] = result
+        return frozenset({addr(address)})
+
+
+def origination(
+    *,
+    blocks: Iterable[str] = (),
+    borrowed: Iterable[str] = (),
+    hidden_blocks: Iterable[str] = (),
+    yielding: Iterable[str] = (),
+    pools: Iterable[str] = (),
+    hidden_pools: Iterable[str] = (),
+) -> Origination:
+    """What this node says and keeps: ``blocks`` announced and blackholed, ``borrowed`` announced, ``hidden_blocks``
+    blackholed only, ``yielding`` blackholed until another announces them."""
+    blocks, borrowed = list(blocks), list(borrowed)
+    return Origination(
+        announce={
+            **{pfx(text): Originated(OriginKind.BLOCK, f"BlockAffinity {text}") for text in blocks},
+            **{pfx(text): Originated(OriginKind.BORROWED, f"cali {text}") for text in borrowed},
+        },
+        blackholes={
+            **{pfx(text): LocalBlackhole(f"BlockAffinity {text}") for text in (*blocks, *hidden_blocks)},
+            **{pfx(text): LocalBlackhole(f"BlockAffinity {text}", yields=True) for text in yielding},
+        },
+        exported_pools=tuple(pfx(text) for text in pools),
+        hidden_pools=tuple(pfx(text) for text in hidden_pools),
+    )
+
+
+class Core:
+    """A router whose changes are applied at once: ``fib`` and ``told`` are what the kernel and the groups would have.
+
+    ``fib_changes`` are those of the last ``settle`` that were really one.
+    """
+
+    def __init__(self, resolver: Resolver | None = None, max_paths: int = 16) -> None:
+        self.resolver = resolver or Resolver()
+        self.router = Router(self.resolver, max_paths)
+        self.fib: dict[tuple[Family, str, int], Forwarding] = {}
+        self.told: dict[Group, dict[Prefix, Out]] = {}
+        self.tables: dict[Group, Mapping[Prefix, Out]] = {}
+        self.fib_changes: dict[str, Forwarding | None] = {}
+        self.out_changes: dict[Group, dict[Prefix, tuple[Out | None, Out | None]]] = {}
+        self.now = 1000.0
+
+    def settle(self, limit: int = 128) -> Core:
+        """Decide all that is due and apply it; checks that what a group "was told before" is true."""
+        while self.router.work(limit):
+            pass
+        changes = self.router.take_changes()
+        self.fib_changes, self.out_changes = {}, changes.adj_rib_out
+        for family, entries in changes.fib.items():
+            for (prefix, metric), value in entries.items():
+                text = prefix_text(family, prefix)
+                if self.fib.get((family, text, metric)) == value:
+                    continue
+                self.fib_changes[text] = value
+                if value is None:
+                    del self.fib[family, text, metric]
+                else:
+                    self.fib[family, text, metric] = value
+        for group, pairs in changes.adj_rib_out.items():
+            table = self.router.adj_rib_out(group)
+            if (
+                self.tables.get(group) is not table
+            ):  # another group of the same name: nobody of it was told anything
+                self.tables[group], self.told[group] = table, {}
+            told = self.told[group]
+            for prefix, (before, now) in pairs.items():
+                assert told.get(prefix) == before
+                if now is None:
+                    del told[prefix]
+                else:
+                    told[prefix] = now
+            assert told == table
+        return self
+
+    def up(self, *peers: Peer) -> Core:
+        for each in peers:
+            self.router.session_up(each, self.now)
+        return self.settle()
+
+    def down(self, by: Peer, *keep: Family) -> Core:
+        self.router.session_down(by, lost(*keep), self.now)
+        return self.settle()
+
+    def hear(self, by: Peer, *events: RibEvent) -> Core:
+        self.router.received(by, events)
+        return self.settle()
+
+    def originate(self, what: Origination, family: Family = V4) -> Core:
+        self.router.originated({family: what})
+        return self.settle()
+
+    def routes(self, family: Family = V4) -> dict[str, Forwarding]:
+        """The kernel's routes by prefix."""
+        return {text: value for (of, text, _), value in self.fib.items() if of is family}
+
+    def to(self, by: Peer, family: Family = V4) -> dict[str, Out]:
+        """What the group of a session has been told."""
+        told = self.router.adj_rib_out(groups_of(by)[family])
+        return {prefix_text(family, prefix): out for prefix, out in told.items()}
