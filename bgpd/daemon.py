@@ -63,7 +63,7 @@ SLICE = 0.004
 """Seconds of deciding before the event loop gets a turn."""
 COMPARE_EVERY = 60.0
 """Seconds between whole compares of the kernel's routes with ours."""
-HOUSEKEEPING = 1.0
+HOUSEKEEPING, HOUSEKEEPING_AT_START = 1.0, 0.05
 NOT_YET_LISTENING = "the BGP port is not yet ours"
 AT_START = ("node", "datastore", "kernel", "metrics", "api", "state_directory")
 """Keys of the configuration that are read at the start only."""
@@ -120,7 +120,9 @@ class Daemon:
         self._parts = Parts(self._router, self._speaker, self._outbound, self._kernel, self._programming)
         await self._api.start()
         if self._api.metrics_error:
-            self._facts.problems.append(Problem(str(self._config_path), "metrics.listen", self._api.metrics_error))
+            self._facts.problems.append(
+                Problem(str(self._config_path), "metrics.listen", self._api.metrics_error)
+            )
         try:
             self.local_changed()
             node = self._config.node
@@ -219,10 +221,11 @@ class Daemon:
         next_compare = self._started + COMPARE_EVERY
         watchdog_due = 0.0
         while True:
-            before = time.monotonic()
-            await asyncio.sleep(HOUSEKEEPING)
+            interval = HOUSEKEEPING if self._facts.in_sync else HOUSEKEEPING_AT_START
+            due = time.monotonic() + interval
+            await asyncio.sleep(interval)
             now = time.monotonic()
-            self._facts.lags = [*self._facts.lags[-LAG_WINDOW:], max(0.0, now - before - HOUSEKEEPING)]
+            self._facts.lags = [*self._facts.lags[-LAG_WINDOW:], max(0.0, now - due)]
             deadline = self._router.next_deadline()
             if deadline is not None and deadline <= now:
                 self._router.tick(now)

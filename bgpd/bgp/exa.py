@@ -24,6 +24,11 @@ from bgpd.model.route import AsPath, Attributes, Origin, SegmentType
 # Read once, at the first import of exabgp: without it, files and variables of an installed ExaBGP would reach us.
 os.environ.setdefault("EXABGP_ENVFILE", "/nonexistent")
 
+import exabgp.util.dns
+
+# The capability for host names, which we do not send, asks DNS for ours at its import: seconds where DNS is not there.
+vars(exabgp.util.dns).update(__host_name="localhost", __domain_name="localhost")
+
 from exabgp.bgp.message import Notification as ExaNotification
 from exabgp.bgp.message.direction import Direction
 from exabgp.bgp.message.notification import Notify

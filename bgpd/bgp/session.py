@@ -42,6 +42,8 @@ RACE = 5.0
 """A connection that begins sooner after the session was up was dialled while it came up: a collision."""
 _SOFT = ("kind", "source", "passive", "port", "max_prefixes")
 """What a configuration may change without a new session."""
+CONNECT = "connect: "
+"""How an error of TCP's connect starts."""
 
 
 class Ended(NamedTuple):
@@ -150,7 +152,7 @@ class Session:
     def dial_failed(self, message: str, now: float) -> None:
         """TCP did not connect."""
         self._dialling = False
-        self._error(f"connect: {message}")
+        self._error(CONNECT + message)
         self._dial_later(now)
 
     def accepted(self, local_address: Address, now: float) -> Connection | None:
@@ -300,6 +302,8 @@ class Session:
                     other, Notification(6, Cease.COLLISION), DownReason.REPLACED, "another is up", now
                 )
         self._restarted = False
+        if self.last_error.startswith(CONNECT):
+            self.last_error = ""  # it was only not there yet
         log.info(
             "peer up id=%s address=%s asn=%d families=%s hold_time=%g direction=%s",
             self.config.id,
