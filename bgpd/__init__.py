@@ -18,7 +18,7 @@ floor  rooms
 0      ``model`` the words: frozen values; ``config`` this node's YAML; ``yamlfile`` the strict loader
 =====  ====================================================================================================
 
-RFCs followed: 4271 (BGP-4), 4760 (multiprotocol), 6793 (four-octet AS), 2918 and 7313 (route refresh), 4724 and 8538
+RFCs followed: 4271 (BGP-4), 4760 (multiprotocol), 6793 (four-octet AS), 2918 (route refresh), 4724
 (graceful restart), 7911 (ADD-PATH, receiving), 7606 (error handling of UPDATE), 8212 in spirit (nothing is exported
 that no rule lets out), 9003 (shutdown communication), 4486 (Cease subcodes), 1997 and 8092 (communities, read).
 """
