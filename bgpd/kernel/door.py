@@ -188,6 +188,8 @@ class Kernel:
         self._schedule_flush()
 
     def suspect(self, family: Family | None, cause: str) -> None:
+        for fib in self._fibs.values() if family is None else (self._fibs[family],):
+            fib.doubt()
         self._suspects.setdefault(family, cause)
         self._schedule_flush()
 
@@ -196,7 +198,7 @@ class Kernel:
         if not all(fib.synced for fib in self._fibs.values()):
             return
         while True:
-            used = set().union(*(fib.held.used_ids for fib in self._fibs.values()))
+            used = set[int]().union(*(fib.held.used_ids for fib in self._fibs.values()))
             for others in self._others.values():
                 used.update(body.nexthop for _, bodies in others for body in bodies if body.nexthop)
             unused = self._nexthops.unused(used)
@@ -209,27 +211,38 @@ class Kernel:
     # Events.
 
     def _readable(self) -> None:
+        try:
+            self._drain()
+            self._flush()
+        except Exception as error:
+            self._fail(error)
+
+    def _drain(self) -> None:
+        """Hands out what the kernel told, for at most a turn; the loop calls again where there is more."""
         end = time.monotonic() + TURN
         while time.monotonic() < end:
             try:
                 data = self._listener.recv(_DATAGRAM)
             except BlockingIOError:
-                break
-            except OSError as error:
-                if error.errno == errno.ENOBUFS:
-                    self.overruns += 1
-                    log.warning("event=netlink_overrun count=%d", self.overruns)
-                    self._overrun.set()
-                    continue
-                assert self._failed is not None
-                self._failed.set_exception(error)
-                asyncio.get_running_loop().remove_reader(self._listener.fileno())
                 return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self.overruns += 1
+                log.warning("event=netlink_overrun count=%d", self.overruns)
+                self._overrun.set()
+                continue
             for message in rt.messages(data):
                 handle = _HANDLERS.get(message.type)
                 if handle is not None:
                     handle(self, data, message)
-        self._flush()
+
+    def _fail(self, error: Exception) -> None:
+        """A bug, here or in the handler, must not be lost in a callback: ``run`` raises it."""
+        asyncio.get_running_loop().remove_reader(self._listener.fileno())
+        if self._failed is None or self._failed.done():
+            raise error
+        self._failed.set_exception(error)
 
     def _route(self, data: bytes, message: rt.Message) -> None:
         parsed = self._reader.read(data, message)
@@ -306,11 +319,17 @@ class Kernel:
     def _schedule_flush(self) -> None:
         if not self._flush_scheduled:
             self._flush_scheduled = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        self._flush_scheduled = False
+        try:
+            self._flush()
+        except Exception as error:
+            self._fail(error)
 
     def _flush(self) -> None:
         """Tells what differs from what was told before."""
-        self._flush_scheduled = False
         handler = self._handler
         if handler is None or self._failed is None:  # not started: what is asked first is the newest anyway
             return

@@ -24,10 +24,10 @@ from typing import Protocol, TypeVar
 
 from bgpd.kernel import rtnetlink as rt
 from bgpd.kernel.held import STRANGE, Held, Object, Spelling, meaning
-from bgpd.kernel.nexthops import DUMP_ATTEMPTS, NextHops
+from bgpd.kernel.nexthops import NextHops
 from bgpd.kernel.others import Others
 from bgpd.kernel.rtnetlink import Body
-from bgpd.kernel.sockets import Commands, Interrupted, dump
+from bgpd.kernel.sockets import DUMP_ATTEMPTS, Commands, Interrupted, dump
 from bgpd.kernel.writer import ObjectsMode, Writer
 from bgpd.model.prefix import Family, Prefix
 from bgpd.model.route import FibKey, Forwarding, Via
@@ -133,27 +133,27 @@ class Fib:
         twins: dict[FibKey, int] = {}
         try:
             await self._nexthops.sync()
-            held.review_objects()
-            for _ in range(DUMP_ATTEMPTS):
-                for table in (ours, others, twins):
-                    table.clear()
-                try:
-                    await self._read_table(ours, others, twins)
-                    break
-                except Interrupted:
-                    continue
+            async for made in _slices(list(held.by_id.values())):
+                for each in made:
+                    if not held.is_intact(each):
+                        held.forget(each)
+            await self._read_table(ours, others, twins)
             for key in self.conflicts:
                 self._restore_merged(key, ours, others)
             held.twins.clear()
             held.twins.update(twins)
             async for part in _slices(list(ours.items())):
                 for key, spelling in part:
-                    if key not in touched and (type(spelling) is Object or spelling != held.routes.get(key)):
+                    if spelling is not held.routes.get(key) and key not in touched:
                         held.hold(key, spelling)
-            async for keys in _slices(list(held.routes)):
-                for key in keys:
+            used: set[int] = set()
+            async for part in _slices(list(held.routes.items())):
+                for key, spelling in part:
                     if key not in ours and key not in touched:
                         held.release(key)
+                    elif isinstance(spelling, Object):
+                        used.add(spelling.id)
+            held.used_ids = used
         finally:
             self._touched = None
         for prefix in touched_prefixes:
@@ -162,7 +162,6 @@ class Fib:
             else:
                 others.pop(prefix, None)
         changed = self._others.replace(others)
-        held.review_used()
         self.synced, self._writer.unsure = True, False
         self._review_conflicts(changed)
         if changed:
@@ -174,31 +173,38 @@ class Fib:
         others: dict[Prefix, tuple[Body, ...]],
         twins: dict[FibKey, int],
     ) -> None:
-        spellings: dict[int, Spelling] = {}
-        bodies: list[Body] = []  # keeps the ids in ``spellings`` those of living objects
-        read, family = self._reader.read, self.family
-        async for data in dump(rt.GETROUTE, family.af):
-            for message in rt.messages(data):
-                if message.type != rt.NEWROUTE:
-                    continue
-                parsed = read(data, message)
-                if parsed is None or parsed[0] is not family:
-                    continue
-                _, prefix, body = parsed
-                spelling = spellings.get(id(body))
-                if spelling is None:
+        spellings: dict[int, tuple[Spelling, Body]] = {}  # by the body's id, which holds while the body does
+        found: list[tuple[Prefix, Body]] = []
+
+        def parse(data: bytes) -> rt.Message | None:
+            found.clear()
+            end = self._reader.read_all(data, self.family, found)
+            for prefix, body in found:
+                known = spellings.get(id(body))
+                if known is None:
                     if body.table != rt.TABLE_MAIN:
                         continue
                     if not is_ours(body):
                         others[prefix] = (*others.get(prefix, ()), body)
                         continue
-                    spelling = spellings[id(body)] = self.held.spelling(body)
-                    bodies.append(body)
+                    known = spellings[id(body)] = self.held.spelling(body), body
                 key = (prefix, body.metric)
                 if key in ours:
                     twins[key] = twins.get(key, 0) + 1
-                    spelling = STRANGE
-                ours[key] = spelling
+                    ours[key] = STRANGE
+                else:
+                    ours[key] = known[0]
+            return end
+
+        for _ in range(DUMP_ATTEMPTS):
+            ours.clear()
+            others.clear()
+            twins.clear()
+            try:
+                await dump(rt.GETROUTE, self.family.af, parse)
+                return
+            except Interrupted:
+                continue
 
     def _restore_merged(
         self, key: FibKey, ours: dict[FibKey, Spelling], others: dict[Prefix, tuple[Body, ...]]
@@ -233,6 +239,7 @@ class Fib:
         errors: dict[FibKey, Exception] = {}
         deletes = tuple(deletes)
         async with self._lock:
+            self._fresh = False
             self._writing = {*puts, *deletes}
             try:
                 left = puts
@@ -252,9 +259,13 @@ class Fib:
         keys = list(await self.read())
         for error in (await self.apply({}, keys)).values():
             raise error
-        self.held.review_used()
+        self.held.used_ids = set()
         await self._door.collect()
         return len(keys)
+
+    def doubt(self) -> None:
+        """What is held may be gone: the next ``read`` asks the kernel."""
+        self._fresh = False
 
     # Events, all of other ports than our own.
 

@@ -88,6 +88,8 @@ class Held:
         old = self.routes.pop(key, None)
         if old is not None:
             self.metrics[key[1]] -= 1
+            if not self.metrics[key[1]]:
+                del self.metrics[key[1]]
             self._unuse(old)
 
     def _unuse(self, spelling: Spelling) -> None:
@@ -161,13 +163,11 @@ class Held:
             if (gone := self.by_id.get(number)) is not None:
                 self.forget(gone)
 
-    def review_objects(self) -> None:
-        """After a reading of all objects: those that are no longer what we made are no longer ours to use."""
-        for number, made in list(self.by_id.items()):
-            if not self._nexthops.is_ours(number) or self._nexthops.forwarding(number) != made.via:
-                self.forget(made)
-
-    def review_used(self) -> None:
-        """After a whole reading: only objects that have routes are used."""
-        spellings = {id(spelling): spelling for spelling in self.routes.values()}.values()
-        self.used_ids = {spelling.id for spelling in spellings if isinstance(spelling, Object)}
+    def is_intact(self, made: Object) -> bool:
+        """Whether an object is still what we made."""
+        nexthop = self._nexthops.known.get(made.id)
+        if nexthop is None or not nexthop.plain or not self._nexthops.is_ours(made.id):
+            return False
+        if made.parts:
+            return nexthop.members == tuple(part.id for part in made.parts)
+        return not nexthop.members and nexthop.hop == made.via.hops[0]

@@ -9,15 +9,14 @@ link or address changes, and ``recheck`` says whose answer differs. Used by ``do
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
 from bgpd.kernel import rtnetlink as rt
 from bgpd.kernel.nexthops import NextHops
 from bgpd.kernel.others import Others
 from bgpd.kernel.rtnetlink import Body, InterfaceAddress, Link
-from bgpd.kernel.sockets import Interrupted, dump
+from bgpd.kernel.sockets import dump_each
 from bgpd.model.prefix import Address, Family, Prefix, covers, family_of, host_prefix, make_prefix
 from bgpd.model.route import Hop, Resolution, Unresolved, Via, WorkloadRoute, Workloads
 
@@ -63,8 +62,8 @@ class Neighbours:
             if message.type == rt.NEWADDR and (found := rt.read_address(data, message)):
                 addresses[found.ifindex, found.address, found.subnet] = found
 
-        await _dump(rt.GETLINK, links, link)
-        await _dump(rt.GETADDR, addresses, address)
+        await dump_each(rt.GETLINK, links.clear, link)
+        await dump_each(rt.GETADDR, addresses.clear, address)
         self.links, self._addresses = links, addresses
         self.names.update((found.ifindex, found.name) for found in links.values())
         self._index_addresses()
@@ -273,15 +272,3 @@ class Neighbours:
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-async def _dump(message_type: int, table: dict[Any, Any], take: Callable[[bytes, rt.Message], None]) -> None:
-    for _ in range(5):
-        table.clear()
-        try:
-            async for data in dump(message_type):
-                for message in rt.messages(data):
-                    take(data, message)
-            return
-        except Interrupted:
-            continue

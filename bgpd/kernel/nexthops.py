@@ -10,14 +10,12 @@ id may be theirs by now: the routes over it move to a new one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Set as AbstractSet
 
 from bgpd.kernel import rtnetlink as rt
-from bgpd.kernel.sockets import Commands, Interrupted, dump
+from bgpd.kernel.sockets import Commands, dump_each
 from bgpd.model.route import BLACKHOLE, Forwarding, Hop, Via
 
-DUMP_ATTEMPTS = 5
-"""Readings of a table that changes meanwhile; the last is believed."""
 _MOST_REMOVALS = 512
 
 
@@ -37,16 +35,12 @@ class NextHops:
         async with self._lock:
             self._touched = touched = set[int]()
             found: dict[int, rt.NextHop] = {}
-            for _ in range(DUMP_ATTEMPTS):
-                found.clear()
-                try:
-                    async for data in dump(rt.GETNEXTHOP):
-                        for message in rt.messages(data):
-                            if message.type == rt.NEWNEXTHOP and (nexthop := rt.read_nexthop(data, message)):
-                                found[nexthop.id] = nexthop
-                    break
-                except Interrupted:
-                    continue
+
+            def take(data: bytes, message: rt.Message) -> None:
+                if message.type == rt.NEWNEXTHOP and (nexthop := rt.read_nexthop(data, message)):
+                    found[nexthop.id] = nexthop
+
+            await dump_each(rt.GETNEXTHOP, found.clear, take)
             self._touched = None
             for number in touched:
                 if number in self.known:
@@ -105,14 +99,13 @@ class NextHops:
                 return number
         return None
 
-    def unused(self, used: Collection[int]) -> list[int]:
+    def unused(self, used: AbstractSet[int]) -> list[int]:
         """Ours that no route uses and no group holds; groups first, their members the next time."""
+        idle = [number for number in self.known.keys() - used if self.is_ours(number)]
+        if not idle:
+            return idle
         held = {member for nexthop in self.known.values() for member in nexthop.members}
-        return [
-            nexthop.id
-            for nexthop in self.known.values()
-            if nexthop.id not in used and nexthop.id not in held and self.is_ours(nexthop.id)
-        ]
+        return [number for number in idle if number not in held]
 
     async def remove(self, numbers: list[int]) -> None:
         """Removes objects of ours; one that is gone already is no error."""

@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from bgpd.model.prefix import Address, Family, Prefix, address_text, make_prefix
 from bgpd.model.route import Hop, Via
@@ -50,14 +50,14 @@ _HEADER = struct.Struct("=IHHII")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _ATTRIBUTE = struct.Struct("=HH")
 _U32_ATTRIBUTE = struct.Struct("=HHI")
-_ROUTE = {
-    Family.IPV4: struct.Struct("=IHHIIBBBBBBBBIHH4s"),
-    Family.IPV6: struct.Struct("=IHHIIBBBBBBBBIHH16s"),
-}
+_ROUTE_IPV4 = struct.Struct("=IHHIIBBBBBBBBIHH4s")
+_ROUTE_IPV6 = struct.Struct("=IHHIIBBBBBBBBIHH16s")
 _NEXTHOP_LEG = struct.Struct("=HBBi")
 _NHMSG = struct.Struct("=BBBBI")
 _GROUP_MEMBER = struct.Struct("=IBBH")
 _LENGTH_OCTET = tuple(bytes((length,)) for length in range(129))
+_IPV4 = Family.IPV4
+_MOST_BODIES = 32768
 _FAMILIES = {family.af: family for family in Family}
 _TYPE_NAMES = {1: "", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw", 10: "nat"}
 _PROTOCOL_NAMES = {
@@ -217,18 +217,29 @@ def route_tail(family: Family, metric: int, forwarding: Via | int | None) -> Tai
     return Tail(SCOPE_UNIVERSE, UNICAST, 0, attributes + _ATTRIBUTE.pack(4 + len(legs), RTA_MULTIPATH) + legs)
 
 
-def pack_route(message_type: int, flags: int, seq: int, family: Family, prefix: Prefix, tail: Tail) -> bytes:
+class PackRoute(Protocol):
     """A request to make or remove one route of ours in table main."""
-    layout = _ROUTE[family]
-    scope, kind, route_flags, attributes = tail
-    size = layout.size
-    return (
-        layout.pack(
-            size + len(attributes), message_type, flags, seq, 0,
-            family.af, prefix[0], 0, 0, TABLE_MAIN, PROTO_BIRD, scope, kind, route_flags,
-            size - 28, RTA_DST, prefix[1:],
-        ) + attributes
-    )  # fmt: skip
+
+    def __call__(self, message_type: int, flags: int, seq: int, prefix: Prefix, tail: Tail) -> bytes: ...
+
+
+def route_packer(family: Family) -> PackRoute:
+    """Packs requests for the routes of one family."""
+    layout = _ROUTE_IPV4 if family is Family.IPV4 else _ROUTE_IPV6
+    pack, size, af = layout.pack, layout.size, family.af
+    attribute_size = size - 28
+
+    def pack_route(message_type: int, flags: int, seq: int, prefix: Prefix, tail: Tail) -> bytes:
+        scope, kind, route_flags, attributes = tail
+        return (
+            pack(
+                size + len(attributes), message_type, flags, seq, 0,
+                af, prefix[0], 0, 0, TABLE_MAIN, PROTO_BIRD, scope, kind, route_flags,
+                attribute_size, RTA_DST, prefix[1:],
+            ) + attributes
+        )  # fmt: skip
+
+    return pack_route
 
 
 def pack_nexthop(flags: int, seq: int, number: int, family: Family, content: Hop | tuple[int, ...]) -> bytes:
@@ -261,45 +272,69 @@ class RouteReader:
 
     def read(self, data: bytes, message: Message) -> tuple[Family, Prefix, Body] | None:
         """``None`` for what is no route of IPv4 or IPv6, or a cached clone of one."""
-        _, _, _, _, start, end = message
-        family = _FAMILIES.get(data[start])
-        if family is None or end - start < 20:
-            return None
+        family = _FAMILIES.get(data[message.start])
+        found: list[tuple[Prefix, Body]] = []
+        if family is not None:
+            self._read(data, message.start, message.end, family, found)
+        return (family, *found[0]) if family is not None and found else None
+
+    def read_all(self, data: bytes, family: Family, found: list[tuple[Prefix, Body]]) -> Message | None:
+        """Adds a dump's routes of one family to ``found``; returns the message that ends the dump, if it is here."""
+        offset, size, af = 0, len(data), family.af
+        unpack = _HEADER.unpack_from
+        while offset + 16 <= size:
+            length, kind, flags, seq, port = unpack(data, offset)
+            if length < 16 or offset + length > size:
+                break
+            if kind == NEWROUTE:
+                if data[offset + 16] == af:
+                    self._read(data, offset + 16, offset + length, family, found)
+            elif kind in (NLMSG_DONE, NLMSG_ERROR):
+                return Message(kind, flags, seq, port, offset + 16, offset + length)
+            offset += (length + 3) & ~3
+        return None
+
+    def _read(
+        self, data: bytes, start: int, end: int, family: Family, found: list[tuple[Prefix, Body]]
+    ) -> None:
         length = data[start + 1]
         cut = start + 20  # behind the header and RTA_TABLE, which comes first
+        if end < cut or data[start + 14] != RTA_TABLE:
+            self._read_unordered(data, start, end, family, found)
+            return
         if length:
-            size = 8 if family is Family.IPV4 else 20
-            if data[cut] != size or data[cut + 2] != RTA_DST or data[start + 14] != RTA_TABLE:
-                return self._read_unordered(data, family, start, end)
-            prefix = Prefix(_LENGTH_OCTET[length] + data[cut + 4 : cut + 4 + ((length + 7) >> 3)])
+            size = 8 if family is _IPV4 else 20
+            if data[cut] != size or data[cut + 2] != RTA_DST:
+                self._read_unordered(data, start, end, family, found)
+                return
+            prefix = _LENGTH_OCTET[length] + data[cut + 4 : cut + 4 + ((length + 7) >> 3)]
             cut += size
         else:
-            if data[start + 14] != RTA_TABLE:
-                return self._read_unordered(data, family, start, end)
-            prefix = Prefix(b"\0")
+            prefix = b"\0"
         rest = data[start : start + 1] + data[start + 2 : start + 20] + data[cut:end]
         body = self._bodies.get(rest)
         if body is None:
-            if len(self._bodies) >= 32768:
+            body = _body(data, start, end)
+            if body is None:
+                return
+            if len(self._bodies) >= _MOST_BODIES:
                 self._bodies.clear()
-            parsed = _body(data, family, start, end)
-            if parsed is None:
-                return None
-            body = self._bodies[rest] = parsed
-        return family, prefix, body
+            self._bodies[rest] = body
+        found.append((Prefix(prefix), body))
 
     def _read_unordered(
-        self, data: bytes, family: Family, start: int, end: int
-    ) -> tuple[Family, Prefix, Body] | None:
+        self, data: bytes, start: int, end: int, family: Family, found: list[tuple[Prefix, Body]]
+    ) -> None:
         destination = bytes(family.octets)
         for kind, first, last in _attributes(data, start + 12, end):
             if kind == RTA_DST:
                 destination = data[first:last]
-        body = _body(data, family, start, end)
-        return None if body is None else (family, make_prefix(destination, data[start + 1]), body)
+        body = _body(data, start, end)
+        if body is not None:
+            found.append((make_prefix(destination, data[start + 1]), body))
 
 
-def _body(data: bytes, family: Family, start: int, end: int) -> Body | None:
+def _body(data: bytes, start: int, end: int) -> Body | None:
     _, _, _, tos, table, protocol, _, kind, flags = _RTMSG.unpack_from(data, start)
     if flags & RTM_F_CLONED:
         return None

@@ -14,14 +14,17 @@ import ctypes
 import errno
 import socket
 import struct
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from bgpd.kernel import rtnetlink as rt
 
 GROUPS = (1, 5, 7, 9, 11, 32)
 """RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, NEXTHOP."""
+DUMP_ATTEMPTS = 5
+"""Readings of a table that changes meanwhile; the last is believed."""
 TURN = 0.004
 """Seconds of work after which the event loop gets a turn."""
 
@@ -74,8 +77,11 @@ def open_listener(except_port: int) -> socket.socket:
     return listener
 
 
-async def dump(message_type: int, family: int = 0) -> AsyncIterator[bytes]:
-    """The datagrams that answer a dump request. Raises ``Interrupted`` at the end, and ``OSError`` for a refusal."""
+async def dump(message_type: int, family: int, parse: Callable[[bytes], rt.Message | None]) -> None:
+    """Asks for a dump and hands each datagram to ``parse``, which returns the message that ends it where it meets it.
+
+    Raises ``Interrupted`` at the end, and ``OSError`` for a refusal.
+    """
     loop = asyncio.get_running_loop()
     with contextlib.closing(_open(receive=1 << 20)) as asking:
         asking.setblocking(False)
@@ -84,22 +90,43 @@ async def dump(message_type: int, family: int = 0) -> AsyncIterator[bytes]:
         turn_ends = time.monotonic() + TURN
         while True:
             data = await loop.sock_recv(asking, _DATAGRAM)
-            yield data
-            for message in rt.messages(data):
-                interrupted = interrupted or bool(message.flags & rt.F_DUMP_INTR)
-                if message.type in (rt.NLMSG_DONE, rt.NLMSG_ERROR):
-                    refusal = rt.refusal(data, message)
-                    if refusal and refusal.errno not in (
-                        errno.ENOENT,
-                        errno.EOPNOTSUPP,
-                    ):  # no such table yet: empty
-                        raise refusal
-                    if interrupted:
-                        raise Interrupted
-                    return
+            flags = int.from_bytes(data[6:8], sys.byteorder)
+            interrupted = interrupted or bool(flags & rt.F_DUMP_INTR)  # told by the first after a change
+            end = parse(data)
+            if end is not None:
+                refusal = rt.refusal(data, end)
+                if refusal and refusal.errno not in (
+                    errno.ENOENT,
+                    errno.EOPNOTSUPP,
+                ):  # no such table yet: empty
+                    raise refusal
+                if interrupted or end.flags & rt.F_DUMP_INTR:
+                    raise Interrupted
+                return
             if time.monotonic() >= turn_ends:
                 await asyncio.sleep(0)
                 turn_ends = time.monotonic() + TURN
+
+
+async def dump_each(
+    message_type: int, clear: Callable[[], None], take: Callable[[bytes, rt.Message], None]
+) -> None:
+    """Dumps what is not many, a message at a time; again from ``clear`` on while it changes meanwhile."""
+
+    def parse(data: bytes) -> rt.Message | None:
+        for message in rt.messages(data):
+            if message.type in (rt.NLMSG_DONE, rt.NLMSG_ERROR):
+                return message
+            take(data, message)
+        return None
+
+    for _ in range(DUMP_ATTEMPTS):
+        clear()
+        try:
+            await dump(message_type, 0, parse)
+            return
+        except Interrupted:
+            continue
 
 
 class Replies:

@@ -89,6 +89,8 @@ class Writer:
         self._held, self._others, self._conflicts = held, others, conflicts
         self._describe, self._mode, self._groups = describe, mode, groups
         self._attempt = 0
+        self._removals: dict[tuple[int, int], rt.Tail] = {}
+        self._pack = rt.route_packer(family)
 
     async def put(
         self, puts: Mapping[FibKey, Forwarding], errors: dict[FibKey, Exception]
@@ -98,7 +100,7 @@ class Writer:
         again: dict[FibKey, Forwarding] = {}
         flight = _Flight(self, errors, again)
         held, others, conflicts, family = self._held.routes, self._others, self._conflicts, self._family
-        twins, pack = self._held.twins, rt.pack_route
+        twins, pack = self._held.twins, self._pack
         spelled: dict[tuple[Forwarding, int], tuple[Spelling, rt.Tail]] = {}
         distinct, new = len(self._held.uses), set[Via]()
         batch = _Batch(self._commands.base())
@@ -129,9 +131,7 @@ class Writer:
                     self._clear(batch, key, old, shared)
                     if shared and family is Family.IPV4:
                         flags = rt.F_REQUEST | rt.F_CREATE | rt.F_APPEND
-            batch.messages.append(
-                pack(rt.NEWROUTE, flags, batch.base + len(batch.messages), family, prefix, tail)
-            )
+            batch.messages.append(pack(rt.NEWROUTE, flags, batch.base + len(batch.messages), prefix, tail))
             batch.steps.append(_Put(key, spelling))
             if len(batch.messages) >= BATCH:
                 await flight.launch(batch)
@@ -145,19 +145,23 @@ class Writer:
         return again
 
     async def delete(self, keys: Iterable[FibKey], errors: dict[FibKey, Exception]) -> None:
-        """Deletes routes; one that is not there is deleted."""
+        """Deletes routes that we hold; one that we do not hold, or that is gone, is deleted."""
         back: dict[FibKey, Forwarding] = {}
         flight = _Flight(self, errors, back)
         batch = _Batch(self._commands.base())
         held = self._held
         for key in keys:
-            shared = self._others.at(key) is not None
             old = held.routes.get(key)
-            ambiguous = self._family is Family.IPV4 and not key[1] and self._has_another_metric(key)
-            if old is not None and (shared or key in held.twins):
+            if old is None:
+                self._conflicts.pop(key, None)
+                self.operations["delete", "ok"] += 1
+                continue
+            shared = self._others.at(key) is not None
+            if shared or key in held.twins or old is STRANGE:
                 self._clear(batch, key, old, shared)
                 batch.steps[-1] = _Delete(key)
             else:
+                ambiguous = self._family is Family.IPV4 and not key[1] and self._has_another_metric(key)
                 tail = self._removal(key, old, exact=ambiguous)
                 self._remove(batch, _Delete(key), tail, rt.F_ECHO if ambiguous else 0)
             if len(batch.messages) >= BATCH:
@@ -222,24 +226,25 @@ class Writer:
             return
         for _ in range(1 + self._held.twins.get(key, 0)):
             self._remove(batch, _Clear(key), self._removal(key, old, exact=shared), 0)
+            if old is STRANGE:  # one of two of a key may be a blackhole
+                self._remove(batch, _Clear(key), self._removal(key, BLACKHOLE, exact=False), 0)
 
-    def _removal(self, key: FibKey, old: Spelling | None, exact: bool) -> rt.Tail:
+    def _removal(self, key: FibKey, old: Spelling, exact: bool) -> rt.Tail:
         """What a delete names beside prefix, metric and protocol: the type, and when ``exact`` the next hop."""
-        if old is None or old is STRANGE:
-            tail = rt.route_tail(self._family, key[1], None)
-            return tail._replace(scope=rt.SCOPE_NOWHERE, type=0)
-        if isinstance(old, Blackhole):
-            return rt.route_tail(self._family, key[1], None)._replace(scope=rt.SCOPE_NOWHERE)
-        if exact:
-            tail = rt.route_tail(self._family, key[1], old.id if isinstance(old, Object) else old)
-        else:
-            tail = rt.route_tail(self._family, key[1], None)
-        return tail._replace(scope=rt.SCOPE_NOWHERE, type=rt.UNICAST, flags=0)
+        kind = rt.BLACKHOLE_TYPE if old is BLACKHOLE else rt.UNICAST
+        tail = self._removals.get((key[1], kind))
+        if tail is None:
+            tail = rt.route_tail(self._family, key[1], None)._replace(scope=rt.SCOPE_NOWHERE, type=kind)
+            self._removals[key[1], kind] = tail
+        if exact and not isinstance(old, Blackhole) and old is not STRANGE:
+            named = rt.route_tail(self._family, key[1], old.id if isinstance(old, Object) else old)
+            tail = tail._replace(attributes=named.attributes)
+        return tail
 
     def _remove(self, batch: _Batch, step: _Step, tail: rt.Tail, flags: int) -> None:
         assert isinstance(step, _Delete | _Clear)
         seq = batch.base + len(batch.messages)
-        message = rt.pack_route(rt.DELROUTE, rt.F_REQUEST | flags, seq, self._family, step.key[0], tail)
+        message = self._pack(rt.DELROUTE, rt.F_REQUEST | flags, seq, step.key[0], tail)
         batch.messages.append(message)
         batch.steps.append(step)
 
@@ -267,7 +272,12 @@ class Writer:
                     self._refused(step, refusal, errors, again)
                     continue
                 puts += 1
-                held.hold(step.key, step.spelling)
+                spelling = step.spelling
+                if (
+                    isinstance(spelling, Object) and spelling.failure is not None
+                ):  # it went over another's object
+                    again[step.key], spelling = spelling.via, STRANGE
+                held.hold(step.key, spelling)
                 if errors:
                     errors.pop(step.key, None)
                 if held.twins:
@@ -311,10 +321,12 @@ class Writer:
             self._nexthops.put(rt.NextHop(made.id, 0, None, (), False, False))
             return
         self._nexthops.drop(made.id)
+        broken = next((part for part in made.parts if part.failure is not None), None)
+        if broken is not None:
+            made.failure, made.stale = broken.failure, broken.stale
+            return
         for part in made.parts:
-            if part.failure is not None:
-                made.failure, made.stale = part.failure, part.stale
-            elif part.attempt != self._attempt:
+            if part.attempt != self._attempt:  # it may have gone without notice
                 self._held.forget(part)
                 self._nexthops.drop(part.id)
                 made.stale = True
