@@ -190,8 +190,9 @@ class Namespace:
         return {route["dst"]: route for route in found if route.get("type") != "multicast"}
 
     def route_text(self, family: int = 4, proto: str = "bird") -> list[str]:
-        """The routes of a proto, as ``ip route`` prints them, without trailing blanks."""
-        return [line.rstrip() for line in self.ip(f"-{family}", "route", "show", "proto", proto).splitlines()]
+        """The routes of a proto in the main table, as ``ip route`` prints them: each in one line, single blanks."""
+        lines = _joined(self.ip(f"-{family}", "route", "show"))
+        return [line for line in lines if f"proto {proto}" in line]
 
     def address(self, device: str, *addresses: str) -> None:
         """Adds addresses to a device."""
@@ -236,11 +237,16 @@ class Monitor:
 
     @property
     def lines(self) -> list[str]:
-        """All but our own marks and the local table (addresses that come and go)."""
+        """All but our own marks and the local table (addresses that come and go).
+
+        ``ip`` sometimes fails to look up the other end of a veth whose namespace just went, and says so in between.
+        """
         return [
-            line.rstrip()
-            for line in self._process.log.splitlines()
-            if "table 4242" not in line and "table local" not in line and "203.0.113." not in line
+            line
+            for line in _joined(self._process.log)
+            if not any(
+                part in line for part in ("table 4242", "table local", "203.0.113.", "Error: Peer netns")
+            )
         ]
 
     @property
@@ -902,6 +908,17 @@ def _run(
     if check and done.returncode:
         raise CommandError(done.returncode, words, done.stdout, done.stderr)
     return done
+
+
+def _joined(text: str) -> list[str]:
+    """Lines of ``ip route``: the legs of a multipath route behind it, single blanks."""
+    found: list[str] = []
+    for line in text.splitlines():
+        if line[:1].isspace() and found:
+            found[-1] += f" {line}"
+        else:
+            found.append(line)
+    return [" ".join(line.split()) for line in found]
 
 
 def _ip(*words: object, check: bool = True) -> str:

@@ -44,7 +44,6 @@ def test_repairs(net: Net) -> None:
         node.ip("route", "delete", "blackhole", BLOCK["worker2"])
         node.ip("-6", "route", "delete", BLOCK6["worker1"])
         node.ip("-6", "route", "delete", "blackhole", BLOCK6["worker2"])
-        assert len(cluster.routes("worker2")) < len(cluster.expected("worker2"))
     with right_again_within(cluster, "worker2"):
         node.ip("route", "replace", *changed.split())
     with right_again_within(cluster, "worker2"):
@@ -161,7 +160,7 @@ def test_nexthop_object_deleted(net: Net) -> None:
             lambda: cluster.shapes("worker2") == before, 5, "right again", interval=0.01, report=net.report
         )
         assert time.monotonic() - started < SECOND
-    node.ip("nexthop", "flush", "proto", "bird")
+    node.ip("nexthop", "flush", "proto", 12)
     started = time.monotonic()
     wait_until(
         lambda: cluster.shapes("worker2") == before, 5, "right again", interval=0.01, report=net.report
@@ -190,13 +189,13 @@ def test_nexthop_object_replaced(net: Net) -> None:
 BIRD_ON_THE_PORT = """
 protocol device {{ scan time 1; }}
 protocol kernel {{ persist; scan time 1; ipv4 {{ export all; }}; }}
-protocol static s {{ ipv4; route 10.48.0.0/26 blackhole; {more} }}
-protocol bgp dummy {{ local {own} as 64512; neighbor {own}9 as 64512; passive on; ipv4 {{ import all; }}; }}
+protocol static blocks {{ ipv4; route 10.48.0.0/26 blackhole; {more} }}
+protocol bgp dummy {{ local {own} as 64512; neighbor 10.0.1.99 as 64512; passive on; ipv4 {{ import all; }}; }}
 """
 BIRD_THAT_WRITES = """
 protocol device {{ scan time 1; }}
 protocol kernel {{ persist; scan time 1; ipv4 {{ export all; }}; }}
-protocol static s {{ ipv4; route 172.20.0.0/16 blackhole; {more} }}
+protocol static blocks {{ ipv4; route 172.20.0.0/16 blackhole; {more} }}
 """
 
 
@@ -256,8 +255,8 @@ def test_old_routes_of_bird_are_adopted(net: Net) -> None:
     lines = [line for line in monitor.stop() if "dev lo" not in line]
     assert lines[0].startswith(f"{BLOCK['worker1']} via {IPV4['worker1']}") and "metric" not in lines[0]
     assert sorted(lines[1:]) == [
-        f"Deleted 10.77.0.0/16 via {IPV4['worker1']} dev ens5 proto bird",
         f"Deleted {BLOCK['worker1']} via {IPV4['worker1']} dev ens5 proto bird metric 1024",
+        f"Deleted 10.77.0.0/16 via {IPV4['worker1']} dev ens5 proto bird",
     ]
 
 
@@ -274,7 +273,7 @@ def test_routes_that_are_heard_and_hidden(net: Net, what: str) -> None:
         cluster.nodes["worker1"],
         f"""
         protocol device {{}}
-        protocol static s {{ ipv4; route {prefix} blackhole; route 10.66.0.0/16 blackhole; }}
+        protocol static blocks {{ ipv4; route {prefix} blackhole; route 10.66.0.0/16 blackhole; }}
         protocol bgp node {{ local {IPV4["worker1"]} as 64512; neighbor {IPV4["worker2"]} as 64512;
           connect delay time 1; connect retry time 1; ipv4 {{ export all; next hop self; }}; }}
         """,
