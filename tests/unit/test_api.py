@@ -10,7 +10,6 @@ import os
 import socket
 import stat
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -222,7 +221,7 @@ def many(count: int) -> Iterator[RouteView]:
 async def test_a_large_table_leaves_the_loop_its_turns(
     client: aiohttp.ClientSession, views: FakeViews, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """100,000 rows; the bound is generous since this machine may be busy, the work between two turns is 4 ms."""
+    """100,000 rows are made and sent in many turns of the loop, not in one: told by counting them."""
 
     def routes(
         table: RouteTable, prefix: str | None, peer: str | None, longer: bool = False
@@ -230,15 +229,13 @@ async def test_a_large_table_leaves_the_loop_its_turns(
         return many(100_000)
 
     monkeypatch.setattr(views, "routes", routes)
-    gaps: list[float] = []
+    beats = 0
 
     async def beat() -> None:
-        last = time.perf_counter()
+        nonlocal beats
         while True:
             await asyncio.sleep(0)
-            now = time.perf_counter()
-            gaps.append(now - last)
-            last = now
+            beats += 1
 
     heart = asyncio.create_task(beat())
     size = 0
@@ -247,9 +244,7 @@ async def test_a_large_table_leaves_the_loop_its_turns(
             size += len(chunk)
     heart.cancel()
     assert size > 20_000_000
-    gaps.sort()
-    assert gaps[len(gaps) // 2] < 0.010
-    assert gaps[-1] < 0.100
+    assert beats > 200
 
 
 async def test_an_answer_that_breaks_off_is_not_taken_for_whole(
