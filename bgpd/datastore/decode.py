@@ -156,12 +156,7 @@ def _pool(name: str, fields: Fields) -> IPPool:
     size = spec.integer("blockSize", low, high) or default
     if size < cidr[0]:
         spec.bad("blockSize", f"blocks of /{size} do not fit into {prefix_text(family, cidr)}")
-    spec.unsupported(
-        "cidr blockSize disabled disableBGPExport natOutgoing nodeSelector namespaceSelector allowedUses "
-        "assignmentMode",
-        {"ipipMode": ("Never",), "vxlanMode": ("Never",), "ipip": ()},
-    )
-    return IPPool(
+    pool = IPPool(
         name,
         family,
         cidr,
@@ -171,6 +166,12 @@ def _pool(name: str, fields: Fields) -> IPPool:
         ipip_mode=spec.choice("ipipMode", EncapMode, EncapMode.NEVER),
         vxlan_mode=spec.choice("vxlanMode", EncapMode, EncapMode.NEVER),
     )
+    spec.unsupported(
+        "cidr blockSize disabled disableBGPExport natOutgoing nodeSelector namespaceSelector allowedUses "
+        "assignmentMode",
+        {"ipipMode": ("Never",), "vxlanMode": ("Never",), "ipip": ()},
+    )
+    return pool
 
 
 def _affinity(name: str, fields: Fields) -> BlockAffinity | None:

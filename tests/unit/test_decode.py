@@ -320,7 +320,7 @@ def test_calico_nodes() -> None:
     )
 
 
-def kubernetes_node(labels: dict[str, Any] | None = None, **annotations: str) -> dict[str, Any]:
+def kubernetes_node(labels: dict[str, Any] | None = None, /, **annotations: str) -> dict[str, Any]:
     noted = {f"projectcalico.org/{key}": value for key, value in annotations.items()}
     return thing("Node", {"podCIDRs": ["10.244.0.0/24"]}, "w1", "v1", labels=labels or {}, annotations=noted)
 
