@@ -46,6 +46,10 @@ class _Group:
             self.sources = Counter(out.source for out in self.table.values())
         return self.sources[peer]
 
+    def seen_by(self, peer: PeerId) -> dict[Prefix, None]:
+        """The prefixes of the table that a peer may be told."""
+        return {prefix: None for prefix, out in self.table.items() if out.source != peer}
+
 
 @dataclass(slots=True, eq=False)
 class _Member:
@@ -88,7 +92,7 @@ class Outbound:
             group = self._groups.get(key)
             if group is None:
                 group = self._groups[key] = _Group(key, family, table)
-            member = _Member(peer, group, dict.fromkeys(table))
+            member = _Member(peer, group, group.seen_by(peer.id))
             group.members[member] = None
             self._by_peer.setdefault(peer.id, []).append(member)
             self._due[member] = None
@@ -140,7 +144,7 @@ class Outbound:
         """Tell a session all of a family again (RFC 2918, or the operator's soft-out). Whether it carries it."""
         for member in self._of(peer):
             if member.group.family is family:
-                member.missed.update(dict.fromkeys(member.group.table))
+                member.missed.update(member.group.seen_by(peer.id))
                 self._due[member] = None
                 return True
         return False

@@ -1,0 +1,350 @@
+"""Adj-RIB-Out to the wire: one encoding for all, slow readers, End-of-RIB; decoded with the real codec."""
+
+from collections.abc import Iterable
+
+import pytest
+
+from bgpd.bgp import outbound as module
+from bgpd.bgp.outbound import CHUNK, Outbound
+from bgpd.bgp.wire import Decoder, Framer
+from bgpd.model.peer import Peer
+from bgpd.model.prefix import Family, Prefix, prefix_text
+from bgpd.model.route import Announce, Attributes, EndOfRib, Out, RibEvent, Withdraw
+from tests.unit.builders import BOTH, ME, ME6, V4, V6, addr, again, attributes, peer, pfx
+
+HERE = Out(attributes(local_pref=100), ME, None)
+BLOCK, OTHER, THIRD = pfx("10.48.0.0/26"), pfx("10.48.0.64/26"), pfx("10.48.0.128/26")
+
+
+class Line:
+    """The sessions of some peers: what each has been sent, and whether its socket takes more."""
+
+    def __init__(self) -> None:
+        self.it = Outbound(self.send)
+        self.sent: dict[Peer, list[bytes]] = {}
+        self.full: set[Peer] = set()
+        self.tables: dict[Family, dict[Prefix, Out]] = {V4: {}, V6: {}}
+
+    def send(self, to: Peer, octets: bytes) -> bool:
+        self.sent.setdefault(to, []).append(octets)
+        return to not in self.full
+
+    def join(self, *peers: Peer) -> None:
+        for each in peers:
+            self.it.join(each, {family: family for family in each.families}, self.tables)
+
+    def change(self, changes: dict[Prefix, Out | None], family: Family = V4) -> None:
+        """What the router does: change the table, then tell."""
+        table = self.tables[family]
+        told = {prefix: (table.get(prefix), out) for prefix, out in changes.items()}
+        for prefix, out in changes.items():
+            if out is None:
+                table.pop(prefix, None)
+            else:
+                table[prefix] = out
+        self.it.changed(family, told)
+
+    def settle(self, settled: bool = True) -> None:
+        while self.it.work(settled):
+            pass
+
+    def heard(self, by: Peer) -> list[str]:
+        """What a peer understood since the last call, in words."""
+        words: list[str] = []
+        framer, decoder = Framer(), Decoder(by)
+        framer.feed(b"".join(self.sent.pop(by, [])))
+        while message := framer.take():
+            events: list[RibEvent] = []
+            decoder.decode(message[1], events)
+            for event in events:
+                if isinstance(event, EndOfRib):
+                    words.append(f"end of {event.family.label}")
+                    continue
+                sign = "+" if isinstance(event, Announce) else "-"
+                assert isinstance(event, Announce | Withdraw)
+                words += [sign + prefix_text(event.family, prefix) for prefix in event.prefixes]
+        return words
+
+
+def texts(prefixes: Iterable[Prefix], sign: str = "+") -> list[str]:
+    return [sign + prefix_text(V4, prefix) for prefix in prefixes]
+
+
+def many(count: int, start: int = 0) -> list[Prefix]:
+    return [pfx(f"10.{n >> 8}.{n & 255}.0/24") for n in range(start, start + count)]
+
+
+@pytest.fixture
+def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each call of the encoder: how many prefixes."""
+    calls: list[int] = []
+    real = module.encode_announcements
+
+    def counted(
+        family: Family, what: Attributes, next_hop: bytes, prefixes: list[Prefix], asn4: bool
+    ) -> list[bytes]:
+        calls.append(len(prefixes))
+        return real(family, what, next_hop, prefixes, asn4)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "encode_announcements", counted)
+    return calls
+
+
+def test_a_thousand_peers_cost_one_encoding(encodings: list[int]) -> None:
+    line = Line()
+    crowd = [peer(f"10.1.{n >> 8}.{n & 255}") for n in range(1000)]
+    line.join(*crowd)
+    line.settle()
+    line.change({BLOCK: HERE, OTHER: HERE})
+    assert encodings == [2]
+    assert len({line.sent[each][-1] for each in crowd}) == 1
+    assert line.heard(crowd[0]) == texts([BLOCK, OTHER])
+    assert line.it.advertised(crowd[7].id, V4) == 2
+
+
+def test_a_thousand_peers_that_join_share_encodings_and_come_in_slices(encodings: list[int]) -> None:
+    line = Line()
+    line.change({BLOCK: HERE, OTHER: HERE})
+    line.it.release_end_of_rib()
+    crowd = [peer(f"10.1.{n >> 8}.{n & 255}") for n in range(1000)]
+    line.join(*crowd)
+    slices = 1
+    while line.it.work(settled=True):
+        slices += 1
+    assert slices > 4, "a thousand sessions are not served in one go"
+    assert len(encodings) <= slices
+    for each in (crowd[0], crowd[500], crowd[-1]):
+        assert line.heard(each) == [*texts([BLOCK, OTHER]), "end of ipv4"]
+
+
+def test_changes_are_grouped_by_what_is_said(encodings: list[int]) -> None:
+    line, a = Line(), peer()
+    line.join(a)
+    other = Out(attributes(7, local_pref=100), ME, None)
+    line.change({BLOCK: HERE, OTHER: other, THIRD: HERE})
+    assert sorted(encodings) == [1, 2]
+    assert sorted(line.heard(a)) == sorted(texts([BLOCK, OTHER, THIRD]))
+
+
+def test_announcements_go_before_withdrawals() -> None:
+    line, a = Line(), peer()
+    line.join(a)
+    line.change({BLOCK: HERE})
+    line.heard(a)
+    line.change({BLOCK: None, OTHER: HERE})
+    assert line.heard(a) == [*texts([OTHER]), *texts([BLOCK], "-")]
+
+
+def test_a_session_that_joins_is_told_the_whole_table_in_pieces() -> None:
+    line, early, late = Line(), peer("10.0.1.1"), peer("10.0.1.2")
+    line.join(early)
+    table = many(CHUNK + 10)
+    line.change(dict.fromkeys(table, HERE))
+    line.heard(early)
+    line.join(late)
+    assert line.it.queue_length(late.id) == CHUNK + 10
+    assert line.it.advertised(late.id, V4) == 0
+    assert line.it.work(settled=True)
+    assert line.it.queue_length(late.id) == 10
+    assert line.it.has_told(late.id, V4, table[0])
+    assert not line.it.has_told(late.id, V4, table[-1])
+    line.settle()
+    assert line.heard(late) == texts(table)
+    assert line.heard(early) == []
+    assert line.it.advertised(late.id, V4) == CHUNK + 10
+
+
+def test_a_slow_reader_lags_and_is_told_the_newest_only() -> None:
+    line, slow, quick = Line(), peer("10.0.1.1"), peer("10.0.1.2")
+    line.join(slow, quick)
+    line.settle()
+    line.full.add(slow)
+    line.change({BLOCK: HERE})
+    assert line.heard(slow) == texts([BLOCK]), "what was put on the socket is there"
+    for number in range(5):
+        line.change({OTHER: Out(attributes(number, local_pref=100), ME, None), BLOCK: HERE})
+    line.change({THIRD: HERE})
+    line.change({THIRD: None, BLOCK: None})
+    line.settle()
+    assert line.heard(slow) == []
+    assert line.it.queue_length(slow.id) == 3
+    assert len(line.heard(quick)) == 1 + 5 * 2 + 1 + 2
+    line.full.clear()
+    line.it.writable(slow)
+    line.settle()
+    assert line.heard(slow) == [*texts([OTHER]), *texts([BLOCK, THIRD], "-")]
+    assert line.it.queue_length(slow.id) == 0
+    line.change({BLOCK: HERE})
+    assert line.heard(slow) == texts([BLOCK]), "it is on the common road again"
+
+
+def test_a_slow_reader_hears_every_announcement_before_a_withdrawal() -> None:
+    line, slow = Line(), peer()
+    line.join(slow)
+    old, new = many(CHUNK + 5), many(CHUNK + 5, 20_000)
+    line.change(dict.fromkeys(old, HERE))
+    line.heard(slow)
+    line.full.add(slow)
+    line.change({BLOCK: HERE})
+    line.change(dict.fromkeys(old, None))
+    line.change(dict.fromkeys(new, HERE))
+    line.full.clear()
+    line.it.writable(slow)
+    line.settle()
+    signs = "".join(word[0] for word in line.heard(slow))
+    assert signs == "+" * (1 + len(new)) + "-" * len(old)
+
+
+def test_a_prefix_that_comes_back_while_its_withdrawal_waits() -> None:
+    line, slow = Line(), peer()
+    line.join(slow)
+    old = many(2 * CHUNK)
+    line.change(dict.fromkeys(old, HERE))
+    line.full.add(slow)
+    line.change({BLOCK: HERE})
+    line.heard(slow)
+    line.change(dict.fromkeys(old, None))
+    line.full.clear()
+    line.it.writable(slow)
+    assert line.it.work(settled=True)
+    line.change(dict.fromkeys(old[:3], HERE))
+    line.settle()
+    words = line.heard(slow)
+    assert set(words) == {*texts(old[:3]), *texts(old[3:], "-")}
+    assert line.it.advertised(slow.id, V4) == 4
+
+
+def test_a_session_that_leaves_behind_is_served_no_more() -> None:
+    line, a, b = Line(), peer("10.0.1.1"), peer("10.0.1.2")
+    line.change({BLOCK: HERE})
+    line.join(a, b)
+    line.it.leave(a)
+    line.settle()
+    line.it.writable(a)
+    line.change({OTHER: HERE})
+    assert line.heard(a) == []
+    assert line.heard(b) == texts([BLOCK, OTHER])
+    assert line.it.advertised(a.id, V4) == 0
+    line.it.leave(b)
+    line.change({THIRD: HERE})
+    line.it.leave(b)
+    assert line.heard(b) == []
+
+
+def test_the_next_session_of_a_peer_is_told_all_and_the_end_of_the_old_one_is_late() -> None:
+    line, first = Line(), peer()
+    line.change({BLOCK: HERE})
+    line.join(first)
+    line.settle()
+    second = again(first)
+    line.join(second)
+    line.it.leave(first)
+    line.it.writable(first)
+    line.settle()
+    line.change({OTHER: HERE})
+    assert line.heard(second) == texts([BLOCK, OTHER])
+    assert line.heard(first) == texts([BLOCK])
+
+
+# End-of-RIB.
+
+
+def test_end_of_rib_once_after_the_announcements_when_settled_and_released() -> None:
+    line, a = Line(), peer(families=BOTH)
+    line.change({BLOCK: HERE})
+    line.join(a)
+    line.settle()
+    assert line.heard(a) == texts([BLOCK]), "the resources are not whole yet"
+    line.it.release_end_of_rib()
+    line.settle(settled=False)
+    line.change({OTHER: HERE})
+    assert line.heard(a) == texts([OTHER]), "the router is still deciding"
+    line.settle()
+    assert line.heard(a) == ["end of ipv4", "end of ipv6"]
+    line.it.release_end_of_rib()
+    line.it.writable(a)
+    line.it.refresh(a, V4)
+    line.settle()
+    assert sorted(line.heard(a)) == texts([BLOCK, OTHER])
+
+
+def test_end_of_rib_of_a_slow_reader_waits_until_it_caught_up() -> None:
+    line, slow = Line(), peer()
+    table = many(CHUNK + 1)
+    line.it.release_end_of_rib()
+    line.change(dict.fromkeys(table, HERE))
+    line.join(slow)
+    line.full.add(slow)
+    line.settle()
+    assert "end of ipv4" not in line.heard(slow)
+    line.full.clear()
+    line.it.writable(slow)
+    line.settle()
+    assert line.heard(slow) == [*texts(table[CHUNK:]), "end of ipv4"]
+
+
+def test_an_empty_table_ends_too() -> None:
+    line, a = Line(), peer(families=[V6])
+    line.it.release_end_of_rib()
+    line.join(a)
+    line.settle()
+    assert line.heard(a) == ["end of ipv6"]
+
+
+# Whom we tell what.
+
+
+def test_the_source_is_not_told() -> None:
+    line, a, b = Line(), peer("10.0.1.1"), peer("10.0.1.2")
+    of_a, of_b = Out(HERE.attributes, ME, a.id), Out(HERE.attributes, ME, b.id)
+    line.join(a, b)
+    line.change({BLOCK: of_a, OTHER: HERE})
+    assert line.heard(a) == texts([OTHER])
+    assert line.heard(b) == texts([BLOCK, OTHER])
+    assert (line.it.advertised(a.id, V4), line.it.advertised(b.id, V4)) == (1, 2)
+    line.change({BLOCK: of_b})
+    assert line.heard(a) == texts([BLOCK])
+    assert line.heard(b) == texts([BLOCK], "-"), "it was told, and is the source now"
+    assert (line.it.advertised(a.id, V4), line.it.advertised(b.id, V4)) == (2, 1)
+    line.change({BLOCK: None})
+    assert line.heard(a) == texts([BLOCK], "-")
+    assert line.heard(b) == []
+    line.change({BLOCK: of_a})
+    late = again(a)
+    line.join(late)
+    line.settle()
+    assert line.heard(late) == texts([OTHER]), "nor is its next session"
+
+
+def test_refresh_tells_all_again_to_one() -> None:
+    line, a, b = Line(), peer("10.0.1.1"), peer("10.0.1.2")
+    line.join(a, b)
+    line.change({BLOCK: HERE, OTHER: HERE})
+    line.heard(a)
+    line.heard(b)
+    assert line.it.refresh(a, V4)
+    assert not line.it.refresh(a, V6)
+    line.settle()
+    assert line.heard(a) == texts([BLOCK, OTHER])
+    assert line.heard(b) == []
+
+
+def test_two_families_of_one_session() -> None:
+    line, a = Line(), peer(families=BOTH)
+    line.join(a)
+    line.change({pfx("fd00:48::/122"): Out(HERE.attributes, ME6, None)}, V6)
+    line.change({BLOCK: HERE})
+    assert line.heard(a) == ["+fd00:48::/122", "+10.48.0.0/26"]
+    line.change({pfx("fd00:48::/122"): None}, V6)
+    assert line.heard(a) == ["-fd00:48::/122"]
+    assert (line.it.advertised(a.id, V4), line.it.advertised(a.id, V6)) == (1, 0)
+
+
+def test_attributes_too_large_for_a_message_are_a_withdrawal() -> None:
+    line, a = Line(), peer()
+    line.join(a)
+    line.change({BLOCK: HERE})
+    line.heard(a)
+    huge = Attributes(local_pref=100, large_communities=tuple((n, n, n) for n in range(340)))
+    line.change({BLOCK: Out(huge, addr("10.0.1.20"), None), OTHER: HERE})
+    assert line.heard(a) == [*texts([OTHER]), *texts([BLOCK], "-")]
