@@ -1,0 +1,272 @@
+"""Files on a real file system: the contract of datastores, and what only a directory can do to us."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bgpd.datastore import files
+from bgpd.datastore.decode import Verdict
+from bgpd.datastore.files import Files
+from bgpd.model.prefix import parse_prefix
+from bgpd.model.resources import Snapshot
+from tests.unit.datastore_contract import OWN, Backend, DatastoreContract, node, pool, watching
+
+
+class Directory(Backend):
+    """One file an object, written in place as an editor without finesse does."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path / "resources"
+        self.path.mkdir()
+
+    def datastore(self) -> Files:
+        return Files(self.path, OWN)
+
+    def write(self, name: str, text: str) -> None:
+        (self.path / name).write_text(text)
+
+    def put(self, document: dict[str, Any]) -> None:
+        self.write(f"{document['kind']}-{document['metadata']['name']}.yaml", json.dumps(document))
+
+    def delete(self, kind: str, name: str) -> None:
+        (self.path / f"{kind}-{name}.yaml").unlink()
+
+    def lose(self) -> None:
+        self.path.rename(self.path.with_name("away"))
+
+    def restore(self) -> None:
+        self.path.with_name("away").rename(self.path)
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Directory:
+    return Directory(tmp_path)
+
+
+class TestContract(DatastoreContract):
+    pass
+
+
+def cidrs(snapshot: Snapshot) -> set[bytes]:
+    return {pool.cidr for pool in snapshot.pools.values()}
+
+
+async def test_a_directory_that_is_not_there_yet(tmp_path: Path) -> None:
+    path = tmp_path / "etc" / "bgpd"
+    async with watching_path(path) as watch:
+        status = await watch.status(lambda s: s.detail.endswith("does not exist"))
+        assert (status.up, status.in_sync, status.errors["io"]) == (False, False, 1)
+        path.mkdir(parents=True)
+        await watch.status(lambda s: s.up, 0.9)  # seen by inotify, before the poll
+        assert not watch.datastore.status().in_sync
+        (path / "node.yaml").write_text(json.dumps(node()))
+        await watch.until(lambda s: True)
+
+
+def watching_path(path: Path) -> Any:
+    backend = Directory.__new__(Directory)
+    backend.path = path
+    return watching(backend)
+
+
+async def test_a_removal_waits_for_the_grace(backend: Directory) -> None:
+    backend.put(node())
+    backend.put(pool())
+    async with watching(backend) as watch:
+        await watch.until(lambda s: s.pools)
+        began = time.monotonic()
+        backend.delete("IPPool", "default")
+        await watch.until(lambda s: not s.pools)
+        assert time.monotonic() - began >= 0.3
+
+
+async def test_files_that_are_replaced_do_not_flap(backend: Directory) -> None:
+    """What git, rsync, editors and a file that moves do: away for a moment, or under another name."""
+    backend.put(node())
+    backend.put(pool())
+    async with watching(backend) as watch:
+        await watch.until(lambda s: s.pools)
+        before = "IPPool-default.yaml"
+        for name in ("x.yaml", "y.yml", "z.json"):
+            (backend.path / before).unlink()
+            await asyncio.sleep(0.02)
+            backend.write(".hidden.yaml", json.dumps(pool()))
+            (backend.path / ".hidden.yaml").rename(backend.path / name)
+            before = name
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.4)
+        assert watch.datastore.status().events == {("Node", "add"): 1, ("IPPool", "add"): 1}
+        assert all("default" in snapshot.pools for snapshot in watch.snapshots)
+
+
+async def test_many_documents_and_a_broken_one_among_them(backend: Directory) -> None:
+    backend.put(node())
+    good = [json.dumps(pool(f"p{i}", f"10.{i}.0.0/24")) for i in range(3)]
+    backend.write("pools.yaml", "\n---\n".join(good))
+    async with watching(backend) as watch:
+        await watch.until(lambda s: len(s.pools) == 3)
+        changed = json.dumps(pool("p2", "10.9.0.0/24"))
+        backend.write("pools.yaml", "\n---\n".join([good[0], "kind: [broken", changed]))
+        snapshot = await watch.until(lambda s: s.problems)
+        assert cidrs(snapshot) == {parse_prefix(f"10.{i}.0.0/24")[1] for i in (0, 1, 9)}
+        assert snapshot.problems[0].source.startswith("pools.yaml:")
+        await asyncio.sleep(0.4)
+        assert len(watch.snapshots[-1].pools) == 3
+        assert watch.datastore.status().errors["yaml"] == 1
+
+
+async def test_a_half_written_file(backend: Directory) -> None:
+    backend.put(node())
+    backend.put(pool())
+    async with watching(backend) as watch:
+        await watch.until(lambda s: s.pools)
+        text = json.dumps(pool(cidr="10.49.0.0/24"))
+        with (backend.path / "IPPool-default.yaml").open("w") as file:
+            file.write(text[:30])
+            file.flush()
+            await asyncio.sleep(0.02)
+            assert watch.datastore.status().errors["yaml"] == 0  # its writer is not done
+            file.write(text[30:])
+        await watch.until(lambda s: cidrs(s) == {parse_prefix("10.49.0.0/24")[1]})
+        assert all(snapshot.pools for snapshot in watch.snapshots)
+        backend.write("IPPool-default.yaml", text[:30])
+        await watch.until(lambda s: s.problems)
+        await asyncio.sleep(0.4)
+        assert watch.snapshots[-1].pools
+
+
+async def test_one_object_in_two_files_names_both(backend: Directory) -> None:
+    backend.put(node())
+    backend.put(pool())
+    async with watching(backend) as watch:
+        await watch.until(lambda s: s.pools)
+        backend.write("copy.yaml", json.dumps(pool(cidr="10.49.0.0/24")))
+        snapshot = await watch.until(lambda s: s.problems)
+        assert snapshot.problems[0].source == "IPPool-default.yaml and copy.yaml: IPPool default"
+        assert cidrs(snapshot) == {parse_prefix("10.48.0.0/24")[1]}
+        (backend.path / "copy.yaml").unlink()
+        await watch.until(lambda s: not s.problems)
+
+
+async def test_a_config_map(tmp_path: Path) -> None:
+    """A mounted ConfigMap: links to ..data, itself a link that is swapped by a rename."""
+    path = tmp_path / "mount"
+    path.mkdir()
+
+    def publish(version: str, cidr: str) -> None:
+        (path / version).mkdir()
+        (path / version / "all.yaml").write_text(json.dumps(node()) + "\n---\n" + json.dumps(pool(cidr=cidr)))
+        (path / "..data_tmp").symlink_to(version)
+        (path / "..data_tmp").rename(path / "..data")
+
+    publish("..1", "10.48.0.0/24")
+    (path / "all.yaml").symlink_to("..data/all.yaml")
+    async with watching_path(path) as watch:
+        await watch.until(lambda s: cidrs(s) == {parse_prefix("10.48.0.0/24")[1]})
+        publish("..2", "10.49.0.0/24")
+        await watch.until(lambda s: cidrs(s) == {parse_prefix("10.49.0.0/24")[1]}, 1.0)
+        assert all(len(snapshot.pools) == 1 for snapshot in watch.snapshots)
+
+
+async def test_a_path_that_is_a_link_to_another_directory(tmp_path: Path) -> None:
+    for name, cidr in (("one", "10.48.0.0/24"), ("two", "10.49.0.0/24")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "all.yaml").write_text(
+            json.dumps(node()) + "\n---\n" + json.dumps(pool(cidr=cidr))
+        )
+    (tmp_path / "link").symlink_to("one")
+    async with watching_path(tmp_path / "link") as watch:
+        await watch.until(lambda s: cidrs(s) == {parse_prefix("10.48.0.0/24")[1]})
+        (tmp_path / "fresh").symlink_to("two")
+        (tmp_path / "fresh").rename(tmp_path / "link")
+        await watch.until(lambda s: cidrs(s) == {parse_prefix("10.49.0.0/24")[1]}, 1.0)
+        (tmp_path / "two" / "more.yaml").write_text(json.dumps(pool("more", "10.50.0.0/24")))
+        await watch.until(lambda s: "more" in s.pools, 1.0)
+
+
+async def test_a_directory_of_the_same_name_instead(backend: Directory) -> None:
+    backend.put(node())
+    backend.put(pool())
+    async with watching(backend) as watch:
+        await watch.until(lambda s: s.pools)
+        backend.lose()
+        backend.path.mkdir()
+        status = await watch.status(lambda s: not s.in_sync)
+        assert status.detail == f"there is no Node {OWN!r}, and no other resource either"
+        backend.put(node())
+        await watch.status(lambda s: s.in_sync)
+        await watch.until(lambda s: not s.pools)
+
+
+async def test_what_is_not_ours_to_read(backend: Directory) -> None:
+    backend.put(node())
+    backend.put(pool())
+    backend.write("README.md", "kind: [")
+    backend.write(".swap.yaml", "kind: [")
+    backend.write("nothing.yaml", "# to come\n---\n---\n")
+    (backend.path / "directory.yaml").mkdir()
+    (backend.path / "dangling.yaml").symlink_to("nowhere")
+    os.mkfifo(backend.path / "fifo.yaml")
+    async with watching(backend) as watch:
+        await watch.until(lambda s: s.pools)
+        assert watch.datastore.status().problems == ()
+
+
+async def test_not_utf8(backend: Directory) -> None:
+    backend.put(node())
+    (backend.path / "bad.yaml").write_bytes(b"kind: x\nname: \xff\n")
+    async with watching(backend) as watch:
+        snapshot = await watch.until(lambda s: True)
+        assert str(snapshot.problems[0]) == "bad.yaml:2:7: not UTF-8: octet 0xff"
+
+
+async def test_a_burst_is_few_snapshots(backend: Directory) -> None:
+    backend.put(node())
+    async with watching(backend) as watch:
+        await watch.until(lambda s: True)
+        for number in range(100):
+            backend.put(pool(f"p{number}", f"10.{number}.0.0/24"))
+        await watch.until(lambda s: len(s.pools) == 100)
+        assert len(watch.snapshots) < 30
+
+
+async def test_a_large_file_is_parsed_beside_the_loop(backend: Directory) -> None:
+    backend.put(node())
+    text = "\n---\n".join(json.dumps(pool(f"p{i}", f"10.{i // 256}.{i % 256}.0/24")) for i in range(2000))
+    assert len(text) > files.INLINE
+    backend.write("pools.yaml", text)
+    async with watching(backend) as watch:
+        await watch.until(lambda s: len(s.pools) == 2000, 10)
+
+
+async def test_without_inotify_it_polls(backend: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fs.inotify.max_user_instances is small on many nodes."""
+
+    def refuse(**_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(files, "Inotify", refuse)
+    monkeypatch.setattr(files, "POLL", 0.01)
+    backend.put(node())
+    async with watching(backend) as watch:
+        await watch.until(lambda s: True)
+        backend.put(pool())
+        await watch.until(lambda s: s.pools)
+
+
+def test_a_document_is_decoded_once() -> None:
+    first = files.parse(
+        "f", (json.dumps(pool()) + "\n---\n" + json.dumps(pool("q", "10.50.0.0/24"))).encode(), {}
+    )
+    again = json.dumps(pool()) + "\n---\n" + json.dumps(pool("q", "10.51.0.0/24"))
+    second = files.parse("f", again.encode(), first.chunks)
+    assert second.objects[0] is first.objects[0]
+    assert second.objects[1] is not first.objects[1]
+    assert [d.verdict for d in second.objects] == [Verdict.GOOD] * 2

@@ -1,0 +1,211 @@
+"""Last good versions, duplicates and removals, with simulated time."""
+
+from __future__ import annotations
+
+from bgpd.datastore.decode import Decoded, Key, Verdict
+from bgpd.datastore.objects import GRACE, Failure, Objects
+from bgpd.model.prefix import parse_prefix
+from bgpd.model.resources import IPPool, Node, Problem
+
+
+def own(name: str = "me") -> Decoded:
+    return Decoded(Verdict.GOOD, Key("Node", name), Node(name))
+
+
+def pool(name: str = "p", cidr: str = "10.48.0.0/24") -> Decoded:
+    return Decoded(Verdict.GOOD, Key("IPPool", name), IPPool(name, *parse_prefix(cidr), 26))
+
+
+def bad(name: str = "p") -> Decoded:
+    return Decoded(
+        Verdict.BAD, Key("IPPool", name), None, (Problem(f"f: IPPool {name}", "spec.cidr", "bad"),)
+    )
+
+
+def gone(name: str = "p") -> Decoded:
+    return Decoded(Verdict.GONE, Key("IPPool", name))
+
+
+YAML = Failure("yaml", Problem("b:1:1", "", "broken"))
+
+
+def started(*places: tuple[str, list[Decoded]]) -> Objects:
+    objects = Objects("me")
+    for name, decoded in (("a", [own()]), *places):
+        objects.put(name, decoded)
+    assert objects.settle(0.0, True)
+    return objects
+
+
+def test_nothing_is_whole_without_our_own_node() -> None:
+    objects = Objects("me")
+    assert not objects.settle(0.0, True)
+    assert "no Node 'me'" in objects.detail()
+    objects.put("a", [pool(), own("other")])
+    assert not objects.settle(1.0, True)
+    assert objects.detail() == "there is no Node 'me', among the 2 resources there"
+    objects.put("b", [own()])
+    assert objects.settle(2.0, True)
+    assert objects.status("files", 0).in_sync
+    assert set(objects.snapshot().nodes) == {"me", "other"}
+
+
+def test_only_news_is_yielded_and_what_is_unchanged_stays_identical() -> None:
+    objects = started(("b", [pool()]))
+    first = objects.snapshot()
+    objects.put("b", [pool()])
+    assert not objects.settle(1.0, True)
+    objects.put("b", [pool(cidr="10.49.0.0/24")])
+    assert objects.settle(1.0, True)
+    second = objects.snapshot()
+    assert second.nodes is first.nodes
+    assert second.pools != first.pools
+    objects.begin()
+    assert objects.settle(2.0, True)
+
+
+def test_an_absent_object_goes_after_the_grace() -> None:
+    objects = started(("b", [pool()]))
+    objects.drop("b")
+    assert not objects.settle(10.0, True)
+    assert objects.deadline() == 10.0 + GRACE
+    assert not objects.settle(10.0 + GRACE - 0.01, True)
+    assert objects.settle(10.0 + GRACE, True)
+    assert objects.snapshot().pools == {}
+    assert objects.deadline() is None
+    assert objects.status("files", 0).events["IPPool", "delete"] == 1
+
+
+def test_an_object_that_comes_back_or_moves_within_the_grace_never_left() -> None:
+    objects = started(("b", [pool()]))
+    objects.drop("b")
+    assert not objects.settle(10.0, True)
+    objects.put("c", [pool()])
+    assert not objects.settle(10.2, True)
+    assert objects.deadline() is None
+
+
+def test_while_the_whole_is_away_no_clock_runs() -> None:
+    objects = started(("b", [pool()]))
+    objects.drop("b")
+    objects.settle(10.0, True)
+    assert not objects.settle(10.1, False)
+    assert not objects.settle(99.0, False)
+    assert not objects.status("files", 0).in_sync
+    assert not objects.settle(100.0, True)
+    assert objects.deadline() == 100.0 + GRACE
+    objects.put("b", [pool()])
+    assert not objects.settle(100.1, True)
+    assert set(objects.snapshot().pools) == {"p"}
+
+
+def test_an_empty_directory_takes_nothing_away() -> None:
+    objects = started(("b", [pool()]))
+    objects.drop("a")
+    objects.drop("b")
+    for now in (10.0, 10.1, 99.0):
+        assert not objects.settle(now, True)
+    assert not objects.status("files", 0).in_sync
+    assert objects.detail() == "there is no Node 'me', and no other resource either"
+    objects.put("a", [own()])
+    assert not objects.settle(100.0, True)  # the rest may be on its way
+    assert set(objects.snapshot().pools) == {"p"}
+    assert objects.settle(100.0 + GRACE, True)
+    assert objects.snapshot().pools == {}
+
+
+def test_our_own_node_may_be_away_for_a_moment() -> None:
+    objects = started()
+    objects.drop("a")
+    objects.settle(10.0, True)
+    assert objects.status("files", 0).in_sync
+    assert objects.deadline() == 10.0 + GRACE
+    objects.settle(10.0 + GRACE, True)
+    assert not objects.status("files", 0).in_sync
+
+
+def test_a_bad_object_keeps_its_last_good_version_beside_good_ones() -> None:
+    objects = started(("b", [pool(), pool("q")]))
+    objects.put("b", [bad(), pool("q", "10.50.0.0/24")])
+    assert objects.settle(1.0, True)
+    snapshot = objects.snapshot()
+    assert snapshot.pools["p"] == pool().resource
+    assert snapshot.pools["q"].cidr == parse_prefix("10.50.0.0/24")[1]
+    assert snapshot.problems == bad().problems
+    assert not objects.settle(99.0, True)
+    assert objects.status("files", 0).errors["invalid"] == 1
+    objects.put("b", [pool(), pool("q")])
+    assert objects.settle(100.0, True)
+    assert objects.snapshot().problems == ()
+
+
+def test_what_a_half_written_file_does_not_say_stands() -> None:
+    objects = started(("b", [pool(), pool("q")]))
+    objects.put("b", [pool("q", "10.50.0.0/24")], [YAML], whole=False)
+    assert objects.settle(1.0, True)
+    assert set(objects.snapshot().pools) == {"p", "q"}
+    objects.settle(99.0, True)
+    assert set(objects.snapshot().pools) == {"p", "q"}
+    objects.put("b", [pool("q")])  # whole again, and p is really no more
+    objects.settle(100.0, True)
+    assert objects.settle(100.0 + GRACE, True)
+    assert set(objects.snapshot().pools) == {"q"}
+
+
+def test_a_broken_file_that_is_deleted() -> None:
+    objects = started(("b", [pool()]))
+    objects.put("b", [], [YAML], whole=False)
+    objects.settle(1.0, True)
+    objects.drop("b")
+    objects.settle(2.0, True)
+    assert objects.settle(2.0 + GRACE, True)
+    assert objects.snapshot().pools == {}
+
+
+def test_one_object_in_two_files() -> None:
+    objects = started(("b", [pool()]))
+    objects.put("c", [pool(cidr="10.50.0.0/24")])
+    assert objects.settle(1.0, True)
+    snapshot = objects.snapshot()
+    assert snapshot.pools["p"] == pool().resource
+    problem = Problem("b and c: IPPool p", "", "is in more than one file: the last good version stands")
+    assert snapshot.problems == (problem,)
+    assert objects.status("files", 0).errors["duplicate"] == 1
+    objects.drop("b")
+    assert objects.settle(2.0, True)
+    assert objects.snapshot().pools["p"].cidr == parse_prefix("10.50.0.0/24")[1]
+    assert objects.snapshot().problems == ()
+
+
+def test_one_object_twice_in_one_file_from_the_start() -> None:
+    objects = started(("b", [pool(), pool()]))
+    assert objects.snapshot().pools == {}
+    problem = Problem("b: IPPool p", "", "is there more than once: neither is used")
+    assert objects.snapshot().problems == (problem,)
+
+
+def test_a_tombstone_acts_at_once_and_hides_no_living_one() -> None:
+    objects = started(("b", [pool()]))
+    objects.put("b", [gone()])
+    assert objects.settle(1.0, True)
+    assert objects.snapshot().pools == {}
+    objects.put("c", [pool()])
+    assert objects.settle(2.0, True)
+    assert set(objects.snapshot().pools) == {"p"}
+    assert objects.snapshot().problems == ()
+
+
+def test_our_own_node_that_is_bad_from_the_start_says_so() -> None:
+    objects = Objects("me")
+    problem = Problem("f: Node me", "spec.bgp", "bad")
+    objects.put("a", [Decoded(Verdict.BAD, Key("Node", "me"), None, (problem,))])
+    assert not objects.settle(0.0, True)
+    assert objects.detail() == "this node's own resource is of no use: f: Node me: spec.bgp: bad"
+
+
+def test_counts() -> None:
+    objects = started(("b", [pool(), Decoded(Verdict.IGNORED)]))
+    status = objects.status("files", 3)
+    assert (status.resources["IPPool"], status.resources["Node"], status.resources["other"]) == (1, 1, 1)
+    assert (status.up, status.detail, status.resyncs, status.backend) == (True, "", 3, "files")
+    assert status.events == {("Node", "add"): 1, ("IPPool", "add"): 1}
