@@ -1,4 +1,4 @@
-"""What a node originates depends on what is there, never on the order in which it is told; and some things never are."""
+"""What a node originates depends on what is there, never on its order; and some things are never announced."""
 
 from __future__ import annotations
 

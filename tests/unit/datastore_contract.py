@@ -82,7 +82,7 @@ class Watching:
 
     async def status(self, holds: Callable[[Any], object], seconds: float = 5.0) -> Any:
         async with asyncio.timeout(seconds):
-            while not holds(status := self.datastore.status()):
+            while not holds(status := self.datastore.status()):  # noqa: ASYNC110 - a status announces itself to nobody
                 await asyncio.sleep(0.005)
         return status
 

@@ -169,7 +169,7 @@ def test_borrowed_addresses_follow_the_kernels_route() -> None:
     snap = snapshot(POOL, affinity("10.48.0.0/26", "other"), block("10.48.0.0/26", "other", a10_48_0_40="me"))
     said = say(snap, "10.48.0.40", "10.48.0.41", "192.0.2.1", "10.48.0.128/26")
     assert (said.announced, said.blackholes) == (["10.48.0.40/32", "10.48.0.41/32"], [])
-    sources = {text: o for text, o in zip(said.announced, said.origination.announce.values(), strict=True)}
+    sources = dict(zip(said.announced, said.origination.announce.values(), strict=True))
     assert sources["10.48.0.40/32"] == (
         OriginKind.BORROWED,
         "route on cali0 of default/web, borrowed from other",
