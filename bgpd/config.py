@@ -198,6 +198,8 @@ class BgpOptions(_Section):
 
     def for_peer(self, name: PeerId, address: Address) -> PeerOptions:
         """The options of one session: the peer's by name over the peer's by address over the defaults."""
+        if not self.peers:
+            return self.defaults
         laid = [self.peers.get(address_text(address)), self.peers.get(name)]
         update = {
             key: getattr(layer, key) for layer in laid if layer is not None for key in layer.model_fields_set

@@ -233,7 +233,7 @@ class _Peering:
         options = self.config.bgp.for_peer(name, wanted.address)
         transport = family_of(wanted.address)
         families = options.families or frozenset({transport})
-        next_hops = {f: self.own.address(f) for f in sorted(families) if f is not transport}
+        next_hops = {f: self.own.address(f) for f in families if f is not transport}
         return PeerConfig(
             id=name,
             kind=wanted.kind,
