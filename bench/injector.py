@@ -62,7 +62,7 @@ def open_message(
     parameters = struct.pack("!BB", 2, len(capabilities)) + capabilities
     return message(
         OPEN,
-        struct.pack("!BHH", 4, min(asn, 23456), hold_time)
+        struct.pack("!BHH", 4, asn if asn < 65536 else 23456, hold_time)
         + router_id
         + bytes([len(parameters)])
         + parameters,
@@ -101,10 +101,15 @@ def update(
     originator: bytes = b"",
     as_path: bytes = b"",
 ) -> bytes:
-    """An UPDATE of one set of attributes, in order of their codes; the length of ``next_hop`` tells the family."""
+    """An UPDATE of one set of attributes; the length of ``next_hop`` tells the family.
+
+    MP_REACH_NLRI comes first (RFC 7606 §5.1), the others in order of their codes, as BIRD and FRR send them.
+    """
     ipv6 = len(next_hop) == 16
     parts = [attribute(0x40, 1, b"\0"), attribute(0x40, 2, as_path)]
-    if not ipv6:
+    if ipv6:
+        parts.insert(0, attribute(0x80, 14, struct.pack("!HBB", 2, 1, 16) + next_hop + b"\0" + reachable))
+    else:
         parts.append(attribute(0x40, 3, next_hop))
     if med is not None:
         parts.append(attribute(0x80, 4, struct.pack("!I", med)))
@@ -113,8 +118,6 @@ def update(
         parts.append(attribute(0xC0, 8, communities))
     if originator:
         parts += [attribute(0x80, 9, originator), attribute(0x80, 10, b"\x0a\0\0\x02")]
-    if ipv6:
-        parts.append(attribute(0x80, 14, struct.pack("!HBB", 2, 1, 16) + next_hop + b"\0" + reachable))
     attributes = b"".join(parts)
     return message(UPDATE, struct.pack("!HH", 0, len(attributes)) + attributes + (b"" if ipv6 else reachable))
 

@@ -205,9 +205,10 @@ async def mesh(work: Work, name: str) -> Figures:
             subject.launch()
 
             async def dial_all() -> None:
-                # One tries until the daemon listens; then all come.
+                # One tries until the daemon listens; then all come, but no more at once than BIRD's backlog takes: a
+                # SYN that is dropped costs a second.
                 speakers.append(await dial(make_socket, above[0], own, make_speaker))
-                gate = asyncio.Semaphore(50)
+                gate = asyncio.Semaphore(8)
 
                 async def one(address: str) -> None:
                     async with gate:

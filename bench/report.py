@@ -176,6 +176,8 @@ def tables(runs: Sequence[Run]) -> str:
         works = list(dict.fromkeys(run.work for run in mine))
         names = list(dict.fromkeys(run.subject for run in sorted(mine, key=lambda run: _rank(run.subject))))
         metrics = [metric for metric in METRICS if any(metric in run.figures for run in mine)]
+        if not metrics:
+            continue  # the reasons are listed
         lines = [f"## {case}", ""]
         if len(works) > 1:
             for metric in metrics:
