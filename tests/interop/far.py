@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable
 from typing import Any
 
@@ -98,6 +99,10 @@ class Far:
         """Asks the node for all its IPv4 routes again (RFC 2918)."""
         raise NotImplementedError
 
+    def saw_restart(self) -> bool:
+        """Whether the node's OPEN of the IPv4 session had the restart bit (RFC 4724 §3)."""
+        raise NotImplementedError
+
     def last_words(self) -> str:
         """What it says of the end of its IPv4 session."""
         raise NotImplementedError
@@ -151,6 +156,10 @@ class FarBird(Far):
 
     def ask_refresh(self) -> None:
         self.daemon.birdc("reload in node_ipv4")
+
+    def saw_restart(self) -> bool:
+        shown = str(self.daemon.birdc("show protocols all node_ipv4"))
+        return "Restart recovery" in shown.partition("Neighbor capabilities")[2]
 
     def last_words(self) -> str:
         return str(self.daemon.birdc("show protocols all node_ipv4")) + str(self.daemon.log)
@@ -210,6 +219,9 @@ class FarFrr(Far):
 
     def ask_refresh(self) -> None:
         self.daemon.vtysh(f"clear bgp ipv4 unicast {self.node_ipv4} soft in")
+
+    def saw_restart(self) -> bool:
+        return bool(self.daemon.neighbor(self.node_ipv4)["gracefulRestartInfo"]["rBit"])
 
     def last_words(self) -> str:
         return str(self.daemon.vtysh(f"show bgp neighbors {self.node_ipv4}")) + str(self.daemon.log)
@@ -274,6 +286,13 @@ class FarGobgp(Far):
 
     def _heard(self, family: str) -> dict[str, Heard]:
         return dict(self.daemon.heard(self.node_address(family)))
+
+    def saw_restart(self) -> bool:
+        # The capability comes as its protobuf octets: field 1 of the message is the flags, 8 is the restart bit.
+        for capability in self.daemon.neighbor(self.node_ipv4)["state"]["remote_cap"]:
+            if capability["type_url"].endswith("GracefulRestartCapability"):
+                return base64.b64decode(capability["value"])[:2] == b"\x08\x08"
+        return False
 
     def last_words(self) -> str:
         return str(self.daemon.gobgp(f"neighbor {self.node_ipv4}")) + str(self.daemon.log)

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from tests.netlab import Namespace, Net, Process, affinity, pool, wait_until
-from tests.netns.cluster import BLOCK, IPV4, Cluster
+from tests.netns.cluster import BASE, BLOCK, BLOCKS, IPV4, Cluster
 
 
 class Ping:
@@ -152,6 +152,60 @@ def test_borrowed_address(net: Net) -> None:
     pod.ip("link", "delete", "eth0")
     for name in cluster.names:
         cluster.wait_routes(name, cluster.expected(name), 2)
+
+
+def test_block_is_released(net: Net) -> None:
+    """``pendingDeletion``: the block is announced no more but its living addresses are; the blackhole stays until
+    another node announces the block, and these addresses still are this node's."""
+    cluster = Cluster(net, "worker1", "worker2").start()
+    block, address = BLOCK["worker2"], "10.48.0.5"
+    cluster.pod("worker2", address)
+    without = [item for item in BLOCKS if item["spec"]["cidr"] != block]
+    cluster.write("blocks", *without, affinity("worker2", block, "pendingDeletion"))
+    far = [route for route in cluster.expected("worker1") if not route.startswith(block)]
+    host = f"{address} via {IPV4['worker2']} dev ens5 proto bird"
+    cluster.wait_routes("worker1", [*far, host], 2)
+    assert cluster.routes("worker2") == cluster.expected("worker2")
+
+    monitor = cluster.nodes["worker2"].monitor()
+    cluster.bgpds["worker1"].write("blocks", *without, affinity("worker1", block))
+    near = [route for route in cluster.expected("worker2") if block not in route]
+    cluster.wait_routes("worker2", [*near, f"{block} via {IPV4['worker1']} dev ens5 proto bird"], 2)
+    cluster.wait_routes("worker1", [*far, host, f"blackhole {block} proto bird"], 2)
+    monitor.stop()
+    assert not monitor.deleted
+
+
+def test_peers_come_and_go_alone(net: Net) -> None:
+    """A node leaves and returns, a hold time changes: no session but its own is touched."""
+    cluster = Cluster(net).start()
+    bgpd = cluster.bgpds["worker2"]
+    since = {name: peer["since"] for name, peer in bgpd.peers().items()}
+    kept = {name: since[name] for name in since if name.endswith("20")}
+    assert len(kept) == 2
+
+    def others() -> dict[str, float]:
+        return {name: peer["since"] for name, peer in bgpd.peers().items() if name in kept}
+
+    bgpd.write("cluster", *(item for item in BASE if item["metadata"]["name"] != "worker1"))
+    bgpd.wait(lambda: bgpd.peers().keys() == kept.keys(), "worker1's sessions go")
+    gone = [route for route in cluster.expected("worker2") if "::30" in route or "1.30" in route]
+    cluster.wait_routes("worker2", [route for route in cluster.expected("worker2") if route not in gone], 2)
+    lost = cluster.bgpds["worker1"].peers()["Mesh_10_0_1_31"]
+    assert {"direction": "received", "code": 6, "subcode": 3, "count": 1} in lost["notifications"]
+    assert others() == kept
+    bgpd.write("cluster", *BASE)
+    cluster.wait_routes("worker2", cluster.expected("worker2"), 10)
+    assert others() == kept
+
+    bgpd.configure(bgp={"peers": {IPV4["worker1"]: {"hold_time": 30}}})
+    assert bgpd.bgpctl("reload").returncode == 0
+    bgpd.wait(
+        lambda: bgpd.established() and bgpd.peers()["Mesh_10_0_1_30"]["hold_time"] == 30,
+        "its new hold time",
+        15,
+    )
+    assert others() == kept
 
 
 def test_unused_address_dies_at_its_owner(net: Net) -> None:
