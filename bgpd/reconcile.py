@@ -167,8 +167,10 @@ class Reconciler(Generic[K, V]):
                 elif self._failures:
                     self._forgive(key)
         deletes: list[K] = []
-        if not queue:  # house rule 11: a delete waits for every put
-            for key in list(islice(self._deletes, self._limit)):
+        while (
+            self._deletes and not queue and len(deletes) < self._limit
+        ):  # house rule 11: every put goes first
+            for key in list(islice(self._deletes, self._limit - len(deletes))):
                 del self._deletes[key]
                 if key in held and key not in wanted and not self._is_unproven(key):
                     deletes.append(key)

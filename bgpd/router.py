@@ -224,7 +224,9 @@ class Router:
                     self._changes.adj_rib_out.pop(group, None)
 
     def forget(self, peer: PeerId) -> None:
-        """The peer is no longer wanted: whatever it left goes."""
+        """The peer is no longer wanted: its session, if its end was not told, and whatever it left go."""
+        if session := self._peers.get(peer):
+            self.session_down(session, Down(DownReason.CONFIG, ""), 0.0)
         for family, rib in self._ribs.items():
             self._stale_until.pop((peer, family), None)
             rib.adj_rib_in.flush(peer)

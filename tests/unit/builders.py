@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from bgpd.bgp.outbound import Outbound
+from bgpd.bgp.wire import Decoder, Framer
 from bgpd.model.peer import Down, DownReason, Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, Prefix, parse_address, parse_prefix, prefix_text
 from bgpd.model.route import (
     Announce,
     AsPath,
     Attributes,
+    EndOfRib,
     Forwarding,
     Hop,
     LocalBlackhole,
@@ -289,3 +292,53 @@ class Core:
         """What the group of a session has been told."""
         told = self.router.adj_rib_out(groups_of(by)[family])
         return {prefix_text(family, prefix): out for prefix, out in told.items()}
+
+
+class Line:
+    """Update groups, one a family, and the sockets of their sessions: what each was sent, and which take no more."""
+
+    def __init__(self) -> None:
+        self.it = Outbound(self.send)
+        self.sent: dict[Peer, list[bytes]] = {}
+        self.full: set[Peer] = set()
+        self.tables: dict[Family, dict[Prefix, Out]] = {V4: {}, V6: {}}
+
+    def send(self, to: Peer, octets: bytes) -> bool:
+        self.sent.setdefault(to, []).append(octets)
+        return to not in self.full
+
+    def join(self, *peers: Peer) -> None:
+        for each in peers:
+            self.it.join(each, {family: family for family in each.families}, self.tables)
+
+    def change(self, changes: dict[Prefix, Out | None], family: Family = V4) -> None:
+        """What the router does: change the table, then tell."""
+        table = self.tables[family]
+        told = {prefix: (table.get(prefix), out) for prefix, out in changes.items()}
+        for prefix, out in changes.items():
+            if out is None:
+                table.pop(prefix, None)
+            else:
+                table[prefix] = out
+        self.it.changed(family, told)
+
+    def settle(self, settled: bool = True) -> None:
+        while self.it.work(settled):
+            pass
+
+    def heard(self, by: Peer) -> list[str]:
+        """What a peer understood since the last call, in words."""
+        words: list[str] = []
+        framer, decoder = Framer(), Decoder(by)
+        framer.feed(b"".join(self.sent.pop(by, [])))
+        while message := framer.take():
+            events: list[RibEvent] = []
+            decoder.decode(message[1], events)
+            for event in events:
+                if isinstance(event, EndOfRib):
+                    words.append(f"end of {event.family.label}")
+                    continue
+                sign = "+" if isinstance(event, Announce) else "-"
+                assert isinstance(event, Announce | Withdraw)
+                words += [sign + prefix_text(event.family, prefix) for prefix in event.prefixes]
+        return words

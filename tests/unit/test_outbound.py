@@ -5,65 +5,13 @@ from collections.abc import Iterable
 import pytest
 
 from bgpd.bgp import outbound as module
-from bgpd.bgp.outbound import CHUNK, Outbound
-from bgpd.bgp.wire import Decoder, Framer
-from bgpd.model.peer import Peer
+from bgpd.bgp.outbound import CHUNK
 from bgpd.model.prefix import Family, Prefix, prefix_text
-from bgpd.model.route import Announce, Attributes, EndOfRib, Out, RibEvent, Withdraw
-from tests.unit.builders import BOTH, ME, ME6, V4, V6, addr, again, attributes, peer, pfx
+from bgpd.model.route import Attributes, Out
+from tests.unit.builders import BOTH, ME, ME6, V4, V6, Line, addr, again, attributes, peer, pfx
 
 HERE = Out(attributes(local_pref=100), ME, None)
 BLOCK, OTHER, THIRD = pfx("10.48.0.0/26"), pfx("10.48.0.64/26"), pfx("10.48.0.128/26")
-
-
-class Line:
-    """The sessions of some peers: what each has been sent, and whether its socket takes more."""
-
-    def __init__(self) -> None:
-        self.it = Outbound(self.send)
-        self.sent: dict[Peer, list[bytes]] = {}
-        self.full: set[Peer] = set()
-        self.tables: dict[Family, dict[Prefix, Out]] = {V4: {}, V6: {}}
-
-    def send(self, to: Peer, octets: bytes) -> bool:
-        self.sent.setdefault(to, []).append(octets)
-        return to not in self.full
-
-    def join(self, *peers: Peer) -> None:
-        for each in peers:
-            self.it.join(each, {family: family for family in each.families}, self.tables)
-
-    def change(self, changes: dict[Prefix, Out | None], family: Family = V4) -> None:
-        """What the router does: change the table, then tell."""
-        table = self.tables[family]
-        told = {prefix: (table.get(prefix), out) for prefix, out in changes.items()}
-        for prefix, out in changes.items():
-            if out is None:
-                table.pop(prefix, None)
-            else:
-                table[prefix] = out
-        self.it.changed(family, told)
-
-    def settle(self, settled: bool = True) -> None:
-        while self.it.work(settled):
-            pass
-
-    def heard(self, by: Peer) -> list[str]:
-        """What a peer understood since the last call, in words."""
-        words: list[str] = []
-        framer, decoder = Framer(), Decoder(by)
-        framer.feed(b"".join(self.sent.pop(by, [])))
-        while message := framer.take():
-            events: list[RibEvent] = []
-            decoder.decode(message[1], events)
-            for event in events:
-                if isinstance(event, EndOfRib):
-                    words.append(f"end of {event.family.label}")
-                    continue
-                sign = "+" if isinstance(event, Announce) else "-"
-                assert isinstance(event, Announce | Withdraw)
-                words += [sign + prefix_text(event.family, prefix) for prefix in event.prefixes]
-        return words
 
 
 def texts(prefixes: Iterable[Prefix], sign: str = "+") -> list[str]:

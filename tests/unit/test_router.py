@@ -475,6 +475,18 @@ def test_a_forgotten_peer_leaves_nothing() -> None:
     assert core.router.next_deadline() is None
 
 
+def test_a_forgotten_peer_whose_session_is_still_up() -> None:
+    core = Core().up(A).hear(A, announce(path(A), BLOCK))
+    shared = path(A)
+    core.router.received(A, [announce(shared, OTHER)])
+    core.router.forget(A.id)
+    core.hear(A, announce(shared, OTHER))
+    assert core.routes() == {}
+    assert core.router.groups == 0
+    core.down(A)
+    assert core.up(again(A)).routes() == {}
+
+
 # Sessions that come, go and overlap.
 
 
