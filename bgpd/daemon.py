@@ -13,6 +13,7 @@ import contextlib
 import gc
 import json
 import logging
+import operator
 import signal
 import sys
 import time
@@ -29,7 +30,7 @@ from bgpd.datastore.files import Files
 from bgpd.kernel.door import Kernel, KernelHandler
 from bgpd.model.peer import Down, Peer, PeerId
 from bgpd.model.prefix import Address, Family
-from bgpd.model.resources import Problem
+from bgpd.model.resources import Problem, Snapshot
 from bgpd.model.route import EndOfRib, FibKey, Forwarding, RibEvent
 from bgpd.model.status import (
     BlockView,
@@ -91,6 +92,7 @@ class Daemon:
         self._speaker: Speaker
         self._parts: Parts
         self._shutdowns = Shutdowns(config.state_directory)
+        self._peering_causes: tuple[object, ...] = ()
         self._workloads_dirty = False
         self._rival: str | None = None
         self._ready_told = False
@@ -161,17 +163,27 @@ class Daemon:
         if snapshot is None:
             return
         self._intent_at = time.monotonic()
-        before = self._facts.peering
-        self._facts.peering = peering = peers(snapshot, self._config.node, self._config)
         self._originate()
         self._turn()  # what we announce is known before a session can come up
+        causes = (snapshot.nodes, snapshot.peers, snapshot.bgp_configurations, self._config)
+        if len(self._peering_causes) != len(causes) or any(
+            map(operator.is_not, causes, self._peering_causes)
+        ):
+            self._peering_causes = (
+                causes  # a kind that did not change is the same object from snapshot to snapshot
+            )
+            self._configure_peers(snapshot)
+        self._outbound.release_end_of_rib()
+        self._check_alone()
+        self._kick()
+
+    def _configure_peers(self, snapshot: Snapshot) -> None:
+        before = self._facts.peering
+        self._facts.peering = peering = peers(snapshot, self._config.node, self._config)
         self._speaker.configure(peering.peers, peering.listen.addresses, peering.listen.port)
         self._convergence.configured(peering.peers, time.monotonic())
         for peer in before.peers.keys() - peering.peers.keys() if before else ():
             self._router.forget(peer)
-        self._outbound.release_end_of_rib()
-        self._check_alone()
-        self._kick()
 
     def _originate(self) -> None:
         self._workloads_dirty = False

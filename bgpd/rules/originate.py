@@ -81,12 +81,8 @@ def _judge(affinity: BlockAffinity, block: IPAMBlock | None, node: str) -> _Bloc
         return _Block(affinity.cidr, affinity, False, False, f"{source} is pending")
     if affinity.state is AffinityState.PENDING_DELETION:
         return _Block(affinity.cidr, affinity, False, True, f"{source} is being released (pendingDeletion)")
-    if block is None or block.affinity == node:
+    if block is None or block.affinity in (None, node):
         return _Block(affinity.cidr, affinity, True, True, "")
-    if block.affinity is None:
-        return _Block(
-            affinity.cidr, affinity, False, True, f"IPAMBlock {block.name} has no owner: being released"
-        )
     reason = f"IPAMBlock {block.name} says that {block.affinity} owns it"
     return _Block(affinity.cidr, affinity, False, False, reason)
 

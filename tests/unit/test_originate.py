@@ -94,7 +94,7 @@ def test_an_own_block_is_announced_and_kept_as_a_blackhole() -> None:
         (CONFIRMED, "absent", True, True, False),
         (CONFIRMED, "me", True, True, False),
         (CONFIRMED, "other", False, False, False),
-        (CONFIRMED, None, False, True, True),
+        (CONFIRMED, None, True, True, False),
         (PENDING, "me", False, False, False),
         (RELEASING, "absent", False, True, True),
         (RELEASING, "me", False, True, True),
