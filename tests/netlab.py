@@ -296,10 +296,19 @@ class Net:
         self.namespaces.append(namespace)
         return namespace
 
+    def remove(self, namespace: Namespace) -> None:
+        """Ends one namespace before the others; nothing may run in it any more."""
+        namespace.delete()
+        self.namespaces.remove(namespace)
+
+    def unique(self, name: str) -> str:
+        """The name, with a number where the net used it before."""
+        count = self._names[name] = self._names.get(name, 0) + 1
+        return name if count == 1 else f"{name}.{count}"
+
     def process(self, name: str, words: Iterable[object], **options: Any) -> Process:
         """Starts a process, which the net ends. Its output goes to a file of its name."""
-        count = self._names[name] = self._names.get(name, 0) + 1
-        unique = name if count == 1 else f"{name}.{count}"
+        unique = self.unique(name)
         process = Process(unique, list(map(str, words)), self.directory / f"{unique}.log", **options)
         self.processes.append(process)
         return process
@@ -354,7 +363,7 @@ class Daemon:
 
     def __init__(self, namespace: Namespace, name: str = "") -> None:
         self.namespace = namespace
-        self.name = name or f"{self.kind}-{namespace.label}"
+        self.name = namespace.net.unique(name or f"{self.kind}-{namespace.label}")
         self.directory = namespace.net.directory / self.name
         self.directory.mkdir(parents=True)
         self.process: Process | None = None

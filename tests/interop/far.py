@@ -17,7 +17,8 @@ def family_of(prefix: str) -> str:
 
 class Far:
     """A peer with an address of each family on the LAN, and one session a family to the node: or, with ``dual``, one
-    session over IPv4 that carries both. ``announced`` is what it announces, from the first moment of its life on."""
+    session over IPv4 that carries both. ``announced`` is what it announces, from the first moment of its life on;
+    ``extra`` are more words for its sessions, in its own language (BIRD only)."""
 
     kind = "far"
     asks_refresh = True
@@ -32,12 +33,14 @@ class Far:
         node_asn: int,
         announced: Iterable[str] = (),
         dual: bool = False,
+        extra: str = "",
         node: tuple[str, str] = ("10.9.0.1", "fd09::1"),
     ) -> None:
         self.namespace: Namespace = net.namespace(f"{self.kind}{number}")
         self.asn, self.node_asn, self.dual = asn, node_asn, dual
         self.ipv4, self.ipv6 = f"10.9.0.{number}", f"fd09::{number}"
         self.node_ipv4, self.node_ipv6 = node
+        self.extra = extra
         self.announced = dict.fromkeys(announced)
         self.daemon: Any = None
 
@@ -123,6 +126,7 @@ class FarBird(Far):
                 f"protocol bgp node_{family} {{ local {self.address(family)} as {self.asn};"
                 f" neighbor {self.node_address(family)} as {self.node_asn};"
                 " connect delay time 1; connect retry time 1; error wait time 1, 2; graceful restart on;"
+                f" {self.extra}"
                 f" {' '.join(channel.format(name) for name in carried)} }}"
             )
         return "\n".join(parts)

@@ -31,7 +31,7 @@ BLOCKS = {"ipv4": "10.48.0.0/26", "ipv6": "fd48::/122"}
 BORROWED = {"ipv4": "10.48.0.70/32", "ipv6": "fd48::70/128"}
 OWN = {*BLOCKS.values(), *BORROWED.values()}
 THEIRS = ("192.168.7.0/24", "10.48.1.0/26", "fd07::/64", "fd48:0:0:1::/122")
-KINDS = pytest.mark.parametrize("asn", [ASN, 65001], ids=["ibgp", "ebgp"])
+KINDS = pytest.mark.parametrize("asn", [ASN, 4200000001], ids=["ibgp", "ebgp"])
 
 
 def same(prefix: str) -> str:
