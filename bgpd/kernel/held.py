@@ -43,6 +43,19 @@ def meaning(spelling: Spelling) -> Forwarding:
     return spelling.via if isinstance(spelling, Object) else spelling
 
 
+class _Use:
+    """The one object of all equal forwardings, and how many routes have it."""
+
+    __slots__ = ("routes", "via")
+
+    def __init__(self, via: Via) -> None:
+        self.via, self.routes = via, 0
+
+
+def _links(via: Via) -> set[int]:
+    return {hop.ifindex for hop in via.hops}
+
+
 class Held:
     """Routes of ours by key."""
 
@@ -50,8 +63,8 @@ class Held:
         self.routes: dict[FibKey, Spelling] = {}
         self.twins: dict[FibKey, int] = {}
         """Keys that several routes of ours have, and how many more than one."""
-        self.uses: dict[Via, list[int]] = {}
-        """Distinct next hops, each with the number of its routes (a list of one, so that it can be counted)."""
+        self.uses: dict[Via, _Use] = {}
+        """Distinct next hops."""
         self.metrics: Counter[int] = Counter()
         self.objects: dict[Via, Object] = {}
         """To write new routes over."""
@@ -59,7 +72,6 @@ class Held:
         self.used_ids: set[int] = set()
         """Objects that routes of ours may be over; exact after a whole reading."""
         self._nexthops = nexthops
-        self._vias: dict[Via, Via] = {}
         self._links: Counter[int] = Counter()
 
     def hold(self, key: FibKey, spelling: Spelling) -> None:
@@ -72,14 +84,12 @@ class Held:
         self.routes[key] = spelling
         if not isinstance(spelling, Blackhole):
             via = spelling.via if isinstance(spelling, Object) else spelling
-            uses = self.uses.get(via)
-            if uses is not None:
-                uses[0] += 1
-            else:
-                self.uses[via] = [1]
-                self._vias[via] = via
-                for ifindex in {hop.ifindex for hop in via.hops}:
+            use = self.uses.get(via)
+            if use is None:
+                use = self.uses[via] = _Use(via)
+                for ifindex in _links(via):
                     self._links[ifindex] += 1
+            use.routes += 1
         if old is not None:
             self._unuse(old)
 
@@ -96,11 +106,11 @@ class Held:
         if isinstance(spelling, Blackhole):
             return
         via = spelling.via if isinstance(spelling, Object) else spelling
-        uses = self.uses[via]
-        uses[0] -= 1
-        if not uses[0]:
-            del self.uses[via], self._vias[via]
-            for ifindex in {hop.ifindex for hop in via.hops}:
+        use = self.uses[via]
+        use.routes -= 1
+        if not use.routes:
+            del self.uses[via]
+            for ifindex in _links(via):
                 self._links[ifindex] -= 1
 
     def over(self, ifindex: int) -> bool:
@@ -114,7 +124,8 @@ class Held:
 
     def canonical(self, via: Via) -> Via:
         """The one object of all equal forwardings."""
-        return self._vias.get(via, via)
+        use = self.uses.get(via)
+        return via if use is None else use.via
 
     def spelling(self, body: rt.Body) -> Spelling:
         """How a route of ours that was read is spelled; an object of ours not yet known is adopted."""

@@ -54,10 +54,13 @@ _ROUTE_IPV4 = struct.Struct("=IHHIIBBBBBBBBIHH4s")
 _ROUTE_IPV6 = struct.Struct("=IHHIIBBBBBBBBIHH16s")
 _NEXTHOP_LEG = struct.Struct("=HBBi")
 _NHMSG = struct.Struct("=BBBBI")
+_PLAIN_NEXTHOP = struct.Struct("=BBBBI4sI4si4s4s")
+"""Id, device and IPv4 gateway, in the kernel's order."""
 _GROUP_MEMBER = struct.Struct("=IBBH")
 _LENGTH_OCTET = tuple(bytes((length,)) for length in range(129))
 _IPV4 = Family.IPV4
 _MOST_BODIES = 32768
+_TYPE_MASK = 0x3FFF
 _FAMILIES = {family.af: family for family in Family}
 _TYPE_NAMES = {1: "", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw", 10: "nat"}
 _PROTOCOL_NAMES = {
@@ -343,7 +346,14 @@ def _body(data: bytes, start: int, end: int) -> Body | None:
     source: Address | None = None
     hops: list[Hop] = []
     plain = True
-    for attribute, first, last in _attributes(data, start + 12, end):
+    offset, unpack = start + 12, _ATTRIBUTE.unpack_from
+    while offset + 4 <= end:  # as ``_attributes``, without the generator: distinct next hops are many
+        length, attribute = unpack(data, offset)
+        first, last = offset + 4, offset + length
+        if length < 4 or last > end:
+            break
+        offset += (length + 3) & ~3
+        attribute &= _TYPE_MASK
         if attribute == RTA_PRIORITY:
             (metric,) = _U32.unpack_from(data, first)
         elif attribute == RTA_GATEWAY:
@@ -391,6 +401,13 @@ def _legs(data: bytes, offset: int, end: int) -> Iterator[tuple[Hop, bool]]:
 def read_nexthop(data: bytes, message: Message) -> NextHop | None:
     """A nexthop object; ``None`` for a message without an id."""
     start = message.start
+    if message.end - start == _PLAIN_NEXTHOP.size:  # there may be as many as nodes, and most are such
+        _, _, protocol, _, flags, id_, number, oif, ifindex, gateway_, octets = _PLAIN_NEXTHOP.unpack_from(
+            data, start
+        )
+        if (id_, oif, gateway_) == _PLAIN_NEXTHOP_HEADS:
+            plain_hop = Hop(octets, ifindex, bool(flags & RTNH_F_ONLINK))
+            return NextHop(number, protocol, plain_hop, (), False, True)
     _, _, protocol, _, flags = _NHMSG.unpack_from(data, start)
     number = ifindex = 0
     gateway: Address | None = None
@@ -472,7 +489,7 @@ def _attributes(data: bytes, offset: int, end: int) -> Iterator[tuple[int, int, 
         length, kind = _ATTRIBUTE.unpack_from(data, offset)
         if length < 4 or offset + length > end:
             return
-        yield kind & 0x3FFF, offset + 4, offset + length
+        yield kind & _TYPE_MASK, offset + 4, offset + length
         offset += (length + 3) & ~3
 
 
@@ -485,6 +502,7 @@ def _gateway(family: Family, hop: Hop) -> bytes:
     return struct.pack("=HHH", 6 + len(gateway), RTA_VIA, socket.AF_INET6) + gateway + b"\0\0"
 
 
+_PLAIN_NEXTHOP_HEADS = tuple(_ATTRIBUTE.pack(8, kind) for kind in (NHA_ID, NHA_OIF, NHA_GATEWAY))
 _U32 = struct.Struct("=I")
 _IFINFO = struct.Struct("=BBHiII")
 _IFADDR = struct.Struct("=BBBBi")

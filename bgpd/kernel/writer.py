@@ -194,10 +194,8 @@ class Writer:
             held.used_ids.add(known.id)
             return known
         hops = via.hops
-        if any(hop.gateway is None for hop in hops) or (
-            len(hops) > 1 and not (self._groups and len(hops) <= MOST_LEGS)
-        ):
-            return None
+        if hops[0].gateway is None or (len(hops) > 1 and not (self._groups and len(hops) <= MOST_LEGS)):
+            return None  # (a leg without a gateway sorts first)
         parts: list[Object] = []
         if len(hops) > 1:
             for hop in hops:
