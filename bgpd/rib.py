@@ -150,13 +150,16 @@ class AdjRibIn:
 
     def sweep(self, limit: int, dirty: Dirty) -> int:
         """Take up to ``limit`` given-up paths out of the candidates. How many were taken; 0 when there are none."""
-        done = 0
+        candidates, done = self.candidates, 0
         while self._doomed and done < limit:
             entries = self._doomed[0]
             for _ in range(min(len(entries), limit - done)):
                 key, path = entries.popitem()
-                prefix = _prefix_of(key)
-                self._remove(prefix, path)
+                prefix = key if isinstance(key, bytes) else key[1]
+                if candidates.get(prefix) is path:
+                    del candidates[prefix]
+                else:
+                    self._remove(prefix, path)
                 dirty[prefix] = None
                 done += 1
             if not entries:
