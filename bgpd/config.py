@@ -225,8 +225,8 @@ class OriginateOptions(_Section):
 class NexthopIds(_Section):
     """The range of kernel nexthop object ids that are ours; nobody else on the node may use it."""
 
-    first: Annotated[StrictInt, Field(ge=1, le=0xFFFFFFFF)] = 0x62670000
-    last: Annotated[StrictInt, Field(ge=1, le=0xFFFFFFFF)] = 0x6267FFFF
+    first: Annotated[StrictInt, Field(ge=1, le=0xFFFFFFFF)] = 0x62600000
+    last: Annotated[StrictInt, Field(ge=1, le=0xFFFFFFFF)] = 0x626FFFFF
 
     @model_validator(mode="after")
     def _ordered(self) -> NexthopIds:

@@ -66,6 +66,8 @@ COMPARE_EVERY = 60.0
 """Seconds between whole compares of the kernel's routes with ours."""
 HOUSEKEEPING, HOUSEKEEPING_AT_START = 1.0, 0.05
 NOT_YET_LISTENING = "the BGP port is not yet ours"
+GC_THRESHOLDS = (50_000, 20, 1000)
+"""Tables are large and free of cycles: a full collection walks them all for nothing, and holds the loop meanwhile."""
 AT_START = ("node", "datastore", "kernel", "metrics", "api", "state_directory")
 """Keys of the configuration that are read at the start only."""
 LAG_WINDOW = 15
@@ -131,6 +133,7 @@ class Daemon:
             log.info("event=started version=%s node=%s adopted=%d", __version__, node, adopted)
             gc.collect()
             gc.freeze()
+            gc.set_threshold(*GC_THRESHOLDS)
             await self._live()
         finally:
             self._notifier.stopping()
@@ -181,9 +184,16 @@ class Daemon:
         before = self._facts.peering
         self._facts.peering = peering = peers(snapshot, self._config.node, self._config)
         self._speaker.configure(peering.peers, peering.listen.addresses, peering.listen.port)
-        self._convergence.configured(peering.peers, time.monotonic())
+        self._await_peers()
         for peer in before.peers.keys() - peering.peers.keys() if before else ():
             self._router.forget(peer)
+
+    def _await_peers(self) -> None:
+        """The start waits for every peer that is wanted, but for those that the operator has shut down."""
+        if peering := self._facts.peering:
+            down = self._speaker.shutdowns
+            wanted = {peer: config for peer, config in peering.peers.items() if peer not in down}
+            self._convergence.configured(wanted, time.monotonic())
 
     def _originate(self) -> None:
         self._workloads_dirty = False
@@ -456,10 +466,12 @@ class Daemon:
         if action == "shutdown":
             self._speaker.shutdown(peer, message)
             self._shutdowns.write(self._speaker.shutdowns)
+            self._await_peers()
             return f"{peer} is shut down, also over restarts, until bgpctl peer enable {peer}"
         if action == "enable":
             self._speaker.enable(peer)
             self._shutdowns.write(self._speaker.shutdowns)
+            self._await_peers()
             return f"{peer} is enabled"
         if action == "reset":
             self._speaker.reset(peer, message)

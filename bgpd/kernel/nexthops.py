@@ -27,6 +27,7 @@ class NextHops:
         self._commands, self._ids = commands, ids
         self._reserved: set[int] = set()
         self._next = 0
+        self._exhausted = False
         self._lock = asyncio.Lock()
         self._touched: set[int] | None = None
 
@@ -38,7 +39,10 @@ class NextHops:
 
             def take(data: bytes, message: rt.Message) -> None:
                 if message.type == rt.NEWNEXTHOP and (nexthop := rt.read_nexthop(data, message)):
-                    found[nexthop.id] = nexthop
+                    known = self.known.get(nexthop.id)
+                    found[nexthop.id] = (
+                        known if known is not None and known == nexthop else nexthop
+                    )  # one object, however often it is read
 
             await dump_each(rt.GETNEXTHOP, found.clear, take)
             self._touched = None
@@ -48,6 +52,7 @@ class NextHops:
                 else:
                     found.pop(number, None)
             self.known = found
+            self._exhausted = False
 
     def put(self, nexthop: rt.NextHop) -> None:
         """It is there now: by an event, or made by us."""
@@ -60,6 +65,7 @@ class NextHops:
         """It is gone."""
         self.known.pop(number, None)
         self._reserved.discard(number)
+        self._exhausted = False
         if self._touched is not None:
             self._touched.add(number)
 
@@ -91,12 +97,15 @@ class NextHops:
     def reserve(self) -> int | None:
         """A free id of our range, kept from others until ``put`` or ``drop``; ``None`` when all are taken."""
         ids = self._ids
+        if self._exhausted:
+            return None
         for _ in range(min(len(ids), len(self.known) + len(self._reserved) + 1)):
             number = ids[self._next]
             self._next = (self._next + 1) % len(ids)
             if number not in self.known and number not in self._reserved:
                 self._reserved.add(number)
                 return number
+        self._exhausted = True  # not searched again until one is free
         return None
 
     def unused(self, used: AbstractSet[int]) -> list[int]:

@@ -31,7 +31,7 @@ def test_an_empty_file_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.node == "worker1.example"
     assert config.bgp.port == 179
     assert config.metrics.listen == Endpoint("127.0.0.1", 9179)
-    assert (config.kernel.nexthop_ids.first, config.kernel.nexthop_ids.last) == (0x62670000, 0x6267FFFF)
+    assert (config.kernel.nexthop_ids.first, config.kernel.nexthop_ids.last) == (0x62600000, 0x626FFFFF)
 
 
 def test_sections_whose_keys_are_commented_out() -> None:
