@@ -931,4 +931,5 @@ def _joined(text: str) -> list[str]:
 
 
 def _ip(*words: object, check: bool = True) -> str:
-    return _run(["ip", *map(str, words)], check=check).stdout
+    # The kernel takes its time where somebody ends a namespace with a full table, and all others wait.
+    return _run(["ip", *map(str, words)], check=check, timeout=90).stdout

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-from pathlib import Path
+from functools import partial
 
-from tests.netlab import Namespace, Net, Process, affinity, pool, wait_until
-from tests.netns.cluster import BASE, BLOCK, BLOCKS, IPV4, Cluster
+import pytest
+
+from tests.netlab import Bgpd, Namespace, Net, Process, affinity, bgp_configuration, node, pool, wait_until
+from tests.netns.cluster import BASE, BLOCK, BLOCK6, BLOCKS, IPV4, IPV6, Cluster
 
 
 class Ping:
@@ -134,6 +136,52 @@ def test_stop_and_start_under_traffic(net: Net) -> None:
     assert monitor.stop() == []
 
 
+def test_restart_with_nexthop_objects(net: Net) -> None:
+    """Routes over nexthop objects are adopted as they are; ``bgpd cleanup`` takes the objects along."""
+    cluster = Cluster(net, "worker1", "worker2", config={"kernel": {"nexthop_objects": "always"}})
+    cluster.start_any()
+    bgpd, namespace = cluster.bgpds["worker2"], cluster.nodes["worker2"]
+    objects = namespace.ip("nexthop", "show")
+    assert len(objects.splitlines()) == 2
+    monitor = namespace.monitor("route", "nexthop")
+    bgpd.restart().wait_in_sync()
+    assert monitor.stop() == []
+    assert namespace.ip("nexthop", "show") == objects
+    bgpd.stop()
+    assert bgpd.command("cleanup", "--config", bgpd.config_path).returncode == 0
+    assert namespace.ip("nexthop", "show") == "" and cluster.routes("worker2") == []
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_one_family_and_another_port(net: Net, family: int) -> None:
+    """Nodes with an address of one family only, on the port that BGPConfiguration says."""
+    cluster = Cluster(net, "worker1", "worker2")
+    addresses, blocks = (IPV4, BLOCK) if family == 4 else (IPV6, BLOCK6)
+    nodes = [
+        node(name, addresses[name] + "/24") if family == 4 else node(name, ipv6=addresses[name] + "/64")
+        for name in cluster.names
+    ]
+    cluster.write(
+        "cluster", bgp_configuration(port=1790), *(x for x in BASE if x["kind"] == "IPPool"), *nodes
+    )
+    for bgpd in cluster.bgpds.values():
+        bgpd.start(wait=False)
+    for name, other in (("worker1", "worker2"), ("worker2", "worker1")):
+        bgpd = cluster.bgpds[name]
+        bgpd.wait_established(f"Mesh_{addresses[other]}".replace(".", "_").replace(":", "_"))
+        wait_until(
+            partial(_leads, bgpd, family, blocks[other], addresses[other]),
+            what="its block",
+            report=net.report,
+        )
+        assert len(bgpd.peers()) == 1
+        assert ":1790 " in cluster.nodes[name].run("ss", "-tlnH").stdout
+
+
+def _leads(bgpd: Bgpd, family: int, block: str, gateway: str) -> bool:
+    return bool(bgpd.routes(family)[block]["gateway"] == gateway)
+
+
 def test_borrowed_address(net: Net) -> None:
     """worker1 borrows an address of worker2's block: everybody goes to worker1 for it, worker2 too, until it ends."""
     cluster = Cluster(net).start()
@@ -233,7 +281,7 @@ def test_metrics_are_clean(net: Net) -> None:
     assert cluster.bgpds["worker1"].scrape("/readyz").strip() == "ok"
 
 
-def test_memory_of_shutdown_and_cleanup(net: Net, tmp_path: Path) -> None:
+def test_cleanup(net: Net) -> None:
     """``bgpd cleanup`` refuses while the daemon answers; after it, all that is ours goes and nothing else."""
     cluster = Cluster(net, "worker1", "worker2").start()
     bgpd, namespace = cluster.bgpds["worker1"], cluster.nodes["worker1"]
