@@ -19,7 +19,7 @@ Ours is what has ``proto bird`` in table main, is unicast or a blackhole, and ha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Container, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 from bgpd.kernel import rtnetlink as rt
@@ -35,7 +35,7 @@ from bgpd.model.route import FibKey, Forwarding, Via
 T = TypeVar("T")
 
 _ATTEMPTS = 3
-_SLICE = 4096
+_SLICE = 2048
 
 
 class Surroundings(Protocol):
@@ -88,7 +88,7 @@ class Fib:
         self.operations, self.errors = self._writer.operations, self._writer.errors
         """For ``FibStatus``: (``put`` or ``delete``, ``ok`` or ``error``), and (operation, errno name) -> count."""
         self._fresh = False
-        self._writing: frozenset[FibKey] | set[FibKey] = frozenset()
+        self._writing: tuple[Container[FibKey], Container[FibKey]] = ((), ())
         self._touched: tuple[set[FibKey], set[Prefix]] | None = None
         self._reader = rt.RouteReader()
         self._lock = asyncio.Lock()
@@ -154,6 +154,10 @@ class Fib:
                     elif isinstance(spelling, Object):
                         used.add(spelling.id)
             held.used_ids = used
+            while ours:  # a large dict is not freed in one step
+                for _ in range(min(_SLICE, len(ours))):
+                    ours.popitem()
+                await asyncio.sleep(0)
         finally:
             self._touched = None
         for prefix in touched_prefixes:
@@ -240,7 +244,7 @@ class Fib:
         deletes = tuple(deletes)
         async with self._lock:
             self._fresh = False
-            self._writing = {*puts, *deletes}
+            self._writing = puts, deletes
             try:
                 left = puts
                 for _ in range(_ATTEMPTS):
@@ -251,7 +255,7 @@ class Fib:
                         break
                 await self._writer.delete(deletes, errors)
             finally:
-                self._writing = frozenset()
+                self._writing = (), ()
         return errors
 
     async def remove_all(self) -> int:
@@ -332,7 +336,7 @@ class Fib:
     def _touch(self, key: FibKey) -> None:
         if self._touched is not None:
             self._touched[0].add(key)
-        if key in self._writing:
+        if any(key in written for written in self._writing):
             self._door.suspect(self.family, "a route was changed while it was written")
 
 
