@@ -112,7 +112,7 @@ def test_kill_under_traffic(net: Net) -> None:
 
     for ping in pings:
         sent, lost = ping.lost()
-        assert sent > 50 and lost == 0
+        assert sent > 10 and lost == 0
     for monitor in monitors.values():
         lines = monitor.stop()
         assert not monitor.deleted, lines
@@ -132,7 +132,7 @@ def test_stop_and_start_under_traffic(net: Net) -> None:
     assert cluster.bgpds["worker2"].stop() == 0
     cluster.bgpds["worker2"].start().wait_in_sync()
     sent, lost = ping.lost()
-    assert sent > 20 and lost == 0
+    assert sent > 10 and lost == 0
     assert monitor.stop() == []
 
 
@@ -191,7 +191,7 @@ def test_borrowed_address(net: Net) -> None:
         via = f"{borrowed} via {IPV4['worker1']} dev ens5 proto bird"
         cluster.wait_routes(name, [*cluster.expected(name), via], 2)
     for name, address in {"control": "10.48.0.131", "worker2": "10.48.0.6"}.items():
-        cluster.pod(name, address).run("ping", "-c1", "-W1", borrowed)
+        cluster.pod(name, address).run("ping", "-c1", "-W5", borrowed)
     (row,) = (
         row
         for row in cluster.bgpds["worker1"].ctl("routes", table="out", prefix=f"{borrowed}/32")["routes"][:1]
