@@ -17,7 +17,7 @@ from bench.subjects import Bgpd, Neighbour, Node, Subject
 from bench.work import Failed, Figures
 from tests import netlab
 
-LIMIT = 120.0
+LIMIT = 60.0
 """Seconds after which a wait is given up, and the run has failed."""
 
 
@@ -93,7 +93,7 @@ async def ground(family: Family) -> AsyncIterator[Ground]:
                 if process.running:
                     process.kill()
             for device in Ground.DEVICES:
-                laid.receiver.ip("link", "set", device, "down", check=False)
+                laid.receiver.run("ip", "link", "set", device, "down", check=False, timeout=300)
 
 
 async def until(
@@ -116,7 +116,7 @@ async def until(
             raise Failed("the daemon ended")
         looking = time.monotonic() - now
         rate = abs(count - first) / max(now - start, 1e-6)
-        left = abs(goal - count) / rate if rate else 0.05
+        left = abs(goal - count) / rate if rate else 0.0
         await asyncio.sleep(min(0.2, max(0.003, 2 * looking, left / 3)))
 
 

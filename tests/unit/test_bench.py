@@ -239,7 +239,8 @@ def test_the_whole_plan() -> None:
     assert len(set(works)) == len(works)
     assert {work.case for work in works} == set(CASES)
     assert [str(work) for work in works if work.size == 1_000_000] == ["cold shared 1M"]
-    assert Work("cold", "ipv6", "nodes", 100_000) in works
+    assert Work("cold", "ipv4", "nodes", 100_000) in works
+    assert Work("cold", "ipv6", "nodes", 100_000, once=True) in works
     assert not any(work.family == "ipv6" and work.shape == "distinct" for work in works)
     for work in works:
         assert subjects(work, ["bird", "frr"])[0] == "bgpd"
