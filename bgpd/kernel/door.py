@@ -22,6 +22,7 @@ from typing import Protocol
 
 from bgpd.kernel import rtnetlink as rt
 from bgpd.kernel.fib import Fib, is_ours
+from bgpd.kernel.interfaces import Link, read_address, read_link
 from bgpd.kernel.neighbours import Neighbours
 from bgpd.kernel.nexthops import NextHops
 from bgpd.kernel.others import Others
@@ -280,7 +281,7 @@ class Kernel:
         self._neighbours.review_all()
 
     def _link(self, data: bytes, message: rt.Message) -> None:
-        link = rt.read_link(data, message)
+        link = read_link(data, message)
         if link is None:
             return
         gone = message.type == rt.DELLINK
@@ -293,7 +294,7 @@ class Kernel:
         if gone or (not link.admin_up and (before is None or before.admin_up)):
             self._went_down(link)
 
-    def _went_down(self, link: rt.Link) -> None:
+    def _went_down(self, link: Link) -> None:
         lost = self._others[Family.IPV4].drop_link(link.ifindex)
         if lost:
             self._neighbours.review(Family.IPV4, lost)
@@ -303,7 +304,7 @@ class Kernel:
                 self.suspect(family, f"link {link.name} went down or away")
 
     def _address(self, data: bytes, message: rt.Message) -> None:
-        address = rt.read_address(data, message)
+        address = read_address(data, message)
         if address is None:
             return
         removed = message.type == rt.DELADDR

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from bgpd.kernel import rtnetlink as rt
+from bgpd.kernel.interfaces import InterfaceAddress, Link, read_address, read_link
 from bgpd.kernel.nexthops import NextHops
 from bgpd.kernel.others import Others
-from bgpd.kernel.rtnetlink import Body, InterfaceAddress, Link
+from bgpd.kernel.rtnetlink import Body
 from bgpd.kernel.sockets import dump_each
 from bgpd.model.prefix import Address, Family, Prefix, covers, family_of, host_prefix, make_prefix
 from bgpd.model.route import Hop, Resolution, Unresolved, Via, WorkloadRoute, Workloads
@@ -55,11 +56,11 @@ class Neighbours:
         addresses: dict[tuple[int, Address, Prefix], InterfaceAddress] = {}
 
         def link(data: bytes, message: rt.Message) -> None:
-            if message.type == rt.NEWLINK and (found := rt.read_link(data, message)):
+            if message.type == rt.NEWLINK and (found := read_link(data, message)):
                 links[found.ifindex] = found
 
         def address(data: bytes, message: rt.Message) -> None:
-            if message.type == rt.NEWADDR and (found := rt.read_address(data, message)):
+            if message.type == rt.NEWADDR and (found := read_address(data, message)):
                 addresses[found.ifindex, found.address, found.subnet] = found
 
         await dump_each(rt.GETLINK, links.clear, link)

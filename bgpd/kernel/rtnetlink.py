@@ -1,9 +1,9 @@
-"""Route netlink in octets: routes, nexthop objects, links and addresses <-> values. Pure; used by this room alone.
+"""Route netlink in octets: routes and nexthop objects <-> values. Pure; used by this room alone.
 
-The layouts are those of the kernel's ``rtnetlink.h``, ``nexthop.h``, ``if_link.h`` and ``if_addr.h``, in host byte
-order, addresses in network order. Tables have a hundred thousand routes, so routes are packed with one ``struct`` call
-and parsed by cutting the destination out: what is left of a message is the same for every route of one forwarding, and
-is parsed once (``RouteReader``). Links and addresses are few and are read attribute by attribute.
+The layouts are those of the kernel's ``rtnetlink.h`` and ``nexthop.h``, in host byte order, addresses in
+network order. Tables have a hundred thousand routes, so routes are packed with one ``struct`` call and parsed by
+cutting the destination out: what is left of a message is the same for every route of one forwarding, and is parsed
+once (``RouteReader``). Links and addresses are few: ``interfaces`` leaves them to pyroute2.
 """
 
 from __future__ import annotations
@@ -39,12 +39,7 @@ NHA_ID, NHA_GROUP, NHA_BLACKHOLE, NHA_OIF, NHA_GATEWAY, NHA_ENCAP, NHA_FDB = 1, 
 RTNH_F_ONLINK = 4
 RTM_F_CLONED = 0x200
 
-IFF_UP, IFF_LOOPBACK, IFF_LOWER_UP = 0x1, 0x8, 0x10000
-IFLA_IFNAME, IFLA_OPERSTATE, IFLA_EXT_MASK = 3, 16, 29
-OPER_NOT_CARRYING = frozenset((1, 3, 4, 5))
-"""RFC 2863 states in which carrier alone does not mean traffic: not present, lower layer down, testing, dormant."""
-IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
-IFA_F_NOPREFIXROUTE = 0x200
+IFLA_EXT_MASK = 29
 
 _HEADER = struct.Struct("=IHHII")
 _RTMSG = struct.Struct("=BBBBBBBBI")
@@ -113,29 +108,6 @@ class NextHop(NamedTuple):
     blackhole: bool
     plain: bool
     """Nothing beyond what this package would write."""
-
-
-class Link(NamedTuple):
-    """A network interface."""
-
-    ifindex: int
-    name: str
-    admin_up: bool
-    up: bool
-    """Set up and carrying traffic."""
-    loopback: bool
-
-
-class InterfaceAddress(NamedTuple):
-    """An address on an interface."""
-
-    ifindex: int
-    family: Family
-    address: Address
-    subnet: Prefix
-    """Of a point-to-point link the peer's."""
-    prefix_route: bool
-    """Whether the kernel makes the subnet's route."""
 
 
 class Refusal(OSError):
@@ -435,42 +407,6 @@ def read_nexthop(data: bytes, message: Message) -> NextHop | None:
     return NextHop(number, protocol, hop, tuple(members), blackhole, plain)
 
 
-def read_link(data: bytes, message: Message) -> Link | None:
-    """An interface; ``None`` for a message of another family (a bridge's view of its port)."""
-    family, _, _, ifindex, flags, _ = _IFINFO.unpack_from(data, message.start)
-    if family != 0:
-        return None
-    name, oper = "", 0
-    for attribute, first, last in _attributes(data, message.start + 16, message.end):
-        if attribute == IFLA_IFNAME:
-            name = data[first:last].rstrip(b"\0").decode(errors="replace")
-        elif attribute == IFLA_OPERSTATE:
-            oper = data[first]
-    up = bool(flags & IFF_UP and flags & IFF_LOWER_UP) and oper not in OPER_NOT_CARRYING
-    return Link(ifindex, name, bool(flags & IFF_UP), up, bool(flags & IFF_LOOPBACK))
-
-
-def read_address(data: bytes, message: Message) -> InterfaceAddress | None:
-    """An address on an interface; ``None`` for other families."""
-    af, length, flags, _, ifindex = _IFADDR.unpack_from(data, message.start)
-    family = _FAMILIES.get(af)
-    if family is None:
-        return None
-    local = peer = b""
-    for attribute, first, last in _attributes(data, message.start + 8, message.end):
-        if attribute == IFA_LOCAL:
-            local = data[first:last]
-        elif attribute == IFA_ADDRESS:
-            peer = data[first:last]
-        elif attribute == IFA_FLAGS:
-            (flags,) = _U32.unpack_from(data, first)
-    address = Address(local or peer)
-    if len(address) != family.octets:
-        return None
-    subnet = make_prefix(peer or local, length)
-    return InterfaceAddress(ifindex, family, address, subnet, not flags & IFA_F_NOPREFIXROUTE)
-
-
 def route_words(body: Body, hops: tuple[Hop, ...], names: dict[int, str]) -> str:
     """A route as ``ip route`` would say it, without its prefix: ``proto static via 10.0.1.9 dev ens5``."""
     words = [_TYPE_NAMES.get(body.type, f"type {body.type}")] if body.type != UNICAST else []
@@ -504,6 +440,4 @@ def _gateway(family: Family, hop: Hop) -> bytes:
 
 _PLAIN_NEXTHOP_HEADS = tuple(_ATTRIBUTE.pack(8, kind) for kind in (NHA_ID, NHA_OIF, NHA_GATEWAY))
 _U32 = struct.Struct("=I")
-_IFINFO = struct.Struct("=BBHiII")
-_IFADDR = struct.Struct("=BBBBi")
 _LITTLE = struct.pack("=H", 1) == b"\1\0"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bgpd.kernel import rtnetlink as rt
+from bgpd.kernel.interfaces import InterfaceAddress, Link
 from bgpd.kernel.neighbours import Neighbours
 from bgpd.kernel.nexthops import NextHops
 from bgpd.kernel.others import Others
@@ -37,14 +38,12 @@ class Node:
         self.route("fd00:1::/64", Hop(None, ENS5), protocol=2, metric=256)
 
     def link(self, index: int, name: str, *, up: bool = True, admin_up: bool = True) -> None:
-        self.neighbours.put_link(rt.Link(index, name, admin_up, up, name == "lo"))
+        self.neighbours.put_link(Link(index, name, admin_up, up, name == "lo"))
 
     def address(self, index: int, text: str, *, present: bool = True, prefix_route: bool = True) -> None:
         family, subnet = parse_prefix(text)
         address = parse_address(text.split("/")[0])
-        self.neighbours.put_address(
-            rt.InterfaceAddress(index, family, address, subnet, prefix_route), present
-        )
+        self.neighbours.put_address(InterfaceAddress(index, family, address, subnet, prefix_route), present)
 
     def route(
         self, text: str, *hops: Hop, metric: int = 0, kind: int = 1, protocol: int = 4, nexthop: int = 0,

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bgpd.kernel import rtnetlink as rt
+from bgpd.kernel.interfaces import IFA_F_NOPREFIXROUTE, InterfaceAddress, Link, read_address, read_link
 from bgpd.model.prefix import Address, Family, Prefix, make_prefix, parse_address, parse_prefix
 from bgpd.model.route import Hop, Via
 
@@ -203,27 +204,27 @@ def test_nexthop_objects_read_back() -> None:
     ],
 )
 def test_links(flags: int, oper: int, admin_up: bool, up: bool) -> None:
-    body = struct.pack("=BBHiII", 0, 0, 1, 7, flags, 0) + attribute(rt.IFLA_IFNAME, b"ens5\0")
-    data = header(rt.NEWLINK, body + attribute(rt.IFLA_OPERSTATE, bytes((oper,))))
-    assert rt.read_link(data, single(data)) == rt.Link(7, "ens5", admin_up, up, False)
+    body = struct.pack("=BBHiII", 0, 0, 1, 7, flags, 0) + attribute(3, b"ens5\0")
+    data = header(rt.NEWLINK, body + attribute(16, bytes((oper,))))
+    assert read_link(data, single(data)) == Link(7, "ens5", admin_up, up, False)
     port = header(rt.NEWLINK, b"\x07" + body[1:])
-    assert rt.read_link(port, single(port)) is None, "a bridge's view of its port"
+    assert read_link(port, single(port)) is None, "a bridge's view of its port"
 
 
 def test_addresses() -> None:
-    def read(*parts: bytes, length: int = 24, family: int = socket.AF_INET) -> rt.InterfaceAddress | None:
+    def read(*parts: bytes, length: int = 24, family: int = socket.AF_INET) -> InterfaceAddress | None:
         data = header(rt.NEWADDR, struct.pack("=BBBBi", family, length, 0, 0, 7) + b"".join(parts))
-        return rt.read_address(data, single(data))
+        return read_address(data, single(data))
 
     subnet = parse_prefix("10.0.1.0/24")[1]
-    plain = read(attribute(rt.IFA_ADDRESS, A), attribute(rt.IFA_LOCAL, A))
-    assert plain == rt.InterfaceAddress(7, Family.IPV4, A, subnet, True)
-    without_route = read(attribute(rt.IFA_LOCAL, A), u32(rt.IFA_FLAGS, rt.IFA_F_NOPREFIXROUTE))
+    plain = read(attribute(1, A), attribute(2, A))
+    assert plain == InterfaceAddress(7, Family.IPV4, A, subnet, True)
+    without_route = read(attribute(2, A), u32(8, IFA_F_NOPREFIXROUTE))
     assert without_route is not None and not without_route.prefix_route
-    peer = read(attribute(rt.IFA_ADDRESS, B), attribute(rt.IFA_LOCAL, A), length=32)
+    peer = read(attribute(1, B), attribute(2, A), length=32)
     assert peer is not None and (peer.address, peer.subnet) == (A, Prefix(b"\x20" + B))
-    six = read(attribute(rt.IFA_ADDRESS, A6), length=64, family=socket.AF_INET6)
-    assert six == rt.InterfaceAddress(7, Family.IPV6, Address(A6), parse_prefix("fd00:1::/64")[1], True)
+    six = read(attribute(1, A6), length=64, family=socket.AF_INET6)
+    assert six == InterfaceAddress(7, Family.IPV6, Address(A6), parse_prefix("fd00:1::/64")[1], True)
     assert read(family=socket.AF_INET) is None
 
 
