@@ -251,8 +251,8 @@ def markdown(runs: Sequence[Run], about: Mapping[str, str], skipped: Iterable[st
 NOTES = """
 ## How it is measured
 
-Each run has fresh network namespaces; in each round the daemons take turns at the same piece of work (IPv6, 1k, 1M, mesh
-and churn are in the first round only). A wait ends after a minute, the run then has no figure. The table is
+Each run has fresh network namespaces; in each round the daemons take turns at the same piece of work (IPv6, 1k, 1M,
+mesh and churn are in the first round only). A wait ends after a minute, the run then has no figure. The table is
 encoded before the clock starts and sent by a simulated peer as fast as TCP takes it, over iBGP; it ends when the
 kernel's own count (`/proc/net/fib_triestat`, `/proc/net/rt6_stats`) says so. Tables are of /26 prefixes, or /122:
 
