@@ -343,4 +343,4 @@ class Connection:
             if now >= self._quiet_until:
                 self._quiet_until = now + LOG_EVERY
                 cause = self._decoder.cache.last_error or "attributes discarded"
-                log.warning("malformed updates peer=%s count=%d last=%r", self.config.id, new, cause)
+                log.warning("event=malformed_updates peer=%s count=%d last=%r", self.config.id, new, cause)

@@ -84,11 +84,14 @@ class Outbound:
     def join(
         self, peer: Peer, groups: Mapping[Family, object], tables: Mapping[Family, Mapping[Prefix, Out]]
     ) -> None:
-        """A session is established: it is told the whole table of each of its groups."""
+        """A session is established: it is told the whole table of each of its groups.
+
+        Of a family without a group (this node has no next hop for it) it is told End-of-RIB only, since it waits for it.
+        """
         for earlier in self._by_peer.get(peer.id, ())[:1]:
             self.leave(earlier.peer)
-        for family, key in groups.items():
-            table = tables[family]
+        for family in sorted(peer.families):
+            key, table = groups.get(family, family), tables.get(family, {})
             group = self._groups.get(key)
             if group is None:
                 group = self._groups[key] = _Group(key, family, table)
@@ -194,7 +197,7 @@ class Outbound:
         return sum(len(member.missed) + len(member.gone) for member in self._by_peer.get(peer, ()))
 
     def has_told(self, peer: PeerId, family: Family, prefix: Prefix) -> bool:
-        """Whether a session has been told the present state of a prefix."""
+        """Whether a session has been told the present state of a prefix, where there is one to tell."""
         return any(
             prefix not in member.missed and prefix not in member.gone
             for member in self._by_peer.get(peer, ())

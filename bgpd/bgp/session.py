@@ -305,7 +305,7 @@ class Session:
         if self.last_error.startswith(CONNECT):
             self.last_error = ""  # it was only not there yet
         log.info(
-            "peer up id=%s address=%s asn=%d families=%s hold_time=%g direction=%s",
+            "event=peer_up peer=%s address=%s asn=%d families=%s hold_time=%g direction=%s",
             self.config.id,
             address_text(self.config.address),
             self.config.asn,
@@ -362,7 +362,7 @@ class Session:
             self.flaps[closure.reason.value] += 1
             self.stale_until = now + down.keep_seconds if down.keep else 0.0
             log.warning(
-                "peer down id=%s reason=%s message=%r kept=%s",
+                "event=peer_down peer=%s reason=%s message=%r kept=%s",
                 self.config.id,
                 closure.reason.value,
                 message,
@@ -405,4 +405,4 @@ class Session:
         if message != self.last_error:
             self.last_error = message
             if not quiet:
-                log.info("peer not up id=%s cause=%r", self.config.id, message)
+                log.info("event=peer_not_up peer=%s cause=%r", self.config.id, message)

@@ -159,7 +159,7 @@ class Speaker:
             run.session.remove(now)
             self._pump(run)
             run.stop()
-            log.info("peer removed id=%s", run.session.config.id)
+            log.info("event=peer_removed peer=%s", run.session.config.id)
         for run in changed:
             self._pump(run)
         self._listen()
@@ -253,7 +253,7 @@ class Speaker:
             if link.outgoing:
                 link.abort()
             else:
-                self._reject(link, None if run is None else run.session.refusal())
+                self._reject(link, run)
         else:
             link.connection = connection
             run.links[connection] = link
@@ -411,7 +411,7 @@ class Speaker:
                 if self._listen_errors.get(place) != message:
                     self._listen_errors[place] = message
                     log.error(
-                        "cannot listen address=%s port=%d cause=%r",
+                        "event=not_listening address=%s port=%d cause=%r",
                         address_text(address),
                         port,
                         error.strerror,
@@ -423,7 +423,7 @@ class Speaker:
         self._listen_errors.pop(place, None)
         try:
             await server.start_serving()
-            log.info("listening address=%s port=%d", address_text(address), port)
+            log.info("event=listening address=%s port=%d", address_text(address), port)
             self._listening.add(place)
             self._handler.listening_changed()
             await loop.create_future()
@@ -444,15 +444,17 @@ class Speaker:
             default=None,
         )
 
-    def _reject(self, link: Link, refusal: Notification | None) -> None:
+    def _reject(self, link: Link, run: _Run | None) -> None:
+        refusal = None if run is None else run.session.refusal()
         self._rejected += 1
         now = self._now()
         if now - self._reject_logged >= REJECT_LOG:
             remote = link.remote_address
             log.warning(
-                "connection rejected address=%s count=%d",
+                "event=connection_rejected address=%s count=%d cause=%r",
                 address_text(remote) if remote else "?",
                 self._rejected,
+                "no peer has this address" if run is None else str(refusal or "it has a session"),
             )
             self._rejected, self._reject_logged = 0, now
         link.write(encode_notification(refusal or Notification(6, Cease.REJECTED)))

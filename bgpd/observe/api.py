@@ -355,7 +355,7 @@ async def _stream(
         return response  # the reader has seen enough
     except Exception:
         # Too late for a status: an answer cut short is what tells the reader.
-        log.exception("an answer to %s broke off", request.path_qs)
+        log.exception("event=answer_broken path=%s", request.path_qs)
         if request.transport is not None:
             request.transport.abort()
         return response
@@ -378,7 +378,7 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     except ConnectionError:
         raise
     except Exception as error:
-        log.exception("%s %s failed", request.method, request.path_qs)
+        log.exception("event=request_failed method=%s path=%s", request.method, request.path_qs)
         return _answer({"error": f"internal error, see the daemon's log: {type(error).__name__}"}, 500)
 
 

@@ -36,7 +36,9 @@ class Notifier:
         address = environ.get("NOTIFY_SOCKET", "")
         if address[:1] not in ("/", "@") or len(address) < 2:
             if address:
-                log.warning("NOTIFY_SOCKET is neither a path nor an abstract socket, ignored: %s", address)
+                log.warning(
+                    "event=not_notified cause=%r", f"NOTIFY_SOCKET is neither a path nor abstract: {address}"
+                )
             address = ""
         interval = None
         usec = environ.get("WATCHDOG_USEC", "")
@@ -80,7 +82,7 @@ class Notifier:
                 s.sendto(message.encode(), self._address)
         except OSError as error:
             if not self._failed:  # once: the watchdog would repeat it for ever
-                log.warning("cannot notify the service manager: %s", error)
+                log.warning("event=not_notified cause=%r", str(error))
             self._failed = True
         else:
             self._failed = False

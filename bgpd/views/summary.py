@@ -14,6 +14,7 @@ from bgpd.model.route import Origination, OriginKind, default_metric
 from bgpd.model.status import BlockView, Check, Datastore, FibStatus, SessionState, Status
 from bgpd.rules.originate import blocks
 from bgpd.rules.peering import Peering
+from bgpd.rules.policy import groups_of
 from bgpd.views.parts import Parts
 
 STUCK = 10.0
@@ -64,15 +65,13 @@ def ready(parts: Parts, facts: Facts) -> list[Check]:
     written = all(
         state.last_sync is not None or not state.reconciler.pending for state in parts.fibs.values()
     )
+    paused = any(reconciler.paused for reconciler in reconcilers)
+    kernel = "" if whole and written else "the first routes are not yet written"
     return [
-        Check("config", not facts.config_error, facts.config_error),
+        Check("config", not facts.config_error, facts.config_error.replace("\n", "; ")),
         Check("datastore", whole, "" if whole else facts.datastore.status().detail),
         Check("alone", facts.in_the_way is None, facts.in_the_way or ""),
-        Check(
-            "kernel",
-            whole and written and not any(reconciler.paused for reconciler in reconcilers),
-            "" if whole and written else "the first routes are not yet written",
-        ),
+        Check("kernel", not (kernel or paused), kernel or ("nothing is written meanwhile" if paused else "")),
     ]
 
 
@@ -157,6 +156,8 @@ def _advertised(
     told: Counter[tuple[str, str]] = Counter()
     for family, origination in facts.originations.items():
         sessions = parts.established(family)
+        if not all(family in groups_of(peer) for peer in sessions):
+            continue  # to some there is no next hop to tell
         for prefix, own in origination.announce.items():
             if all(parts.outbound.has_told(peer.id, family, prefix) for peer in sessions):
                 told[own.kind.value, family.label] += 1

@@ -239,6 +239,17 @@ def test_an_empty_table_ends_too() -> None:
     assert line.heard(a) == ["end of ipv6"]
 
 
+def test_a_family_that_we_have_no_next_hop_for_ends_at_once() -> None:
+    """The peer waits for it: its start would not be over for 45 seconds."""
+    line, a = Line(), peer(families=BOTH)
+    line.it.release_end_of_rib()
+    line.it.join(a, {V4: V4}, {V4: {BLOCK: HERE}})
+    line.settle()
+    assert sorted(line.heard(a)) == [*texts([BLOCK]), "end of ipv4", "end of ipv6"]
+    assert line.it.advertised(a.id, V6) == 0
+    line.it.leave(a)
+
+
 # Whom we tell what.
 
 
