@@ -412,7 +412,7 @@ class Daemon:
 
     def why(self, target: str) -> list[Explanation]:
         """Explanations of a prefix or an address."""
-        return Why(self._parts).why(target)
+        return Why(self._parts, self._facts.snapshot).why(target)
 
     def live(self) -> list[Check]:
         """Liveness."""

@@ -86,7 +86,7 @@ class Outbound:
     ) -> None:
         """A session is established: it is told the whole table of each of its groups.
 
-        Of a family without a group (this node has no next hop for it) it is told End-of-RIB only, since it waits for it.
+        Of a family without a group (this node has no next hop for it) it is told End-of-RIB alone, and waits for that.
         """
         for earlier in self._by_peer.get(peer.id, ())[:1]:
             self.leave(earlier.peer)

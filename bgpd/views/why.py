@@ -1,4 +1,7 @@
-"""Why one prefix is, or is not, where it is: the rules that decided are walked again, and each says its part."""
+"""Why one prefix is, or is not, where it is: the rules that decided are walked again, and each says its part.
+
+Of a prefix that nobody announced it says whose block it is by the resources, and how the sessions with that node are.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,25 @@ from bgpd.model.prefix import (
     Family,
     Prefix,
     address_text,
+    covers,
     host_prefix,
     parse_address,
     parse_prefix,
     prefix_text,
 )
+from bgpd.model.resources import AffinityState, BlockAffinity, Snapshot
 from bgpd.model.route import BLACKHOLE, Out, Path, Reason, Unresolved, default_metric
-from bgpd.model.status import Explanation, Step
+from bgpd.model.status import Explanation, SessionState, Step
 from bgpd.rib import longest_match
 from bgpd.rules.policy import ExportRefusal, groups_of
 from bgpd.views.parts import Parts, as_path_text, community_texts
 
 
 class Why:
-    """Explains by the parts it is given."""
+    """Explains by the parts it is given, and by the newest resources, where there are any."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, parts: Parts, snapshot: Snapshot | None) -> None:
+        self._parts, self._snapshot = parts, snapshot
 
     def why(self, target: str) -> list[Explanation]:
         """Of a prefix: it alone. Of an address: every prefix known that covers it, the longest first."""
@@ -50,6 +55,8 @@ class Why:
             self._parts.router.local(family),
         ):
             known.update(dict.fromkeys(table))
+        affinities = self._snapshot.affinities.values() if self._snapshot else ()
+        known.update((affinity.cidr, None) for affinity in affinities if affinity.family is family)
         return known
 
     def _explain(self, family: Family, prefix: Prefix) -> Explanation:
@@ -66,6 +73,12 @@ class Why:
 
         paths = self._parts.router.adj_rib_in(family).paths(prefix)
         best, multipath, rejected = self._parts.router.judged(family, prefix)
+        local = self._parts.router.local(family).get(prefix)
+        owner = None if own or hole or reason or paths or local else self._owner(family, prefix)
+        if local and not (own or hole or paths):
+            steps.append(Step("origin", f"it is {local}: the kernel's own, never taken from a peer"))
+        if owner:
+            steps.extend(self._silent(owner))
         for path in paths:
             steps.append(self._heard(family, prefix, path))
             refusal = rejected.get(path)
@@ -98,11 +111,45 @@ class Why:
             verdict = f"heard from {', '.join(dict.fromkeys(p.peer.id for p in paths))}, but not used"
         elif reason:
             verdict = "known here, but not announced"
+        elif local:
+            verdict = local
         elif kernel_step.ok and self._parts.held_keys(family, prefix):
             verdict = "left in the kernel from before; it goes when in sync unless a peer announces it"
+        elif owner:
+            block = prefix_text(family, owner.cidr)
+            verdict = (
+                f"no peer announced it, though {owner.node} has {'it' if owner.cidr == prefix else block}"
+            )
         else:
             verdict = "unknown: no peer announced it and no resource or workload route of this node is a reason for it"
         return Explanation(prefix_text(family, prefix), family.label, verdict, tuple(steps))
+
+    def _owner(self, family: Family, prefix: Prefix) -> BlockAffinity | None:
+        """The BlockAffinity of the smallest block that a prefix is in."""
+        affinities = self._snapshot.affinities.values() if self._snapshot else ()
+        found = [a for a in affinities if a.family is family and covers(a.cidr, prefix)]
+        return max(found, key=lambda affinity: affinity.cidr[0], default=None)
+
+    def _silent(self, owner: BlockAffinity) -> Iterator[Step]:
+        """Why a block was not heard of, as far as it shows here: its state, and the sessions with its owner."""
+        state = f" ({owner.state.value})" if owner.state is not AffinityState.CONFIRMED else ""
+        yield Step(
+            "heard", f"nothing, though BlockAffinity {owner.name} gives it to {owner.node}{state}", False
+        )
+        node = self._snapshot.nodes.get(owner.node) if self._snapshot else None
+        if node is None:
+            yield Step("heard", f"there is no Node {owner.node!r} in the resources", False)
+            return
+        addresses = {address_text(address) for address in (node.ipv4, node.ipv6) if address is not None}
+        sessions = [status for status in self._parts.speaker.statuses() if status.address in addresses]
+        for status in sessions:
+            up = status.state is SessionState.ESTABLISHED
+            down = status.state.name.lower() if status.admin_up else "shut down by the operator"
+            error = f", {status.last_error}" if status.last_error and not up and status.admin_up else ""
+            words = f"established, for {', '.join(status.families)}" if up else f"{down}{error}"
+            yield Step("heard", f"{status.id} is {words}", up)
+        if not sessions:
+            yield Step("heard", f"there is no session with {owner.node} itself", False)
 
     def _heard(self, family: Family, prefix: Prefix, path: Path) -> Step:
         attributes = path.attributes
@@ -175,7 +222,8 @@ class Why:
         told: list[str] = []
         waiting: list[str] = []
         refused: dict[str, list[str]] = {}
-        for peer in self._parts.established(family):
+        sessions = self._parts.established(family)
+        for peer in sessions:
             group = groups_of(peer).get(family)
             out = self._parts.router.exported(family, prefix, group) if group else ExportRefusal.NO_NEXT_HOP
             if out is None:
@@ -194,7 +242,7 @@ class Why:
             yield Step("told", f"not yet, they read slowly: {_names(waiting)}", False)
         for reason, names in refused.items():
             yield Step("export", f"not told to {_names(names)}: {reason}", False)
-        if not told and not waiting and not refused:
+        if not sessions:
             yield Step("told", "nobody: no session of this family is established", False)
 
 
