@@ -36,11 +36,11 @@ from bgpd.model.status import (
     BlockView,
     Check,
     Explanation,
+    Impossible,
     PeerAction,
     PeerStatus,
     RouteTable,
     RouteView,
-    SessionState,
     Status,
 )
 from bgpd.observe.api import AlreadyRunning, Api, answers
@@ -264,10 +264,9 @@ class Daemon:
 
     def _tell_systemd(self) -> None:
         wrong = [check for check in self.ready() if not check.ok]
-        sessions = self._speaker.statuses()
-        up = sum(session.state is SessionState.ESTABLISHED for session in sessions)
+        up, sessions = self._speaker.count()
         held = sum(len(programming.reconciler.held) for programming in self._programming.values())
-        text = f"{up}/{len(sessions)} peers up, {held} routes in the kernel"
+        text = f"{up}/{sessions} peers up, {held} routes in the kernel"
         if wrong:
             text = "not ready: " + "; ".join(f"{check.name}: {check.detail}" for check in wrong)
         if not wrong and not self._ready_told:
@@ -296,7 +295,7 @@ class Daemon:
         if self._rival is not None:
             return self._rival
         if self._speaker.listen_error:
-            return f"another daemon has our BGP port: {self._speaker.listen_error}"
+            return self._speaker.listen_error
         if self._facts.peering is None or not self._speaker.listening:
             return NOT_YET_LISTENING
         return None
@@ -465,31 +464,38 @@ class Daemon:
         peer = self._parts.find_peer(name).id
         if action == "shutdown":
             self._speaker.shutdown(peer, message)
-            self._shutdowns.write(self._speaker.shutdowns)
             self._await_peers()
+            self._remember_shutdowns(f"{peer} is shut down, but only until bgpd restarts")
             return f"{peer} is shut down, also over restarts, until bgpctl peer enable {peer}"
         if action == "enable":
             self._speaker.enable(peer)
-            self._shutdowns.write(self._speaker.shutdowns)
             self._await_peers()
+            self._remember_shutdowns(f"{peer} is enabled, but only until bgpd restarts")
             return f"{peer} is enabled"
+        if peer in self._speaker.shutdowns:
+            raise Impossible(f"{peer} is shut down; bgpctl peer enable {peer} lets it come back")
         if action == "reset":
             self._speaker.reset(peer, message)
             return f"{peer} was reset"
-        if action == "soft-in":
-            asked = self._speaker.request_refresh(peer)
-            return (
-                f"{peer} was asked for its routes again"
-                if asked
-                else f"{peer} cannot refresh, or is not established"
-            )
         session = self._speaker.peer(peer)
         if session is None:
-            return f"{peer} is not established"
+            raise Impossible(f"{peer} is not established")
+        if action == "soft-in":
+            if not self._speaker.request_refresh(peer):
+                raise Impossible(f"{peer} cannot refresh: it did not announce the capability (RFC 2918)")
+            return f"{peer} was asked for its routes again"
         for family in session.families:
             self._outbound.refresh(session, family)
         self._kick()
         return f"{peer} is told all routes again"
+
+    def _remember_shutdowns(self, otherwise: str) -> None:
+        try:
+            self._shutdowns.write(self._speaker.shutdowns)
+        except OSError as error:
+            why = f"{error.filename or self._config.state_directory}: {error.strerror}"
+            log.warning("event=state_not_kept cause=%r", why)
+            raise Impossible(f"{otherwise}: {why}") from None
 
 
 class Shutdowns:

@@ -84,16 +84,18 @@ class Block(NamedTuple):
     next_hop_at: int
     """Where NEXT_HOP was."""
     next_hop: bytes | None
+    originator_id: bytes | None
+    """Cut out too: a reflector gives each node's routes another, and all else of them is the same."""
     reach: bytes | None
     unreach: bytes | None
 
 
 def cut(block: bytes) -> Block:
-    """Takes NEXT_HOP and MP_* out of an attribute block. A block whose last attribute overruns it keeps that
-    attribute, and NEXT_HOP with wrong flags stays: ``Cache`` finds both. ``ProtocolError`` 3/x."""
+    """Takes NEXT_HOP, ORIGINATOR_ID and MP_* out of an attribute block. A block whose last attribute overruns it keeps
+    that attribute, and NEXT_HOP or ORIGINATOR_ID in a wrong form stays: ``Cache`` finds these. ``ProtocolError`` 3/x."""
     parts: list[bytes] = []
     next_hop_at = kept = position = 0
-    next_hop = reach = unreach = None
+    next_hop = originator_id = reach = unreach = None
     end = len(block)
     while position + 3 <= end:
         flags, code = block[position], block[position + 1]
@@ -111,6 +113,15 @@ def cut(block: bytes) -> Block:
                     next_hop_at, next_hop = position, block[value:after]
                 parts.append(block[kept:position])
                 kept = after
+        elif (
+            code == ORIGINATOR_ID
+            and flags & 0xC0 == OPTIONAL
+            and after - value == 4
+            and originator_id is None
+        ):
+            originator_id = block[value:after]
+            parts.append(block[kept:position])
+            kept = after
         elif code in (MP_REACH, MP_UNREACH):
             if (reach if code == MP_REACH else unreach) is not None:
                 raise ProtocolError(3, 1, "MP_REACH_NLRI or MP_UNREACH_NLRI twice")
@@ -124,9 +135,9 @@ def cut(block: bytes) -> Block:
             kept = after
         position = after
     if not kept:
-        return Block(block, -1, None, None, None)
+        return Block(block, -1, None, None, None, None)
     parts.append(block[kept:])
-    return Block(b"".join(parts), next_hop_at, next_hop, reach, unreach)
+    return Block(b"".join(parts), next_hop_at, next_hop, originator_id, reach, unreach)
 
 
 class AttributeSet:
@@ -143,7 +154,7 @@ class AttributeSet:
         self.next_hop_at = -1
         """Where NEXT_HOP was cut out the last time, when nothing else was."""
         self.paths: dict[object, Path] = {}
-        """By the octets of the next hop, or by them and a path identifier."""
+        """By the octets of the next hop, or by them, a path identifier and an ORIGINATOR_ID."""
 
 
 class Cache:
@@ -173,10 +184,12 @@ class Cache:
             self._grow()
         return known
 
-    def path(self, known: AttributeSet, next_hop: bytes | None, path_id: int) -> Path | None:
-        """The Path of an attribute set, a next hop field and a path identifier; ``None`` (and why, in
-        ``last_error``) for one that must be treated as withdrawn."""
-        key = (next_hop, path_id) if path_id else next_hop
+    def path(
+        self, known: AttributeSet, next_hop: bytes | None, path_id: int, originator_id: bytes | None = None
+    ) -> Path | None:
+        """The Path of an attribute set and what was cut out of it; ``None`` (and why, in ``last_error``) for one that
+        must be treated as withdrawn."""
+        key = (next_hop, path_id, originator_id) if path_id or originator_id else next_hop
         path = known.paths.get(key)
         if path is not None:
             return path
@@ -191,7 +204,12 @@ class Cache:
             hop = next_hop.hex(":")
             self.last_error = f"next hop {hop} is no host's address" if hop else "malformed NEXT_HOP"
             return None
-        path = known.paths[key] = Path(self._peer, known.attributes, address, path_id, link_local)
+        attributes = known.attributes
+        if originator_id is not None and self._peer.ibgp:
+            attributes = attributes.with_originator(Address(originator_id))
+        elif originator_id is not None:
+            self.discarded += 1  # RFC 7606 §7.9
+        path = known.paths[key] = Path(self._peer, attributes, address, path_id, link_local)
         self._grow()
         return path
 

@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from bgpd.bgp.connection import Connection, Refresh, Routes, Up
 from bgpd.bgp.exa import Cease, Notification, encode_notification
@@ -230,6 +230,10 @@ class Speaker:
         run = self._runs.get(peer_id)
         return None if run is None else run.session.peer
 
+    def count(self) -> tuple[int, int]:
+        """(established, configured) peers: what is asked every second."""
+        return sum(run.session.established is not None for run in self._runs.values()), len(self._runs)
+
     def statuses(self) -> list[PeerStatus]:
         """All configured peers. Prefix counts and the output queue are others' to fill in."""
         now = self._now()
@@ -407,14 +411,21 @@ class Speaker:
                     lambda: Link(self, outgoing=False), sock=sock, backlog=BACKLOG, start_serving=False
                 )
             except OSError as error:
-                message = f"{words}: {error.strerror or error}"
+                cause = error.strerror or str(error)
+                if error.errno == errno.EAFNOSUPPORT:  # a kernel without IPv6 has no peers of it either
+                    log.warning("event=not_listening address=%s cause=%r", address_text(address), cause)
+                    await self._listens(place)
+                taken = error.errno == errno.EADDRINUSE
+                message = (
+                    f"{'another daemon has our BGP port' if taken else 'cannot listen'}: {words}: {cause}"
+                )
                 if self._listen_errors.get(place) != message:
                     self._listen_errors[place] = message
                     log.error(
                         "event=not_listening address=%s port=%d cause=%r",
                         address_text(address),
                         port,
-                        error.strerror,
+                        cause,
                     )
                     self._handler.listening_changed()
                 await asyncio.sleep(LISTEN_RETRY)
@@ -424,12 +435,19 @@ class Speaker:
         try:
             await server.start_serving()
             log.info("event=listening address=%s port=%d", address_text(address), port)
-            self._listening.add(place)
-            self._handler.listening_changed()
-            await loop.create_future()
+            await self._listens(place)
+        finally:
+            server.close()
+
+    async def _listens(self, place: tuple[Address, int]) -> NoReturn:
+        """All that is to be done of one place to listen at is done, until cancelled."""
+        self._listening.add(place)
+        self._handler.listening_changed()
+        try:
+            while True:
+                await asyncio.get_running_loop().create_future()
         finally:
             self._listening.discard(place)
-            server.close()
 
     def _match(self, address: Address) -> _Run | None:
         """Whose connection it is that comes from an address. Of several peers of one address the one that takes

@@ -245,10 +245,12 @@ class Decoder:
         if next_hop is not None:
             if len(next_hop) != 4:
                 next_hop = b""
-            if block.reach is None and block.unreach is None and not known.malformed:
+            alone = block.reach is None and block.unreach is None and block.originator_id is None
+            if alone and not known.malformed:
                 known.next_hop_at = block.next_hop_at
-        usable = self._announce(known, _IPV4, next_hop, announced, events)
-        usable &= self._announce(known, mp_family, mp_next_hop, mp_announced, events)
+        originator_id = block.originator_id
+        usable = self._announce(known, _IPV4, next_hop, originator_id, announced, events)
+        usable &= self._announce(known, mp_family, mp_next_hop, originator_id, mp_announced, events)
         self.withdrawn_by_error += not usable
         return count + sum(map(len, announced.values())) + sum(map(len, mp_announced.values()))
 
@@ -257,13 +259,14 @@ class Decoder:
         known: AttributeSet,
         family: Family,
         next_hop: bytes | None,
+        originator_id: bytes | None,
         announced: dict[int, list[Prefix]],
         events: list[RibEvent],
     ) -> bool:
         """Announces, or withdraws what has no usable path: then False."""
         usable = True
         for path_id, prefixes in announced.items():
-            path = self.cache.path(known, next_hop, path_id)
+            path = self.cache.path(known, next_hop, path_id, originator_id)
             if path is None:
                 usable = False
                 events.append(Withdraw(family, prefixes, path_id))

@@ -7,7 +7,9 @@ links our routes lead over, and our nexthop objects, so that no question of thos
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from operator import itemgetter
 
 from bgpd.kernel import rtnetlink as rt
 from bgpd.kernel.nexthops import NextHops
@@ -15,6 +17,8 @@ from bgpd.model.route import BLACKHOLE, Blackhole, FibKey, Forwarding, Hop, Via
 
 STRANGE = Via((Hop(None, 0),))
 """A route of ours in a spelling that we never write (weights, metrics, two of one key): equal to nothing wanted."""
+
+_METRIC = itemgetter(1)
 
 
 class Object:
@@ -82,16 +86,29 @@ class Held:
         if old is None:
             self.metrics[key[1]] += 1
         self.routes[key] = spelling
-        if not isinstance(spelling, Blackhole):
-            via = spelling.via if isinstance(spelling, Object) else spelling
-            use = self.uses.get(via)
-            if use is None:
-                use = self.uses[via] = _Use(via)
-                for ifindex in _links(via):
-                    self._links[ifindex] += 1
-            use.routes += 1
+        self._use(spelling, 1)
         if old is not None:
-            self._unuse(old)
+            self._unuse(old, 1)
+
+    def hold_all(self, routes: Mapping[FibKey, Spelling]) -> None:
+        """The kernel has these routes."""
+        if not self.routes.keys().isdisjoint(routes):
+            for key, spelling in routes.items():
+                self.hold(key, spelling)
+            return
+        self.routes.update(routes)
+        self.metrics.update(map(_METRIC, routes))
+        for spelling, same in groupby(routes.values()):
+            self._use(spelling, sum(1 for _ in same))
+
+    def release_all(self, keys: Iterable[FibKey]) -> None:
+        """The kernel does not have these routes."""
+        pop = self.routes.pop
+        gone = [(key, spelling) for key in keys if (spelling := pop(key, None)) is not None]
+        self.metrics.subtract(key[1] for key, _ in gone)
+        self.metrics = +self.metrics
+        for spelling, same in groupby(spelling for _, spelling in gone):
+            self._unuse(spelling, sum(1 for _ in same))
 
     def release(self, key: FibKey) -> None:
         """The kernel does not have this route."""
@@ -100,14 +117,25 @@ class Held:
             self.metrics[key[1]] -= 1
             if not self.metrics[key[1]]:
                 del self.metrics[key[1]]
-            self._unuse(old)
+            self._unuse(old, 1)
 
-    def _unuse(self, spelling: Spelling) -> None:
+    def _use(self, spelling: Spelling, count: int) -> None:
+        if isinstance(spelling, Blackhole):
+            return
+        via = spelling.via if isinstance(spelling, Object) else spelling
+        use = self.uses.get(via)
+        if use is None:
+            use = self.uses[via] = _Use(via)
+            for ifindex in _links(via):
+                self._links[ifindex] += 1
+        use.routes += count
+
+    def _unuse(self, spelling: Spelling, count: int) -> None:
         if isinstance(spelling, Blackhole):
             return
         via = spelling.via if isinstance(spelling, Object) else spelling
         use = self.uses[via]
-        use.routes -= 1
+        use.routes -= count
         if not use.routes:
             del self.uses[via]
             for ifindex in _links(via):

@@ -28,6 +28,9 @@ class Others:
     def __iter__(self) -> Iterator[tuple[Prefix, tuple[Body, ...]]]:
         return iter(self._routes.items())
 
+    def __contains__(self, prefix: Prefix) -> bool:
+        return prefix in self._routes
+
     def routes(self, prefix: Prefix) -> tuple[Body, ...]:
         return self._routes.get(prefix, ())
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from bgpd.model.prefix import Address, Family, Prefix, address_text, make_prefix
 from bgpd.model.route import Hop, Via
@@ -45,8 +45,11 @@ _HEADER = struct.Struct("=IHHII")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _ATTRIBUTE = struct.Struct("=HH")
 _U32_ATTRIBUTE = struct.Struct("=HHI")
-_ROUTE_IPV4 = struct.Struct("=IHHIIBBBBBBBBIHH4s")
-_ROUTE_IPV6 = struct.Struct("=IHHIIBBBBBBBBIHH16s")
+_ROUTE_START = struct.Struct("=IHH")
+_ROUTE_MIDDLE = struct.Struct("=IB")
+_ROUTE_REST = struct.Struct("=BBBBBBIHH")
+_ROUTE = {Family.IPV4: struct.Struct("=8sI5sB14s4s"), Family.IPV6: struct.Struct("=8sI5sB14s16s")}
+"""A whole request: the parts of a ``Form``, and between them sequence number, prefix length and network."""
 _NEXTHOP_LEG = struct.Struct("=HBBi")
 _NHMSG = struct.Struct("=BBBBI")
 _PLAIN_NEXTHOP = struct.Struct("=BBBBI4sI4si4s4s")
@@ -192,29 +195,43 @@ def route_tail(family: Family, metric: int, forwarding: Via | int | None) -> Tai
     return Tail(SCOPE_UNIVERSE, UNICAST, 0, attributes + _ATTRIBUTE.pack(4 + len(legs), RTA_MULTIPATH) + legs)
 
 
-class PackRoute(Protocol):
-    """A request to make or remove one route of ours in table main."""
+class Form(NamedTuple):
+    """A request to make or remove a route of ours in table main, but for its prefix and its sequence number.
 
-    def __call__(self, message_type: int, flags: int, seq: int, prefix: Prefix, tail: Tail) -> bytes: ...
+    ``filler(head, seq, middle, prefix[0], rest, prefix[1:]) + attributes`` is the message: a third of the time of
+    packing every field anew, which shows with a hundred thousand routes.
+    """
+
+    head: bytes
+    middle: bytes
+    rest: bytes
+    attributes: bytes
 
 
-def route_packer(family: Family) -> PackRoute:
-    """Packs requests for the routes of one family."""
-    layout = _ROUTE_IPV4 if family is Family.IPV4 else _ROUTE_IPV6
-    pack, size, af = layout.pack, layout.size, family.af
-    attribute_size = size - 28
+Filler = Callable[[bytes, int, bytes, int, bytes, bytes], bytes]
 
-    def pack_route(message_type: int, flags: int, seq: int, prefix: Prefix, tail: Tail) -> bytes:
-        scope, kind, route_flags, attributes = tail
-        return (
-            pack(
-                size + len(attributes), message_type, flags, seq, 0,
-                af, prefix[0], 0, 0, TABLE_MAIN, PROTO_BIRD, scope, kind, route_flags,
-                attribute_size, RTA_DST, prefix[1:],
-            ) + attributes
-        )  # fmt: skip
 
-    return pack_route
+def route_filler(family: Family) -> Filler:
+    """Fills in the forms of one family."""
+    return _ROUTE[family].pack
+
+
+def route_form(family: Family, message_type: int, flags: int, tail: Tail) -> Form:
+    """The form of all requests of one kind for one forwarding."""
+    scope, kind, route_flags, attributes = tail
+    size = _ROUTE[family].size
+    return Form(
+        _ROUTE_START.pack(size + len(attributes), message_type, flags),
+        _ROUTE_MIDDLE.pack(0, family.af),
+        _ROUTE_REST.pack(0, 0, TABLE_MAIN, PROTO_BIRD, scope, kind, route_flags, size - 28, RTA_DST),
+        attributes,
+    )
+
+
+def pack_route(family: Family, message_type: int, flags: int, seq: int, prefix: Prefix, tail: Tail) -> bytes:
+    """One request."""
+    head, middle, rest, attributes = route_form(family, message_type, flags, tail)
+    return _ROUTE[family].pack(head, seq, middle, prefix[0], rest, prefix[1:]) + attributes
 
 
 def pack_nexthop(flags: int, seq: int, number: int, family: Family, content: Hop | tuple[int, ...]) -> bytes:

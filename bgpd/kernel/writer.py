@@ -9,8 +9,8 @@ import asyncio
 import errno
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from typing import Any, Literal, NamedTuple, cast
 
 from bgpd.kernel import rtnetlink as rt
 from bgpd.kernel.held import STRANGE, Held, Object, Spelling, meaning
@@ -37,32 +37,29 @@ class Conflict(rt.Refusal):
         self.strerror = f"in our way is {words}"
 
 
-class _Put(NamedTuple):
-    key: FibKey
-    spelling: Spelling
-
-
-class _Delete(NamedTuple):
-    key: FibKey
-
-
 class _Clear(NamedTuple):
-    """A delete ahead of a put of the same key."""
+    """A delete ahead of a put of the same key, or one of several that delete it."""
 
     key: FibKey
 
 
-_Step = _Put | _Delete | _Clear | Object
-"""What one message of a batch is for; an ``Object`` is made."""
+_Step = FibKey | _Clear | Object
+"""What one message of a batch is for: a route is put, or deleted in a batch of deletes; an ``Object`` is made."""
 
 
 class _Batch:
-    __slots__ = ("base", "messages", "steps")
+    """Either of puts, which are in ``puts`` too, or of deletes."""
+
+    __slots__ = ("base", "made", "messages", "plain", "puts", "steps")
 
     def __init__(self, base: int) -> None:
         self.base = base
         self.messages: list[bytes] = []
         self.steps: list[_Step] = []
+        self.puts: dict[FibKey, Spelling] = {}
+        self.made: list[Object] = []
+        self.plain = True
+        """No step is a ``_Clear``."""
 
 
 class Writer:
@@ -90,18 +87,21 @@ class Writer:
         self._describe, self._mode, self._groups = describe, mode, groups
         self._attempt = 0
         self._removals: dict[tuple[int, int], rt.Tail] = {}
-        self._pack = rt.route_packer(family)
+        self._fill = rt.route_filler(family)
+        self._broken = False
+        """The kernel refused to make an object of the put under way."""
 
     async def put(
         self, puts: Mapping[FibKey, Forwarding], errors: dict[FibKey, Exception]
     ) -> dict[FibKey, Forwarding]:
         """Puts routes. ``errors`` gains and loses keys; what is returned is worth another try, after a reading."""
         self._attempt += 1
+        self._broken = False
         again: dict[FibKey, Forwarding] = {}
         flight = _Flight(self, errors, again)
         held, others, conflicts, family = self._held.routes, self._others, self._conflicts, self._family
-        twins, pack = self._held.twins, self._pack
-        spelled: dict[tuple[Forwarding, int], tuple[Spelling, rt.Tail]] = {}
+        twins, fill = self._held.twins, self._fill
+        spelled: dict[tuple[Forwarding, int], tuple[Spelling, rt.Tail, rt.Form]] = {}
         distinct, new = len(self._held.uses), set[Via]()
         batch = _Batch(self._commands.base())
         last: Forwarding | None = None
@@ -109,6 +109,7 @@ class Writer:
         spelling: Spelling = BLACKHOLE
         tail = rt.route_tail(family, 0, None)
         exclusive = rt.F_REQUEST | rt.F_CREATE | rt.F_EXCL
+        head, middle, rest, attributes = rt.route_form(family, rt.NEWROUTE, exclusive, tail)
         for key, forwarding in puts.items():
             prefix, metric = key
             if forwarding is not last or metric != last_metric:
@@ -118,21 +119,26 @@ class Writer:
                     if not isinstance(forwarding, Blackhole) and forwarding not in self._held.uses:
                         new.add(forwarding)
                     many = distinct + len(new) > OBJECTS_FROM
-                    known = self._spell(forwarding, metric, many, batch)
-                    spelled[forwarding, metric] = known
-                spelling, tail = known
-            flags = exclusive
+                    spelling, tail = self._spell(forwarding, metric, many, batch)
+                    form = rt.route_form(family, rt.NEWROUTE, exclusive, tail)
+                    known = spelled[forwarding, metric] = spelling, tail, form
+                spelling, tail, (head, middle, rest, attributes) = known
             old = held.get(key)
-            if old is not None:
-                shared = others.at(key) is not None
-                if not shared and key not in twins:
-                    flags = rt.F_REQUEST | rt.F_CREATE | rt.F_REPLACE
-                else:
+            seq = batch.base + len(batch.messages)
+            if old is None:
+                message = fill(head, seq, middle, prefix[0], rest, prefix[1:]) + attributes
+            else:
+                flags = rt.F_REQUEST | rt.F_CREATE | rt.F_REPLACE
+                shared = prefix in others and others.at(key) is not None
+                if shared or key in twins:
                     self._clear(batch, key, old, shared)
-                    if shared and family is Family.IPV4:
-                        flags = rt.F_REQUEST | rt.F_CREATE | rt.F_APPEND
-            batch.messages.append(pack(rt.NEWROUTE, flags, batch.base + len(batch.messages), prefix, tail))
-            batch.steps.append(_Put(key, spelling))
+                    append = shared and family is Family.IPV4
+                    flags = rt.F_REQUEST | rt.F_CREATE | rt.F_APPEND if append else exclusive
+                    seq = batch.base + len(batch.messages)
+                message = rt.pack_route(family, rt.NEWROUTE, flags, seq, prefix, tail)
+            batch.messages.append(message)
+            batch.steps.append(key)
+            batch.puts[key] = spelling
             if len(batch.messages) >= BATCH:
                 await flight.launch(batch)
                 batch = _Batch(self._commands.base())
@@ -149,21 +155,32 @@ class Writer:
         back: dict[FibKey, Forwarding] = {}
         flight = _Flight(self, errors, back)
         batch = _Batch(self._commands.base())
-        held = self._held
+        held, others, fill, family = self._held, self._others, self._fill, self._family
+        unsettled = family is Family.IPV4 and len(+held.metrics) > 1
+        forms: dict[tuple[int, bool], rt.Form] = {}
         for key in keys:
+            prefix, metric = key
             old = held.routes.get(key)
             if old is None:
                 self._conflicts.pop(key, None)
                 self.operations["delete", "ok"] += 1
                 continue
-            shared = self._others.at(key) is not None
+            shared = prefix in others and others.at(key) is not None
             if shared or key in held.twins or old is STRANGE:
                 self._clear(batch, key, old, shared)
-                batch.steps[-1] = _Delete(key)
+                batch.steps[-1] = key
+            elif unsettled and not metric and self._has_another_metric(key):
+                self._remove(batch, key, key, self._removal(key, old, exact=True), rt.F_ECHO)
             else:
-                ambiguous = self._family is Family.IPV4 and not key[1] and self._has_another_metric(key)
-                tail = self._removal(key, old, exact=ambiguous)
-                self._remove(batch, _Delete(key), tail, rt.F_ECHO if ambiguous else 0)
+                form = forms.get((metric, old is BLACKHOLE))
+                if form is None:
+                    tail = self._removal(key, old, exact=False)
+                    form = rt.route_form(family, rt.DELROUTE, rt.F_REQUEST, tail)
+                    forms[metric, old is BLACKHOLE] = form
+                head, middle, rest, attributes = form
+                seq = batch.base + len(batch.messages)
+                batch.messages.append(fill(head, seq, middle, prefix[0], rest, prefix[1:]) + attributes)
+                batch.steps.append(key)
             if len(batch.messages) >= BATCH:
                 await flight.launch(batch)
                 batch = _Batch(self._commands.base())
@@ -213,19 +230,21 @@ class Writer:
         seq = batch.base + len(batch.messages)
         batch.messages.append(rt.pack_nexthop(flags, seq, number, self._family, content))
         batch.steps.append(made)
+        batch.made.append(made)
         return made
 
     def _clear(self, batch: _Batch, key: FibKey, old: Spelling, shared: bool) -> None:
         """Deletes all routes of ours at a key, and nothing of another's."""
+        batch.plain = False
         if shared and self._family is Family.IPV6 and isinstance(old, Via) and old is not STRANGE:
             # Legs may have merged with another's route: without a gateway all of them would go.
             for hop in old.hops:
-                self._remove(batch, _Clear(key), self._removal(key, Via((hop,)), exact=True), 0)
+                self._remove(batch, key, _Clear(key), self._removal(key, Via((hop,)), exact=True), 0)
             return
         for _ in range(1 + self._held.twins.get(key, 0)):
-            self._remove(batch, _Clear(key), self._removal(key, old, exact=shared), 0)
+            self._remove(batch, key, _Clear(key), self._removal(key, old, exact=shared), 0)
             if old is STRANGE:  # one of two of a key may be a blackhole
-                self._remove(batch, _Clear(key), self._removal(key, BLACKHOLE, exact=False), 0)
+                self._remove(batch, key, _Clear(key), self._removal(key, BLACKHOLE, exact=False), 0)
 
     def _removal(self, key: FibKey, old: Spelling, exact: bool) -> rt.Tail:
         """What a delete names beside prefix, metric and protocol: the type, and when ``exact`` the next hop."""
@@ -239,9 +258,10 @@ class Writer:
             tail = tail._replace(attributes=named.attributes)
         return tail
 
-    def _remove(self, batch: _Batch, step: _Delete | _Clear, tail: rt.Tail, flags: int) -> None:
+    def _remove(self, batch: _Batch, key: FibKey, step: _Step, tail: rt.Tail, flags: int) -> None:
         seq = batch.base + len(batch.messages)
-        batch.messages.append(self._pack(rt.DELROUTE, rt.F_REQUEST | flags, seq, step.key[0], tail))
+        message = rt.pack_route(self._family, rt.DELROUTE, rt.F_REQUEST | flags, seq, key[0], tail)
+        batch.messages.append(message)
         batch.steps.append(step)
 
     def _has_another_metric(self, key: FibKey) -> bool:
@@ -260,39 +280,65 @@ class Writer:
     ) -> None:
         """Takes over what the kernel did with a batch."""
         held, refusals = self._held, replies.refusals
+        if batch.plain and not self._broken and not refusals and not replies.echoes:
+            self._all_done(batch, errors)  # nearly always
+            return
         puts = deletes = 0
         for place, step in enumerate(batch.steps):
             refusal = refusals.get(place) if refusals else None
-            if type(step) is _Put:
+            if isinstance(step, Object):
+                self._made(step, refusal)
+                continue
+            clearing = isinstance(step, _Clear)
+            key = step.key if isinstance(step, _Clear) else step
+            if batch.puts and not clearing:
+                spelling = batch.puts[key]
                 if refusal is not None:
-                    self._refused(step, refusal, errors, again)
+                    self._refused(key, spelling, refusal, errors, again)
                     continue
                 puts += 1
-                spelling = step.spelling
                 if (
                     isinstance(spelling, Object) and spelling.failure is not None
                 ):  # it went over another's object
-                    again[step.key], spelling = spelling.via, STRANGE
-                held.hold(step.key, spelling)
+                    again[key], spelling = spelling.via, STRANGE
+                held.hold(key, spelling)
                 if errors:
-                    errors.pop(step.key, None)
+                    errors.pop(key, None)
                 if held.twins:
-                    held.twins.pop(step.key, None)
-            elif isinstance(step, Object):
-                self._made(step, refusal)
+                    held.twins.pop(key, None)
             elif refusal is not None and refusal.errno not in (errno.ESRCH, errno.ENOENT):
-                if isinstance(step, _Delete):
-                    self._failed("delete", step.key, refusal, errors)
-            elif replies.echoes and self._took_another(step.key, replies, place, again):
+                if not clearing:
+                    self._failed("delete", key, refusal, errors)
+            elif replies.echoes and self._took_another(key, replies, place, again):
                 deletes += 1
             else:
-                held.release(step.key)
-                held.twins.pop(step.key, None)
-                if isinstance(step, _Delete):
+                held.release(key)
+                held.twins.pop(key, None)
+                if not clearing:
                     deletes += 1
-                    self._conflicts.pop(step.key, None)
+                    self._conflicts.pop(key, None)
         self.operations["put", "ok"] += puts
         self.operations["delete", "ok"] += deletes
+
+    def _all_done(self, batch: _Batch, errors: dict[FibKey, Exception]) -> None:
+        """Every step of a plain batch succeeded."""
+        held = self._held
+        for made in batch.made:
+            self._made(made, None)
+        settled: list[MutableMapping[FibKey, Any]] = [errors, held.twins]
+        if batch.puts:
+            keys: Iterable[FibKey] = batch.puts
+            held.hold_all(batch.puts)
+            self.operations["put", "ok"] += len(batch.puts)
+        else:
+            keys = cast(list[FibKey], batch.steps)
+            held.release_all(keys)
+            self.operations["delete", "ok"] += len(batch.steps)
+            settled.append(self._conflicts)
+        for old in settled:
+            if old:
+                for key in keys:
+                    old.pop(key, None)
 
     def lost(self, batch: _Batch, error: OSError, errors: dict[FibKey, Exception]) -> None:
         """The kernel's answer to a batch did not come: nothing is known of its keys until the next reading."""
@@ -301,8 +347,8 @@ class Writer:
             if isinstance(step, Object):
                 self._held.forget(step)
             elif not isinstance(step, _Clear):
-                operation = "put" if isinstance(step, _Put) else "delete"
-                self._failed(operation, step.key, rt.Refusal(error.errno or errno.EIO), errors)
+                operation = "put" if batch.puts else "delete"
+                self._failed(operation, step, rt.Refusal(error.errno or errno.EIO), errors)
 
     def _made(self, made: Object, refusal: rt.Refusal | None) -> None:
         if refusal is None:
@@ -311,6 +357,7 @@ class Writer:
             self._nexthops.put(rt.NextHop(made.id, rt.PROTO_BIRD, hop, members, False, True))
             return
         made.failure = refusal
+        self._broken = True
         self._held.forget(made)
         if refusal.errno == errno.EEXIST:  # somebody took an id of our range: try another, keep off this one
             made.stale = True
@@ -329,12 +376,12 @@ class Writer:
 
     def _refused(
         self,
-        step: _Put,
+        key: FibKey,
+        spelling: Spelling,
         refusal: rt.Refusal,
         errors: dict[FibKey, Exception],
         again: dict[FibKey, Forwarding],
     ) -> None:
-        key, spelling = step
         if refusal.errno == errno.EEXIST:
             other = self._others.at(key)
             if other is not None:

@@ -88,6 +88,14 @@ class Attributes:
     def __hash__(self) -> int:
         return self._hash
 
+    def with_originator(self, originator_id: Address) -> Attributes:
+        """The same set with another ORIGINATOR_ID; a reflector's table has one for each node, so this is quick."""
+        made, put = object.__new__(Attributes), object.__setattr__
+        for name in Attributes.__slots__:
+            put(made, name, getattr(self, name))
+        put(made, "originator_id", originator_id)
+        return made
+
     def asns(self) -> tuple[int, ...]:
         """Every AS number on the path, sets and confederations included: what loop detection looks through."""
         return tuple(asn for _, segment in self.as_path for asn in segment)

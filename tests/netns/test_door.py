@@ -288,8 +288,13 @@ async def test_nothing_moves_at_a_restart(netns: Netns) -> None:
 
 
 def write_as_bird(writer: socket.socket, netns: Netns, text: str, via: Via, flags: int) -> None:
-    message = rt.route_packer(Family.IPV4)(
-        rt.NEWROUTE, rt.F_REQUEST | flags, 1, parse_prefix(text)[1], rt.route_tail(Family.IPV4, 0, via)
+    message = rt.pack_route(
+        Family.IPV4,
+        rt.NEWROUTE,
+        rt.F_REQUEST | flags,
+        1,
+        parse_prefix(text)[1],
+        rt.route_tail(Family.IPV4, 0, via),
     )
     writer.send(message)
 

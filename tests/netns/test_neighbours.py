@@ -188,8 +188,13 @@ async def test_a_workload_is_told_within_milliseconds(netns: Netns, door: Door) 
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as writer:
         for i in range(20):
             message = bytearray(
-                rt.route_packer(Family.IPV4)(
-                    rt.NEWROUTE, rt.F_REQUEST | rt.F_CREATE, 1, parse_prefix(f"10.48.0.{i}/32")[1], tail
+                rt.pack_route(
+                    Family.IPV4,
+                    rt.NEWROUTE,
+                    rt.F_REQUEST | rt.F_CREATE,
+                    1,
+                    parse_prefix(f"10.48.0.{i}/32")[1],
+                    tail,
                 )
             )
             message[16 + 5] = 3  # proto boot, as a CNI plugin writes

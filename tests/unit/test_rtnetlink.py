@@ -62,7 +62,7 @@ ROUTES = [
 def test_a_packed_route_reads_back(family: Family, text: str, metric: int, via: Via | None) -> None:
     _, prefix = parse_prefix(text)
     tail = rt.route_tail(family, metric, via)
-    request = rt.route_packer(family)(rt.NEWROUTE, rt.F_REQUEST | rt.F_CREATE, 77, prefix, tail)
+    request = rt.pack_route(family, rt.NEWROUTE, rt.F_REQUEST | rt.F_CREATE, 77, prefix, tail)
     message = single(request)
     assert (message.type, message.flags, message.seq, message.end) == (24, 0x401, 77, len(request))
     hops = via.hops if via is not None else ()
@@ -74,7 +74,7 @@ def test_a_packed_route_reads_back(family: Family, text: str, metric: int, via: 
 
 def test_a_route_over_an_object_names_only_its_id() -> None:
     tail = rt.route_tail(Family.IPV4, 0, 99)
-    data = told(rt.route_packer(Family.IPV4)(rt.NEWROUTE, 0, 1, parse_prefix("10.48.0.0/26")[1], tail))
+    data = told(rt.pack_route(Family.IPV4, rt.NEWROUTE, 0, 1, parse_prefix("10.48.0.0/26")[1], tail))
     parsed = rt.RouteReader().read(data, single(data))
     assert parsed is not None
     assert (parsed[2].nexthop, parsed[2].hops) == (99, ())
@@ -84,8 +84,8 @@ def test_a_route_over_an_object_names_only_its_id() -> None:
 def test_every_ipv6_prefix_and_metric_survives(length: int, octets: bytes, metric: int) -> None:
     prefix = make_prefix(octets, length)
     data = told(
-        rt.route_packer(Family.IPV6)(
-            rt.NEWROUTE, 0, 1, prefix, rt.route_tail(Family.IPV6, metric, Via((Hop(A6, 9),)))
+        rt.pack_route(
+            Family.IPV6, rt.NEWROUTE, 0, 1, prefix, rt.route_tail(Family.IPV6, metric, Via((Hop(A6, 9),)))
         )
     )
     parsed = rt.RouteReader().read(data, single(data))
@@ -108,14 +108,15 @@ def test_attributes_of_any_octets_crash_nothing(octets: bytes, kind: int) -> Non
 
 
 def test_a_dump_is_read_until_its_end() -> None:
-    pack, via = rt.route_packer(Family.IPV4), Via((Hop(A, 3),))
+    via = Via((Hop(A, 3),))
     prefixes = [parse_prefix(f"10.48.{i}.0/24")[1] for i in range(5)]
     routes = [
-        told(pack(rt.NEWROUTE, 2, 1, prefix, rt.route_tail(Family.IPV4, 0, via))) for prefix in prefixes
+        told(rt.pack_route(Family.IPV4, rt.NEWROUTE, 2, 1, prefix, rt.route_tail(Family.IPV4, 0, via)))
+        for prefix in prefixes
     ]
     other = told(
-        rt.route_packer(Family.IPV6)(
-            rt.NEWROUTE, 2, 1, parse_prefix("fd00::/64")[1], rt.route_tail(Family.IPV6, 1, None)
+        rt.pack_route(
+            Family.IPV6, rt.NEWROUTE, 2, 1, parse_prefix("fd00::/64")[1], rt.route_tail(Family.IPV6, 1, None)
         )
     )
     done = header(rt.NLMSG_DONE, struct.pack("=i", 0), 2, 1)
