@@ -230,7 +230,10 @@ def _blocks(client: Client, arguments: argparse.Namespace) -> Answer:
 def _why(client: Client, arguments: argparse.Namespace) -> Answer:
     found = client.get("/v1/why", {"target": arguments.target})
     if not found["explanations"]:
-        _complain(f"nothing is known of {arguments.target}")
+        _complain(
+            f"nothing is known of {arguments.target}: no peer announced it, "
+            "and no resource and no route of this node is a reason for it"
+        )
         return _answer(found, screens.why, Exit.NOT_FOUND)
     return _answer(found, screens.why)
 

@@ -33,6 +33,7 @@ def status(found: Document, look: Look) -> Screen:
         Cell("Peers   "),
         cell(f"{up} of {wanted} established", "good" if up == wanted else "warn"),
         cell(f", {plural(found['update_groups'], 'update group')}"),
+        cell(f", {found['peers_shut_down']} shut down" if found["peers_shut_down"] else "", "warn"),
     )
     yield Cell("Routes  "), cell(_own_routes(found))
     if found["last_routes_change"]:

@@ -249,6 +249,8 @@ class Status:
     """Family label -> addresses this node borrowed."""
     event_loop_lag: float
     last_routes_change: float | None
+    peers_shut_down: int = 0
+    """By the operator: these are not among ``peers_wanted``."""
     problems: tuple[Problem, ...] = ()
     """All of them: resources, peers, configuration, kernel conflicts."""
 
@@ -259,6 +261,10 @@ PeerAction = Literal["shutdown", "enable", "reset", "soft-in", "soft-out"]
 
 class NotFound(LookupError):
     """The operator named something that is not there."""
+
+
+class Impossible(Exception):
+    """What the operator asked for cannot be done, or was done in part only; says why."""
 
 
 class Views(Protocol):
@@ -281,7 +287,8 @@ class Views(Protocol):
     def blocks(self) -> list[BlockView]: ...
 
     def why(self, target: str) -> list[Explanation]:
-        """Of a prefix: it alone. Of an address: every prefix known that covers it, the longest first."""
+        """Of a prefix: it alone. Of an address: every prefix known that covers it, the longest first. Nothing of what
+        is unknown; ``ValueError`` for a text that is neither."""
         ...
 
     def live(self) -> list[Check]: ...
@@ -293,5 +300,5 @@ class Views(Protocol):
         ...
 
     async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
-        """``name`` is a peer's name or address; returns what was done, raises ``NotFound``."""
+        """``name`` is a peer's name or address; returns what was done, raises ``NotFound`` or ``Impossible``."""
         ...

@@ -15,12 +15,13 @@ GET   /v1/blocks                          ``{"blocks": [BlockView]}``
 GET   /v1/why?target=                     ``{"explanations": [Explanation]}``
 GET   /v1/health?check=live|ready         ``{"check": ..., "ok": ..., "checks": [Check]}``; 503 when it fails
 POST  /v1/reload                          ``{"message": ...}``; 422 with ``problems`` when refused
-POST  /v1/peer-action                     body ``{"action", "name", "message"}``; answers ``{"message": ...}``
+POST  /v1/peer-action                     body ``{"action", "name", "message"}``; answers ``{"message": ...}``; 409
+                                          when it cannot be done
 GET   /metrics                            as on TCP
 ====  ==================================  ====================================================================
 
 On TCP: ``/metrics``, ``/livez`` and ``/readyz``, the last two with ``?verbose``. An error of the first kind of door is
-``{"error": ...}`` with 400, 404, 405, 422 or 500.
+``{"error": ...}`` with 400, 404, 405, 409, 422 or 500.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from aiohttp import web
 
 from bgpd.config import ConfigError
 from bgpd.model.prefix import family_of, make_prefix, parse_address, prefix_text
-from bgpd.model.status import Check, NotFound, PeerAction, RouteTable, Views
+from bgpd.model.status import Check, Impossible, NotFound, PeerAction, RouteTable, Views
 from bgpd.observe.document import SCHEMA_VERSION, document, encode, encode_route
 from bgpd.observe.metrics import Metrics
 
@@ -370,6 +371,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return await handler(request)
     except NotFound as error:
         return _answer({"error": str(error)}, 404)
+    except Impossible as error:
+        return _answer({"error": str(error)}, 409)
     except ConfigError as error:
         problems = [str(problem) for problem in error.problems]
         return _answer({"error": "the configuration was not taken", "problems": problems}, 422)

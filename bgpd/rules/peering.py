@@ -87,7 +87,18 @@ class _Peering:
             elif first.asn != peer.asn and peer.kind is not PeerKind.MESH:
                 message = f"{first.source} has the same peer in AS {first.asn} and comes first: ignored"
                 self.problems.append(Problem(peer.source, "spec.peerIP", message))
+        self.unused_options(found)
+        if self.own.name in self.snapshot.nodes and self.own.ipv4 is None and self.own.ipv6 is None:
+            message = "no BGP address, neither IPv4 nor IPv6: no session is possible"
+            self.problems.append(Problem(f"Node {self.own.name}", "spec.bgp", message))
         return Peering(found, self.listen(), self.asn, router_id, tuple(self.problems))
+
+    def unused_options(self, found: Mapping[PeerId, PeerConfig]) -> None:
+        """A name in the configuration that no session has is a slip more often than a plan."""
+        known = {*found, *(address_text(peer.address) for peer in found.values())}
+        for name in sorted(self.config.bgp.peers.keys() - known):
+            message = "no session of this node has this name or address"
+            self.problems.append(Problem("configuration", f"bgp.peers.{name}", message))
 
     def router_id(self) -> Address:
         chosen = self.config.router_id

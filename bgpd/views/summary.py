@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bgpd import __version__
@@ -110,6 +110,7 @@ def status(parts: Parts, facts: Facts) -> Status:
         for prefix, words in fib.conflicts.items()
     ]
     node = facts.config.node
+    strange = list(_strange_addresses(parts, facts))
     store = facts.datastore.status()
     checks = ready(parts, facts)
     return Status(
@@ -145,8 +146,27 @@ def status(parts: Parts, facts: Facts) -> Status:
         ipam_borrowed={family.label: desired[OriginKind.BORROWED.value, family.label] for family in Family},
         event_loop_lag=max(facts.lags, default=0.0),
         last_routes_change=facts.last_routes_change,
-        problems=(*facts.problems, *store.problems, *(peering.problems if peering else ()), *conflicts),
+        peers_shut_down=sum(not session.admin_up for session in sessions),
+        problems=(
+            *facts.problems,
+            *store.problems,
+            *(peering.problems if peering else ()),
+            *strange,
+            *conflicts,
+        ),
     )
+
+
+def _strange_addresses(parts: Parts, facts: Facts) -> Iterator[Problem]:
+    """Addresses that the Node resource gives this machine and that it does not have."""
+    node = facts.snapshot.nodes.get(facts.config.node) if facts.snapshot else None
+    for family in Family:
+        address = node.address(family) if node else None
+        if node and address is not None and address not in parts.kernel.addresses(family):
+            message = (
+                f"{address_text(address)} is on no interface of this machine: no session can start from it"
+            )
+            yield Problem(f"Node {node.name}", f"spec.bgp.{family.label}Address", message)
 
 
 def _advertised(

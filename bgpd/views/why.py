@@ -13,6 +13,7 @@ from bgpd.model.prefix import (
     Prefix,
     address_text,
     covers,
+    family_of,
     host_prefix,
     parse_address,
     parse_prefix,
@@ -33,15 +34,16 @@ class Why:
         self._parts, self._snapshot = parts, snapshot
 
     def why(self, target: str) -> list[Explanation]:
-        """Of a prefix: it alone. Of an address: every prefix known that covers it, the longest first."""
+        """See ``model.status.Views.why``."""
         if "/" in target:
             family, prefix = parse_prefix(target)
-            return [self._explain(family, prefix)]
-        address = parse_address(target)
-        family = Family.IPV4 if len(address) == 4 else Family.IPV6
-        host = host_prefix(address)
-        found = longest_match(self._known(family), host) or [host]
-        return [self._explain(family, prefix) for prefix in found]
+            found = [prefix]
+        else:
+            address = parse_address(target)
+            family = family_of(address)
+            found = longest_match(self._known(family), host_prefix(address))
+        explained = (self._explain(family, prefix) for prefix in found)
+        return [explanation for explanation in explained if explanation is not None]
 
     def _known(self, family: Family) -> Mapping[Prefix, object]:
         origination = self._parts.router.origination(family)
@@ -59,7 +61,8 @@ class Why:
         known.update((affinity.cidr, None) for affinity in affinities if affinity.family is family)
         return known
 
-    def _explain(self, family: Family, prefix: Prefix) -> Explanation:
+    def _explain(self, family: Family, prefix: Prefix) -> Explanation | None:
+        """``None`` of a prefix that nobody announced, and no resource and no route of this node is a reason for."""
         origination = self._parts.router.origination(family)
         steps: list[Step] = []
         own, hole = origination.announce.get(prefix), origination.blackholes.get(prefix)
@@ -121,7 +124,7 @@ class Why:
                 f"no peer announced it, though {owner.node} has {'it' if owner.cidr == prefix else block}"
             )
         else:
-            verdict = "unknown: no peer announced it and no resource or workload route of this node is a reason for it"
+            return None
         return Explanation(prefix_text(family, prefix), family.label, verdict, tuple(steps))
 
     def _owner(self, family: Family, prefix: Prefix) -> BlockAffinity | None:

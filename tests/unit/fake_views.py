@@ -249,6 +249,7 @@ class FakeViews:
             reloads={"success": 1, "failure": 0},
             peers_up=sum(peer.state is SessionState.ESTABLISHED for peer in self.peers_now),
             peers_wanted=sum(peer.admin_up for peer in self.peers_now),
+            peers_shut_down=sum(not peer.admin_up for peer in self.peers_now),
             routes_desired={("block", "ipv4"): 1, ("borrowed", "ipv4"): 1},
             routes_advertised={("block", "ipv4"): 1, ("borrowed", "ipv4"): 1},
             rib_routes={("ipv4", "bgp"): 3, ("ipv4", "local"): 2},

@@ -131,7 +131,7 @@ def test_status(bgpctl: Bgpctl) -> None:
         "✓  kernel\n"
         "✓  speaker\n"
         "\n"
-        "Peers   2 of 3 established, 2 update groups\n"
+        "Peers   2 of 3 established, 2 update groups, 1 shut down\n"
         "Routes  2 announced (1 ipv4 block, 1 ipv4 borrowed)\n"
         "        last change 5m00s ago\n"
         "\n"

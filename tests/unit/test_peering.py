@@ -300,6 +300,19 @@ def test_one_resource_more_changes_no_other_session() -> None:
     assert set(after) - set(before) == {"Global_10_0_1_1", "Mesh_10_0_1_40"}
 
 
+def test_what_the_operator_should_hear_of() -> None:
+    """A node without an address, and options for a session that is not there, are slips more often than plans."""
+    alone = peering(
+        snapshot([Node("worker1"), WORKER2]), config="bgp: {peers: {Mesh_10_0_1_13: {hold_time: 9}}}"
+    )
+    assert [(problem.source, problem.path) for problem in alone.problems] == [
+        ("configuration", "bgp.peers.Mesh_10_0_1_13"),
+        ("Node worker1", "spec.bgp"),
+    ]
+    named = peering(snapshot(), config="bgp: {peers: {Mesh_10_0_1_31: {}, 10.0.1.20: {}}}")
+    assert named.problems == ()
+
+
 def test_without_its_own_node_it_has_no_cluster_peers() -> None:
     found = peering(snapshot(), "stranger")
     assert names(found) == set()

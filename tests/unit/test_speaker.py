@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -304,11 +305,38 @@ async def test_a_port_that_is_taken_is_told_and_tried_again(monkeypatch: pytest.
     other = listening_socket(address(2), PORT)
     async with speaking(2, config(2, 3, passive=True)) as (speaker, _):
         await until(lambda: speaker.listen_error)
-        assert speaker.listen_error == f"{address_text(address(2))} port {PORT}: Address already in use"
+        place = f"{address_text(address(2))} port {PORT}"
+        assert speaker.listen_error == f"another daemon has our BGP port: {place}: Address already in use"
         other.close()
         await until(lambda: speaker.listen_error is None)
         async with Raw.connected(3, 2) as raw:
             await raw.open(3)
+
+
+async def test_an_address_that_is_not_ours_is_no_other_daemon() -> None:
+    async with speaking(2, config(2, 3, passive=True)) as (speaker, _):
+        await until(lambda: speaker.listening)
+        speaker.configure({}, [parse_address("192.0.2.1")], PORT)
+        await until(lambda: speaker.listen_error)
+        assert (
+            speaker.listen_error == f"cannot listen: 192.0.2.1 port {PORT}: Cannot assign requested address"
+        )
+        assert not speaker.listening
+
+
+async def test_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The usual listen addresses are of both families: the one that there is serves."""
+
+    def listen(address: Address, port: int) -> socket.socket:
+        if len(address) == 16:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        return listening_socket(address, port)
+
+    monkeypatch.setattr("bgpd.bgp.speaker.listening_socket", listen)
+    async with speaking(2, config(2, 3, passive=True)) as (speaker, _):
+        speaker.configure({}, [address(2), Address(bytes(16))], PORT)
+        await until(lambda: speaker.listening)
+        assert speaker.listen_error is None
 
 
 async def test_a_peer_that_does_not_read_holds_up_nobody() -> None:

@@ -1,0 +1,90 @@
+"""The first hour with a node: slips in resources and configuration, and what the operator is told of them."""
+
+from typing import Any
+
+from tests.netlab import Net, node, wait_until
+from tests.netns.cluster import BASE, BLOCK, IPV4, IPV6, Cluster
+
+
+def nodes(worker1: dict[str, Any]) -> list[dict[str, Any]]:
+    """The cluster's resources with another worker1."""
+    others = [item for item in BASE if item["kind"] != "Node"]
+    return [*others, worker1, node("worker2", f"{IPV4['worker2']}/24", f"{IPV6['worker2']}/64")]
+
+
+def test_addresses_of_the_node(net: Net) -> None:
+    """The node gets another address: its routes follow. It gets one that it does not have, or none: told."""
+    cluster = Cluster(net, "worker1", "worker2").start()
+    worker1 = cluster.bgpds["worker1"]
+
+    def problems() -> str:
+        return worker1.bgpctl("status").stdout.partition("Problems")[2]
+
+    assert problems() == ""
+    cluster.nodes["worker1"].address("ens5", "10.0.1.99/24")
+    cluster.write("cluster", *nodes(node("worker1", "10.0.1.99/24", f"{IPV6['worker1']}/64")))
+    route = f"{BLOCK['worker1']} via 10.0.1.99 dev ens5 proto bird"
+    wait_until(lambda: route in cluster.routes("worker2"), what="the new next hop", report=net.report)
+
+    cluster.write("cluster", *nodes(node("worker1", "10.0.1.98/24", f"{IPV6['worker1']}/64")))
+    words = "Node worker1: spec.bgp.ipv4Address: 10.0.1.98 is on no interface"
+    wait_until(lambda: words in problems(), what="the address that is not there", report=net.report)
+
+    cluster.write("cluster", *nodes(node("worker1")))
+    words = "Node worker1: spec.bgp: no BGP address"
+    wait_until(lambda: words in problems(), what="no address at all", report=net.report)
+    assert f"blackhole {BLOCK['worker1']} proto bird" in cluster.routes("worker1")
+
+
+def test_both_families_on_a_session_of_nodes_that_have_one(net: Net) -> None:
+    """Each waits for the other's End-of-RIB of IPv6 too, of which neither has a next hop to tell."""
+    cluster = Cluster(net, "worker1", "worker2", config={"bgp": {"defaults": {"families": ["ipv4", "ipv6"]}}})
+    for bgpd in cluster.bgpds.values():
+        bgpd.write("cluster", *nodes(node("worker1", f"{IPV4['worker1']}/24")))
+        bgpd.start(wait=False)
+    worker1 = cluster.bgpds["worker1"]
+    worker1.wait_established("Mesh_10_0_1_31")
+    assert "ipv4" in worker1.peers()["Mesh_10_0_1_31"]["counts"]
+    worker1.wait_in_sync(10)
+    said = worker1.bgpctl("why", "fd48::c0/122").stdout
+    assert "no address of the family to announce as the next hop" in said, said
+
+
+def test_orders_that_cannot_be_carried_out(net: Net) -> None:
+    cluster = Cluster(net, "worker1", "worker2")
+    (cluster.bgpds["worker1"].directory / "file").write_text("")
+    cluster.bgpds["worker1"].configure(
+        state_directory=str(cluster.bgpds["worker1"].directory / "file" / "state")
+    )
+    worker1 = cluster.start().bgpds["worker1"]
+    name = "Mesh_10_0_1_31"
+
+    for order, code, words in (
+        ("shutdown", 1, "is shut down, but only until bgpd restarts"),
+        ("reset", 1, "is shut down"),
+        ("soft-in", 1, "is shut down"),
+        ("soft-out", 1, "is shut down"),
+    ):
+        done = worker1.bgpctl("peer", order, name)
+        assert done.returncode == code and words in done.stderr, (order, done)
+    said = worker1.bgpctl("why", BLOCK["worker2"])
+    assert f"{name} is shut down by the operator" in said.stdout, said.stdout
+    assert "1 shut down" in worker1.bgpctl("status").stdout
+    unknown = worker1.bgpctl("why", "192.0.2.1")
+    assert unknown.returncode == 4 and "nothing is known of 192.0.2.1" in unknown.stderr, unknown
+
+
+def test_a_refused_configuration_and_one_that_names_nobody(net: Net) -> None:
+    cluster = Cluster(net, "worker1", "worker2").start()
+    worker1 = cluster.bgpds["worker1"]
+    worker1.configure(bgp={"peers": {"10.0.1.31": {"hold_tim": 9}, "10.0.1.32": {"max_prefixes": -1}}})
+    refused = worker1.bgpctl("reload")
+    assert refused.returncode == 1 and "did you mean hold_time?" in refused.stderr, refused
+    lines = [line for line in worker1.bgpctl("health").stdout.splitlines() if "config" in line]
+    assert len(lines) == 1 and "hold_tim: unknown key" in lines[0] and "; " in lines[0], lines
+    assert worker1.established(), "nothing changed"
+
+    worker1.configure(bgp={"peers": {"10.0.1.32": {"hold_time": 9}}})
+    assert worker1.bgpctl("reload").returncode == 0
+    status = worker1.bgpctl("status").stdout
+    assert "bgp.peers.10.0.1.32: no session of this node has this name or address" in status, status
