@@ -55,8 +55,10 @@ class Reconciler(Generic[K, V]):
         self._released = False
         self._unproven: dict[Hashable, set[K]] = {}
         """Kin -> keys held and not wanted that nothing spoke against yet: kept until ``release``."""
-        self._queue: dict[K, object] = {}
-        """Keys that may differ, oldest first; the values mean nothing."""
+        self._queue: dict[K, V] = {}
+        """What is wanted and differs from what is held, oldest first."""
+        self._doubts: dict[K, None] = {}
+        """Keys to look at again: what is held of them may have changed."""
         self._deletes: dict[K, None] = {}
         """Keys that may be held and not wanted; they wait for the last put."""
         self._failures: dict[K, int] = {}
@@ -66,6 +68,7 @@ class Reconciler(Generic[K, V]):
         self._timers: dict[float, list[K]] = {}
         """The same by time; a key that no longer waits may still be listed."""
         self._in_flight: Batch[K, V] | None = None
+        self._flying_deletes: frozenset[K] = frozenset()
         self._reading = False
         self._touched: set[K] = set()
         """Keys observed since the batch or the reading under way began: its word on them is not the newest."""
@@ -73,17 +76,21 @@ class Reconciler(Generic[K, V]):
     def want(self, changes: Mapping[K, V | None]) -> None:
         """What is wanted from now on; ``None`` is "gone"."""
         wanted, held, queue, deletes = self.wanted, self.held, self._queue, self._deletes
-        busy = self._in_flight is not None
+        flying = self._in_flight.puts if self._in_flight else {}
+        leaving = self._flying_deletes
         for key, value in changes.items():
             if value is None:
                 wanted.pop(key, None)
-                if key in held or busy:
+                queue.pop(key, None)
+                if key in held or key in flying:
                     deletes[key] = None
             else:
                 wanted[key] = value
                 now = held.get(key)
-                if now is None or busy or (now is not value and now != value):
-                    queue[key] = None
+                if now is None or key in flying or key in leaving or (now is not value and now != value):
+                    queue[key] = value
+                else:
+                    queue.pop(key, None)
         if self._failures:
             for key in changes:
                 self._forgive(key)
@@ -99,7 +106,7 @@ class Reconciler(Generic[K, V]):
             self._keep(key)
         for key, value in self.wanted.items():
             self._prove(key, self.held.get(key) == value)
-        self._queue.update(self.wanted)
+        self._doubts.update(dict.fromkeys(self.wanted))
 
     def observe(self, changes: Mapping[K, V | None]) -> None:
         """Somebody else changed these: their value now, ``None`` is "gone"."""
@@ -142,7 +149,7 @@ class Reconciler(Generic[K, V]):
         self._released = True
         keys = [key for keys in self._unproven.values() for key in keys]
         self._unproven.clear()
-        self._queue.update(dict.fromkeys(keys))
+        self._doubts.update(dict.fromkeys(keys))
         return len(keys)
 
     def due(self, now: float) -> Batch[K, V] | None:
@@ -153,35 +160,42 @@ class Reconciler(Generic[K, V]):
             for key in self._timers.pop(at):
                 if self._waiting.get(key) == at:
                     del self._waiting[key]
-                    self._queue[key] = None
+                    self._doubts[key] = None
         wanted, held, queue = self.wanted, self.held, self._queue
-        puts: dict[K, V] = {}
-        while queue and len(puts) < self._limit:
-            for key in list(islice(queue, self._limit - len(puts))):
+        doubts, self._doubts = self._doubts, {}
+        for key in doubts:
+            value, before = wanted.get(key), held.get(key)
+            if value is not None and before is not value and (before is None or before != value):
+                queue[key] = value
+                continue
+            queue.pop(key, None)
+            if value is None and before is not None:
+                self._deletes[key] = None
+            elif self._failures:
+                self._forgive(key)
+        puts = queue
+        if len(queue) <= self._limit:
+            self._queue = {}
+        else:
+            puts = dict(islice(queue.items(), self._limit))
+            for key in puts:
                 del queue[key]
-                value, before = wanted.get(key), held.get(key)
-                if value is not None and before is not value and (before is None or before != value):
-                    puts[key] = value
-                elif value is None and before is not None:
-                    self._deletes[key] = None
-                elif self._failures:
-                    self._forgive(key)
         deletes: list[K] = []
         while (
-            self._deletes and not queue and len(deletes) < self._limit
-        ):  # house rule 11: every put goes first
+            self._deletes and not self._queue and len(deletes) < self._limit
+        ):  # rule 11: every put goes first
             for key in list(islice(self._deletes, self._limit - len(deletes))):
                 del self._deletes[key]
                 if key in held and key not in wanted and not self._is_unproven(key):
                     deletes.append(key)
         if not puts and not deletes:
             return None
-        self._in_flight = Batch(puts, tuple(deletes))
+        self._in_flight, self._flying_deletes = Batch(puts, tuple(deletes)), frozenset(deletes)
         return self._in_flight
 
     def done(self, batch: Batch[K, V], errors: Mapping[K, Exception], now: float) -> None:
         """The outcome of a batch: the keys not in ``errors`` are as asked."""
-        self._in_flight = None
+        self._in_flight, self._flying_deletes = None, frozenset()
         held, touched = self.held, self._touched
         if not errors and not touched:
             held.update(batch.puts)
@@ -206,8 +220,8 @@ class Reconciler(Generic[K, V]):
             if (key in batch.puts) == (key in self.wanted):
                 self._fail(key, error, now)
             else:  # meanwhile the contrary is wanted
-                self._queue[key] = None
-        self._queue.update(dict.fromkeys(touched))
+                self._doubts[key] = None
+        self._doubts.update(dict.fromkeys(touched))
         touched.clear()
 
     def next_deadline(self) -> float | None:
@@ -224,7 +238,7 @@ class Reconciler(Generic[K, V]):
     @property
     def pending(self) -> int:
         """Keys that wait for a batch, retries included."""
-        return len(self._queue) + len(self._deletes) + len(self._waiting)
+        return len(self._queue) + len(self._doubts) + len(self._deletes) + len(self._waiting)
 
     @property
     def kept(self) -> int:
@@ -241,7 +255,7 @@ class Reconciler(Generic[K, V]):
             self.held[key] = value
             self._keep(key)
         self._forgive(key)
-        self._queue[key] = None
+        self._doubts[key] = None
 
     def _keep(self, key: K) -> None:
         if not self._released and key not in self.wanted:
@@ -254,7 +268,7 @@ class Reconciler(Generic[K, V]):
             keys.discard(key)
             if held or not keys:
                 del self._unproven[kin]
-                self._queue.update(dict.fromkeys(keys))
+                self._doubts.update(dict.fromkeys(keys))
 
     def _is_unproven(self, key: K) -> bool:
         return bool(self._unproven) and key in self._unproven.get(self._kin(key), ())

@@ -91,8 +91,11 @@ class Block(NamedTuple):
 
 
 def cut(block: bytes) -> Block:
-    """Takes NEXT_HOP, ORIGINATOR_ID and MP_* out of an attribute block. A block whose last attribute overruns it keeps
-    that attribute, and NEXT_HOP or ORIGINATOR_ID in a wrong form stays: ``Cache`` finds these. ``ProtocolError`` 3/x."""
+    """Takes NEXT_HOP, ORIGINATOR_ID and MP_* out of an attribute block. ``ProtocolError`` 3/x.
+
+    A block whose last attribute overruns it keeps that attribute, and NEXT_HOP or ORIGINATOR_ID in a wrong form stays:
+    ``Cache`` finds these.
+    """
     parts: list[bytes] = []
     next_hop_at = kept = position = 0
     next_hop = originator_id = reach = unreach = None
