@@ -3,17 +3,19 @@
 One process a node. Three sources of truth come in (resources, peers, the kernel), one writer decides, two targets are
 kept equal to what it decided: what peers hear and what the kernel forwards.
 
-The rooms, top down; imports go down only, and rooms of one floor do not know each other:
+The rooms, top down; imports go down only, and rooms of one floor do not know each other (on floor 4 ``daemon`` uses
+``views``, and both ``programming``):
 
 =====  ====================================================================================================
 floor  rooms
 =====  ====================================================================================================
 5      ``cli`` the commands: bgpd (the daemon and its offline tools) and bgpctl (talks to a running one)
-4      ``daemon`` the wiring: one TaskGroup, signals, readiness; ``lab`` topologies in network namespaces
+4      ``daemon`` the wiring: one TaskGroup, signals, readiness; ``views`` what the operator sees, made of the
+       live parts; ``programming`` what is wanted, into the kernel; ``lab`` topologies in network namespaces
 3      the doors: ``bgp`` to the peers, ``datastore`` to the intent, ``kernel`` to Linux, ``observe`` to the
        operator
 2      ``router`` the single writer: events in, changes out; ``reconcile`` keeps an outside thing equal to
-       what we want
+       what we want; ``convergence`` says when a start is over
 1      ``rules`` the decisions, pure; ``rib`` Adj-RIB-In, Loc-RIB, Adj-RIB-Out
 0      ``model`` the words: frozen values; ``config`` this node's YAML; ``yamlfile`` the strict loader
 =====  ====================================================================================================

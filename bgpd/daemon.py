@@ -65,6 +65,8 @@ SLICE = 0.004
 COMPARE_EVERY = 60.0
 """Seconds between whole compares of the kernel's routes with ours."""
 HOUSEKEEPING, HOUSEKEEPING_AT_START = 1.0, 0.05
+TELL_EVERY = 10.0
+"""Seconds between two words to the service manager that say the same."""
 NOT_YET_LISTENING = "the BGP port is not yet ours"
 GC_THRESHOLDS = (50_000, 20, 1000)
 """Tables are large and free of cycles: a full collection walks them all for nothing, and holds the loop meanwhile."""
@@ -98,6 +100,8 @@ class Daemon:
         self._workloads_dirty = False
         self._rival: str | None = None
         self._ready_told = False
+        self._told = ("", 0.0)
+        """What the service manager was told last, and when."""
         self._turn_scheduled = False
         self._intent_at: float | None = None
         self._stopping = asyncio.Event()
@@ -257,12 +261,12 @@ class Daemon:
             if now >= next_compare:
                 next_compare = now + COMPARE_EVERY
                 self.fib_suspect(None, "every minute")
-            self._tell_systemd()
+            self._tell_systemd(now)
             if self._notifier.watchdog_interval is not None and now >= watchdog_due:
                 watchdog_due = now + self._notifier.watchdog_interval
                 self._notifier.watchdog()
 
-    def _tell_systemd(self) -> None:
+    def _tell_systemd(self, now: float) -> None:
         wrong = [check for check in self.ready() if not check.ok]
         up, sessions = self._speaker.count()
         held = sum(len(programming.reconciler.held) for programming in self._programming.values())
@@ -273,8 +277,11 @@ class Daemon:
             self._ready_told = True
             log.info("event=ready after=%.2fs", time.monotonic() - self._started)
             self._notifier.ready(text)
+        elif text != self._told[0] or now >= self._told[1] + TELL_EVERY:
+            (self._notifier.status if self._ready_told else self._notifier.starting)(text)
         else:
-            self._notifier.status(text)
+            return
+        self._told = (text, now)
 
     def _check_alone(self) -> None:
         """While another routing daemon is at work here, nothing is written or swept."""

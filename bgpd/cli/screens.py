@@ -181,10 +181,10 @@ def _fib_row(row: Document, look: Look) -> Line:
 def blocks(found: Document, look: Look) -> Screen:
     """A line a block."""
     head = ("CIDR", "POOL", "AFFINITY", "STATE", "USED", "ADVERTISED", "BLACKHOLE", "BORROWED", "REASON")
-    yield Table(head, (_block_row(block, look) for block in found["blocks"]), right=frozenset({"USED"}))
+    yield Table(head, map(_block_row, found["blocks"]), right=frozenset({"USED"}))
 
 
-def _block_row(block: Document, look: Look) -> Line:
+def _block_row(block: Document) -> Line:
     bits = 32 if block["family"] == "ipv4" else 128
     size = 1 << (bits - int(block["cidr"].rpartition("/")[2]))
     return (

@@ -184,7 +184,8 @@ class Objects:
         in_sync = whole or (self._lost_at is not None and now < self._lost_at + GRACE)
         if in_sync != self._in_sync:
             self._in_sync = in_sync
-            log.info("event=resources_%s detail=%r", "in_sync" if in_sync else "lost", self.detail())
+            words = f" detail={self.detail()!r}" if self.detail() else ""
+            log.info("event=resources_%s%s", "in_sync" if in_sync else "lost", words)
         self._tell()
         changed = whole and self._changed
         if changed:

@@ -296,8 +296,8 @@ class Lab:
         for old in self.directory.iterdir():  # of a lab that the machine's last shutdown ended
             old.unlink()
         (self.directory / "topology.json").write_text(self.topology.model_dump_json(indent=1))
-        for node in self.nodes.values():
-            self._spawn(node)
+        for _ in self.nodes:
+            self._spawn()
         for node, waiter in zip(self.nodes.values(), self._waiters, strict=True):
             self._hand_shake(node, waiter)
         self._link()
@@ -308,7 +308,7 @@ class Lab:
             if node.spec.cmd:
                 node.start()
 
-    def _spawn(self, node: Node) -> None:
+    def _spawn(self) -> None:
         namespaces = ["--net", "--mount", "--uts", "--ipc", "--pid"]
         self._waiters.append(
             subprocess.Popen(

@@ -15,6 +15,9 @@ from collections.abc import Mapping
 
 log = logging.getLogger(__name__)
 
+START_EXTENSION = 60.0
+"""Seconds that a start may go on after each ``starting``."""
+
 
 class Notifier:
     """One process's line to its service manager.
@@ -54,6 +57,13 @@ class Notifier:
     def ready(self, status: str) -> None:
         """Start or reload has finished."""
         self._send(f"READY=1\nSTATUS={_line(status)}")
+
+    def starting(self, text: str) -> None:
+        """Not ready yet, and alive: the start may take as long again. Repeat it within ``START_EXTENSION``.
+
+        (Without it a node whose resources are late, or whose BIRD is still there, is ended and begun anew for ever.)
+        """
+        self._send(f"STATUS={_line(text)}\nEXTEND_TIMEOUT_USEC={int(START_EXTENSION * 1e6)}")
 
     def status(self, text: str) -> None:
         """One line for ``systemctl status``."""

@@ -2,10 +2,9 @@
 
 Called by the daemon at every snapshot and every change of the workloads' routes; the result is whole and does not
 depend on the order of anything. A block is ours when its BlockAffinity is confirmed and no IPAMBlock of exactly its
-CIDR says otherwise; it is announced, and nothing inside it. Where the IPAMBlock has no owner at all, the block is being
-released: as with ``pendingDeletion`` the aggregate goes, the addresses in use are announced one by one, and the
-blackhole stays until another node announces the block. A workload's host route inside a pool and outside our blocks is
-a borrowed address.
+CIDR names another owner; it is announced, and nothing inside it. One that is being released (``pendingDeletion``) is
+not: the addresses in use are announced one by one, and the blackhole stays until another node announces the block. A
+workload's host route inside a pool and outside our blocks is a borrowed address.
 """
 
 from __future__ import annotations

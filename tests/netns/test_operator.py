@@ -1,6 +1,10 @@
 """The first hour with a node: slips in resources and configuration, and what the operator is told of them."""
 
+import socket
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.netlab import Net, node, wait_until
 from tests.netns.cluster import BASE, BLOCK, IPV4, IPV6, Cluster
@@ -88,3 +92,24 @@ def test_a_refused_configuration_and_one_that_names_nobody(net: Net) -> None:
     assert worker1.bgpctl("reload").returncode == 0
     status = worker1.bgpctl("status").stdout
     assert "bgp.peers.10.0.1.32: no session of this node has this name or address" in status, status
+
+
+def test_a_start_that_waits_for_resources_goes_on(
+    net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service manager is told that it lives, so that it is not ended and begun anew; and then READY."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        cluster = Cluster(net, "worker1", running=["worker1"])
+        bgpd = cluster.bgpds["worker1"]
+        bgpd.remove("cluster")
+        bgpd.start()
+        first = manager.recv(4096).decode()
+        assert first.startswith("STATUS=not ready: datastore: ") and "\nEXTEND_TIMEOUT_USEC=" in first, first
+        bgpd.write("cluster", *nodes(node("worker1", f"{IPV4['worker1']}/24")))
+        heard = [first]
+        while not heard[-1].startswith("READY=1"):
+            heard.append(manager.recv(4096).decode())
+        assert len(heard) < 8, "what is the same is not told again and again"

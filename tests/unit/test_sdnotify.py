@@ -31,6 +31,8 @@ def test_messages(manager: tuple[socket.socket, str]) -> None:
     def heard() -> str:
         return end.recv(4096).decode()
 
+    notifier.starting("not ready: datastore")
+    assert heard() == "STATUS=not ready: datastore\nEXTEND_TIMEOUT_USEC=60000000"
     notifier.ready("2/2 peers up")
     assert heard() == "READY=1\nSTATUS=2/2 peers up"
     notifier.status("1/2 peers up")
