@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from bgpd import __version__
 from bgpd.config import Config
@@ -17,6 +18,8 @@ from bgpd.rules.peering import Peering
 from bgpd.rules.policy import groups_of
 from bgpd.views.parts import Parts
 
+FAILING_SHOWN = 5
+"""Routes that cannot be written that the status names, of each family."""
 STUCK = 10.0
 """Seconds of a held event loop after which the daemon counts as dead."""
 
@@ -59,7 +62,8 @@ def live(facts: Facts) -> list[Check]:
 
 
 def ready(parts: Parts, facts: Facts) -> list[Check]:
-    """Readiness: resources whole, the kernel ours to write and written once. Not: that any peer is up."""
+    """Readiness: resources whole, the kernel ours to write and written once. Not: that any peer is up, or that each
+    single route can be written (a problem says which cannot)."""
     whole = facts.snapshot is not None
     reconcilers = [state.reconciler for state in parts.fibs.values()]
     written = all(
@@ -67,6 +71,12 @@ def ready(parts: Parts, facts: Facts) -> list[Check]:
     )
     paused = any(reconciler.paused for reconciler in reconcilers)
     kernel = "" if whole and written else "the first routes are not yet written"
+    for family, state in parts.fibs.items():
+        errors, wanted = state.reconciler.errors, state.reconciler.wanted
+        if errors and len(errors) == len(wanted):
+            kernel = (
+                f"none of {len(wanted)} {family.label} routes can be written: {next(iter(errors.values()))}"
+            )
     return [
         Check("config", not facts.config_error, facts.config_error.replace("\n", "; ")),
         Check("datastore", whole, "" if whole else facts.datastore.status().detail),
@@ -109,6 +119,7 @@ def status(parts: Parts, facts: Facts) -> Status:
         for fib in fibs.values()
         for prefix, words in fib.conflicts.items()
     ]
+    failing = [problem for family in Family for problem in _failing(parts, family)]
     node = facts.config.node
     strange = list(_strange_addresses(parts, facts))
     store = facts.datastore.status()
@@ -153,8 +164,20 @@ def status(parts: Parts, facts: Facts) -> Status:
             *(peering.problems if peering else ()),
             *strange,
             *conflicts,
+            *failing,
         ),
     )
+
+
+def _failing(parts: Parts, family: Family) -> Iterator[Problem]:
+    """Routes that the kernel refuses, other than for somebody's route in their place: the first few, and how many."""
+    conflicts = parts.kernel.fibs[family].conflicts
+    errors = {key: why for key, why in parts.fibs[family].reconciler.errors.items() if key not in conflicts}
+    for (prefix, _), why in islice(errors.items(), FAILING_SHOWN):
+        yield Problem("the kernel", "", f"{prefix_text(family, prefix)} cannot be written: {why}")
+    if len(errors) > FAILING_SHOWN:
+        more = len(errors) - FAILING_SHOWN
+        yield Problem("the kernel", "", f"{more} more {family.label} routes cannot be written")
 
 
 def _strange_addresses(parts: Parts, facts: Facts) -> Iterator[Problem]:

@@ -149,6 +149,8 @@ class Tables:
                 detail += " (left from before; goes when in sync)"
             elif held != target:
                 detail += f" (to become {self._parts.forwarding_text(target)})"
+            elif key in conflicts:
+                detail += f" (in front of it is {conflicts[key]})"
             yield RouteView(
                 prefix=prefix_text(family, key[0]),
                 family=family.label,

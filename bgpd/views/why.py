@@ -213,7 +213,11 @@ class Why:
                 "kernel", f"{text}, but {self._parts.forwarding_text(wanted)} is wanted: {why}", False
             )
         if wanted is not None:
-            why = conflict or reconciler.errors.get(key) or "a write is under way"
+            why = (
+                (conflict and f"in its place is {conflict}")
+                or reconciler.errors.get(key)
+                or "a write is under way"
+            )
             if reconciler.paused:
                 why = "another routing daemon is at work here, so bgpd writes nothing"
             return Step(

@@ -1,0 +1,78 @@
+"""A node's live parts for tests of what the operator sees: router and update groups for real, the doors by hand."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+from bgpd.bgp.outbound import Outbound
+from bgpd.model.peer import Peer
+from bgpd.model.prefix import Address, Family
+from bgpd.model.resources import Snapshot
+from bgpd.model.status import PeerStatus
+from bgpd.programming import Programming
+from bgpd.rules.policy import groups_of
+from bgpd.views.parts import Parts
+from bgpd.views.why import Why
+from tests.unit.builders import Core, pfx
+from tests.unit.fake_views import mesh_peer
+
+
+class Ground:
+    """``statuses`` are the sessions, ``conflicts`` what stands in our way, ``addresses`` the node's own."""
+
+    def __init__(self, *peers: Peer, snapshot: Snapshot | None = None) -> None:
+        self.core = Core()
+        self.snapshot = snapshot
+        self.statuses: list[PeerStatus] = [self.status(each) for each in peers]
+        self.sessions = {each.id: each for each in peers}
+        self.conflicts: dict[tuple[bytes, int], str] = {}
+        self.addresses: set[Address] = set()
+        self.fibs = {family: Programming(family, None, None) for family in Family}  # type: ignore[arg-type]
+        self.outbound = Outbound(lambda peer, octets: True)
+        self.core.up(*peers)
+        for each in peers:
+            groups = groups_of(each)
+            self.outbound.join(each, groups, {f: self.core.router.adj_rib_out(g) for f, g in groups.items()})
+
+    @staticmethod
+    def status(of: Peer) -> PeerStatus:
+        address = ".".join(map(str, of.config.address))
+        return replace(mesh_peer("other", address), id=of.id, families=("ipv4",))
+
+    def install(self) -> None:
+        """What is decided is in the kernel, and told."""
+        for (family, text, metric), value in self.core.fib.items():
+            reconciler = self.fibs[family].reconciler
+            reconciler.want({(pfx(text), metric): value})
+            while batch := reconciler.due(0.0):
+                reconciler.done(batch, {}, 0.0)
+        while self.outbound.work(settled=True):
+            pass
+
+    def why(self, target: str) -> str:
+        """The first explanation: the verdict, then a line a step."""
+        return self.all(target)[0]
+
+    def all(self, target: str) -> list[str]:
+        """Every explanation of an address or a prefix."""
+        found = Why(self.parts, self.snapshot).why(target)
+        return ["\n".join([f"{one.prefix}: {one.verdict}", *map(line, one.steps)]) for one in found]
+
+    @property
+    def parts(self) -> Parts:
+        speaker: Any = SimpleNamespace(statuses=lambda: self.statuses, peer=self.sessions.get)
+        kernel: Any = SimpleNamespace(
+            resolve=self.core.resolver,
+            interface_name={1: "lo", 2: "ens5"}.__getitem__,
+            addresses=lambda family: {a for a in self.addresses if len(a) == family.octets},
+            overruns=0,
+            fibs={
+                family: SimpleNamespace(conflicts=self.conflicts, operations={}, errors={}, nexthop_objects=0)
+                for family in Family
+            },
+        )
+        return Parts(self.core.router, speaker, self.outbound, kernel, self.fibs)
+
+
+def line(step: Any) -> str:
+    return f"{'+' if step.ok else '-'} {step.stage}: {step.text}"
