@@ -181,13 +181,16 @@ class Reconciler(Generic[K, V]):
             for key in puts:
                 del queue[key]
         deletes: list[K] = []
-        while (
-            self._deletes and not self._queue and len(deletes) < self._limit
-        ):  # rule 11: every put goes first
-            for key in list(islice(self._deletes, self._limit - len(deletes))):
-                del self._deletes[key]
-                if key in held and key not in wanted and not self._is_unproven(key):
-                    deletes.append(key)
+        # House rule 11: every put goes first.
+        while self._deletes and not self._queue and len(deletes) < self._limit:
+            asked = list(islice(self._deletes, self._limit - len(deletes)))
+            if len(asked) == len(self._deletes):
+                self._deletes = {}
+            else:
+                for key in asked:
+                    del self._deletes[key]
+            found = [key for key in asked if key in held and key not in wanted]
+            deletes += [key for key in found if not self._is_unproven(key)] if self._unproven else found
         if not puts and not deletes:
             return None
         self._in_flight, self._flying_deletes = Batch(puts, tuple(deletes)), frozenset(deletes)

@@ -387,6 +387,13 @@ class Router:
         fib = self._changes.fib.setdefault(rib.family, {})
         for prefix in prefixes:
             found = candidates.get(prefix)
+            if found is None and prefix not in special:
+                loc_rib.pop(prefix, None)
+                fib[prefix, metric] = None
+                for update in updates:
+                    if prefix in update.table:
+                        self._tell(update, prefix, None)
+                continue
             selection: Selection | None = None
             wanted: Forwarding | None = None
             outs: Sequence[Out | None] = ()

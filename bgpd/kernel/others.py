@@ -20,30 +20,28 @@ class Others:
 
     def __init__(self, family: Family) -> None:
         self._family = family
-        self._routes: dict[Prefix, tuple[Body, ...]] = {}
+        self.table: dict[Prefix, tuple[Body, ...]] = {}
+        """To be read only: ``prefix in table`` is asked for every route that is written."""
         self._lengths: Counter[int] = Counter()
         self.hosts: set[Prefix] = set()
         """Prefixes that are a single address."""
 
     def __iter__(self) -> Iterator[tuple[Prefix, tuple[Body, ...]]]:
-        return iter(self._routes.items())
-
-    def __contains__(self, prefix: Prefix) -> bool:
-        return prefix in self._routes
+        return iter(self.table.items())
 
     def routes(self, prefix: Prefix) -> tuple[Body, ...]:
-        return self._routes.get(prefix, ())
+        return self.table.get(prefix, ())
 
     def at(self, key: FibKey) -> Body | None:
         """The first route of exactly this key."""
-        for body in self._routes.get(key[0], ()):
+        for body in self.table.get(key[0], ()):
             if body.metric == key[1] and not body.tos:
                 return body
         return None
 
     def put(self, prefix: Prefix, body: Body, flags: int) -> None:
         """A route was made; ``flags`` are those of the kernel's message, and tell which it replaced."""
-        routes = list(self._routes.get(prefix, ()))
+        routes = list(self.table.get(prefix, ()))
         same = [i for i, other in enumerate(routes) if (other.metric, other.tos) == (body.metric, body.tos)]
         if flags & rt.F_REPLACE and same:
             routes[same[0]] = body
@@ -58,7 +56,7 @@ class Others:
 
     def remove(self, prefix: Prefix, body: Body) -> None:
         """A route went: the one that is equal, or else the first of its key and owner."""
-        routes = list(self._routes.get(prefix, ()))
+        routes = list(self.table.get(prefix, ()))
         if body in routes:
             routes.remove(body)
         else:
@@ -74,9 +72,9 @@ class Others:
 
     def assign(self, prefix: Prefix, routes: tuple[Body, ...]) -> None:
         """All routes of a prefix, in their order."""
-        if prefix in self._routes:
+        if prefix in self.table:
             if not routes:
-                del self._routes[prefix]
+                del self.table[prefix]
                 self._lengths[prefix[0]] -= 1
                 if not self._lengths[prefix[0]]:
                     del self._lengths[prefix[0]]
@@ -88,12 +86,12 @@ class Others:
                 self.hosts.add(prefix)
         else:
             return
-        self._routes[prefix] = routes
+        self.table[prefix] = routes
 
     def replace(self, routes: Mapping[Prefix, tuple[Body, ...]]) -> set[Prefix]:
         """A whole reading. Returns the prefixes that differ."""
-        changed = {prefix for prefix, old in self._routes.items() if routes.get(prefix, ()) != old}
-        changed.update(prefix for prefix in routes if prefix not in self._routes)
+        changed = {prefix for prefix, old in self.table.items() if routes.get(prefix, ()) != old}
+        changed.update(prefix for prefix in routes if prefix not in self.table)
         for prefix in changed:
             self.assign(prefix, routes.get(prefix, ()))
         return changed
@@ -101,7 +99,7 @@ class Others:
     def drop_link(self, ifindex: int) -> set[Prefix]:
         """A link went down: the kernel silently drops IPv4 routes that led over it alone. Returns their prefixes."""
         gone = set()
-        for prefix, routes in list(self._routes.items()):
+        for prefix, routes in list(self.table.items()):
             kept = tuple(
                 body for body in routes if not body.hops or any(hop.ifindex != ifindex for hop in body.hops)
             )
@@ -113,7 +111,7 @@ class Others:
     def match(self, address: Address) -> Body | None:
         """The longest, then least-metric route to an address; routes for a TOS are left out."""
         for length in sorted(self._lengths, reverse=True):
-            for body in self._routes.get(make_prefix(address, length), ()):
+            for body in self.table.get(make_prefix(address, length), ()):
                 if not body.tos:
                     return body
         return None

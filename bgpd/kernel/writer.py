@@ -129,7 +129,7 @@ class Writer:
                 message = fill(head, seq, middle, prefix[0], rest, prefix[1:]) + attributes
             else:
                 flags = rt.F_REQUEST | rt.F_CREATE | rt.F_REPLACE
-                shared = prefix in others and others.at(key) is not None
+                shared = prefix in others.table and others.at(key) is not None
                 if shared or key in twins:
                     self._clear(batch, key, old, shared)
                     append = shared and family is Family.IPV4
@@ -156,28 +156,29 @@ class Writer:
         flight = _Flight(self, errors, back)
         batch = _Batch(self._commands.base())
         held, others, fill, family = self._held, self._others, self._fill, self._family
+        routes, twins, theirs = held.routes, held.twins, self._others.table
         unsettled = family is Family.IPV4 and len(+held.metrics) > 1
-        forms: dict[tuple[int, bool], rt.Form] = {}
+        last: tuple[int, bool] | None = None
+        head = middle = rest = attributes = b""
         for key in keys:
             prefix, metric = key
-            old = held.routes.get(key)
+            old = routes.get(key)
             if old is None:
                 self._conflicts.pop(key, None)
                 self.operations["delete", "ok"] += 1
                 continue
-            shared = prefix in others and others.at(key) is not None
-            if shared or key in held.twins or old is STRANGE:
+            shared = prefix in theirs and others.at(key) is not None
+            if shared or old is STRANGE or (twins and key in twins):
                 self._clear(batch, key, old, shared)
                 batch.steps[-1] = key
             elif unsettled and not metric and self._has_another_metric(key):
                 self._remove(batch, key, key, self._removal(key, old, exact=True), rt.F_ECHO)
             else:
-                form = forms.get((metric, old is BLACKHOLE))
-                if form is None:
+                if last is None or last[0] != metric or last[1] is not (old is BLACKHOLE):
+                    last = metric, old is BLACKHOLE
                     tail = self._removal(key, old, exact=False)
                     form = rt.route_form(family, rt.DELROUTE, rt.F_REQUEST, tail)
-                    forms[metric, old is BLACKHOLE] = form
-                head, middle, rest, attributes = form
+                    head, middle, rest, attributes = form
                 seq = batch.base + len(batch.messages)
                 batch.messages.append(fill(head, seq, middle, prefix[0], rest, prefix[1:]) + attributes)
                 batch.steps.append(key)
