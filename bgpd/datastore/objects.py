@@ -37,6 +37,8 @@ class _Place(NamedTuple):
     objects: tuple[Decoded, ...]
     failures: tuple[Failure, ...]
     whole: bool
+    ignored: int = 0
+    """Of the objects, those that are none of our business."""
 
 
 class Objects:
@@ -74,7 +76,9 @@ class Objects:
         """All that a place says now. With ``whole`` false a part of it could not be read: what it said before and does
         not say now is held, not absent."""
         before = self._places.get(place)
-        now = self._places[place] = _Place(tuple(objects), tuple(failures), whole)
+        found = tuple(objects)
+        ignored = sum(decoded.verdict is Verdict.IGNORED for decoded in found)
+        now = self._places[place] = _Place(found, tuple(failures), whole, ignored)
         touched = self._unsay(place, before)
         for decoded in now.objects:
             if decoded.key is not None:
@@ -257,9 +261,7 @@ class Objects:
     def status(self, backend: str, resyncs: int) -> DatastoreStatus:
         """What to tell the operator."""
         counts = {kind: len(objects) for kind, objects in self._good.items()}
-        ignored = sum(
-            decoded.verdict is Verdict.IGNORED for place in self._places.values() for decoded in place.objects
-        )
+        ignored = sum(place.ignored for place in self._places.values())
         return DatastoreStatus(
             backend=backend,
             up=self._readable,

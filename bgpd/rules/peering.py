@@ -88,6 +88,7 @@ class _Peering:
                 message = f"{first.source} has the same peer in AS {first.asn} and comes first: ignored"
                 self.problems.append(Problem(peer.source, "spec.peerIP", message))
         self.unused_options(found)
+        self.shared_addresses()
         if self.own.name in self.snapshot.nodes and self.own.ipv4 is None and self.own.ipv6 is None:
             message = "no BGP address, neither IPv4 nor IPv6: no session is possible"
             self.problems.append(Problem(f"Node {self.own.name}", "spec.bgp", message))
@@ -99,6 +100,14 @@ class _Peering:
         for name in sorted(self.config.bgp.peers.keys() - known):
             message = "no session of this node has this name or address"
             self.problems.append(Problem("configuration", f"bgp.peers.{name}", message))
+
+    def shared_addresses(self) -> None:
+        """Two Nodes with one address: a session can be with one of them only."""
+        for _, node in sorted(self.snapshot.nodes.items()):
+            for address in (node.ipv4, node.ipv6):
+                if address is not None and (first := self.owners[address]) is not node:
+                    message = f"Node {first.name} has the same address, {address_text(address)}"
+                    self.problems.append(Problem(f"Node {node.name}", "spec.bgp", message))
 
     def router_id(self) -> Address:
         chosen = self.config.router_id

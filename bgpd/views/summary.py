@@ -64,11 +64,12 @@ def live(facts: Facts) -> list[Check]:
 def ready(parts: Parts, facts: Facts) -> list[Check]:
     """Readiness: resources whole, the kernel ours to write and written once. Not: that any peer is up, or that each
     single route can be written (a problem says which cannot)."""
-    whole = facts.snapshot is not None
+    whole = facts.snapshot is not None  # what was whole once stands, though the directory may have gone since
     reconcilers = [state.reconciler for state in parts.fibs.values()]
     written = all(
         state.last_sync is not None or not state.reconciler.pending for state in parts.fibs.values()
     )
+    lost = facts.datastore.status().detail
     paused = any(reconciler.paused for reconciler in reconcilers)
     kernel = "" if whole and written else "the first routes are not yet written"
     for family, state in parts.fibs.items():
@@ -79,7 +80,7 @@ def ready(parts: Parts, facts: Facts) -> list[Check]:
             )
     return [
         Check("config", not facts.config_error, facts.config_error.replace("\n", "; ")),
-        Check("datastore", whole, "" if whole else facts.datastore.status().detail),
+        Check("datastore", whole, f"{lost}; what was read last stands" if whole and lost else lost),
         Check("alone", facts.in_the_way is None, facts.in_the_way or ""),
         Check("kernel", not (kernel or paused), kernel or ("nothing is written meanwhile" if paused else "")),
     ]

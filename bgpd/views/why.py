@@ -20,11 +20,13 @@ from bgpd.model.prefix import (
     prefix_text,
 )
 from bgpd.model.resources import AffinityState, BlockAffinity, Snapshot
-from bgpd.model.route import BLACKHOLE, Out, Path, Reason, Unresolved, default_metric
+from bgpd.model.route import BLACKHOLE, OriginKind, Out, Path, Reason, Unresolved, default_metric
 from bgpd.model.status import Explanation, SessionState, Step
 from bgpd.rib import longest_match
 from bgpd.rules.policy import ExportRefusal, groups_of
 from bgpd.views.parts import Parts, as_path_text, community_texts
+
+_KIND = {OriginKind.BLOCK: "a block", OriginKind.BORROWED: "a borrowed address"}
 
 
 class Why:
@@ -67,7 +69,7 @@ class Why:
         steps: list[Step] = []
         own, hole = origination.announce.get(prefix), origination.blackholes.get(prefix)
         if own:
-            steps.append(Step("origin", f"ours to announce, as {own.kind.value}: {own.source}"))
+            steps.append(Step("origin", f"ours to announce, as {_KIND[own.kind]}: {own.source}"))
         if hole:
             released = " (until another node announces it)" if hole.yields else ""
             steps.append(Step("origin", f"ours to keep as a blackhole{released}: {hole.source}"))
@@ -101,7 +103,7 @@ class Why:
             steps.extend(self._told(family, prefix))
 
         if own:
-            verdict = f"this node's own {own.kind.value}, announced"
+            verdict = f"{_KIND[own.kind]} of this node, announced"
         elif hole and not chosen:
             verdict = "this node's own block, kept as a blackhole and not announced"
         elif chosen:

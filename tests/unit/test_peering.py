@@ -309,6 +309,10 @@ def test_what_the_operator_should_hear_of() -> None:
         ("configuration", "bgp.peers.Mesh_10_0_1_13"),
         ("Node worker1", "spec.bgp"),
     ]
+    twins = peering(snapshot([*CLUSTER, node("other", "10.0.1.31")]))
+    assert [str(problem) for problem in twins.problems] == [
+        "Node worker2: spec.bgp: Node other has the same address, 10.0.1.31"
+    ]
     named = peering(snapshot(), config="bgp: {peers: {Mesh_10_0_1_31: {}, 10.0.1.20: {}}}")
     assert named.problems == ()
 

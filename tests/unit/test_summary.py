@@ -14,8 +14,8 @@ A = peer("10.0.1.31")
 RESOURCES = Snapshot(nodes={"worker1": Node("worker1", ipv4=addr("10.0.1.30"), ipv6=addr("fd00:1::30"))})
 
 
-def facts(**changes: Any) -> Facts:
-    store: Any = SimpleNamespace(status=lambda: DatastoreStatus("files", True, True, ""))
+def facts(detail: str = "", **changes: Any) -> Facts:
+    store: Any = SimpleNamespace(status=lambda: DatastoreStatus("files", not detail, not detail, detail))
     return Facts(parse("node: worker1", "test"), "bgpd.yaml", 0.0, store, snapshot=RESOURCES, **changes)
 
 
@@ -81,6 +81,11 @@ def test_addresses_that_the_machine_lacks() -> None:
         "Node worker1: spec.bgp.ipv6Address: "
         "fd00:1::30 is on no interface of this machine: no session can start from it"
     ]
+
+
+def test_resources_that_went_are_told_and_what_was_read_stands() -> None:
+    check = ready(holding("10.48.0.0/26").parts, facts("there is no Node 'worker1'"))[1]
+    assert (check.ok, check.detail) == (True, "there is no Node 'worker1'; what was read last stands")
 
 
 def test_a_refused_configuration_is_one_line() -> None:

@@ -61,9 +61,21 @@ def test_an_own_block() -> None:
     text = ground.why("10.48.0.64/26")
     holds(
         text,
-        "this node's own block, announced",
-        "+ origin: ours to announce, as block: BlockAffinity 10.48.0.64/26",
+        "10.48.0.64/26: a block of this node, announced",
+        "+ origin: ours to announce, as a block: BlockAffinity 10.48.0.64/26",
         "+ kernel: blackhole 10.48.0.64/26 proto bird: installed",
+        "+ told: Mesh_10_0_1_31",
+    )
+
+
+def test_a_borrowed_address() -> None:
+    ground = Ground(A)
+    ground.core.originate(origination(borrowed=["10.48.0.40/32"]))
+    ground.install()
+    holds(
+        ground.why("10.48.0.40"),
+        "10.48.0.40/32: a borrowed address of this node, announced",
+        "+ origin: ours to announce, as a borrowed address: cali 10.48.0.40/32",
         "+ told: Mesh_10_0_1_31",
     )
 
