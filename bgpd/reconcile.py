@@ -45,7 +45,7 @@ class Reconciler(Generic[K, V]):
     (A route's kin is its prefix: an old route of ours with another metric is replaced, the new first.)
     """
 
-    def __init__(self, kin: Callable[[K], Hashable], limit: int = 4096) -> None:
+    def __init__(self, kin: Callable[[K], Hashable], limit: int = 16384) -> None:
         self.wanted: dict[K, V] = {}
         self.held: dict[K, V] = {}
         self.errors: dict[K, str] = {}
