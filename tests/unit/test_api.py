@@ -412,7 +412,9 @@ async def test_a_daemon_leaves_the_socket_of_the_next(views: FakeViews, director
         assert answers(path)
 
 
-async def test_a_taken_metrics_port_is_named_and_stops_nothing_else(views: FakeViews, directory: Path) -> None:
+async def test_a_taken_metrics_port_is_named_and_stops_nothing_else(
+    views: FakeViews, directory: Path
+) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -420,7 +422,10 @@ async def test_a_taken_metrics_port_is_named_and_stops_nothing_else(views: FakeV
         door = Api(views, Metrics(views), directory / "api.sock", ("127.0.0.1", port))
         await door.start()
         try:
-            assert door.metrics_error == f"metrics are not served on 127.0.0.1 port {port}: Address already in use"
+            assert (
+                door.metrics_error
+                == f"metrics are not served on 127.0.0.1 port {port}: Address already in use"
+            )
             assert answers(directory / "api.sock")
         finally:
             await door.stop()
