@@ -334,6 +334,7 @@ def schema() -> dict[str, Any]:
 _EXPECTED = {
     "missing": "expected, but not there",
     "string_type": "expected text",
+    "string_too_short": "expected text that is not empty",
     "int_type": "expected a whole number",
     "bool_type": "expected true or false",
     "tuple_type": "expected a list",

@@ -187,6 +187,9 @@ class Daemon:
     def _configure_peers(self, snapshot: Snapshot) -> None:
         before = self._facts.peering
         self._facts.peering = peering = peers(snapshot, self._config.node, self._config)
+        for problem in peering.problems:
+            if not before or problem not in before.problems:
+                log.warning("event=peering_problem source=%r cause=%r", problem.source, str(problem))
         self._speaker.configure(peering.peers, peering.listen.addresses, peering.listen.port)
         self._await_peers()
         for peer in before.peers.keys() - peering.peers.keys() if before else ():

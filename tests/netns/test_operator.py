@@ -1,5 +1,6 @@
 """The first hour with a node: slips in resources and configuration, and what the operator is told of them."""
 
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,15 @@ def test_a_refused_configuration_and_one_that_names_nobody(net: Net) -> None:
     assert len(lines) == 1 and "hold_tim: unknown key" in lines[0] and "; " in lines[0], lines
     assert worker1.established(), "nothing changed"
 
+    words = "bgp.peers.10.0.1.32: no session of this node has this name or address"
     worker1.configure(bgp={"peers": {"10.0.1.32": {"hold_time": 9}}})
-    assert worker1.bgpctl("reload").returncode == 0
-    status = worker1.bgpctl("status").stdout
-    assert "bgp.peers.10.0.1.32: no session of this node has this name or address" in status, status
+    worker1.process.signal(signal.SIGHUP)
+    wait_until(lambda: words in worker1.bgpctl("status").stdout, what="SIGHUP is a reload", report=net.report)
+    assert worker1.log.count(words) == 1, worker1.log
+    worker1.process.signal(signal.SIGHUP)
+    worker1.wait(lambda: worker1.log.count("event=reload result=success") == 2, "another reload")
+    assert worker1.log.count(words) == 1, "told once"
+    assert worker1.established() and not any(worker1.peers()["Mesh_10_0_1_31"]["flaps"].values())
 
 
 def test_a_start_that_waits_for_resources_goes_on(

@@ -82,6 +82,11 @@ def test_all_mistakes_at_once() -> None:
     }
 
 
+def test_an_empty_pattern() -> None:
+    found = problems("kernel: {workload_interfaces: ['']}")
+    assert found == {"kernel.workload_interfaces.0": "expected text that is not empty, not ''"}
+
+
 @pytest.mark.parametrize("listen", ["::1:9179", "[127.0.0.1]:9179", "127.0.0.1", "127.0.0.1:99999", "host:1"])
 def test_bad_endpoints(listen: str) -> None:
     assert "metrics.listen" in problems(f"metrics: {{listen: '{listen}'}}")
