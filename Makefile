@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types imports format bench clean
+.PHONY: help setup demo test boot lint types imports format bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -29,6 +29,13 @@ demo: setup ## a three-node cluster in network namespaces, told step by step
 
 test: setup ## the whole default suite, namespaces and interop included
 	$(BIN)/pytest -n 4 --dist loadgroup $(ARGS)
+
+boot: setup .stamps/boot/.ready ## the systemd unit in a machine really booted (makes a Debian to boot the first time: minutes)
+	$(BIN)/pytest -m boot tests/boot $(ARGS)
+
+.stamps/boot/.ready: tests/boot/prepare pyproject.toml constraints.txt
+	tests/boot/prepare $(@D)
+	@touch $@
 
 lint: setup ## style, types, import contracts
 	$(BIN)/ruff check .

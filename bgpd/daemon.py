@@ -444,7 +444,7 @@ class Daemon:
             raise
         finally:
             if self._ready_told:
-                self._notifier.ready("configuration read again")
+                self._notifier.ready(self._told[0])
         facts.reloads["success"] += 1
         facts.config_error, facts.config_loaded = "", time.time()
         changed = [key for key in type(new).model_fields if getattr(new, key) != getattr(self._config, key)]
