@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -10,6 +12,7 @@ from tests.netlab import (
     Bgpd,
     Namespace,
     Net,
+    Process,
     affinity,
     bgp_configuration,
     node,
@@ -132,3 +135,24 @@ class Cluster:
         pod.ip("route", "add", "169.254.1.1", "dev", "eth0", "scope", "link")
         pod.ip("route", "add", "default", "via", "169.254.1.1", "dev", "eth0")
         return pod
+
+
+class Ping:
+    """``ping -i 0.02``, from the first answer on."""
+
+    def __init__(self, source: Namespace, target: str) -> None:
+        wait_until(
+            lambda: source.run("ping", "-c1", "-W1", target, check=False).returncode == 0,
+            5,
+            f"{target} answers",
+        )
+        self._process: Process = source.popen("ping", "-i", "0.02", target, name=f"ping-{target}")
+
+    def lost(self) -> tuple[int, int]:
+        """Ends it; packets sent, and those of them not answered."""
+        self._process.signal(signal.SIGINT)
+        self._process.wait()
+        counts = re.search(r"(\d+) packets transmitted, (\d+) received", self._process.log)
+        assert counts, self._process.log[-500:]
+        sent, received = map(int, counts.groups())
+        return sent, sent - received

@@ -2,36 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import signal
 import subprocess
 from functools import partial
 
 import pytest
 
-from tests.netlab import Bgpd, Namespace, Net, Process, affinity, bgp_configuration, node, pool, wait_until
-from tests.netns.cluster import BASE, BLOCK, BLOCK6, BLOCKS, IPV4, IPV6, Cluster
-
-
-class Ping:
-    """``ping -i 0.02``, from the first answer on."""
-
-    def __init__(self, source: Namespace, target: str) -> None:
-        wait_until(
-            lambda: source.run("ping", "-c1", "-W1", target, check=False).returncode == 0,
-            5,
-            f"{target} answers",
-        )
-        self._process: Process = source.popen("ping", "-i", "0.02", target, name=f"ping-{target}")
-
-    def lost(self) -> tuple[int, int]:
-        """Ends it; packets sent, and those of them not answered."""
-        self._process.signal(signal.SIGINT)
-        self._process.wait()
-        counts = re.search(r"(\d+) packets transmitted, (\d+) received", self._process.log)
-        assert counts, self._process.log[-500:]
-        sent, received = map(int, counts.groups())
-        return sent, sent - received
+from tests.netlab import Bgpd, Net, affinity, bgp_configuration, node, pool, wait_until
+from tests.netns.cluster import BASE, BLOCK, BLOCK6, BLOCKS, IPV4, IPV6, Cluster, Ping
 
 
 def test_pools_appear_while_running(net: Net) -> None:
