@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 DIAL_TIME = 8.0
 """Seconds for TCP to connect."""
 LISTEN_RETRY = 1.0
+AT_ONCE, PACE = 50, 0.01
+"""Sessions that begin in one turn of the event loop, and seconds until the next so many do."""
 REJECT_LOG = 10.0
 """Seconds between two lines about connections that nobody wanted."""
 _UNREACHABLE = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN))
@@ -160,8 +162,12 @@ class Speaker:
             self._pump(run)
             run.stop()
             log.info("event=peer_removed peer=%s", run.session.config.id)
-        for run in changed:
-            self._pump(run)
+        loop = asyncio.get_running_loop()
+        for place, run in enumerate(changed):
+            if place < AT_ONCE:
+                self._pump(run)
+            else:  # a thousand dials in one turn of the loop would hold it for a fifth of a second
+                loop.call_later(place // AT_ONCE * PACE, self._guarded, self._begin, run)
         self._listen()
 
     def shutdown(self, peer_id: PeerId, message: str) -> None:
@@ -477,6 +483,10 @@ class Speaker:
             self._rejected, self._reject_logged = 0, now
         link.write(encode_notification(refusal or Notification(6, Cease.REJECTED)))
         link.finish()
+
+    def _begin(self, run: _Run) -> None:
+        if self._runs.get(run.session.config.id) is run:
+            self._pump(run)
 
     def _order(self, peer_id: PeerId, order: Callable[[Session, float], None]) -> None:
         run = self._runs[peer_id]
