@@ -25,7 +25,7 @@ from bgpd import __version__
 from bgpd.bgp.outbound import Outbound
 from bgpd.bgp.speaker import Speaker
 from bgpd.config import Config, ConfigError, load
-from bgpd.convergence import Convergence
+from bgpd.convergence import DEADLINE, Convergence
 from bgpd.datastore.files import Files
 from bgpd.kernel.door import Kernel, KernelHandler
 from bgpd.model.peer import Down, Peer, PeerId
@@ -250,7 +250,8 @@ class Daemon:
         next_compare = self._started + COMPARE_EVERY
         watchdog_due = 0.0
         while True:
-            interval = HOUSEKEEPING if self._facts.in_sync else HOUSEKEEPING_AT_START
+            starting = not self._facts.in_sync and time.monotonic() < self._started + DEADLINE
+            interval = HOUSEKEEPING_AT_START if starting else HOUSEKEEPING
             due = time.monotonic() + interval
             await asyncio.sleep(interval)
             now = time.monotonic()
@@ -304,7 +305,7 @@ class Daemon:
     def _in_the_way(self) -> str | None:
         if self._rival is not None:
             return self._rival
-        if self._speaker.listen_error:
+        if self._speaker.port_taken:
             return self._speaker.listen_error
         if self._facts.peering is None or not self._speaker.listening:
             return NOT_YET_LISTENING

@@ -43,6 +43,8 @@ class Programming:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _compare_cause: str = ""
     _heard_at: float | None = None
+    _told: set[FibKey] = field(default_factory=set)
+    """Keys whose refusal was logged."""
 
     async def adopt(self) -> None:
         """Read what is there of ours from before. Nothing is written until ``paused`` is lifted."""
@@ -104,6 +106,8 @@ class Programming:
                 reconciler.done(batch, errors, now)
                 self.metrics.observe_reconcile("apply", now - started)
                 self.last_sync = time.time()
+                if errors:
+                    self._refused(errors)
                 for key, error in errors.items():
                     log.debug(
                         "event=route_failed prefix=%s error=%s", prefix_text(self.family, key[0]), error
@@ -113,6 +117,21 @@ class Programming:
             elif self._heard_at is not None and not reconciler.pending:
                 self.metrics.observe_fib_programming(time.monotonic() - self._heard_at)
                 self._heard_at = None
+
+    def _refused(self, errors: Mapping[FibKey, Exception]) -> None:
+        """One line for a batch with refusals of keys that were not refused before; all are tried again."""
+        self.metrics.count_reconcile_error("apply")
+        fresh = [key for key in errors if key not in self._told]
+        self._told = set(self.reconciler.errors)
+        if fresh:
+            first = prefix_text(self.family, fresh[0][0])
+            log.warning(
+                "event=routes_refused family=%s count=%d first=%s cause=%r",
+                self.family.label,
+                len(fresh),
+                first,
+                str(errors[fresh[0]]),
+            )
 
     async def _compare(self) -> None:
         cause, self._compare_cause = self._compare_cause, ""

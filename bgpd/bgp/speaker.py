@@ -16,12 +16,13 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from bgpd.bgp.connection import Connection, Refresh, Routes, Up
 from bgpd.bgp.exa import Cease, Notification, encode_notification
+from bgpd.bgp.listeners import Listeners
 from bgpd.bgp.session import Session
-from bgpd.bgp.transport import BACKLOG, Link, dialling_socket, listening_socket
+from bgpd.bgp.transport import Link, dialling_socket
 from bgpd.model.peer import Down, DownReason, Peer, PeerConfig, PeerId
 from bgpd.model.prefix import Address, Family, address_text
 from bgpd.model.route import RibEvent
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 
 DIAL_TIME = 8.0
 """Seconds for TCP to connect."""
-LISTEN_RETRY = 1.0
 AT_ONCE, PACE = 50, 0.01
 """Sessions that begin in one turn of the event loop, and seconds until the next so many do."""
 REJECT_LOG = 10.0
@@ -109,10 +109,7 @@ class Speaker:
         self._links: dict[Link, _Run | None] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._failure: asyncio.Future[None] | None = None
-        self._wanted: frozenset[tuple[Address, int]] = frozenset()
-        self._servers: dict[tuple[Address, int], asyncio.Task[None]] = {}
-        self._listen_errors: dict[tuple[Address, int], str] = {}
-        self._listening: set[tuple[Address, int]] = set()
+        self._listeners = Listeners(lambda: Link(self, outgoing=False), handler.listening_changed)
         self._rejected, self._reject_logged = 0, 0.0
 
     async def run(self) -> None:
@@ -122,7 +119,7 @@ class Speaker:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                self._listen()
+                self._listeners.follow(tasks)
                 for run in list(self._runs.values()):
                     self._pump(run)
                 await self._failure
@@ -139,7 +136,7 @@ class Speaker:
     def configure(self, peers: Mapping[PeerId, PeerConfig], addresses: Sequence[Address], port: int) -> None:
         """The sessions to have, and where to listen. Idempotent: what is equal is left alone."""
         now = self._now()
-        self._wanted = frozenset((address, port) for address in addresses)
+        self._listeners.want(frozenset((address, port) for address in addresses))
         gone = [self._runs.pop(peer_id) for peer_id in list(self._runs) if peer_id not in peers]
         changed: list[_Run] = []
         for peer_id, config in peers.items():
@@ -168,7 +165,8 @@ class Speaker:
                 self._pump(run)
             else:  # a thousand dials in one turn of the loop would hold it for a fifth of a second
                 loop.call_later(place // AT_ONCE * PACE, self._guarded, self._begin, run)
-        self._listen()
+        if self._tasks is not None:
+            self._listeners.follow(self._tasks)
 
     def shutdown(self, peer_id: PeerId, message: str) -> None:
         """Cease 6/2 with the operator's words, and down until ``enable``. ``KeyError`` for an unknown peer."""
@@ -219,12 +217,17 @@ class Speaker:
     @property
     def listen_error(self) -> str | None:
         """Why we do not listen everywhere we should; tried again every second."""
-        return "; ".join(sorted(self._listen_errors.values())) or None
+        return self._listeners.error
+
+    @property
+    def port_taken(self) -> bool:
+        """Whether ``listen_error`` is that another daemon has our port."""
+        return self._listeners.taken
 
     @property
     def listening(self) -> bool:
         """Whether we listen everywhere we should."""
-        return self._wanted == self._listening
+        return self._listeners.complete
 
     @property
     def shutdowns(self) -> Mapping[PeerId, str]:
@@ -374,6 +377,7 @@ class Speaker:
         loop = asyncio.get_running_loop()
         message, refused = "", False
         sock = None
+        await self._listeners.ready.wait()
         try:
             sock = dialling_socket(config.address, config.local_address)
             async with asyncio.timeout(DIAL_TIME):
@@ -396,64 +400,6 @@ class Speaker:
             )
         self._handler.attempted(config.id, refused)
         self._pump(run)
-
-    def _listen(self) -> None:
-        if self._tasks is None:
-            return
-        for place in [place for place in self._servers if place not in self._wanted]:
-            self._servers.pop(place).cancel()
-            self._listen_errors.pop(place, None)
-        for place in self._wanted - self._servers.keys():
-            self._servers[place] = self._tasks.create_task(self._serve(*place))
-
-    async def _serve(self, address: Address, port: int) -> None:
-        place = (address, port)
-        words = f"{address_text(address)} port {port}"
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock = listening_socket(address, port)
-                server = await loop.create_server(
-                    lambda: Link(self, outgoing=False), sock=sock, backlog=BACKLOG, start_serving=False
-                )
-            except OSError as error:
-                cause = error.strerror or str(error)
-                if error.errno == errno.EAFNOSUPPORT:  # a kernel without IPv6 has no peers of it either
-                    log.warning("event=not_listening address=%s cause=%r", address_text(address), cause)
-                    await self._listens(place)
-                taken = error.errno == errno.EADDRINUSE
-                message = (
-                    f"{'another daemon has our BGP port' if taken else 'cannot listen'}: {words}: {cause}"
-                )
-                if self._listen_errors.get(place) != message:
-                    self._listen_errors[place] = message
-                    log.error(
-                        "event=not_listening address=%s port=%d cause=%r",
-                        address_text(address),
-                        port,
-                        cause,
-                    )
-                    self._handler.listening_changed()
-                await asyncio.sleep(LISTEN_RETRY)
-                continue
-            break
-        self._listen_errors.pop(place, None)
-        try:
-            await server.start_serving()
-            log.info("event=listening address=%s port=%d", address_text(address), port)
-            await self._listens(place)
-        finally:
-            server.close()
-
-    async def _listens(self, place: tuple[Address, int]) -> NoReturn:
-        """All that is to be done of one place to listen at is done, until cancelled."""
-        self._listening.add(place)
-        self._handler.listening_changed()
-        try:
-            while True:
-                await asyncio.get_running_loop().create_future()
-        finally:
-            self._listening.discard(place)
 
     def _match(self, address: Address) -> _Run | None:
         """Whose connection it is that comes from an address. Of several peers of one address the one that takes

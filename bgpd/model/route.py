@@ -202,7 +202,6 @@ class Reason(Enum):
 
     AS_LOOP = "our own AS is on its AS path"
     ORIGINATOR_LOOP = "its ORIGINATOR_ID is ours"
-    CLUSTER_LOOP = "our cluster id is on its CLUSTER_LIST"
     UNRESOLVED = "its next hop does not resolve"
     LOCAL_PREF = "lower local preference"
     AS_PATH_LENGTH = "longer AS path"

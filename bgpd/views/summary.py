@@ -79,7 +79,7 @@ def ready(parts: Parts, facts: Facts) -> list[Check]:
                 f"none of {len(wanted)} {family.label} routes can be written: {next(iter(errors.values()))}"
             )
     return [
-        Check("config", not facts.config_error, facts.config_error.replace("\n", "; ")),
+        Check("config", True, facts.config_error.replace("\n", "; ")),  # a refused file changed nothing
         Check("datastore", whole, f"{lost}; what was read last stands" if whole and lost else lost),
         Check("alone", facts.in_the_way is None, facts.in_the_way or ""),
         Check("kernel", not (kernel or paused), kernel or ("nothing is written meanwhile" if paused else "")),
@@ -125,6 +125,9 @@ def status(parts: Parts, facts: Facts) -> Status:
     strange = list(_strange_addresses(parts, facts))
     store = facts.datastore.status()
     checks = ready(parts, facts)
+    unheard = []
+    if parts.speaker.listen_error and facts.in_the_way is None:
+        unheard = [Problem("BGP", "bgp.listen", parts.speaker.listen_error)]
     return Status(
         node=node,
         version=__version__,
@@ -161,6 +164,7 @@ def status(parts: Parts, facts: Facts) -> Status:
         peers_shut_down=sum(not session.admin_up for session in sessions),
         problems=(
             *facts.problems,
+            *unheard,
             *store.problems,
             *(peering.problems if peering else ()),
             *strange,

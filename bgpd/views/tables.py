@@ -77,7 +77,10 @@ class Tables:
 
     def _in_rows(self, family: Family, wanted: _Wanted, peer: PeerStatus | None) -> Iterator[RouteView]:
         table = self._parts.router.adj_rib_in(family)
-        for prefix in wanted.of(table.candidates):
+        told = (
+            dict.fromkeys(prefix for prefix, _, _ in table.peer_paths(peer.id)) if peer else table.candidates
+        )
+        for prefix in wanted.of(told):
             paths = table.paths(prefix)
             best, multipath, rejected = self._parts.router.judged(family, prefix) if paths else (None, (), {})
             chosen = prefix in self._parts.router.rib(family)

@@ -292,6 +292,25 @@ async def test_refused_dials_are_told() -> None:
         )
 
 
+async def test_nothing_is_dialled_while_another_has_the_port() -> None:
+    """It may have the sessions too: a second connection from our address would end them."""
+    other = listening_socket(address(2), PORT)
+    dialled = listening_socket(address(3), PORT)
+    dialled.setblocking(False)
+    try:
+        async with speaking(2, config(2, 3)) as (speaker, _):
+            await until(lambda: speaker.port_taken)
+            await asyncio.sleep(0)
+            with pytest.raises(BlockingIOError):
+                dialled.accept()
+            other.close()
+            accepted, _ = await asyncio.wait_for(asyncio.get_running_loop().sock_accept(dialled), 5)
+            accepted.close()
+    finally:
+        other.close()
+        dialled.close()
+
+
 async def test_an_address_that_is_not_ours_is_no_refusal() -> None:
     stranger = parse_address("192.0.2.1")
     async with speaking(2, config(2, 3, local_address=stranger)) as (speaker, ours):
@@ -301,7 +320,7 @@ async def test_an_address_that_is_not_ours_is_no_refusal() -> None:
 
 
 async def test_a_port_that_is_taken_is_told_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bgpd.bgp.speaker.LISTEN_RETRY", 0.02)
+    monkeypatch.setattr("bgpd.bgp.listeners.RETRY", 0.02)
     other = listening_socket(address(2), PORT)
     async with speaking(2, config(2, 3, passive=True)) as (speaker, _):
         await until(lambda: speaker.listen_error)
@@ -321,7 +340,7 @@ async def test_an_address_that_is_not_ours_is_no_other_daemon() -> None:
         assert (
             speaker.listen_error == f"cannot listen: 192.0.2.1 port {PORT}: Cannot assign requested address"
         )
-        assert not speaker.listening
+        assert speaker.listening and not speaker.port_taken, "it stops nothing"
 
 
 async def test_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,7 +351,7 @@ async def test_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
             raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
         return listening_socket(address, port)
 
-    monkeypatch.setattr("bgpd.bgp.speaker.listening_socket", listen)
+    monkeypatch.setattr("bgpd.bgp.listeners.listening_socket", listen)
     async with speaking(2, config(2, 3, passive=True)) as (speaker, _):
         speaker.configure({}, [address(2), Address(bytes(16))], PORT)
         await until(lambda: speaker.listening)
