@@ -119,12 +119,14 @@ class Speaker:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
-                self._listeners.follow(tasks)
-                for run in list(self._runs.values()):
-                    self._pump(run)
-                await self._failure
+                try:
+                    self._listeners.follow(tasks)
+                    for run in list(self._runs.values()):
+                        self._pump(run)
+                    await self._failure
+                finally:
+                    self._tasks = None  # what ends from here on starts no dial
         finally:
-            self._tasks = None
             for run in self._runs.values():
                 run.stop()
             for link in list(self._links):
