@@ -1,14 +1,15 @@
 """A machine to install bgpd on: a minimal Debian with systemd, really booted, in a container of systemd-nspawn.
 
 It has a copy of the root that ``prepare`` made, a network namespace of its own with ``ens5`` on a ``netlab`` switch,
-and no way out to any other network. It is steered from outside: ``run`` enters its namespaces. It ends with the net it
-belongs to, if not before.
+and no way out to any other network. It is steered from outside: ``run`` enters its namespaces. ``close`` ends it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from tests.netlab import PROJECT, Ended, Namespace, Net, Process, wait_until
+from tests.netlab import PROJECT, UNREADY, Ended, Namespace, Net, Process, wait_until
 
 SOURCE, WHEELS = "/src", "/wheels"
 """Where the machine finds the source tree and what pip installs from."""
@@ -39,7 +40,7 @@ class Machine:
         self.name = name
         self.root = switch.net.directory / f"{name}-root"
         self.inside: Inside
-        self._process: Process
+        self._process: Process | None = None
         self._leader = 0
         self._unique = f"{switch.name}-{name}"
         self._port = f"port-{name}"
@@ -71,7 +72,8 @@ class Machine:
 
     def boot(self) -> None:
         """Returns when systemd has started all that it was to start."""
-        self._process = self._switch.popen(
+        self._leader = 0
+        self._process = process = self._switch.popen(
             *("systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--settings=no"),
             *(f"--directory={self.root}", f"--machine={self._unique}", "--console=pipe"),
             *("--link-journal=no", "--resolv-conf=off", "--timezone=off"),
@@ -82,10 +84,11 @@ class Machine:
         self._leader = wait_until(self._find_leader, 10, "systemd runs in the machine")
         wait_until(self._plug_in, 10, "the machine has a link")
         self.inside = Inside(self._net, self.name, self._leader)
-        wait_until(self._booted, 60, "the machine has booted", interval=0.2, report=lambda: self._process.log)
+        wait_until(self._booted, 60, "the machine has booted", interval=0.2, report=lambda: process.log)
 
     def _find_leader(self) -> int:
         """The machine's process 1; its children before that are systemd-nspawn's own."""
+        assert self._process is not None
         if not self._process.running:
             raise Ended(f"{self.name} ended:\n{self._process.log}")
         pid = self._process.pid
@@ -105,8 +108,21 @@ class Machine:
     def shut_down(self) -> None:
         """As an operator does."""
         self.run("systemctl", "poweroff", "--no-block", check=False)  # it may cut us off
+        assert self._process is not None
         self._process.wait(60)
         self._net.remove(self.inside)
+        self._tidy()
+
+    def close(self) -> None:
+        """Whatever it does, it ends: a machine survives its systemd-nspawn, so that the net's own end is not enough."""
+        if self._process is None or not self._process.running:
+            return
+        with contextlib.suppress(*UNREADY):
+            os.kill(self._leader or wait_until(self._find_leader, 5), signal.SIGKILL)
+            self._process.wait(10)
+        self._tidy()
+
+    def _tidy(self) -> None:
         with contextlib.suppress(OSError):  # systemd-nspawn leaves it where /run is no tmpfs
             Path("/run/systemd/nspawn/propagate", self._unique).rmdir()
 

@@ -84,9 +84,8 @@ def peer() -> Iterator[Bgpd]:
     if not (PREPARED / "root").is_dir():
         pytest.skip("there is no root to boot: make boot makes one")
     with (PREPARED / "lock").open("w") as lock, Net() as net:
-        fcntl.flock(
-            lock, fcntl.LOCK_EX
-        )  # systemd-nspawn puts all machines of one caller into one control group
+        # systemd-nspawn puts all machines of one caller into one control group: one at a time.
+        fcntl.flock(lock, fcntl.LOCK_EX)
         worker1 = net.namespace("worker1")
         net.lan({worker1: [f"{PEER}/24", f"{PEER6}/64"]})
         yield Bgpd(worker1, "worker1", {"cluster": CLUSTER}).start()
@@ -97,15 +96,23 @@ def machine(peer: Bgpd) -> Iterator[Machine]:
     """worker2: booted, bgpd installed as the README says, systemd-networkd told to leave our routes."""
     switch = next(namespace for namespace in peer.namespace.net.namespaces if namespace.label == "switch")
     made = Machine(switch, "worker2", PREPARED, f"{HERE}/24", f"{HERE6}/64")
-    made.boot()
-    made.write_resources("cluster", *CLUSTER)
-    install = shell_example(PROJECT / "README.md", INSTALL)
-    made.script(install, timeout=240, env={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": WHEELS})
-    lines = shell_example(PROJECT / "systemd/README.md", INSTALL).splitlines()
-    made.script("\n".join(line for line in lines if "networkd" in line))
-    made.script("useradd alice; usermod -aG bgpd alice; useradd bob")
-    yield made
-    made.shut_down()
+    try:
+        made.boot()
+        install(made)
+        yield made
+        made.shut_down()
+    finally:
+        made.close()
+
+
+def install(machine: Machine) -> None:
+    """By the README's own lines; pip finds what it needs in the machine."""
+    machine.write_resources("cluster", *CLUSTER)
+    lines = shell_example(PROJECT / "README.md", INSTALL)
+    machine.script(lines, timeout=240, env={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": WHEELS})
+    more = shell_example(PROJECT / "systemd/README.md", INSTALL).splitlines()
+    machine.script("\n".join(line for line in more if "networkd" in line))
+    machine.script("useradd alice; usermod -aG bgpd alice; useradd bob")
 
 
 @pytest.fixture
