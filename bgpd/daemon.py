@@ -172,13 +172,10 @@ class Daemon:
         self._intent_at = time.monotonic()
         self._originate()
         self._turn()  # what we announce is known before a session can come up
+        # A kind that did not change is the same object from snapshot to snapshot.
         causes = (snapshot.nodes, snapshot.peers, snapshot.bgp_configurations, self._config)
-        if len(self._peering_causes) != len(causes) or any(
-            map(operator.is_not, causes, self._peering_causes)
-        ):
-            self._peering_causes = (
-                causes  # a kind that did not change is the same object from snapshot to snapshot
-            )
+        if not self._peering_causes or any(map(operator.is_not, causes, self._peering_causes)):
+            self._peering_causes = causes
             self._configure_peers(snapshot)
         self._outbound.release_end_of_rib()
         self._check_alone()
@@ -238,6 +235,7 @@ class Daemon:
             self._facts.last_routes_change = time.time()
         if changes.adj_rib_out and self._intent_at is not None:
             self._metrics.observe_propagation("origination", time.monotonic() - self._intent_at)
+        if not more:
             self._intent_at = None
         behind = self._outbound.work(settled=not more)
         for peer, family, count in self._router.take_over_limit():
