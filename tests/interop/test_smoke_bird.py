@@ -201,6 +201,7 @@ def test_both_ways(net: Net, asn: int, tmp_path: Path) -> None:
     assert down["keep"] == ["ipv4", "ipv6"]
     bird.start(recover=True)
     assert door.wait(restarted=True)["up"] == ["ipv4", "ipv6"]
+    wait_until(lambda: len(bird.heard("door")) == 2, 20, "both routes are BIRD's again")
     process.kill()
     wait_until(
         lambda: "Neighbor graceful restart active" in bird.birdc("show protocols all door"),
