@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import logging
 import operator
 import signal
@@ -52,6 +51,7 @@ from bgpd.router import Router
 from bgpd.rules.originate import originate
 from bgpd.rules.peering import peers
 from bgpd.rules.policy import groups_of
+from bgpd.shutdowns import Shutdowns
 from bgpd.views import summary
 from bgpd.views.parts import Parts, local_words
 from bgpd.views.summary import Facts
@@ -505,31 +505,6 @@ class Daemon:
             why = f"{error.filename or self._config.state_directory}: {error.strerror}"
             log.warning("event=state_not_kept cause=%r", why)
             raise Impossible(f"{otherwise}: {why}") from None
-
-
-class Shutdowns:
-    """Peers that the operator shut down, each with the words, kept over restarts in the state directory."""
-
-    def __init__(self, directory: Path) -> None:
-        self._file = directory / "shutdowns.json"
-
-    def read(self) -> dict[PeerId, str]:
-        """All of them; a file that cannot be read is logged and counts as empty."""
-        try:
-            found = json.loads(self._file.read_text())
-            return {PeerId(peer): str(words) for peer, words in found.items()}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, AttributeError) as error:
-            log.warning("event=state_unreadable file=%s error=%r", self._file, str(error))
-            return {}
-
-    def write(self, shutdowns: Mapping[PeerId, str]) -> None:
-        """Raises ``OSError`` where they cannot be kept."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._file.with_suffix(".new")
-        fresh.write_text(json.dumps(dict(shutdowns)))
-        fresh.replace(self._file)
 
 
 def make_kernel(config: Config, handler: KernelHandler | None) -> Kernel:

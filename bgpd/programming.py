@@ -43,8 +43,6 @@ class Programming:
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _compare_cause: str = ""
     _heard_at: float | None = None
-    _told: set[FibKey] = field(default_factory=set)
-    """Keys whose refusal was logged."""
 
     async def adopt(self) -> None:
         """Read what is there of ours from before. Nothing is written until ``paused`` is lifted."""
@@ -103,15 +101,11 @@ class Programming:
                 started = time.monotonic()
                 errors = await self.target.apply(batch.puts, batch.deletes)
                 now = time.monotonic()
+                if errors:
+                    self._refused(errors)
                 reconciler.done(batch, errors, now)
                 self.metrics.observe_reconcile("apply", now - started)
                 self.last_sync = time.time()
-                if errors:
-                    self._refused(errors)
-                for key, error in errors.items():
-                    log.debug(
-                        "event=route_failed prefix=%s error=%s", prefix_text(self.family, key[0]), error
-                    )
             if self._compare_cause:
                 self._wake.set()
             elif self._heard_at is not None and not reconciler.pending:
@@ -119,10 +113,11 @@ class Programming:
                 self._heard_at = None
 
     def _refused(self, errors: Mapping[FibKey, Exception]) -> None:
-        """One line for a batch with refusals of keys that were not refused before; all are tried again."""
+        """One line for a batch with refusals of keys that did not fail already; all are tried again."""
         self.metrics.count_reconcile_error("apply")
-        fresh = [key for key in errors if key not in self._told]
-        self._told = set(self.reconciler.errors)
+        for key, error in errors.items():
+            log.debug("event=route_failed prefix=%s error=%s", prefix_text(self.family, key[0]), error)
+        fresh = [key for key in errors if key not in self.reconciler.errors]
         if fresh:
             first = prefix_text(self.family, fresh[0][0])
             log.warning(
