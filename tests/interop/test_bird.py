@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+from bgpd.bgp.session import RACE
 from tests.interop.far import FarBird, FarFrr
 from tests.interop.suite import ASN, OWN, THEIRS, Ground, Interop, hops
 from tests.netlab import Bird, Namespace, Net, bgp_peer, steady, wait_until
@@ -48,6 +51,11 @@ class TestBird(Interop):
         reborn = FarBird(net, 2, asn=65001, node_asn=ASN, announced=THEIRS)
         net.join(ground.switch, reborn.namespace, "port9", reborn.lan)
         assert ground.bgpd.established()
+        ground.bgpd.wait(
+            lambda: all(time.time() - peer["since"] > RACE for peer in ground.bgpd.peers().values()),
+            "old enough that a new connection is no collision with it",
+            20,
+        )
         reborn.start(recover=True)
         wait_until(lambda: reborn.established("ipv4") and reborn.established("ipv6"), 15, report=net.report)
         ground.wait_heard(reborn, OWN)
