@@ -251,9 +251,8 @@ def _configuration(name: str, fields: Fields) -> BGPConfiguration:
         node_to_node_mesh_enabled=spec.flag("nodeToNodeMeshEnabled"),
         listen_port=spec.integer("listenPort", 1, 65535),
         bind_mode_node_ip=None if mode is None else mode == "NodeIP",
-        mesh_unsupported=("nodeMeshPassword",) if password not in (None, {}) else (),
     )
-    if configuration.mesh_unsupported:
+    if password not in (None, {}):
         spec.note("nodeMeshPassword", "not supported yet: the mesh is not peered with")
     spec.unsupported(
         "asNumber nodeToNodeMeshEnabled listenPort bindMode logSeverityScreen nodeMeshPassword",
@@ -296,7 +295,6 @@ def _peer(name: str, fields: Fields) -> BGPPeer:
         peer_selector=spec.text("peerSelector"),
         as_number=spec.asn("asNumber", zero_is_unset=True),
         reverse=reverse != "Manual",
-        unsupported=refused,
     )
     for key in refused:
         spec.note(key, "not supported yet: this peer is not peered with")

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NewType
+from typing import NamedTuple, NewType
 
-from bgpd.model.prefix import Address, Family, address_text
+from bgpd.model.prefix import Address, Family, Prefix, address_text
+from bgpd.model.resources import NextHopMode
 
 PeerId = NewType("PeerId", str)
 """Calico's protocol name: ``Mesh_10_0_1_30``, ``Global_192_0_2_1``, ``Node_fd00__1_port_1179``."""
@@ -24,6 +25,9 @@ class PeerKind(Enum):
     MESH = "mesh"
     GLOBAL = "global"
     NODE = "node"
+    LOCAL_WORKLOAD = "local-workload"
+    DYNAMIC = "dynamic"
+    """From inside a listen range of the node's configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,23 @@ class PeerConfig:
     """This node's own address of each family, for families other than the transport's."""
     families: frozenset[Family]
     passive: bool
+    interface: str | None = None
+    """Of a link-local address (RFC 4007): the zone that it is in."""
     hold_time: float = 90.0
+    keepalive_time: float | None = None
+    """``None`` is a third of the negotiated hold time (RFC 4271 §4.4)."""
+    password: str | None = field(default=None, repr=False)
+    """TCP MD5 (RFC 2385), at most 80 octets."""
+    ttl_security: int | None = None
+    """GTSM (RFC 5082): the most hops to the peer; 1 is directly connected."""
+    add_path: bool = True
+    """Announce ADD-PATH, both ways (RFC 7911)."""
+    extended_next_hop: bool = False
+    """Announce IPv4 routes over IPv6 next hops (RFC 8950)."""
+    asns: frozenset[int] = frozenset()
+    """Of a dynamic neighbour: the AS numbers that it may have; ``asn`` is then known from its OPEN only."""
+    reachable_by: Address | None = None
+    """A gateway: this node keeps a host route to the peer over it."""
     restart_time: int = 120
     """Graceful restart time that we announce (RFC 4724 §3)."""
     max_prefixes: int | None = None
@@ -58,6 +78,32 @@ class PeerConfig:
 
     def __str__(self) -> str:
         return f"{self.id} ({address_text(self.address)} port {self.port} AS {self.asn})"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerPolicy:
+    """What a peer may tell and is told: may change while its session stays."""
+
+    filters: tuple[str, ...] = ()
+    """BGPFilters, in order; those that do not exist are skipped."""
+    next_hop: NextHopMode = NextHopMode.AUTO
+    cluster_id: Address | None = None
+    """Ours, as a route reflector (RFC 4456)."""
+    client: bool = False
+    """The peer is a client of ours: internal routes are passed on to it, and its routes to others."""
+    allow_own_as: int = 0
+    """How often our own AS may stand on the path of its routes."""
+
+
+class DynamicRange(NamedTuple):
+    """Neighbours that may come from inside a prefix without being named one by one."""
+
+    family: Family
+    prefix: Prefix
+    template: PeerConfig
+    """Of every session; its ``id`` and ``address`` are replaced by the neighbour's own (``Dynamic_192_0_2_7``)."""
+    limit: int
+    """Sessions at a time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

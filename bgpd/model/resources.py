@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import NamedTuple
 
 from netaddr import IPNetwork
 
@@ -38,6 +39,15 @@ class EncapMode(Enum):
     NEVER = "Never"
     CROSS_SUBNET = "CrossSubnet"
     ALWAYS = "Always"
+
+
+class ClusterRoutes(Enum):
+    """``programClusterRoutes``: which routes to other nodes' pods BGP writes into the kernel (calico.md §8)."""
+
+    ENABLED = "Enabled"
+    DISABLED = "Disabled"
+    IPIP_ONLY = "EnabledIPIPOnly"
+    NO_ENCAP_ONLY = "EnabledNoEncapOnly"
 
 
 class AffinityState(Enum):
@@ -108,10 +118,47 @@ class Node:
     asn: int | None = None
     route_reflector_cluster_id: Address | None = None
     tunnel_addresses: tuple[Address, ...] = ()
+    wireguard: frozenset[Family] = frozenset()
+    """Families in which it has WireGuard (a public key): nodes that both have it reach each other by Felix's routes."""
 
     def address(self, family: Family) -> Address | None:
         """The BGP address of a family; without one the node is no peer in it."""
         return self.ipv4 if family is Family.IPV4 else self.ipv6
+
+
+Community = int | tuple[int, int, int]
+"""Standard, its 32 bits (RFC 1997), or large (RFC 8092)."""
+
+
+class SecretKey(NamedTuple):
+    """``secretKeyRef``: where a password is."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A core/v1 Secret, decoded. Its values are never printed."""
+
+    name: str
+    namespace: str
+    data: Mapping[str, bytes] = field(repr=False, default_factory=dict)
+
+
+class PrefixAdvertisement(NamedTuple):
+    """Communities that every announced route inside a CIDR gets; names are resolved."""
+
+    family: Family
+    cidr: Prefix
+    communities: tuple[Community, ...]
+
+
+class ServiceRange(NamedTuple):
+    """A CIDR of ``serviceClusterIPs`` and the like."""
+
+    family: Family
+    cidr: Prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +171,31 @@ class BGPConfiguration:
     listen_port: int | None = None
     bind_mode_node_ip: bool | None = None
     """``bindMode: NodeIP``: listen on the node's addresses only."""
-    mesh_unsupported: tuple[str, ...] = ()
-    """Fields set that we do not honour and that protect the mesh: with them there is no mesh."""
+    log_severity_screen: str | None = None
+    node_mesh_password: SecretKey | None = None
+    node_mesh_max_restart_time: float | None = None
+    """Seconds."""
+    prefix_advertisements: tuple[PrefixAdvertisement, ...] | None = None
+    ignored_interfaces: tuple[str, ...] | None = None
+    """Patterns with ``*``."""
+    local_workload_peering_ipv4: Address | None = None
+    local_workload_peering_ipv6: Address | None = None
+    program_cluster_routes: ClusterRoutes | None = None
+    ipv4_normal_route_priority: int | None = None
+    ipv6_normal_route_priority: int | None = None
+    service_cluster_ips: tuple[ServiceRange, ...] = ()
+    service_external_ips: tuple[ServiceRange, ...] = ()
+    service_load_balancer_ips: tuple[ServiceRange, ...] = ()
+    service_load_balancer_aggregation: bool = True
+
+
+class NextHopMode(Enum):
+    """``nextHopMode``, and what ``keepOriginalNextHop`` means: keep on external sessions only."""
+
+    AUTO = "auto"
+    SELF = "self"
+    KEEP = "keep"
+    KEEP_EBGP = "keep-ebgp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +204,103 @@ class BGPPeer:
     node: str | None = None
     node_selector: str | None = None
     peer_ip: Address | None = None
+    peer_interface: str | None = None
+    """The zone of a link-local ``peerIP``: ``fe80::1%eth0``."""
     peer_port: int | None = None
     peer_selector: str | None = None
+    local_workload_selector: str | None = None
     as_number: int | None = None
     reverse: bool = True
     """Cluster nodes on the remote side peer back by themselves (``reversePeering`` is not ``Manual``)."""
-    unsupported: tuple[str, ...] = ()
-    """Fields set that we do not honour and that protect something: with such a peer there is no session."""
+    local_as_number: int | None = None
+    next_hop_mode: NextHopMode = NextHopMode.AUTO
+    password: SecretKey | None = None
+    use_node_ip: bool = True
+    """``sourceAddress: UseNodeIP``: dial from the node's address; otherwise the kernel chooses."""
+    max_restart_time: float | None = None
+    """Seconds."""
+    keepalive_time: float | None = None
+    """Seconds."""
+    num_allowed_local_as_numbers: int = 0
+    ttl_security: int | None = None
+    """GTSM (RFC 5082): the most hops to the peer."""
+    reachable_by: Address | None = None
+    filters: tuple[str, ...] = ()
+
+
+class MatchOperator(Enum):
+    """How a rule's CIDR is compared."""
+
+    EQUAL = "Equal"
+    NOT_EQUAL = "NotEqual"
+    IN = "In"
+    NOT_IN = "NotIn"
+
+
+class Action(Enum):
+    """What a rule that matches does."""
+
+    ACCEPT = "Accept"
+    REJECT = "Reject"
+
+
+class AddCommunity(NamedTuple):
+    value: Community
+
+
+class PrependAsPath(NamedTuple):
+    asns: tuple[int, ...]
+    """In the order in which they then stand in front."""
+
+
+class SetPriority(NamedTuple):
+    value: int
+    """The kernel's metric; LOCAL_PREF is INT_MAX minus it."""
+
+
+Operation = AddCommunity | PrependAsPath | SetPriority
+
+
+@dataclass(frozen=True, slots=True)
+class FilterRule:
+    """One rule of a BGPFilter (calico.md §2.10). All conditions that are set must hold; none is "every route"."""
+
+    action: Action
+    cidr: Prefix | None = None
+    operator: MatchOperator | None = None
+    """Set exactly when ``cidr`` is."""
+    lengths: tuple[int, int] | None = None
+    """``prefixLength`` (least, most), cut to the CIDR's own length and the family's."""
+    remote_peers: bool = False
+    """``source: RemotePeers``: learned from BGP."""
+    interface: str | None = None
+    """A glob of the outgoing interface's name."""
+    ibgp: bool | None = None
+    """``peerType``."""
+    community: Community | None = None
+    as_path_prefix: tuple[int, ...] = ()
+    priority: int | None = None
+    operations: tuple[Operation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BGPFilter:
+    name: str
+    imports: Mapping[Family, tuple[FilterRule, ...]] = field(default_factory=dict)
+    exports: Mapping[Family, tuple[FilterRule, ...]] = field(default_factory=dict)
+    """A family without rules is not in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalWorkload:
+    """A pod of this node that speaks BGP to it: one of Felix's endpoint-status files."""
+
+    interface: str
+    peer_name: str
+    """The BGPPeer that it belongs to."""
+    ipv4: Address | None = None
+    ipv6: Address | None = None
+    """The first address of each family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,5 +314,8 @@ class Snapshot:
     nodes: Mapping[str, Node] = field(default_factory=dict)
     bgp_configurations: Mapping[str, BGPConfiguration] = field(default_factory=dict)
     peers: Mapping[str, BGPPeer] = field(default_factory=dict)
+    filters: Mapping[str, BGPFilter] = field(default_factory=dict)
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+    local_workloads: tuple[LocalWorkload, ...] = ()
     problems: tuple[Problem, ...] = ()
     """Objects that could not be read or that hold something unsupported; the last good version of each stands."""

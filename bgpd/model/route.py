@@ -223,11 +223,26 @@ class Selection(NamedTuple):
     rejected: Mapping[Path, Reason]
 
 
+class RouteSource(Enum):
+    """Where a route comes from, as filters see it: BIRD's protocols."""
+
+    BGP = "bgp"
+    KERNEL = "kernel"
+    """Another's route in the kernel, a workload's among them."""
+    STATIC = "static"
+    """A block of our own, a service's prefix."""
+    DIRECT = "direct"
+    """An interface's address or subnet."""
+
+
 class OriginKind(Enum):
     """What a route of our own is; the ``kind`` label of ``bgpd_routes_desired``."""
 
     BLOCK = "block"
     BORROWED = "borrowed"
+    SERVICE = "service"
+    STATIC = "static"
+    """Not ours to announce by itself: a filter lets it out."""
 
 
 class Originated(NamedTuple):

@@ -142,8 +142,6 @@ class _Peering:
     def mesh(self) -> Iterator[_Wanted]:
         if self.cluster.node_to_node_mesh_enabled is False or self.own.route_reflector_cluster_id is not None:
             return
-        if self.cluster.mesh_unsupported:
-            return
         for name, other in sorted(self.snapshot.nodes.items()):
             if other.route_reflector_cluster_id is None:
                 yield from self.to_node(other, PeerKind.MESH, f"Node {name}", mesh=True)
@@ -166,7 +164,7 @@ class _Peering:
 
     def bgp_peers(self) -> Iterator[_Wanted]:
         """Global ones first: with the same address and port, the first wins. Then what others' peers ask of us."""
-        resources = [peer for _, peer in sorted(self.snapshot.peers.items()) if not peer.unsupported]
+        resources = [peer for _, peer in sorted(self.snapshot.peers.items())]
         usable = [peer for peer in resources if self.consistent(peer)]
         usable.sort(key=lambda peer: _kind(peer) is PeerKind.NODE)
         for peer in usable:
