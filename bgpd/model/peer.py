@@ -104,6 +104,10 @@ class DynamicRange(NamedTuple):
     """Of every session; its ``id`` and ``address`` are replaced by the neighbour's own (``Dynamic_192_0_2_7``)."""
     limit: int
     """Sessions at a time."""
+    policy: PeerPolicy = PeerPolicy()
+    """Of every neighbour; ``client`` concerns those that turn out to be internal."""
+    refused: frozenset[Address] = frozenset()
+    """Peers that are named but not peered with (a password that is missing): they may not come in here either."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
