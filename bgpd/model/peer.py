@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, NewType
 
-from bgpd.model.prefix import Address, Family, Prefix, address_text
+from bgpd.model.prefix import Address, Family, Prefix, address_text, is_link_local
 from bgpd.model.resources import NextHopMode
 
 PeerId = NewType("PeerId", str)
@@ -138,6 +138,12 @@ class Peer:
     """The peer announced graceful restart, so an End-of-RIB can be waited for."""
     hold_time: float = 90.0
     keepalive_time: float = 30.0
+    add_path_send: frozenset[Family] = frozenset()
+    """Families whose NLRI we send with path identifiers: the peer takes several paths of a prefix (RFC 7911)."""
+    extended_next_hop: frozenset[Family] = frozenset()
+    """IPv4, where both sides take it with an IPv6 next hop (RFC 8950)."""
+    enhanced_refresh: bool = False
+    """A refresh is framed by a begin and an end, both ways (RFC 7313)."""
 
     @property
     def id(self) -> PeerId:
@@ -147,10 +153,20 @@ class Peer:
     def ibgp(self) -> bool:
         return self.config.ibgp
 
+    @property
+    def link_local(self) -> Address | None:
+        """Our end of the session where it is a link-local address: it goes beside our global address as a next hop of
+        32 octets (RFC 2545 §3), or alone where we have none."""
+        return self.local_address if is_link_local(self.local_address) else None
+
     def next_hop(self, family: Family) -> Address | None:
-        """The next hop we announce on this session for a family; ``None`` when this node has no address of it."""
-        if len(self.local_address) == family.octets:
-            return self.local_address
+        """The next hop we announce on this session for a family; ``None`` when this node has no address of it.
+
+        For IPv4 it is an IPv6 address where the session runs over IPv6 and takes that (RFC 8950).
+        """
+        own = self.local_address
+        if len(own) == family.octets or (family in self.extended_next_hop and len(own) == 16):
+            return self.config.next_hops.get(Family.IPV6, own) if is_link_local(own) else own
         return self.config.next_hops.get(family)
 
 

@@ -49,6 +49,11 @@ def family_of(address: Address) -> Family:
     return Family.IPV4 if len(address) == 4 else Family.IPV6
 
 
+def is_link_local(address: Address) -> bool:
+    """Whether an address is of fe80::/10: it means something on one link only (RFC 4291 §2.5.6)."""
+    return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
 def parse_address(text: str) -> Address:
     """An address from its text; ``ValueError`` names what was expected."""
     try:

@@ -134,7 +134,19 @@ class EndOfRib(NamedTuple):
     family: Family
 
 
-RibEvent = Announce | Withdraw | EndOfRib
+class BeginRefresh(NamedTuple):
+    """A session tells all of a family anew: what it does not name before ``EndRefresh`` is gone (RFC 7313 §4)."""
+
+    family: Family
+
+
+class EndRefresh(NamedTuple):
+    """A session has told all of a family anew; comes after a ``BeginRefresh`` only."""
+
+    family: Family
+
+
+RibEvent = Announce | Withdraw | EndOfRib | BeginRefresh | EndRefresh
 
 
 class Hop(NamedTuple):
