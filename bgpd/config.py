@@ -11,7 +11,7 @@ import difflib
 import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,18 +19,32 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
+    SecretBytes,
     StrictBool,
     StrictInt,
     ValidationError,
-    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from bgpd.config_values import (
+    AbsolutePath,
+    AddressText,
+    Asns,
+    ClusterRoutesMode,
+    Endpoint,
+    Families,
+    HoldTime,
+    InterfacePattern,
+    ListenEndpoint,
+    NetworkText,
+    NodeName,
+    Port,
+    RouterId,
+)
 from bgpd.model.peer import PeerId
-from bgpd.model.prefix import Address, Family, address_text, parse_address
-from bgpd.model.resources import Problem
+from bgpd.model.prefix import Address, address_text, covers, parse_address
+from bgpd.model.resources import ClusterRoutes, Problem
 from bgpd.yamlfile import YamlError, load_documents
 
 
@@ -42,101 +56,8 @@ class ConfigError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-class Endpoint(NamedTuple):
-    """Where a TCP server listens."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def _address(value: object) -> Address:
-    if isinstance(value, str):
-        return parse_address(value)
-    raise ValueError(f"{value!r} is not an IPv4 or IPv6 address")
-
-
-def _endpoint(value: object) -> Endpoint:
-    host, colon, port = str(value).rpartition(":")
-    if not (isinstance(value, str) and colon and port.isascii() and port.isdigit() and int(port) < 65536):
-        raise ValueError(f"{value!r} is not ADDRESS:PORT, such as 127.0.0.1:9179 or [::1]:9179")
-    bracketed = host.startswith("[") and host.endswith("]")
-    address = parse_address(host[1:-1] if bracketed else host)
-    if bracketed != (len(address) == 16):
-        raise ValueError(f"{value!r}: an IPv6 address stands in brackets, an IPv4 address does not")
-    return Endpoint(address_text(address), int(port))
-
-
-def _path(value: object) -> Path:
-    if isinstance(value, str) and value.startswith("/"):
-        return Path(value)
-    raise ValueError(f"{value!r} is not an absolute path")
-
-
-def _families(value: object) -> object:
-    names = {family.label: family for family in Family}
-    if not isinstance(value, list) or not value or any(name not in names for name in value):
-        raise ValueError(f"{value!r} is not a list of ipv4 and ipv6")
-    return frozenset(names[name] for name in value)
-
-
-def _router_id(value: object) -> object:
-    if value in ("auto", "hash"):
-        return value
-    try:
-        address = _address(value)
-    except ValueError:
-        address = Address(b"")
-    if len(address) != 4 or not any(address):
-        raise ValueError(f"{value!r} is not auto, hash or an IPv4 address")
-    return address
-
-
-def _hold_time(value: int) -> int:
-    if value in (1, 2):
-        raise ValueError(f"{value} is not 0 (never expire) or at least 3 seconds (RFC 4271 §4.2)")
-    return value
-
-
-def _node(value: str) -> str:
-    if value != value.strip().lower():
-        raise ValueError(f"{value!r}: names of Nodes are lower case, without spaces")
-    return value
-
-
 def _hostname() -> str:
     return socket.gethostname().lower()
-
-
-AddressText = Annotated[
-    Address,
-    BeforeValidator(_address),
-    PlainSerializer(address_text, return_type=str),
-    WithJsonSchema({"type": "string", "description": "IPv4 or IPv6"}),
-]
-AbsolutePath = Annotated[
-    Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "pattern": "^/", "format": "path"})
-]
-ListenEndpoint = Annotated[
-    Endpoint,
-    BeforeValidator(_endpoint),
-    PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": "^.+:[0-9]+$"}),
-]
-RouterId = Annotated[
-    Literal["auto", "hash"] | Address,
-    BeforeValidator(_router_id),
-    WithJsonSchema({"anyOf": [{"enum": ["auto", "hash"]}, {"type": "string", "format": "ipv4"}]}),
-]
-Families = Annotated[
-    frozenset[Family],
-    BeforeValidator(_families),
-    WithJsonSchema({"type": "array", "items": {"enum": ["ipv4", "ipv6"]}, "minItems": 1}),
-]
-Port = Annotated[StrictInt, Field(ge=1, le=65535)]
-InterfacePattern = Annotated[str, Field(min_length=1, max_length=15)]
 
 
 class _Section(BaseModel):
@@ -156,17 +77,50 @@ class DatastoreOptions(_Section):
     """``files``: a directory of YAML documents, watched."""
     path: AbsolutePath = Path("/etc/bgpd/resources")
     """The directory; its files named ``*.yaml``, ``*.yml`` and ``*.json`` are read, its subdirectories are not."""
+    endpoint_status: AbsolutePath = Path("/var/run/calico/endpoint-status")
+    """The directory in which Felix tells of this node's pods that peer with it; without it there are none."""
 
 
 class PeerOptions(_Section):
     """What may be set for one session."""
 
-    hold_time: Annotated[StrictInt, Field(ge=0, le=65535), AfterValidator(_hold_time)] = 90
+    hold_time: HoldTime = 90
     """Seconds without a message after which the session is down, 0 (never) or 3 to 65535; the lower of both sides'."""
     max_prefixes: Annotated[StrictInt, Field(ge=1)] | None = None
     """Prefixes of one family after which the session is closed; null is no limit."""
     families: Families | None = None
     """Address families of the session, of ``ipv4`` and ``ipv6``; null is the one that its addresses are of."""
+    password_file: AbsolutePath | None = None
+    """A file with the TCP MD5 password (RFC 2385), 1 to 80 octets, an end of line not counted; it comes before any
+    Secret that a resource names. Read at start and by a reload. null is none."""
+    add_path: StrictBool = True
+    """Announce ADD-PATH (RFC 7911): several routes of one prefix, both ways."""
+    extended_next_hop: StrictBool = False
+    """Announce IPv4 routes with IPv6 next hops (RFC 8950), where ``families`` has ipv4 and the session runs on IPv6."""
+
+
+class ListenRange(PeerOptions):
+    """Neighbours that may come from inside a prefix without being named. What a peer may have set may be set here."""
+
+    prefix: NetworkText
+    """Where they come from; ranges do not overlap. A peer that is named has its own settings, inside it too."""
+    asns: Asns
+    """The AS numbers that they may have."""
+    max_sessions: Annotated[StrictInt, Field(ge=1)] = 100
+    """At a time."""
+    filters: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Names of BGPFilters, in order."""
+    ttl_security: Annotated[StrictInt, Field(ge=1, le=255)] | None = None
+    """GTSM (RFC 5082): the most hops to a neighbour, 1 is directly connected; null is off."""
+
+
+def _disjoint(ranges: tuple[ListenRange, ...]) -> tuple[ListenRange, ...]:
+    for place, one in enumerate(ranges):
+        for other in ranges[:place]:
+            shorter, longer = sorted((one.prefix, other.prefix), key=lambda network: network.prefix[0])
+            if shorter.family is longer.family and covers(shorter.prefix, longer.prefix):
+                raise ValueError(f"{one.prefix} overlaps {other.prefix}")
+    return ranges
 
 
 class BgpOptions(_Section):
@@ -184,6 +138,11 @@ class BgpOptions(_Section):
         Mapping[str, PeerOptions], BeforeValidator(lambda value: {} if value is None else value)
     ] = Field(default_factory=dict)
     """By peer name (``Mesh_10_0_1_30``) or address: the same keys; those that are set override the defaults."""
+    listen_ranges: Annotated[tuple[ListenRange, ...], AfterValidator(_disjoint)] = ()
+    """Neighbours that are not named one by one, by the prefix they come from."""
+    route_priority: Literal["auto", "on", "off"] = "auto"
+    """LOCAL_PREF is 2147483647 less the kernel's metric, as Calico 3.32 and later does it. ``auto``: where a
+    BGPConfiguration sets ipv4NormalRoutePriority or ipv6NormalRoutePriority, or an internal peer does the same."""
 
     @model_validator(mode="after")
     def _canonical(self) -> BgpOptions:
@@ -205,6 +164,18 @@ class BgpOptions(_Section):
             key: getattr(layer, key) for layer in laid if layer is not None for key in layer.model_fields_set
         }
         return self.defaults.model_copy(update=update) if update else self.defaults
+
+    def for_range(self, of: ListenRange) -> PeerOptions:
+        """The options of a range's sessions: its own over the defaults."""
+        keys = of.model_fields_set & PeerOptions.model_fields.keys()
+        return self.defaults.model_copy(update={key: getattr(of, key) for key in keys})
+
+    def place(self, key: str, name: PeerId, address: Address) -> str:
+        """The path of the key that decides an option of one session: ``bgp.defaults.password_file``."""
+        for layer in (name, address_text(address)):
+            if layer in self.peers and key in self.peers[layer].model_fields_set:
+                return f"bgp.peers.{layer}.{key}"
+        return f"bgp.defaults.{key}"
 
 
 def _canonical_name(name: str) -> str:
@@ -251,6 +222,9 @@ class KernelOptions(_Section):
     nexthop_objects: Literal["auto", "always", "never"] = "auto"
     """Write routes over kernel nexthop objects: ``auto`` does once a family has more than 64 distinct next hops."""
     nexthop_ids: NexthopIds = NexthopIds()
+    program_cluster_routes: ClusterRoutesMode = ClusterRoutes.NO_ENCAP_ONLY
+    """Which routes to other nodes' pods are ours to write, where BGPConfiguration does not set programClusterRoutes:
+    ``EnabledNoEncapOnly`` (Calico 3.33 and later; Felix writes those over IPIP) or ``Enabled`` (before: both)."""
 
 
 class MetricsOptions(_Section):
@@ -279,9 +253,7 @@ class LogOptions(_Section):
 class Config(_Section):
     """Configuration of bgpd on one node."""
 
-    node: Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_node)] = Field(
-        default_factory=_hostname
-    )
+    node: NodeName = Field(default_factory=_hostname)
     """Name of this machine's Node resource; the host name in lower case unless set."""
     router_id: RouterId = "auto"
     """BGP identifier: ``auto`` (the node's IPv4 address, ``hash`` without one), ``hash`` (made of the node's name) or
@@ -326,13 +298,31 @@ def parse(text: str | bytes, source: str) -> Config:
         raise ConfigError([_problem(source, details) for details in error.errors()]) from None
 
 
+Passwords = Mapping[Path, SecretBytes | str]
+"""What each password file holds; a text says why it cannot be read."""
+
+
+def read_passwords(config: Config) -> Passwords:
+    """The files that a configuration names as ``password_file``, for ``rules.peering``; never raises."""
+    options = (config.bgp.defaults, *config.bgp.peers.values(), *config.bgp.listen_ranges)
+    found: dict[Path, SecretBytes | str] = {}
+    for path in {each.password_file for each in options if each.password_file is not None}:
+        try:
+            with path.open("rb") as file:
+                found[path] = SecretBytes(file.read(_PASSWORD_READ))
+        except OSError as error:
+            found[path] = f"cannot be read: {error.strerror}"
+    return found
+
+
 def schema() -> dict[str, Any]:
     """The JSON Schema of the file, for editors; it is the reference of all keys."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
 
 
+_PASSWORD_READ = 1024
+"""More than a password may have, so that a longer one is noticed."""
 _EXPECTED = {
-    "missing": "expected, but not there",
     "string_type": "expected text",
     "string_too_short": "expected text that is not empty",
     "int_type": "expected a whole number",
@@ -352,6 +342,8 @@ def _problem(source: str, details: ErrorDetails) -> Problem:
         close = difflib.get_close_matches(str(details["loc"][-1]), section, 1)
         known = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(section)}"
         return Problem(source, path, f"unknown key: {known}")
+    if kind == "missing":
+        return Problem(source, path, "expected, but not there")
     if kind == "value_error":
         return Problem(source, path, str(details["ctx"]["error"]))
     if kind == "literal_error":
@@ -379,4 +371,5 @@ def _section(location: tuple[int | str, ...]) -> list[str]:
         if part in section.model_fields:
             kind = section.model_fields[str(part)].annotation
             section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else PeerOptions
+            section = ListenRange if part == "listen_ranges" else section
     return list(section.model_fields)

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from bgpd.config import Config, ConfigError, Endpoint, load, parse, schema
+from bgpd.config import Config, ConfigError, load, parse, read_passwords, schema
+from bgpd.config_values import Endpoint
 from bgpd.model.peer import PeerId
 from bgpd.model.prefix import Family, parse_address
+from bgpd.model.resources import ClusterRoutes
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "bgpd.yaml"
 
@@ -52,8 +54,10 @@ def test_all_mistakes_at_once() -> None:
           peers:
             10.0.0.1: {hold_time: x, families: [ipv5], max_prefixes: 0}
             tor: 3
+            tor2: {add_path: 1, extended_next_hop: no, password_file: secret}
+          route_priority: yes
         originate: {ipam_early: yes}
-        kernel: {nexthop_ids: {first: 5, last: 3}, workload_interfaces: cali*}
+        kernel: {nexthop_ids: {first: 5, last: 3}, workload_interfaces: cali*, program_cluster_routes: enabled}
         metrics: {listen: 9179}
         api: []
         log: {level: loud}
@@ -73,9 +77,15 @@ def test_all_mistakes_at_once() -> None:
         "bgp.peers.10.0.0.1.families": "['ipv5'] is not a list of ipv4 and ipv6",
         "bgp.peers.10.0.0.1.max_prefixes": "expected greater than or equal to 1, not 0",
         "bgp.peers.tor": "expected keys and values, not 3",
+        "bgp.peers.tor2.add_path": "expected true or false, not 1",
+        "bgp.peers.tor2.extended_next_hop": "expected true or false, not 'no'",
+        "bgp.peers.tor2.password_file": "'secret' is not an absolute path",
+        "bgp.route_priority": "expected auto, on or off, not 'yes'",
         "originate.ipam_early": "expected true or false, not 'yes'",
         "kernel.nexthop_ids": "last is less than first",
         "kernel.workload_interfaces": "expected a list, not 'cali*'",
+        "kernel.program_cluster_routes": "expected Enabled, Disabled, EnabledIPIPOnly, EnabledNoEncapOnly, "
+        "not 'enabled'",
         "metrics.listen": "9179 is not ADDRESS:PORT, such as 127.0.0.1:9179 or [::1]:9179",
         "api": "expected keys and values, not a list",
         "log.level": "expected debug, info, warning or error, not 'loud'",
@@ -137,6 +147,114 @@ def test_peers_over_defaults() -> None:
     assert (by_address.hold_time, by_address.max_prefixes) == (9, None)
     other = bgp.for_peer(PeerId("Global_fd00__2"), parse_address("fd00::2"))
     assert (other.hold_time, other.max_prefixes) == (30, 1000)
+
+
+def test_listen_ranges() -> None:
+    bgp = parse(
+        """
+        bgp:
+          defaults: {hold_time: 30, add_path: false}
+          listen_ranges:
+          - {prefix: 192.0.2.7/24, asns: [65010, 65011, 65010], filters: [a, b], ttl_security: 1, hold_time: 9}
+          - {prefix: "fd00::/64", asns: [1], max_sessions: 5, password_file: /etc/range.password}
+        """,
+        "x",
+    ).bgp
+    four, six = bgp.listen_ranges
+    assert (str(four.prefix), four.asns, four.max_sessions) == ("192.0.2.0/24", (65010, 65011, 65010), 100)
+    assert (four.filters, four.ttl_security, six.ttl_security, six.max_sessions) == (("a", "b"), 1, None, 5)
+    of_four, of_six = bgp.for_range(four), bgp.for_range(six)
+    assert (of_four.hold_time, of_four.add_path, of_four.password_file) == (9, False, None)
+    assert (of_six.hold_time, of_six.password_file) == (30, Path("/etc/range.password"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "path", "message"),
+    [
+        ("{asns: [1]}", "0.prefix", "expected, but not there"),
+        ("{prefix: 192.0.2.0/24}", "0.asns", "expected, but not there"),
+        (
+            "{prefix: 192.0.2.0/24, asns: []}",
+            "0.asns",
+            "expected a list of at least one AS number",
+        ),
+        (
+            "{prefix: 192.0.2.0/24, asns: [0]}",
+            "0.asns.0",
+            "expected greater than or equal to 1, not 0",
+        ),
+        (
+            "{prefix: 192.0.2.1, asns: [1]}",
+            "0.prefix",
+            "'192.0.2.1' is not a prefix such as 192.0.2.0/24 or 2001:db8::/64",
+        ),
+        (
+            "{prefix: 'fe80::/64', asns: [1]}",
+            "0.prefix",
+            "'fe80::/64' is link-local: such a neighbour needs a BGPPeer that names the interface",
+        ),
+        (
+            "{prefix: 192.0.2.0/24, asns: [1], ttl_security: 256}",
+            "0.ttl_security",
+            "expected less than or equal to 255, not 256",
+        ),
+        (
+            "{prefix: 192.0.2.0/24, asns: [1], max_sesions: 2}",
+            "0.max_sesions",
+            "unknown key: did you mean max_sessions?",
+        ),
+        (
+            "{prefix: 10.0.0.0/8, asns: [1]}, {prefix: '::/0', asns: [1]}, {prefix: 10.1.0.0/16, asns: [2]}",
+            "",
+            "10.1.0.0/16 overlaps 10.0.0.0/8",
+        ),
+    ],
+)
+def test_wrong_listen_ranges(entry: str, path: str, message: str) -> None:
+    found = problems(f"bgp: {{listen_ranges: [{entry}]}}")
+    assert found == {f"bgp.listen_ranges.{path}".rstrip("."): message}
+
+
+def test_what_kernel_routes_are_ours_and_how_they_weigh() -> None:
+    config = parse("{}", "x")
+    assert (config.kernel.program_cluster_routes, config.bgp.route_priority) == (
+        ClusterRoutes.NO_ENCAP_ONLY,
+        "auto",
+    )
+    config = parse("{kernel: {program_cluster_routes: Enabled}, bgp: {route_priority: on}}", "x")
+    assert (config.kernel.program_cluster_routes, config.bgp.route_priority) == (ClusterRoutes.ENABLED, "on")
+
+
+def test_passwords_are_read_and_never_shown(tmp_path: Path) -> None:
+    for name in ("defaults", "peer", "range"):
+        (tmp_path / name).write_text(f"secret of {name}\n")
+    config = parse(
+        f"""
+        bgp:
+          defaults: {{password_file: {tmp_path}/defaults}}
+          peers: {{a: {{password_file: {tmp_path}/peer}}, b: {{password_file: {tmp_path}/none}}, c: {{}}}}
+          listen_ranges: [{{prefix: 10.0.0.0/8, asns: [1], password_file: {tmp_path}/range}}]
+        """,
+        "x",
+    )
+    found = read_passwords(config)
+    assert {
+        path.name: text if isinstance(text, str) else text.get_secret_value() for path, text in found.items()
+    } == {
+        "defaults": b"secret of defaults\n",
+        "peer": b"secret of peer\n",
+        "range": b"secret of range\n",
+        "none": "cannot be read: No such file or directory",
+    }
+    assert "secret of" not in f"{found!r} {config!r} {config.model_dump_json()}"
+
+
+def test_which_key_decides() -> None:
+    bgp = parse("bgp: {peers: {10.0.0.1: {hold_time: 9}, Mesh_10_0_0_1: {add_path: false}}}", "x").bgp
+    name, address = PeerId("Mesh_10_0_0_1"), parse_address("10.0.0.1")
+    assert bgp.place("hold_time", name, address) == "bgp.peers.10.0.0.1.hold_time"
+    assert bgp.place("add_path", name, address) == "bgp.peers.Mesh_10_0_0_1.add_path"
+    assert bgp.place("families", name, address) == "bgp.defaults.families"
 
 
 def test_the_schema_documents_every_key() -> None:

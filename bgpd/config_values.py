@@ -1,0 +1,170 @@
+"""The values of the configuration that have a text of their own: addresses, prefixes, paths, endpoints, each with its
+parser (``ValueError`` says what was expected) and its JSON Schema. ``config`` puts them together.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, StrictInt, WithJsonSchema
+
+from bgpd.model.prefix import (
+    Address,
+    Family,
+    Prefix,
+    address_text,
+    covers,
+    parse_address,
+    parse_prefix,
+    prefix_text,
+)
+from bgpd.model.resources import ClusterRoutes
+
+
+class Endpoint(NamedTuple):
+    """Where a TCP server listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Network(NamedTuple):
+    """A prefix that tells its family."""
+
+    family: Family
+    prefix: Prefix
+
+    def __str__(self) -> str:
+        return prefix_text(self.family, self.prefix)
+
+
+LINK_LOCAL = Network(*parse_prefix("fe80::/10"))
+"""Addresses that mean something on one link only (RFC 4291 §2.5.6)."""
+
+
+def _network(value: object) -> Network:
+    if not isinstance(value, str) or "/" not in value:
+        raise ValueError(f"{value!r} is not a prefix such as 192.0.2.0/24 or 2001:db8::/64")
+    network = Network(*parse_prefix(value))
+    if network.family is LINK_LOCAL.family and covers(LINK_LOCAL.prefix, network.prefix):
+        raise ValueError(
+            f"{value!r} is link-local: such a neighbour needs a BGPPeer that names the interface"
+        )
+    return network
+
+
+def _address(value: object) -> Address:
+    if isinstance(value, str):
+        return parse_address(value)
+    raise ValueError(f"{value!r} is not an IPv4 or IPv6 address")
+
+
+def _endpoint(value: object) -> Endpoint:
+    host, colon, port = str(value).rpartition(":")
+    if not (isinstance(value, str) and colon and port.isascii() and port.isdigit() and int(port) < 65536):
+        raise ValueError(f"{value!r} is not ADDRESS:PORT, such as 127.0.0.1:9179 or [::1]:9179")
+    bracketed = host.startswith("[") and host.endswith("]")
+    address = parse_address(host[1:-1] if bracketed else host)
+    if bracketed != (len(address) == 16):
+        raise ValueError(f"{value!r}: an IPv6 address stands in brackets, an IPv4 address does not")
+    return Endpoint(address_text(address), int(port))
+
+
+def _path(value: object) -> Path:
+    if isinstance(value, str) and value.startswith("/"):
+        return Path(value)
+    raise ValueError(f"{value!r} is not an absolute path")
+
+
+def _families(value: object) -> object:
+    names = {family.label: family for family in Family}
+    if not isinstance(value, list) or not value or any(name not in names for name in value):
+        raise ValueError(f"{value!r} is not a list of ipv4 and ipv6")
+    return frozenset(names[name] for name in value)
+
+
+def _router_id(value: object) -> object:
+    if value in ("auto", "hash"):
+        return value
+    try:
+        address = _address(value)
+    except ValueError:
+        address = Address(b"")
+    if len(address) != 4 or not any(address):
+        raise ValueError(f"{value!r} is not auto, hash or an IPv4 address")
+    return address
+
+
+def _cluster_routes(value: object) -> ClusterRoutes:
+    if value in {mode.value for mode in ClusterRoutes}:
+        return ClusterRoutes(value)
+    raise ValueError(f"expected {', '.join(mode.value for mode in ClusterRoutes)}, not {value!r}")
+
+
+def _hold_time(value: int) -> int:
+    if value in (1, 2):
+        raise ValueError(f"{value} is not 0 (never expire) or at least 3 seconds (RFC 4271 §4.2)")
+    return value
+
+
+def _asns(value: tuple[int, ...]) -> tuple[int, ...]:
+    if not value:
+        raise ValueError("expected a list of at least one AS number")
+    return value
+
+
+def _node(value: str) -> str:
+    if value != value.strip().lower():
+        raise ValueError(f"{value!r}: names of Nodes are lower case, without spaces")
+    return value
+
+
+AddressText = Annotated[
+    Address,
+    BeforeValidator(_address),
+    PlainSerializer(address_text, return_type=str),
+    WithJsonSchema({"type": "string", "description": "IPv4 or IPv6"}),
+]
+AbsolutePath = Annotated[
+    Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "pattern": "^/", "format": "path"})
+]
+ListenEndpoint = Annotated[
+    Endpoint,
+    BeforeValidator(_endpoint),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": "^.+:[0-9]+$"}),
+]
+RouterId = Annotated[
+    Literal["auto", "hash"] | Address,
+    BeforeValidator(_router_id),
+    WithJsonSchema({"anyOf": [{"enum": ["auto", "hash"]}, {"type": "string", "format": "ipv4"}]}),
+]
+Families = Annotated[
+    frozenset[Family],
+    BeforeValidator(_families),
+    WithJsonSchema({"type": "array", "items": {"enum": ["ipv4", "ipv6"]}, "minItems": 1}),
+]
+NetworkText = Annotated[
+    Network,
+    BeforeValidator(_network),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "description": "IPv4 or IPv6 prefix"}),
+]
+ClusterRoutesMode = Annotated[
+    ClusterRoutes,
+    BeforeValidator(_cluster_routes),
+    WithJsonSchema({"enum": [mode.value for mode in ClusterRoutes]}),
+]
+Port = Annotated[StrictInt, Field(ge=1, le=65535)]
+Asns = Annotated[
+    tuple[Annotated[StrictInt, Field(ge=1, le=0xFFFFFFFF)], ...],
+    AfterValidator(_asns),
+    Field(json_schema_extra={"minItems": 1}),
+]
+InterfacePattern = Annotated[str, Field(min_length=1, max_length=15)]
+HoldTime = Annotated[StrictInt, Field(ge=0, le=65535), AfterValidator(_hold_time)]
+NodeName = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_node)]
