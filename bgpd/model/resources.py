@@ -319,3 +319,6 @@ class Snapshot:
     local_workloads: tuple[LocalWorkload, ...] = ()
     problems: tuple[Problem, ...] = ()
     """Objects that could not be read or that hold something unsupported; the last good version of each stands."""
+    unusable: frozenset[tuple[str, str]] = frozenset()
+    """(kind, name) of objects that are there but never were good: who relies on one, a peer on its filter, must not go
+    on as if it did not exist."""
