@@ -214,6 +214,8 @@ class Reason(Enum):
 
     AS_LOOP = "our own AS is on its AS path"
     ORIGINATOR_LOOP = "its ORIGINATOR_ID is ours"
+    CLUSTER_LOOP = "our own cluster is on its CLUSTER_LIST"
+    FILTERED = "an import filter rejects it"
     UNRESOLVED = "its next hop does not resolve"
     LOCAL_PREF = "lower local preference"
     AS_PATH_LENGTH = "longer AS path"
@@ -263,6 +265,20 @@ class Originated(NamedTuple):
     kind: OriginKind
     source: str
     """The resource or the interface that is the reason, ``BlockAffinity worker2-10-48-0-0-26``."""
+    route_source: RouteSource = RouteSource.STATIC
+    interface: str = ""
+    """That it leads over, where the kernel has it."""
+    metric: int = 0
+    """In the kernel; 0 is the family's normal priority."""
+    gateway: Address | None = None
+    """Of another's route in the kernel."""
+
+
+class StaticRoute(NamedTuple):
+    """A route that this node keeps in the kernel and does not announce."""
+
+    gateway: Address
+    source: str
 
 
 class LocalBlackhole(NamedTuple):
@@ -285,6 +301,11 @@ class Origination:
     """Pools with disableBGPExport: nothing inside is passed on."""
     hidden: Mapping[Prefix, str] = field(default_factory=dict)
     """Candidates that are not announced, each with the reason in words, for ``bgpctl why``."""
+    offered: Mapping[Prefix, Originated] = field(default_factory=dict)
+    """Routes of this node that a peer is told only where a filter accepts them."""
+    exported_services: tuple[Prefix, ...] = ()
+    """Ranges of services whose learned routes may be passed on."""
+    statics: Mapping[Prefix, StaticRoute] = field(default_factory=dict)
 
 
 class WorkloadRoute(NamedTuple):
@@ -292,9 +313,25 @@ class WorkloadRoute(NamedTuple):
 
     prefix: Prefix
     interface: str
+    metric: int = 0
+    direct: bool = False
+    """An address of the interface itself, no route over it."""
 
 
 Workloads = Mapping[Family, frozenset[WorkloadRoute]]
+
+
+class ForeignRoute(NamedTuple):
+    """A route of another owner in the kernel, or a connected subnet (``RouteSource.DIRECT``)."""
+
+    prefix: Prefix
+    source: RouteSource
+    interface: str
+    gateway: Address | None = None
+    metric: int = 0
+
+
+ForeignRoutes = Mapping[Family, frozenset[ForeignRoute]]
 
 
 class Out(NamedTuple):
@@ -305,3 +342,5 @@ class Out(NamedTuple):
     source: PeerId | None
     """The peer it was learned from, which is not told; ``None`` for our own. (Not its session: a peer that comes back
     and says the same changes nothing for others.)"""
+    path_id: int = 0
+    """Of a group that is told several paths of a prefix (RFC 7911): the source's, the same for all prefixes."""
