@@ -1,15 +1,31 @@
-"""Reading the keys of one object from YAML or JSON, each mistake noted with its path. ``datastore.decode`` uses it."""
+"""Reading the keys of one object from YAML or JSON, each mistake noted with its path. Every decoder uses it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from bgpd.model.prefix import Family, Prefix, network_address, parse_address, parse_prefix, prefix_text
+from bgpd.model.prefix import (
+    Address,
+    Family,
+    Prefix,
+    address_text,
+    family_of,
+    network_address,
+    parse_address,
+    parse_prefix,
+    prefix_text,
+)
+from bgpd.model.resources import Community
 
 E = TypeVar("E", bound=Enum)
+T = TypeVar("T")
+
+_MAPPED = bytes(10) + b"\xff\xff"
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
+_TERM = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ms|us|µs|μs|ns|h|m|s)"
 
 
 class Bad(Exception):
@@ -34,7 +50,7 @@ class Fields:
     def note(self, key: str, message: str) -> None:
         self.notes.append((self.at(key), message))
 
-    def bad(self, key: str, message: str) -> None:
+    def bad(self, key: str, message: str) -> NoReturn:
         self.note(key, message)
         raise Bad
 
@@ -42,20 +58,57 @@ class Fields:
         value = self.data.get(key)
         return None if value == "" else value
 
+    # -- sections and lists --------------------------------------------------------------------------------------------
+
     def section(self, key: str) -> Fields:
         return Fields(self.data.get(key), self.at(key), self.notes)
+
+    def entries(self, key: str) -> list[tuple[str, Any]]:
+        """The entries of a list, each with its key (``communities.0``)."""
+        value = self.get(key)
+        if value is not None and not isinstance(value, list):
+            self.bad(key, "expected a list")
+        return [(f"{key}.{index}", entry) for index, entry in enumerate(value or ())]
+
+    def sections(self, key: str) -> Iterator[Fields]:
+        """The entries of a list of mappings."""
+        for at, entry in self.entries(key):
+            yield Fields({} if entry is None else entry, self.at(at), self.notes)
+
+    def each_good(self, key: str, read: Callable[[Fields], T]) -> tuple[T, ...] | None:
+        """What ``read`` makes of each entry of a list of mappings. A wrong one costs itself only: it is noted and left
+        out. ``None`` when unset."""
+        found = []
+        for at, entry in self.entries(key):
+            try:
+                found.append(read(Fields({} if entry is None else entry, self.at(at), self.notes)))
+            except Bad:
+                path, message = self.notes.pop()
+                self.notes.append((path, f"{message}; left out"))
+        return None if self.get(key) is None else tuple(found)
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of texts."""
+        found = []
+        for at, entry in self.entries(key):
+            if not isinstance(entry, str) or not entry:
+                self.bad(at, f"expected text, not {entry!r}")
+            found.append(entry)
+        return tuple(found)
+
+    # -- values --------------------------------------------------------------------------------------------------------
 
     def text(self, key: str) -> str | None:
         value = self.get(key)
         if value is not None and not isinstance(value, str):
             self.bad(key, f"expected text, not {value!r}: put it in quotes")
-        return value  # type: ignore[no-any-return]  # str or None here
+        return value
 
     def required(self, key: str) -> str:
         value = self.text(key)
         if value is None:
             self.bad(key, "expected, but not there")
-        return str(value)
+        return value
 
     def flag(self, key: str, default: bool | None = None) -> Any:
         """A boolean; crd v1 writes some of them as text."""
@@ -74,18 +127,21 @@ class Fields:
             self.bad(key, f"expected a whole number from {low} to {high}, not {value!r}")
         return int(value)
 
-    def choice(self, key: str, kind: type[E], default: E) -> E:
+    def option(self, key: str, options: Mapping[str, T]) -> T | None:
+        """What one of a few words stands for."""
         value = self.get(key)
         if value is None:
-            return default
-        try:
-            return kind(value)
-        except ValueError:
-            names = ", ".join(str(member.value) for member in kind)
-            self.bad(key, f"expected one of {names}, not {value!r}")
-            raise
+            return None
+        if not isinstance(value, str) or value not in options:
+            expected = f"one of {', '.join(options)}" if len(options) > 1 else next(iter(options))
+            self.bad(key, f"expected {expected}, not {value!r}")
+        return options[value]
 
-    def parsed(self, key: str, parse: Callable[[str], Any]) -> Any:
+    def member(self, key: str, kind: type[E]) -> E | None:
+        """A member of an enum, by its value."""
+        return self.option(key, {str(member.value): member for member in kind})
+
+    def parsed(self, key: str, parse: Callable[[str], T]) -> T | None:
         """``parse`` of the text there, its ``ValueError`` noted; ``None`` when unset."""
         value = self.text(key)
         try:
@@ -96,33 +152,77 @@ class Fields:
     def asn(self, key: str, zero_is_unset: bool = False) -> int | None:
         """An AS number as 65000, "65000" or "1.10" (RFC 5396 asdot)."""
         value = self.get(key)
-        if value is None or (zero_is_unset and value == 0 and not isinstance(value, bool)):
+        if value is None or (zero_is_unset and value in (0, "0") and not isinstance(value, bool)):
             return None
         try:
             return parse_asn(value)
         except ValueError as error:
             self.bad(key, str(error))
-            raise
 
-    def block(self, key: str = "cidr") -> tuple[Family, Prefix]:
-        """A CIDR without host bits."""
+    def asns(self, key: str) -> tuple[int, ...]:
+        """A list of AS numbers."""
+        found = []
+        for at, entry in self.entries(key):
+            try:
+                found.append(parse_asn(entry))
+            except ValueError as error:
+                self.bad(at, str(error))
+        return tuple(found)
+
+    def duration(self, key: str, most: int) -> float | None:
+        """Seconds, from Go's spelling: ``120s``, ``2m0s``."""
+        value = self.get(key)
+        if value is None:
+            return None
+        try:
+            seconds = parse_duration(value)
+        except ValueError as error:
+            self.bad(key, str(error))
+        if seconds > most:
+            self.bad(key, f"expected at most {most}s, not {value!r}")
+        return seconds
+
+    def address(self, key: str, family: Family | None = None) -> Address | None:
+        """An address, of a family where one is given."""
+        address = self.parsed(key, plain_address)
+        if address is not None and family is not None and family_of(address) is not family:
+            self.bad(key, f"{self.get(key)!r} is not of {family.label}")
+        return address
+
+    def block(self, key: str = "cidr", wanted: Family | None = None) -> tuple[Family, Prefix]:
+        """A CIDR without host bits, of a family where one is given."""
         text = self.required(key)
-        family, prefix = self.parsed(key, parse_prefix)
+        try:
+            family, prefix = parse_prefix(text)
+        except ValueError as error:
+            self.bad(key, str(error))
+        first = network_address(family, prefix)
+        if family is Family.IPV6 and prefix[0] >= 96 and first.startswith(_MAPPED):
+            meant = f"{address_text(Address(first[12:]))}/{prefix[0] - 96}"
+            self.bad(key, f"{text!r} is IPv4 inside IPv6: expected {meant}?")
+        if wanted is not None and family is not wanted:
+            self.bad(key, f"{text!r} is not of {wanted.label}")
         if "/" not in text:
             self.bad(key, f"{text!r} has no length: expected {prefix_text(family, prefix)}?")
-        if parse_address(text.partition("/")[0]) != network_address(family, prefix):
+        if parse_address(text.partition("/")[0]) != first:
             self.bad(key, f"{text!r} has host bits: expected {prefix_text(family, prefix)}?")
         return family, prefix
 
-    def unsupported(self, known: str, ignored: Mapping[str, tuple[object, ...]]) -> None:
-        """Notes the keys that are set to more than their defaults but not acted on, and those that nobody knows."""
-        names = known.split()
-        for key, value in self.data.items():
-            if key in ignored:
-                if value not in (None, "", [], {}) and value not in ignored[key]:
-                    self.note(key, "not supported yet: ignored")
-            elif key not in names:
-                self.note(str(key), "unknown: ignored")
+    # -- keys that nobody reads ----------------------------------------------------------------------------------------
+
+    def known(self, names: str) -> None:
+        """Notes keys other than these."""
+        for key in self._others(names):
+            self.note(key, "unknown: ignored")
+
+    def only(self, names: str) -> None:
+        """Refuses keys other than these: where one that is not heeded would change what the others mean."""
+        for key in self._others(names):
+            self.bad(key, f"unknown: expected {', '.join(names.split())}")
+
+    def _others(self, names: str) -> list[str]:
+        known = names.split()
+        return [str(key) for key in self.data if key not in known]
 
 
 def parse_asn(value: object) -> int:
@@ -136,3 +236,33 @@ def parse_asn(value: object) -> int:
         hint = ": put it in quotes" if isinstance(value, float) else ""
         raise ValueError(f'expected an AS number such as 64512 or "1.10", not {value!r}{hint}')
     return value
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from a duration as Go writes it, ``1h2m3.5s``; ``ValueError`` says what was expected."""
+    if value == "0":
+        return 0.0
+    if not isinstance(value, str) or not re.fullmatch(f"(?:{_TERM})+", value):
+        raise ValueError(f"expected a duration such as 120s or 2m0s, not {value!r}")
+    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(_TERM, value))
+
+
+def parse_community(value: object) -> Community:
+    """``aa:nn`` (RFC 1997) or ``aa:nn:mm`` (RFC 8092); ``ValueError`` says what was expected."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}(:[0-9]{1,10}){1,2}", value):
+        parts = [int(part) for part in value.split(":")]
+        if len(parts) == 2 and max(parts) < 1 << 16:
+            return parts[0] << 16 | parts[1]
+        if len(parts) == 3 and max(parts) < 1 << 32:
+            return parts[0], parts[1], parts[2]
+        most = 65535 if len(parts) == 2 else 4294967295
+        raise ValueError(f"{value!r} is no community: each number is at most {most}")
+    raise ValueError(f"{value!r} is no community such as 64512:100 or 64512:1:2")
+
+
+def plain_address(text: str) -> Address:
+    """An address; one of IPv4 inside IPv6 is refused, since it would be of neither family."""
+    address = parse_address(text)
+    if address.startswith(_MAPPED) and len(address) == 16:
+        raise ValueError(f"{text!r} is IPv4 inside IPv6: expected {address_text(Address(address[12:]))}?")
+    return address

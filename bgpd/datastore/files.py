@@ -1,28 +1,28 @@
 """Resources from a directory of YAML documents, watched by inotify: the embedded datastore. The daemon follows it.
 
 Read are ``*.yaml``, ``*.yml`` and ``*.json`` in the directory itself, hidden names left out; links are followed, so a
-mounted ConfigMap works (its ``..data`` link is swapped as a whole). The directory, and what holds it, is watched rather
-than its files: a file that is replaced by a rename is another inode. A file is read when its writer closes it, not at
+mounted ConfigMap works (its ``..data`` link is swapped as a whole). A file is read when its writer closes it, not at
 every write. Whatever inotify does not show (a link's target elsewhere, a network file system) is found by a look at
 every file's stat each ``RESCAN`` seconds. What is parsed once is not parsed again while its text stands in the file.
+Beside it stands the directory in which Felix says which workloads of this node speak BGP (``datastore.endpoints``).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
-import logging
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from asyncinotify import Event, Inotify, Mask, Watch
+from asyncinotify import Mask
 
 from bgpd.datastore.decode import Decoded, Verdict, decode
+from bgpd.datastore.directories import CHANGES, Directories, Names, open_inotify
+from bgpd.datastore.endpoints import Endpoints
 from bgpd.datastore.objects import Failure, Objects
 from bgpd.model.resources import Problem, Snapshot
 from bgpd.model.status import DatastoreStatus
@@ -35,21 +35,7 @@ SUFFIXES = (".yaml", ".yml", ".json")
 INLINE = 16_384
 """Octets: more than that is parsed in a thread, since the event loop must not wait for it (about 4 ms)."""
 
-log = logging.getLogger(__name__)
-
-_IN_DIRECTORY = (
-    Mask.CLOSE_WRITE
-    | Mask.CREATE
-    | Mask.MOVED_TO
-    | Mask.MOVED_FROM
-    | Mask.DELETE
-    | Mask.ATTRIB
-    | Mask.DELETE_SELF
-    | Mask.MOVE_SELF
-    | Mask.ONLYDIR
-)
-_IN_HOLDER = Mask.CREATE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.ONLYDIR
-
+_OF_A_SECRET = "not YAML; why is not told, since the words might be those of a Secret"
 _Chunks = Mapping[str, tuple[Decoded, ...]]
 
 
@@ -69,91 +55,54 @@ class _Parsed(NamedTuple):
 
 
 class Files:
-    """A ``model.status.Datastore`` over one directory. One ``watch`` at a time."""
+    """A ``model.status.Datastore`` over one directory of resources, and Felix's endpoint-status directory where one is
+    given. One ``watch`` at a time."""
 
-    def __init__(self, path: Path, node: str) -> None:
+    def __init__(self, path: Path, node: str, endpoint_status: Path | None = None) -> None:
         self.path = path.absolute()
+        self._endpoints = Endpoints(endpoint_status) if endpoint_status is not None else None
         self._objects = Objects(node)
         self._files: dict[str, _File] = {}
         self._readable = False
         self._resyncs = 0
-        self._watched: tuple[tuple[int, int], Watch] | None = None
-        self._holder: tuple[tuple[int, int], Watch] | None = None
-        self._holder_path = self.path
 
     def status(self) -> DatastoreStatus:
         return self._objects.status("files", self._resyncs)
 
     async def watch(self) -> AsyncIterator[Snapshot]:
         """The newest whole snapshot at every change, for ever. While the consumer is busy changes add up."""
-        with _inotify() as inotify:
-            self._watched = self._holder = None
+        paths = {self.path: CHANGES | Mask.CREATE}
+        if self._endpoints is not None:
+            # Not what was only created: Felix's files are empty then.
+            paths.setdefault(self._endpoints.path, CHANGES)
+        with open_inotify() as inotify:
+            directories = Directories(inotify, paths)
             self._objects.begin()
-            names: frozenset[str] | None = None
+            news = directories.everything()
             while True:
-                if names is None:
-                    self._follow(inotify)
-                await self._read(names)
+                if None in news.values():
+                    directories.follow()
+                if self.path in news:
+                    await self._read(news[self.path])
+                if self._endpoints is not None and self._endpoints.path in news:
+                    await self._endpoints.read(news[self._endpoints.path], directories.overflowed)
+                    self._objects.workloads(self._endpoints.workloads(), self._endpoints.failures())
                 if self._objects.settle(time.monotonic(), self._readable):
                     yield self._objects.snapshot()
-                names = await self._next(inotify)
+                news = await directories.news(self._timeout(directories))
+                if directories.overflowed:
+                    self._resyncs += 1
+                    self._files = {name: file._replace(stamp=()) for name, file in self._files.items()}
 
-    # -- what happens in the directory ---------------------------------------------------------------------------------
-
-    def _follow(self, inotify: Inotify | None) -> None:
-        """Watches the directory that the path names now, and the nearest one above it, to see it come and go."""
-        if inotify is None:
-            return
-        self._watched = _moved(inotify, self._watched, self.path, _IN_DIRECTORY)
-        holder = self.path.parent
-        while holder != holder.parent and not holder.is_dir():
-            holder = holder.parent
-        self._holder_path = holder
-        self._holder = _moved(inotify, self._holder, holder, _IN_HOLDER)
-
-    async def _next(self, inotify: Inotify | None) -> frozenset[str] | None:
-        """Waits for the next thing to do. Returns names of files to read; ``None`` asks for a look at everything."""
-        now = time.monotonic()
-        timeout = RESCAN if self._watched else POLL
+    def _timeout(self, directories: Directories) -> float:
+        """Seconds until a look at everything is due."""
+        timeout = RESCAN if directories.watched(self.path) else POLL
         deadline = self._objects.deadline()
-        if deadline is not None:
-            timeout = max(0.0, min(timeout, deadline - now))
-        if inotify is None:
-            await asyncio.sleep(timeout)
-            return None
-        try:
-            async with asyncio.timeout(timeout):
-                events = [await inotify.get()]
-        except TimeoutError:
-            return None
-        while (event := inotify.sync_get()) is not None:
-            events.append(event)
-        names: set[str] = set()
-        for event in events:
-            if Mask.Q_OVERFLOW in event.mask:
-                self._resyncs += 1
-                self._files = {name: file._replace(stamp=()) for name, file in self._files.items()}
-                return None
-            if self._concerns_all(event):
-                return None
-            if event.name is not None and self._watched and event.watch is self._watched[1]:
-                names.add(str(event.name))
-        return frozenset(names)
-
-    def _concerns_all(self, event: Event) -> bool:
-        """Whether an event may concern more than the file that it names."""
-        if self._holder is not None and event.watch is self._holder[1]:
-            return event.name is not None and self._holder_path / event.name in (
-                self.path,
-                *self.path.parents,
-            )
-        if self._watched is None or event.watch is not self._watched[1]:
-            return False
-        return event.name is None or str(event.name).startswith("..")
+        return timeout if deadline is None else max(0.0, min(timeout, deadline - time.monotonic()))
 
     # -- what the files say --------------------------------------------------------------------------------------------
 
-    async def _read(self, names: frozenset[str] | None) -> None:
+    async def _read(self, names: Names) -> None:
         """Reads the files named, or all whose stat differs, and takes note of those that are gone."""
         if names is None:
             listed = self._list()
@@ -229,14 +178,15 @@ def parse(name: str, data: bytes, known: _Chunks) -> _Parsed:
     try:
         parts: Iterable[tuple[str, int]] = split_documents(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        parts = [("", 0)]  # the loader words it
+        parts = [("", 0)]  # the loader words it: an octet and where it is
     for part, line in parts:
         decoded = known.get(part)
         if decoded is None:
             try:
                 documents = load_documents(part if line else data, name, line or 1)
             except YamlError as error:
-                problem = Problem(f"{name}:{error.line}:{error.column}", "", error.message)
+                message = error.message if "Secret" not in part else _OF_A_SECRET
+                problem = Problem(f"{name}:{error.line}:{error.column}", "", message)
                 failures.append(Failure("yaml", problem))
                 continue
             values = [document.value for document in documents if document.value is not None]
@@ -254,34 +204,3 @@ def parse(name: str, data: bytes, known: _Chunks) -> _Parsed:
 
 def _is_resource(name: str) -> bool:
     return name.endswith(SUFFIXES) and not name.startswith(".")
-
-
-@contextlib.contextmanager
-def _inotify() -> Iterator[Inotify | None]:
-    """An inotify instance; ``None`` where the node has no more of them (fs.inotify.max_user_instances)."""
-    try:
-        inotify = Inotify(sync_timeout=0)  # sync_get only drains: it never waits
-    except OSError as error:
-        log.warning("event=inotify_failed error=%s poll=%ss", error.strerror, POLL)
-        yield None
-        return
-    with inotify:
-        yield inotify
-
-
-def _moved(
-    inotify: Inotify, watched: tuple[tuple[int, int], Watch] | None, path: Path, mask: Mask
-) -> tuple[tuple[int, int], Watch] | None:
-    """The watch of the directory that a path names now: the one there is, or a new one in its place."""
-    try:
-        seen = path.stat()
-        identity = (seen.st_dev, seen.st_ino)
-        if watched is not None and watched[0] == identity and watched[1] in inotify.watches:
-            return watched
-        fresh: tuple[tuple[int, int], Watch] | None = identity, inotify.add_watch(path, mask)
-    except OSError:
-        fresh = None
-    if watched is not None and (fresh is None or fresh[1] is not watched[1]):
-        with contextlib.suppress(OSError):  # the kernel drops it with its directory
-            inotify.rm_watch(watched[1])
-    return fresh

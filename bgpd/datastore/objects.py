@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from bgpd.datastore.decode import KINDS, Decoded, Key, Resource, Verdict
-from bgpd.model.resources import Problem, Snapshot
+from bgpd.model.resources import LocalWorkload, Problem, Snapshot
 from bgpd.model.status import DatastoreStatus
 
 GRACE = 0.3
@@ -29,7 +29,7 @@ class Failure(NamedTuple):
     """Why a place could not be read as it should."""
 
     reason: str
-    """``yaml``, ``invalid``, ``duplicate`` or ``io`` are counted; an empty one (set but not supported) is not."""
+    """``yaml``, ``invalid``, ``duplicate`` or ``io`` are counted; an empty one (set without effect) is not."""
     problem: Problem
 
 
@@ -57,6 +57,10 @@ class Objects:
         self._absent: dict[Key, float | None] = {}
         """Good objects that nothing says any more, and when they go; ``None`` while the clock stands still."""
         self._failures: dict[Key, tuple[Failure, ...]] = {}
+        self._unusable: frozenset[tuple[str, str]] = frozenset()
+        """What is there but never was good."""
+        self._local_workloads: tuple[LocalWorkload, ...] | None = None
+        self._local_failures: tuple[Failure, ...] = ()
         self._told: set[Failure] = set()
         self._problems: tuple[Problem, ...] = ()
         self._changed = False
@@ -135,6 +139,9 @@ class Objects:
             self._failures[key] = tuple(failures)
         else:
             self._failures.pop(key, None)
+        if (key in self._unusable) != (bool(living) and key not in self._home):
+            self._unusable ^= {key}
+            self._changed = True
 
     def _duplicate(self, key: Key, places: Sequence[str]) -> Problem:
         stands = "the last good version stands" if key in self._home else "neither is used"
@@ -163,6 +170,16 @@ class Objects:
         self._last_event = time.time()
         self._changed = True
         log.debug("event=resource action=%s kind=%s name=%s", action, key.kind, key.name)
+
+    def workloads(self, found: tuple[LocalWorkload, ...], failures: tuple[Failure, ...]) -> None:
+        """The workloads of this node that speak BGP, all of them, and what is wrong with their files. They stand beside
+        the resources: the whole does not wait for them."""
+        if found != (self._local_workloads or ()):
+            self._changed = True
+            self._local_workloads = found
+        elif self._local_workloads is None:
+            self._local_workloads = ()
+        self._local_failures = failures
 
     # -- what holds ----------------------------------------------------------------------------------------------------
 
@@ -222,7 +239,11 @@ class Objects:
             nodes=self._frozen["Node"],
             bgp_configurations=self._frozen["BGPConfiguration"],
             peers=self._frozen["BGPPeer"],
+            filters=self._frozen["BGPFilter"],
+            secrets=self._frozen["Secret"],
+            local_workloads=self._local_workloads or (),
             problems=self._problems,
+            unusable=self._unusable,
         )
 
     def detail(self) -> str:
@@ -243,12 +264,13 @@ class Objects:
         """Counts and logs the problems that are new."""
         failures = dict.fromkeys(failure for place in self._places.values() for failure in place.failures)
         failures |= dict.fromkeys(failure for of_key in self._failures.values() for failure in of_key)
+        failures |= dict.fromkeys(self._local_failures)
         for failure in failures.keys() - self._told:
             if failure.reason:
                 self._errors[failure.reason] += 1
             log.warning(
                 "event=resource_problem reason=%s source=%r path=%s message=%r",
-                failure.reason or "unsupported",
+                failure.reason or "ignored",
                 failure.problem.source,
                 failure.problem.path or "-",
                 failure.problem.message,
@@ -261,6 +283,8 @@ class Objects:
     def status(self, backend: str, resyncs: int) -> DatastoreStatus:
         """What to tell the operator."""
         counts = {kind: len(objects) for kind, objects in self._good.items()}
+        if self._local_workloads is not None:
+            counts["LocalWorkload"] = len(self._local_workloads)
         ignored = sum(place.ignored for place in self._places.values())
         return DatastoreStatus(
             backend=backend,
