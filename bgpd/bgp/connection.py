@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import NamedTuple
 
@@ -92,6 +92,13 @@ class Refresh(NamedTuple):
 
 
 Event = Opened | Up | Routes | Refresh
+
+
+def keepalive_time(config: PeerConfig, hold_time: float) -> float:
+    """Seconds between KEEPALIVEs: what is configured where the hold time bears it, else a third of that (RFC 4271
+    §4.4); 0 is none."""
+    wanted = config.keepalive_time
+    return wanted if wanted is not None and 0 < wanted < hold_time else hold_time / 3
 
 
 class Connection:
@@ -297,7 +304,11 @@ class Connection:
     def _negotiate(self, theirs: OpenMessage) -> Peer:
         """The session that two OPENs make (RFC 4271 §6.2); ``ProtocolError`` 2/x."""
         config, capabilities = self.config, theirs.capabilities
-        if theirs.asn != config.asn:
+        if config.asns:
+            if theirs.asn not in config.asns:
+                raise ProtocolError(2, 2, f"{theirs.asn} is not among those of {config.source}")
+            config = self.config = replace(config, asn=theirs.asn)
+        elif theirs.asn != config.asn:
             raise ProtocolError(2, 2, f"expected {config.asn}, got {theirs.asn}")
         if not any(theirs.router_id):
             raise ProtocolError(2, 3, "the identifier is 0.0.0.0")
@@ -329,7 +340,7 @@ class Connection:
             restarted=restart is not None and restart.restarted,
             sends_end_of_rib=restart is not None,
             hold_time=hold_time,
-            keepalive_time=hold_time / 3,
+            keepalive_time=keepalive_time(config, hold_time),
         )
 
     def _update_errors(self) -> int:

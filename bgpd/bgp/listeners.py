@@ -1,6 +1,7 @@
 """Where this node listens for BGP: one socket a place, each tried again until it is ours.
 
-``speaker`` owns one of these and says where to listen; what is accepted goes to the link that it makes.
+``speaker`` owns one of these and says where to listen, and with which TCP MD5 keys; what is accepted goes to the link
+that it makes. A socket has its keys before it takes a connection.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+from bgpd.bgp.protection import Keyring, Net
 from bgpd.bgp.transport import BACKLOG, listening_socket
-from bgpd.model.prefix import Address, address_text
+from bgpd.model.prefix import Address, address_text, family_of
 
 log = logging.getLogger(__name__)
 RETRY = 1.0
@@ -30,12 +33,16 @@ class Listeners:
         self._errors: dict[Place, str] = {}
         self._taken: set[Place] = set()
         self._settled: set[Place] = set()
+        self._keys: Mapping[Net, str] = {}
+        self._keyrings: dict[Place, Keyring] = {}
         self.ready = asyncio.Event()
         """Set while ``complete``: before, nothing is dialled, since another daemon here may have the sessions."""
 
-    def want(self, places: frozenset[Place]) -> None:
-        """Where to listen from the next ``follow`` on."""
-        self._wanted = places
+    def want(self, places: frozenset[Place], keys: Mapping[Net, str]) -> None:
+        """Where to listen from the next ``follow`` on, and the keys of all sockets, from now on."""
+        self._wanted, self._keys = places, keys
+        for keyring in self._keyrings.values():
+            keyring.follow(keys)
 
     def follow(self, group: asyncio.TaskGroup) -> None:
         """Leave the places that are no longer wanted, take those that are new."""
@@ -51,6 +58,10 @@ class Listeners:
     def error(self) -> str | None:
         """Why we do not listen everywhere we should."""
         return "; ".join(sorted(self._errors.values())) or None
+
+    def key_error(self, net: Net) -> str:
+        """Why a socket has not the key of an address or a range: then nobody of there may connect. Empty if all do."""
+        return next((keyring.errors[net] for keyring in self._keyrings.values() if net in keyring.errors), "")
 
     @property
     def taken(self) -> bool:
@@ -71,11 +82,12 @@ class Listeners:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                sock = listening_socket(*place)
+                sock = listening_socket(*place, lambda sock: self._lock(place, sock))
                 server = await loop.create_server(
                     self._make_link, sock=sock, backlog=BACKLOG, start_serving=False
                 )
             except OSError as error:
+                self._keyrings.pop(place, None)
                 cause = error.strerror or str(error)
                 if error.errno == errno.EAFNOSUPPORT:
                     log.warning("event=not_listening address=%s cause=%r", address, cause)
@@ -98,7 +110,12 @@ class Listeners:
             log.info("event=listening address=%s port=%d", address, port)
             await self._settle(place)
         finally:
+            self._keyrings.pop(place, None)
             server.close()
+
+    def _lock(self, place: Place, sock: socket.socket) -> None:
+        keyring = self._keyrings[place] = Keyring(sock, family_of(place[0]))
+        keyring.follow(self._keys)
 
     async def _settle(self, place: Place) -> NoReturn:
         """All that is to be done of a place is done, until cancelled."""

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from bgpd.bgp.connection import Closure, Connection, Counters, Opened, Refresh, Routes, Up
 from bgpd.bgp.exa import Cease, Notification, shutdown
-from bgpd.model.peer import Down, DownReason, Peer, PeerConfig
+from bgpd.model.peer import Down, DownReason, Peer, PeerConfig, PeerKind
 from bgpd.model.prefix import Address, Family, address_text
 from bgpd.model.status import SessionState
 
@@ -40,10 +40,10 @@ STABLE = 10.0
 PREFIX_LIMIT_IDLE = 60.0
 RACE = 5.0
 """A connection that begins sooner after the session was up was dialled while it came up: a collision."""
-_SOFT = ("kind", "source", "passive", "port", "max_prefixes")
+_SOFT = ("kind", "source", "passive", "port", "max_prefixes", "reachable_by")
 """What a configuration may change without a new session."""
 CONNECT = "connect: "
-"""How an error of TCP's connect starts."""
+"""How an error before TCP is connected starts."""
 
 
 class Ended(NamedTuple):
@@ -66,6 +66,8 @@ class Session:
         self.last_error = ""
         self.counters = Counters()
         self.flaps: Counter[str] = Counter()
+        self.epoch = 0
+        """Counts the changes of ``config`` that need a new session; a dial that began before one is of no use."""
         self.stale_until = 0.0
         """Until when routes of the session before are kept (graceful restart helper)."""
         self._restarted = restarted
@@ -111,11 +113,23 @@ class Session:
             return shutdown(Cease.SHUTDOWN, self._shutdown_text)
         return Notification(6, Cease.REJECTED) if self._idle_until is not None else None
 
+    def expired(self, now: float) -> bool:
+        """Whether a dynamic neighbour is gone for good: not here, not expected back, not kept out."""
+        idle = self._idle_until is not None or not self.admin_up
+        return (
+            self.config.kind is PeerKind.DYNAMIC
+            and not self.connections
+            and not idle
+            and now >= self.stale_until
+        )
+
     def next_deadline(self) -> float | None:
         """When ``tick`` is due; ``None`` for never."""
         times = [connection.next_deadline() for connection in self.connections]
         if self.admin_up:
             times += [self._dial_at if self._may_dial() else None, self._idle_until]
+            if self.config.kind is PeerKind.DYNAMIC and not self.connections:
+                times.append(self.stale_until)
         return min((at for at in times if at is not None), default=None)
 
     def events(self) -> list[SessionEvent]:
@@ -155,6 +169,15 @@ class Session:
         self._error(CONNECT + message)
         self._dial_later(now)
 
+    def dial_outdated(self, now: float) -> None:
+        """TCP did not connect, or did, for another configuration than the present one: dial again at once."""
+        self._dialling = False
+        self._dial_at = now
+
+    def not_admitted(self, message: str) -> None:
+        """The peer has connected, in a way that its configuration forbids."""
+        self._error(CONNECT + message)
+
     def accepted(self, local_address: Address, now: float) -> Connection | None:
         """The peer has connected; ``None`` when it is not welcome."""
         if self.refusal():
@@ -192,7 +215,10 @@ class Session:
     def configure(self, config: PeerConfig, now: float) -> None:
         """Another configuration of the same peer: the session is reset (Cease 6/6) when it must be."""
         before, self.config = self.config, config
-        if replace(before, **{name: getattr(config, name) for name in _SOFT}) != config:
+        # AS numbers that a dynamic neighbour may have are asked at its OPEN only; ``asn`` is then the one it has.
+        soft = (*_SOFT, "asns") if self.established else _SOFT
+        if replace(before, **{name: getattr(config, name) for name in soft}) != config:
+            self.epoch += 1
             self._close_all(
                 Notification(6, Cease.CONFIG_CHANGE), DownReason.CONFIG, "configuration changed", now
             )
@@ -201,6 +227,7 @@ class Session:
     def remove(self, now: float) -> None:
         """No longer configured: Cease 6/3; the session is dead."""
         self.admin_up = False
+        self.epoch += 1
         self._close_all(Notification(6, Cease.DECONFIGURED), DownReason.CONFIG, "", now)
 
     def shutdown(self, text: str, now: float) -> None:
@@ -286,6 +313,8 @@ class Session:
             self._close(loser, cease, DownReason.REPLACED, "lost a connection collision", now)
             if loser is connection:
                 return
+        if connection.config.asns:
+            self.config = replace(self.config, asn=connection.config.asn)
         connection.confirm(now)
 
     def _dominates(self, connection: Connection) -> bool:

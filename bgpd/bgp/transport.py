@@ -1,21 +1,27 @@
 """TCP for BGP: sockets with the options a session wants, and the asyncio protocol that carries one connection.
 
-``speaker`` makes the sockets here and is told by ``Link`` what happens on them. Every socket has TTL 64 (the default of
-some systems is 1 or 255 for BGP, which routed peers or GTSM would refuse), no Nagle delay, and gives up on data that
-the peer does not take for eight minutes (the SendHoldTimer of RFC 9687). Here is the place for TCP MD5 and GTSM.
+``speaker`` and ``listeners`` make the sockets here, and ``Link`` tells what happens on them. Every socket has no Nagle
+delay, and gives up on data that the peer does not take for eight minutes (the SendHoldTimer of RFC 9687). A link-local
+address means something together with its interface only (RFC 4007). TTL and TCP MD5 are the business of ``protection``.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from bgpd.bgp.connection import Connection
-from bgpd.model.prefix import Address, Family, address_text, family_of, parse_address
+from bgpd.bgp.protection import Socket, guard, prepare_listening
+from bgpd.model.peer import PeerConfig
+from bgpd.model.prefix import Address, Family, address_text, family_of, is_link_local, parse_address
 
-TTL = 64
 SEND_HOLD_MS = 480_000
+DIAL_TIME = 8.0
+"""Seconds for TCP to connect."""
 BACKLOG = 1024
 """Connections that may wait to be accepted."""
 READ_SIZE = 1 << 18
@@ -44,11 +50,8 @@ class Owner(Protocol):
 def _stream_socket(family: Family) -> socket.socket:
     sock = socket.socket(family.af, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        if family is Family.IPV4:
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, TTL)
-        else:
+        if family is Family.IPV6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, TTL)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SEND_HOLD_MS)
     except BaseException:
@@ -57,13 +60,18 @@ def _stream_socket(family: Family) -> socket.socket:
     return sock
 
 
-def listening_socket(address: Address, port: int) -> socket.socket:
+def listening_socket(
+    address: Address, port: int, before: Callable[[socket.socket], None] | None = None
+) -> socket.socket:
     """A socket that listens, whose connections inherit the options; no SO_REUSEPORT, so that a second daemon is
-    noticed (by ``listen`` where ``bind`` still let both through)."""
+    noticed (by ``listen`` where ``bind`` still let both through). ``before`` gets it before anybody can connect."""
     sock = _stream_socket(family_of(address))
     try:
+        prepare_listening(sock, family_of(address))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address_text(address), port))
+        if before is not None:
+            before(sock)
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()
@@ -71,16 +79,90 @@ def listening_socket(address: Address, port: int) -> socket.socket:
     return sock
 
 
-def dialling_socket(remote: Address, local: Address | None) -> socket.socket:
-    """A socket to connect with, bound to ``local``."""
-    sock = _stream_socket(family_of(remote))
+def dialling_socket(config: PeerConfig) -> socket.socket:
+    """A socket to connect to a peer with: protected as the peer's configuration asks, and bound to our address."""
+    sock = _stream_socket(family_of(config.address))
     try:
-        if local is not None:
-            sock.bind((address_text(local), 0))
+        guard(sock, config)
+        if config.local_address is not None:
+            sock.bind(_place(config.local_address, 0, config.interface))
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+class DialFailed(Exception):
+    """TCP did not connect; the message says why."""
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
+        """The peer's host said no or cannot be reached."""
+
+
+class Dial:
+    """One attempt to connect to a peer."""
+
+    def __init__(self, config: PeerConfig) -> None:
+        self._config = config
+        self._timeout: asyncio.Timeout | None = None
+
+    def give_up(self) -> None:
+        """Ends it soon: the peer is wanted otherwise than when it began."""
+        if self._timeout is not None and not self._timeout.expired():
+            self._timeout.reschedule(0.0)
+
+    async def connect(self) -> socket.socket:
+        """A connected socket, or ``DialFailed``."""
+        config, sock = self._config, None
+        where = f"{address_text(config.address)} port {config.port}"
+        try:
+            try:
+                sock = dialling_socket(config)
+                place = _place(config.address, config.port, config.interface)
+            except OSError as error:
+                raise DialFailed(f"{where}: {error.strerror or error}") from error
+            async with asyncio.timeout(DIAL_TIME) as self._timeout:
+                await asyncio.get_running_loop().sock_connect(sock, place)
+            connected, sock = sock, None
+            return connected
+        except TimeoutError:
+            raise DialFailed(f"{where}: timed out{_guesses(config)}") from None
+        except OSError as error:
+            words = os.strerror(error.errno) if error.errno else str(error)
+            raise DialFailed(f"{where}: {words}", refused=error.errno in _UNREACHABLE) from error
+        finally:
+            self._timeout = None
+            if sock is not None:
+                sock.close()
+
+
+_UNREACHABLE = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN))
+
+
+def _guesses(config: PeerConfig) -> str:
+    """What may be wrong when a peer does not answer: the kernel drops what is not protected as it should be, and does
+    not say so."""
+    guesses = []
+    if config.password is not None:
+        guesses.append("it has another TCP MD5 password")
+    if config.ttl_security is not None:
+        hops = "1 hop" if config.ttl_security == 1 else f"{config.ttl_security} hops"
+        guesses.append(f"it is more than {hops} away or has no ttl security")
+    return f"; perhaps {', or '.join(guesses)}" if guesses else ""
+
+
+def _place(address: Address, port: int, interface: str | None) -> tuple[str, int] | tuple[str, int, int, int]:
+    """An address as sockets want it. ``OSError`` for a link-local one without an interface."""
+    if not is_link_local(address):
+        return address_text(address), port
+    if interface is None:
+        raise OSError(errno.EINVAL, f"{address_text(address)} is a link-local address: of which interface?")
+    try:
+        return address_text(address), port, 0, socket.if_nametoindex(interface)
+    except OSError:
+        raise OSError(errno.ENODEV, f"there is no interface {interface}") from None
 
 
 class Link(asyncio.BufferedProtocol):
@@ -91,6 +173,8 @@ class Link(asyncio.BufferedProtocol):
 
     def __init__(self, owner: Owner, *, outgoing: bool) -> None:
         self.outgoing = outgoing
+        self.epoch = 0
+        """Of the session's configuration that a dialled connection was made for."""
         self.connection: Connection | None = None
         self.full = False
         """More than ``HIGH_WATER`` waits to be sent."""
@@ -107,6 +191,23 @@ class Link(asyncio.BufferedProtocol):
     @property
     def remote_address(self) -> Address:
         return self._address("peername")
+
+    @property
+    def zone(self) -> str | None:
+        """The interface that a link-local peer is on; ``None`` for any other."""
+        info = None if self._transport is None else self._transport.get_extra_info("peername")
+        if not info or len(info) < 4 or not info[3]:
+            return None
+        try:
+            return socket.if_indextoname(info[3])
+        except OSError:  # it is just being removed
+            return ""
+
+    @property
+    def socket(self) -> Socket:
+        """To set options of; only while it is open."""
+        assert self._transport is not None
+        return cast(Socket, self._transport.get_extra_info("socket"))
 
     def write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():

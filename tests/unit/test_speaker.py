@@ -346,10 +346,12 @@ async def test_an_address_that_is_not_ours_is_no_other_daemon() -> None:
 async def test_a_kernel_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
     """The usual listen addresses are of both families: the one that there is serves."""
 
-    def listen(address: Address, port: int) -> socket.socket:
+    def listen(
+        address: Address, port: int, before: Callable[[socket.socket], None] | None = None
+    ) -> socket.socket:
         if len(address) == 16:
             raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
-        return listening_socket(address, port)
+        return listening_socket(address, port, before)
 
     monkeypatch.setattr("bgpd.bgp.listeners.listening_socket", listen)
     async with speaking(2, config(2, 3, passive=True)) as (speaker, _):
@@ -448,16 +450,27 @@ async def test_a_handler_may_end_the_session_it_hears_of() -> None:
 
 
 def test_socket_options() -> None:
-    makers: list[Callable[[Address], socket.socket]] = [
-        lambda here: listening_socket(here, 0),
-        lambda here: dialling_socket(here, here),
-    ]
-    for make in makers:
-        with make(address(2)) as sock:
-            assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL) == 64
+    far = address(3)
+    for sock in (
+        listening_socket(address(2), 0),
+        dialling_socket(config(2, 3)),
+        dialling_socket(config(2, 3, ttl_security=2)),
+    ):
+        with sock:
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
             assert not sock.getblocking()
-        with make(parse_address("::1")) as sock:
-            assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS) == 64
-            assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    with dialling_socket(config(2, 3)) as sock:
+        assert sock.getsockopt(socket.IPPROTO_IP, socket.IP_TTL) == 64
+    for local in (address(2), parse_address("::1")):
+        six = len(local) == 16
+        level, name = (socket.IPPROTO_IPV6, 16) if six else (socket.IPPROTO_IP, socket.IP_TTL)
+        with listening_socket(local, 0) as sock:
+            assert sock.getsockopt(level, name) == 255, "a handshake with GTSM needs it"
+            assert not six or sock.getsockopt(level, socket.IPV6_V6ONLY)
+        there = local if six else far
+        with dialling_socket(config(2, 3, address=there, local_address=local)) as sock:
+            assert sock.getsockopt(level, name) == 64
+        with dialling_socket(config(2, 3, address=there, local_address=local, ttl_security=2)) as sock:
+            assert sock.getsockopt(level, name) == 255
+            assert sock.getsockopt(level, 73 if six else 21) == 254

@@ -1,0 +1,34 @@
+"""What the speaker tells, and to whom: ``daemon`` is the one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from bgpd.model.peer import Down, Peer, PeerId
+from bgpd.model.prefix import Family
+from bgpd.model.route import RibEvent
+
+
+class Handler(Protocol):
+    """Called in the loop: must not block. For one peer the order is ``established``, any of the
+    others, ``down``; then nothing more of that ``Peer``."""
+
+    def established(self, peer: Peer) -> None: ...
+
+    def down(self, peer: Peer, down: Down) -> None: ...
+
+    def received(self, peer: Peer, events: Sequence[RibEvent]) -> None:
+        """In order, batched a wake-up."""
+
+    def refresh_requested(self, peer: Peer, family: Family) -> None:
+        """The peer wants all of a family again (RFC 2918)."""
+
+    def writable(self, peer: Peer) -> None:
+        """What ``send`` refused to take more of has drained."""
+
+    def listening_changed(self) -> None:
+        """``listen_error`` or ``listening`` may differ now."""
+
+    def attempted(self, peer_id: PeerId, refused: bool) -> None:
+        """A dial ended; ``refused`` when the peer's host said no or cannot be reached."""

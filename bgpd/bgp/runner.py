@@ -1,0 +1,207 @@
+"""One session of the speaker in the event loop: its links, its timer, its dials.
+
+A ``Session`` says what it wants, a ``Runner`` does it: it carries octets between links and connections, tells the
+handler what happened, arms one timer, dials. ``speaker`` has one for each peer, tells it what the links tell, and lends
+it what belongs to all of them (``World``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from bgpd.bgp.connection import Connection, Refresh, Routes, Up
+from bgpd.bgp.handler import Handler
+from bgpd.bgp.protection import Net
+from bgpd.bgp.session import Session
+from bgpd.bgp.transport import Dial, DialFailed, Link
+from bgpd.model.peer import DownReason
+
+
+class World(Protocol):
+    """What all runners share."""
+
+    handler: Handler
+    tasks: asyncio.TaskGroup | None
+    """``None`` while nothing moves: before the start and after the end."""
+
+    async def may_dial(self) -> None:
+        """Returns when peers may be dialled."""
+
+    def dialling(self, runner: Runner, epoch: int) -> Link:
+        """A link for a connection of our own making, of a session's present ``epoch``."""
+
+    def over(self, runner: Runner) -> None:
+        """A dynamic neighbour is gone for good."""
+
+    def guarded(self, call: Callable[[], None]) -> None:
+        """Calls what the loop calls: a bug must end the speaker."""
+
+
+def now() -> float:
+    """The clock of asyncio's loops, and of all sessions."""
+    return time.monotonic()
+
+
+class Runner:
+    """Drives one session. Everything is called in the event loop's thread."""
+
+    def __init__(self, world: World, session: Session, listen_range: Net | None) -> None:
+        self.session = session
+        self.range = listen_range
+        """Of a dynamic neighbour."""
+        self.links: dict[Connection, Link] = {}
+        self.since = time.time()
+        """When the session last entered or left Established."""
+        self._world = world
+        self._dial: Dial | None = None
+        self._dial_epoch = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_at = 0.0
+        self._work: asyncio.Handle | None = None
+        self._pumping = False
+
+    def stop(self) -> None:
+        """Nothing happens by itself any more."""
+        for handle in (self._timer, self._work):
+            if handle is not None:
+                handle.cancel()
+        self._timer = self._work = None
+
+    # What links tell.
+
+    def dialled(self, link: Link) -> None:
+        """A connection of our own making is there."""
+        session, connection = self.session, None
+        if link.epoch != session.epoch:
+            session.dial_outdated(now())
+        elif local := link.local_address:
+            connection = session.dialled(local, now())
+        else:
+            session.dial_failed("lost as soon as it was there", now())
+        if connection is None:
+            link.abort()
+        else:
+            self.carry(connection, link)
+        self.pump()
+
+    def carry(self, connection: Connection, link: Link) -> None:
+        """From now on a link is a connection's."""
+        link.connection = connection
+        self.links[connection] = link
+
+    def received(self, connection: Connection, data: bytes) -> None:
+        """Octets came."""
+        self.session.receive(connection, data, now())
+        self.pump()
+
+    def writable(self, connection: Connection) -> None:
+        """Output drained."""
+        peer = connection.peer
+        if peer is not None and self.session.peer is peer:
+            self._world.handler.writable(peer)
+            self.pump()
+
+    def lost(self, connection: Connection, message: str) -> None:
+        """TCP is gone."""
+        self.session.lost(connection, message, now())
+        self.links.pop(connection, None)
+        self.pump()
+
+    # The work.
+
+    def pump(self) -> None:
+        """Does what the session wants after something happened to it. May be called from inside itself (a handler that
+        ends the session it hears of): then the outer one goes on."""
+        tasks = self._world.tasks
+        if tasks is None or self._pumping:
+            return
+        self._pumping = True
+        session, handler = self.session, self._world.handler
+        try:
+            while True:
+                self._flush()
+                events = session.events()
+                if not events:
+                    break
+                for event in events:
+                    if isinstance(event, Routes):
+                        handler.received(event.peer, event.events)
+                    elif isinstance(event, Up):
+                        self.since = time.time()
+                        handler.established(event.peer)
+                    elif isinstance(event, Refresh):
+                        handler.refresh_requested(event.peer, event.family)
+                    else:
+                        self.since = time.time()
+                        handler.down(event.peer, event.down)
+        finally:
+            self._pumping = False
+        if session.expired(now()):
+            self._world.over(self)
+            return
+        if session.work_due and self._work is None:
+            self._work = asyncio.get_running_loop().call_soon(self._world.guarded, self._go_on)
+        if self._dial is not None and self._dial_epoch != session.epoch:
+            self._dial.give_up()
+        if session.take_dial(now()):
+            tasks.create_task(self._connect(), name=f"dial {session.config.id}")
+        self._arm()
+
+    def _flush(self) -> None:
+        for connection, link in list(self.links.items()):
+            data = connection.data_to_send()
+            if data:
+                link.write(data)
+            closure = connection.closure
+            if closure is None:
+                link.pause(connection.work_due)
+                continue
+            del self.links[connection]
+            if closure.notification is not None and closure.reason is not DownReason.NOTIFICATION_RX:
+                link.finish()
+            else:
+                link.abort()
+
+    def _go_on(self) -> None:
+        self._work = None
+        self.session.work(now())
+        self.pump()
+
+    def _arm(self) -> None:
+        """A timer that fires early is cheaper than one moved at every message."""
+        deadline = self.session.next_deadline()
+        if deadline is None or (self._timer is not None and self._armed_at <= deadline):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed_at = deadline
+        self._timer = asyncio.get_running_loop().call_at(deadline, self._world.guarded, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.session.tick(now())
+        self.pump()
+
+    async def _connect(self) -> None:
+        await self._world.may_dial()
+        session = self.session
+        self._dial_epoch = session.epoch
+        self._dial = Dial(session.config)
+        refused = False
+        try:
+            sock = await self._dial.connect()
+            link = self._world.dialling(self, self._dial_epoch)
+            await asyncio.get_running_loop().create_connection(lambda: link, sock=sock)
+        except (DialFailed, OSError) as error:
+            refused = isinstance(error, DialFailed) and error.refused
+            if self._dial_epoch == session.epoch:
+                session.dial_failed(str(error), now())
+            else:
+                session.dial_outdated(now())
+        finally:
+            self._dial = None
+        self._world.handler.attempted(session.config.id, refused)
+        self.pump()
