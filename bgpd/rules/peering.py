@@ -1,24 +1,39 @@
-"""Resources -> the sessions this node must have: the node-to-node mesh and BGPPeers (calico.md §2.5, §2.6).
+"""Resources and this node's options -> the sessions it must have, and what each peer may tell and is told.
 
-Called by the daemon at every snapshot and reload. The differences from Calico are deliberate: what would give BIRD a
-broken configuration is a named problem of that one peer; a mesh session to an address that a BGPPeer names too is not
-made twice; a node without an ASNumber has the cluster's AS, not that of whoever looks at it.
+Called by the daemon at every snapshot and reload. ``rules.peers`` says who is wanted (calico.md §2.6); here each gets
+its timers, password, families and policy (§2.5), or a named problem. A peer that asks for a protection which this node
+cannot give (a password that is missing) is not peered with at all, and keeps its place: no mesh session, no second
+BGPPeer and no listen range lets the same address in without it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
-from bgpd.config import Config
-from bgpd.model.peer import PeerConfig, PeerId, PeerKind
-from bgpd.model.prefix import Address, Family, address_text, family_of
-from bgpd.model.resources import BGPConfiguration, BGPPeer, Node, Problem, Snapshot
-from bgpd.rules.selector import parse
+from bgpd.config import Config, ListenRange, Passwords, PeerOptions
+from bgpd.model.peer import DynamicRange, PeerConfig, PeerId, PeerKind, PeerPolicy
+from bgpd.model.prefix import (
+    Address,
+    Family,
+    address_text,
+    covers,
+    family_of,
+    host_prefix,
+    is_link_local,
+    network_address,
+)
+from bgpd.model.resources import BGPConfiguration, Problem, SecretKey, Snapshot
+from bgpd.rules.peers import DEFAULT_PORT, Cluster, Wanted
 
-DEFAULT_ASN = 64512
-DEFAULT_PORT = 179
+RESTART_TIME = 120
+"""Seconds."""
+LONGEST_PASSWORD = 80
+"""Octets that Linux takes as a TCP MD5 key."""
+NO_PASSWORDS: Passwords = MappingProxyType({})
 
 
 class Listen(NamedTuple):
@@ -32,15 +47,21 @@ class Peering(NamedTuple):
     """All sessions of this node, whole."""
 
     peers: Mapping[PeerId, PeerConfig]
+    policies: Mapping[PeerId, PeerPolicy]
+    """Of the same peers; those of dynamic neighbours are in ``dynamic``."""
+    dynamic: tuple[DynamicRange, ...]
     listen: Listen
     asn: int
     router_id: Address
     problems: tuple[Problem, ...]
 
 
-def peers(snapshot: Snapshot, node: str, config: Config) -> Peering:
-    """The sessions that ``node`` must have; independent of the order of the snapshot's mappings."""
-    return _Peering(snapshot, node, config).result()
+def peers(snapshot: Snapshot, node: str, config: Config, passwords: Passwords = NO_PASSWORDS) -> Peering:
+    """The sessions that ``node`` must have; independent of the order of the snapshot's mappings.
+
+    ``passwords`` is what the configuration's files hold, ``config.read_passwords(config)``.
+    """
+    return _Peering(snapshot, node, config, passwords).result()
 
 
 def hashed_router_id(node: str) -> Address:
@@ -49,67 +70,50 @@ def hashed_router_id(node: str) -> Address:
     return Address(bytes([octets[0] - 32 if octets[0] > 223 else octets[0]]) + octets[1:])
 
 
-class _Wanted(NamedTuple):
-    """A session before its options are laid over it."""
+class _Refused(Exception):
+    """A session that cannot be had as it was asked for."""
 
-    kind: PeerKind
-    source: str
-    address: Address
-    port: int
-    asn: int
-    passive: bool
-    suffix: str = ""
+    def __init__(self, source: str, path: str, message: str) -> None:
+        super().__init__(message)
+        self.problem = Problem(source, path, message)
 
 
 class _Peering:
-    def __init__(self, snapshot: Snapshot, node: str, config: Config) -> None:
-        self.snapshot, self.config = snapshot, config
-        self.own = snapshot.nodes.get(node) or Node(node)
-        self.cluster = snapshot.bgp_configurations.get("default") or BGPConfiguration()
-        self.asn = self.asn_of(self.own)
-        self.problems: list[Problem] = []
-        self.owners = {
-            address: other
-            for _, other in sorted(snapshot.nodes.items(), reverse=True)
-            for address in (other.ipv4, other.ipv6)
-            if address is not None
-        }
+    def __init__(self, snapshot: Snapshot, node: str, config: Config, passwords: Passwords) -> None:
+        self.snapshot, self.config, self.passwords = snapshot, config, passwords
+        self.cluster = Cluster(snapshot, node, config)
+        self.own = self.cluster.own
+        self.asn = self.cluster.asn_of(self.own)
+        self.router_id = self.chosen_router_id()
+        self.addresses = {f: address for f in Family if (address := self.own.address(f)) is not None}
+        self.problems, self.refused = self.cluster.problems, self.cluster.refused
 
     def result(self) -> Peering:
-        router_id = self.router_id()
         found: dict[PeerId, PeerConfig] = {}
-        taken: dict[tuple[Address, int], PeerConfig] = {}
-        for wanted in (*self.bgp_peers(), *self.mesh()):
-            peer = self.peer(wanted, router_id)
-            first = found.get(peer.id) or taken.get((peer.address, peer.port))
-            if first is None:
-                found[peer.id] = taken[peer.address, peer.port] = peer
-            elif first.asn != peer.asn and peer.kind is not PeerKind.MESH:
-                message = f"{first.source} has the same peer in AS {first.asn} and comes first: ignored"
-                self.problems.append(Problem(peer.source, "spec.peerIP", message))
-        self.unused_options(found)
-        self.shared_addresses()
-        if self.own.name in self.snapshot.nodes and self.own.ipv4 is None and self.own.ipv6 is None:
-            message = "no BGP address, neither IPv4 nor IPv6: no session is possible"
-            self.problems.append(Problem(f"Node {self.own.name}", "spec.bgp", message))
-        return Peering(found, self.listen(), self.asn, router_id, tuple(self.problems))
+        policies: dict[PeerId, PeerPolicy] = {}
+        names: dict[PeerId, Wanted] = {}
+        places: dict[tuple[Address, str | None, int], Wanted] = {}
+        for wanted in self.cluster.wanted():
+            name = wanted.name
+            first = names.get(name) or places.get(wanted.place)
+            if first is not None:
+                self.compare(first, wanted)
+                continue
+            names[name] = places[wanted.place] = wanted
+            try:
+                found[name], policies[name] = self.session(name, wanted), self.policy(wanted)
+            except _Refused as refused:
+                self.problems.append(refused.problem)
+                self.refused.add(wanted.address)
+        dynamic = tuple(self.dynamic())
+        self.unused_options(names)
+        self.odd_nodes()
+        problems = tuple(dict.fromkeys(self.problems))
+        return Peering(found, policies, dynamic, self.listen(found), self.asn, self.router_id, problems)
 
-    def unused_options(self, found: Mapping[PeerId, PeerConfig]) -> None:
-        """A name in the configuration that no session has is a slip more often than a plan."""
-        known = {*found, *(address_text(peer.address) for peer in found.values())}
-        for name in sorted(self.config.bgp.peers.keys() - known):
-            message = "no session of this node has this name or address"
-            self.problems.append(Problem("configuration", f"bgp.peers.{name}", message))
+    # What concerns the whole node.
 
-    def shared_addresses(self) -> None:
-        """Two Nodes with one address: a session can be with one of them only."""
-        for _, node in sorted(self.snapshot.nodes.items()):
-            for address in (node.ipv4, node.ipv6):
-                if address is not None and (first := self.owners[address]) is not node:
-                    message = f"Node {first.name} has the same address, {address_text(address)}"
-                    self.problems.append(Problem(f"Node {node.name}", "spec.bgp", message))
-
-    def router_id(self) -> Address:
+    def chosen_router_id(self) -> Address:
         chosen = self.config.router_id
         if isinstance(chosen, bytes):
             return Address(chosen)
@@ -117,141 +121,62 @@ class _Peering:
             return self.own.ipv4
         return hashed_router_id(self.own.name)
 
-    def listen(self) -> Listen:
+    def listen(self, found: Mapping[PeerId, PeerConfig]) -> Listen:
         mine = self.snapshot.bgp_configurations.get(f"node.{self.own.name}") or BGPConfiguration()
         by_node = mine.bind_mode_node_ip
         if by_node is None:
-            by_node = self.cluster.bind_mode_node_ip
+            by_node = self.cluster.settings.bind_mode_node_ip
         addresses = tuple(self.config.bgp.listen)
         if by_node:
-            addresses = tuple(a for a in (self.own.ipv4, self.own.ipv6) if a is not None)
-        return Listen(addresses, self.port_of(self.own))
+            workloads = {
+                peer.local_address
+                for peer in found.values()
+                if peer.kind is PeerKind.LOCAL_WORKLOAD
+                and peer.local_address is not None
+                and not is_link_local(peer.local_address)
+            }
+            addresses = (*self.addresses.values(), *sorted(workloads - set(self.addresses.values())))
+        return Listen(addresses, self.cluster.port_of(self.own))
 
-    def asn_of(self, node: Node) -> int:
-        return node.asn or self.cluster.as_number or DEFAULT_ASN
-
-    def port_of(self, node: Node) -> int:
-        mine = self.snapshot.bgp_configurations.get(f"node.{node.name}")
-        return (mine and mine.listen_port) or self.cluster.listen_port or self.config.bgp.port
-
-    def waits(self, address: Address) -> bool:
-        """Whether we leave the dialling to the other end: BIRD nodes compare the texts of the two addresses too."""
-        own = self.own.address(family_of(address))
-        return own is not None and address_text(address) > address_text(own)
-
-    def mesh(self) -> Iterator[_Wanted]:
-        if self.cluster.node_to_node_mesh_enabled is False or self.own.route_reflector_cluster_id is not None:
+    def compare(self, first: Wanted, other: Wanted) -> None:
+        """Two resources that name one peer for this node, and differ. (What is not named gives way as a matter of
+        course: the mesh, and who only peers back.)"""
+        if other.kind is PeerKind.MESH or other.reverse:
             return
-        for name, other in sorted(self.snapshot.nodes.items()):
-            if other.route_reflector_cluster_id is None:
-                yield from self.to_node(other, PeerKind.MESH, f"Node {name}", mesh=True)
-
-    def to_node(
-        self,
-        other: Node,
-        kind: PeerKind,
-        source: str,
-        families: tuple[Family, ...] = tuple(Family),
-        mesh: bool = False,
-    ) -> Iterator[_Wanted]:
-        """Sessions to a node of the cluster, one a family that both have an address of."""
-        for family in families:
-            address, own = other.address(family), self.own.address(family)
-            if other.name != self.own.name and address not in (None, own) and own is not None:
-                assert address is not None
-                passive = mesh and self.waits(address)
-                yield _Wanted(kind, source, address, self.port_of(other), self.asn_of(other), passive)
-
-    def bgp_peers(self) -> Iterator[_Wanted]:
-        """Global ones first: with the same address and port, the first wins. Then what others' peers ask of us."""
-        resources = [peer for _, peer in sorted(self.snapshot.peers.items())]
-        usable = [peer for peer in resources if self.consistent(peer)]
-        usable.sort(key=lambda peer: _kind(peer) is PeerKind.NODE)
-        for peer in usable:
-            if self.is_local(peer, self.own):
-                yield from self.forward(peer)
-        for peer in usable:
-            if peer.reverse:
-                yield from self.backward(peer)
-
-    def consistent(self, peer: BGPPeer) -> bool:
-        """Whether the fields of a BGPPeer fit together; a problem says which do not."""
-        wrong = ""
-        if peer.node is not None and peer.node_selector is not None:
-            wrong, path = "node and nodeSelector exclude each other", "spec.nodeSelector"
-        elif (peer.peer_ip is None) == (peer.peer_selector is None):
-            wrong, path = "expected one of peerIP and peerSelector", "spec.peerIP"
-        elif peer.peer_selector is not None and peer.as_number is not None:
-            wrong, path = (
-                "with peerSelector the AS is that of each node selected: leave it out",
-                "spec.asNumber",
-            )
-        for name, selector in (("nodeSelector", peer.node_selector), ("peerSelector", peer.peer_selector)):
-            try:
-                parse(selector or "")
-            except ValueError as error:
-                wrong, path = str(error), f"spec.{name}"
-        if wrong:
-            self.problem(peer, path, wrong)
-        return not wrong
-
-    def problem(self, peer: BGPPeer, path: str, message: str) -> None:
-        self.problems.append(Problem(f"BGPPeer {peer.name}", path, f"{message}: not peered with"))
-
-    def is_local(self, peer: BGPPeer, node: Node) -> bool:
-        """Whether a node is on the near side of a BGPPeer."""
-        if peer.node is not None:
-            return peer.node == node.name
-        return peer.node_selector is None or parse(peer.node_selector).matches(node.labels)
-
-    def forward(self, peer: BGPPeer) -> Iterator[_Wanted]:
-        """Sessions of a BGPPeer that this node is on the near side of."""
-        kind, source = _kind(peer), f"BGPPeer {peer.name}"
-        if peer.peer_selector is not None:
-            selector = parse(peer.peer_selector)
-            for _, other in sorted(self.snapshot.nodes.items()):
-                if selector.matches(other.labels):
-                    yield from self.to_node(other, kind, source)
-            return
-        address = peer.peer_ip
-        if address is None or address in (self.own.ipv4, self.own.ipv6):
-            return
-        family = family_of(address)
-        if self.own.address(family) is None:
-            self.problem(peer, "spec.peerIP", f"this node has no {family.label} address")
-            return
-        owner = self.owners.get(address)
-        asn = peer.as_number or (self.asn_of(owner) if owner else None)
-        if asn is None:
-            self.problem(peer, "spec.asNumber", "expected, since peerIP is not a node of the cluster")
-            return
-        port = self.port_of(owner) if owner is not None and asn == self.asn_of(owner) else DEFAULT_PORT
-        passive = kind is PeerKind.GLOBAL and owner is not None and self.waits(address)
-        suffix = f"_port_{peer.peer_port}" if peer.peer_port else ""
-        yield _Wanted(kind, source, address, peer.peer_port or port, asn, passive, suffix)
-
-    def backward(self, peer: BGPPeer) -> Iterator[_Wanted]:
-        """Sessions back to the near side of a BGPPeer that this node is on the far side of."""
-        families: tuple[Family, ...] = tuple(Family)
-        if peer.peer_selector is not None:
-            if not parse(peer.peer_selector).matches(self.own.labels):
-                return
+        if first.asn != other.asn:
+            message = f"{first.source} has the same peer in AS {first.asn} and comes first: ignored"
+        elif first.settings != other.settings:
+            message = f"{first.source} has the same peer with other settings and comes first: ignored"
         else:
-            families = tuple(f for f in Family if self.own.address(f) == peer.peer_ip)
-            if not families:
-                return
-        for _, other in sorted(self.snapshot.nodes.items()):
-            if self.is_local(peer, other):
-                yield from self.to_node(other, _kind(peer), f"BGPPeer {peer.name}", families)
+            return
+        self.problems.append(Problem(other.source, "spec.peerIP", message))
 
-    def peer(self, wanted: _Wanted, router_id: Address) -> PeerConfig:
-        prefix = {PeerKind.MESH: "Mesh", PeerKind.GLOBAL: "Global", PeerKind.NODE: "Node"}[wanted.kind]
-        text = address_text(wanted.address).replace(".", "_").replace(":", "_")
-        name = PeerId(f"{prefix}_{text}{wanted.suffix}")
+    def unused_options(self, names: Mapping[PeerId, Wanted]) -> None:
+        """A name in the configuration that no session has is a slip more often than a plan."""
+        known = {*names, *(address_text(wanted.address) for wanted in names.values())}
+        for name in sorted(self.config.bgp.peers.keys() - known):
+            message = "no session of this node has this name or address"
+            if name.startswith("Dynamic_"):
+                message = "a dynamic neighbour has what its listen range says: set it there"
+            self.problems.append(Problem("configuration", f"bgp.peers.{name}", message))
+
+    def odd_nodes(self) -> None:
+        """Two Nodes with one address: a session can be with one of them only. And our own, where it has none."""
+        for _, node in sorted(self.snapshot.nodes.items()):
+            for address in (node.ipv4, node.ipv6):
+                if address is not None and (first := self.cluster.owners[address]) is not node:
+                    message = f"Node {first.name} has the same address, {address_text(address)}"
+                    self.problems.append(Problem(f"Node {node.name}", "spec.bgp", message))
+        if self.own.name in self.snapshot.nodes and not self.addresses:
+            message = "no BGP address, neither IPv4 nor IPv6: no session with another node is possible"
+            self.problems.append(Problem(f"Node {self.own.name}", "spec.bgp", message))
+
+    # One session.
+
+    def session(self, name: PeerId, wanted: Wanted) -> PeerConfig:
+        settings, wish = wanted.settings, wanted.settings.max_restart_time
         options = self.config.bgp.for_peer(name, wanted.address)
         transport = family_of(wanted.address)
-        families = options.families or frozenset({transport})
-        next_hops = {f: self.own.address(f) for f in families if f is not transport}
         return PeerConfig(
             id=name,
             kind=wanted.kind,
@@ -259,16 +184,158 @@ class _Peering:
             address=wanted.address,
             port=wanted.port,
             asn=wanted.asn,
-            local_asn=self.asn,
-            router_id=router_id,
-            local_address=self.own.address(transport),
-            next_hops={family: address for family, address in next_hops.items() if address is not None},
-            families=families,
+            local_asn=self.local_asn(wanted),
+            router_id=self.router_id,
+            local_address=wanted.local_address,
+            next_hops=self.next_hops(options, transport, is_link_local(wanted.address)),
+            families=options.families or frozenset({transport}),
             passive=wanted.passive,
+            interface=wanted.interface,
             hold_time=float(options.hold_time),
+            keepalive_time=self.keepalive_time(wanted, options.hold_time),
+            password=self.password(name, wanted, options),
+            ttl_security=settings.ttl_security or None,
+            add_path=options.add_path,
+            extended_next_hop=options.extended_next_hop,
+            reachable_by=settings.reachable_by,
+            restart_time=RESTART_TIME if wish is None else int(wish + 0.5),
             max_prefixes=options.max_prefixes,
         )
 
+    def policy(self, wanted: Wanted) -> PeerPolicy:
+        settings, cluster_id = wanted.settings, self.own.route_reflector_cluster_id
+        self.check_filters(settings.filters, wanted.source, "spec.filters", "not peered with")
+        internal = wanted.asn == self.local_asn(wanted)
+        return PeerPolicy(
+            filters=settings.filters,
+            next_hop=settings.next_hop_mode,
+            cluster_id=cluster_id if internal else None,
+            client=internal and cluster_id is not None and wanted.cluster_id != cluster_id,
+            allow_own_as=settings.num_allowed_local_as_numbers,
+        )
 
-def _kind(peer: BGPPeer) -> PeerKind:
-    return PeerKind.GLOBAL if peer.node is None and peer.node_selector is None else PeerKind.NODE
+    def local_asn(self, wanted: Wanted) -> int:
+        return wanted.settings.local_as_number or self.asn
+
+    def next_hops(self, options: PeerOptions, transport: Family, on_link: bool) -> dict[Family, Address]:
+        """Our addresses in the families that the session's own end has none of (a link-local end is no next hop beyond
+        its link, RFC 2545 §3)."""
+        families = (options.families or frozenset({transport})) - (frozenset() if on_link else {transport})
+        return {
+            family: self.addresses[family] for family in Family if family in families & self.addresses.keys()
+        }
+
+    def keepalive_time(self, wanted: Wanted, hold_time: int) -> float | None:
+        wish = wanted.settings.keepalive_time
+        if wish is None or 0 < wish < hold_time:
+            return wish
+        message = f"expected less than the hold time of {hold_time} s, not {wish:g} s: ignored"
+        self.problems.append(Problem(wanted.source, "spec.keepaliveTime", message))
+        return None
+
+    def check_filters(self, names: tuple[str, ...], source: str, path: str, consequence: str) -> None:
+        """A BGPFilter that is missing is skipped, as Calico does; one that nobody could read may have held anything
+        back, so the session is refused."""
+        for name in names:
+            if ("BGPFilter", name) in self.snapshot.unusable:
+                raise _Refused(source, path, f"BGPFilter {name} cannot be used: {consequence}")
+        if absent := [name for name in names if name not in self.snapshot.filters]:
+            self.problems.append(Problem(source, path, f"there is no BGPFilter {', '.join(absent)}: skipped"))
+
+    # Passwords. None of the messages may hold one.
+
+    def password(self, name: PeerId, wanted: Wanted, options: PeerOptions) -> str | None:
+        if options.password_file is not None:
+            try:
+                return self.password_in(options.password_file)
+            except ValueError as error:
+                path = self.config.bgp.place("password_file", name, wanted.address)
+                raise _Refused("configuration", path, f"{error}: {name} is not peered with") from None
+        if wanted.settings.password is None:
+            return None
+        try:
+            return self.password_of(wanted.settings.password)
+        except ValueError as error:
+            source, path = wanted.source, "spec.password"
+            if wanted.kind is PeerKind.MESH:
+                source, path = "BGPConfiguration default", "spec.nodeMeshPassword"
+            raise _Refused(source, path, f"{error}: not peered with") from None
+
+    def password_in(self, path: Path) -> str:
+        found = self.passwords.get(path, "was not read")
+        if isinstance(found, str):
+            raise ValueError(f"{path} {found}")
+        return _password(found.get_secret_value(), str(path))
+
+    def password_of(self, reference: SecretKey) -> str:
+        secret = self.snapshot.secrets.get(reference.name)
+        if secret is None:
+            unusable = ("Secret", reference.name) in self.snapshot.unusable
+            raise ValueError(f"Secret {reference.name} {'cannot be used' if unusable else 'is missing'}")
+        if reference.key not in secret.data:
+            raise ValueError(f"Secret {reference.name} has no key {reference.key}")
+        return _password(secret.data[reference.key], f"Secret {reference.name}, key {reference.key}")
+
+    # Dynamic neighbours.
+
+    def dynamic(self) -> Iterator[DynamicRange]:
+        """The listen ranges of the configuration. Named peers come first; those that were refused stay out."""
+        if ("BGPConfiguration", "default") in self.snapshot.unusable:
+            return
+        for place, each in enumerate(self.config.bgp.listen_ranges):
+            try:
+                yield self.listen_range(each, f"bgp.listen_ranges.{place}")
+            except _Refused as refused:
+                self.problems.append(refused.problem)
+
+    def listen_range(self, of: ListenRange, path: str) -> DynamicRange:
+        options, (family, prefix) = self.config.bgp.for_range(of), of.prefix
+        consequence = f"nobody may come in from {of.prefix}"
+        self.check_filters(of.filters, "configuration", f"{path}.filters", consequence)
+        try:
+            password = self.password_in(options.password_file) if options.password_file else None
+        except ValueError as error:
+            where = path if "password_file" in of.model_fields_set else "bgp.defaults"
+            raise _Refused("configuration", f"{where}.password_file", f"{error}: {consequence}") from None
+        name = str(of.prefix).replace(".", "_").replace(":", "_").replace("/", "_")
+        template = PeerConfig(
+            id=PeerId(f"Dynamic_{name}"),
+            kind=PeerKind.DYNAMIC,
+            source=f"listen range {of.prefix}",
+            address=network_address(family, prefix),
+            port=DEFAULT_PORT,
+            asn=0,
+            local_asn=self.asn,
+            router_id=self.router_id,
+            local_address=None,
+            next_hops=self.next_hops(options, family, on_link=False),
+            families=options.families or frozenset({family}),
+            passive=True,
+            hold_time=float(options.hold_time),
+            password=password,
+            ttl_security=of.ttl_security,
+            add_path=options.add_path,
+            extended_next_hop=options.extended_next_hop,
+            asns=frozenset(of.asns),
+            max_prefixes=options.max_prefixes,
+        )
+        cluster_id = self.own.route_reflector_cluster_id if self.asn in of.asns else None
+        policy = PeerPolicy(of.filters, cluster_id=cluster_id, client=cluster_id is not None)
+        refused = frozenset(
+            address
+            for address in self.refused
+            if family_of(address) is family and covers(prefix, host_prefix(address))
+        )
+        return DynamicRange(family, prefix, template, of.max_sessions, policy, refused)
+
+
+def _password(octets: bytes, source: str) -> str:
+    """The text of a TCP MD5 password (RFC 2385), less the end of line that editors leave; ``ValueError`` says no more
+    than what is wrong with it."""
+    octets = octets.removesuffix(b"\n").removesuffix(b"\r")
+    if not 0 < len(octets) <= LONGEST_PASSWORD:
+        raise ValueError(f"{source}: expected a password of 1 to {LONGEST_PASSWORD} octets")
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{source}: expected a password in UTF-8") from None

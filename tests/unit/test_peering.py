@@ -125,10 +125,6 @@ def test_reflectors_are_outside_the_mesh() -> None:
 
 def test_no_mesh() -> None:
     assert names(peering(snapshot(CLUSTER, (), MESH_OFF))) == set()
-    assert (
-        names(peering(snapshot(CLUSTER, (), BGPConfiguration(mesh_unsupported=("nodeMeshPassword",)))))
-        == set()
-    )
 
 
 def test_as_numbers() -> None:
@@ -273,6 +269,52 @@ def test_global_comes_before_node_specific_and_names_decide() -> None:
             "spec.peerIP",
             "this node has no ipv6 address",
         ),
+        (
+            BGPPeer("p", peer_ip=parse_address("fe80::1"), as_number=1),
+            "spec.peerIP",
+            "fe80::1 is link-local: expected its interface too, such as fe80::1%eth0",
+        ),
+        (
+            BGPPeer("p", peer_ip=TOR, peer_interface="eth0", as_number=1),
+            "spec.peerIP",
+            "only a link-local address has an interface",
+        ),
+        (
+            BGPPeer("p", peer_ip=TOR, as_number=1, reachable_by=parse_address("fd00::1")),
+            "spec.reachableBy",
+            "expected an address of ipv4, as peerIP is",
+        ),
+        (
+            BGPPeer("p", peer_selector="all()", reachable_by=TOR),
+            "spec.reachableBy",
+            "expected with peerIP only",
+        ),
+        (
+            BGPPeer(
+                "p",
+                peer_ip=parse_address("fe80::1"),
+                peer_interface="eth0",
+                as_number=1,
+                reachable_by=parse_address("fe80::2"),
+            ),
+            "spec.reachableBy",
+            "reached over its interface: leave it out",
+        ),
+        (
+            BGPPeer("p", local_workload_selector="all()", as_number=1, peer_ip=TOR),
+            "spec.localWorkloadSelector",
+            "excludes peerIP and peerSelector",
+        ),
+        (
+            BGPPeer("p", local_workload_selector="all()", as_number=1, peer_selector="all()"),
+            "spec.localWorkloadSelector",
+            "excludes peerIP and peerSelector",
+        ),
+        (
+            BGPPeer("p", local_workload_selector="all()"),
+            "spec.asNumber",
+            "expected with localWorkloadSelector",
+        ),
     ],
 )
 def test_a_wrong_peer_is_named_and_harms_no_other(peer: BGPPeer, path: str, words: str) -> None:
@@ -283,12 +325,6 @@ def test_a_wrong_peer_is_named_and_harms_no_other(peer: BGPPeer, path: str, word
     assert words in problem.message
     assert problem.message.endswith(": not peered with")
     assert names(found) == {"Global_10_0_1_2", "Mesh_10_0_1_20", "Mesh_10_0_1_31"}
-
-
-def test_a_peer_with_filters_is_not_peered_with_from_either_end() -> None:
-    peer = BGPPeer("up", node="worker1", peer_ip=CONTROL.ipv4, unsupported=("filters",))
-    for own in ("worker1", "control"):
-        assert names(peering(snapshot(CLUSTER, [peer], MESH_OFF), own)) == set()
 
 
 def test_one_resource_more_changes_no_other_session() -> None:
