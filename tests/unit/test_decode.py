@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from netaddr import IPNetwork
 
-from bgpd.datastore.decode import Decoded, Key, Verdict, decode
+from bgpd.datastore.decode import KINDS, Decoded, Key, Verdict, decode
 from bgpd.datastore.fields import parse_asn
 from bgpd.model.prefix import Family, parse_address, parse_prefix
 from bgpd.model.resources import (
     AffinityState,
     Allocation,
-    BGPConfiguration,
     BGPPeer,
     BlockAffinity,
     EncapMode,
     IPAMBlock,
     IPPool,
     Node,
+    Secret,
 )
 from bgpd.yamlfile import load_documents
 
@@ -70,6 +71,7 @@ def test_pools(group: str) -> None:
         ({"cidr": "10.48.0.0"}, "spec.cidr", "has no length"),
         ({"cidr": "10.48.0.1/24"}, "spec.cidr", "has host bits: expected 10.48.0.0/24?"),
         ({"cidr": "10.48.0.0/33"}, "spec.cidr", "is not a prefix"),
+        ({"cidr": "::ffff:10.48.0.0/120"}, "spec.cidr", "is IPv4 inside IPv6: expected 10.48.0.0/24?"),
         ({"cidr": "10.48.0.0/24", "blockSize": 19}, "spec.blockSize", "from 20 to 32, not 19"),
         ({"cidr": "10.48.0.0/24", "blockSize": 23}, "spec.blockSize", "do not fit into 10.48.0.0/24"),
         ({"cidr": "fd00::/64", "blockSize": 26}, "spec.blockSize", "from 116 to 128"),
@@ -86,14 +88,27 @@ def test_bad_pools(spec: object, path: str, words: str) -> None:
     assert words in problem.message
 
 
-def test_what_is_not_acted_on_is_said() -> None:
-    spec = {"cidr": "10.48.0.0/24", "ipipMode": "Always", "disableBgpExport": True}
-    decoded = one(thing("IPPool", spec))
-    assert isinstance(decoded.resource, IPPool)
-    assert decoded.resource.ipip_mode is EncapMode.ALWAYS
+def test_what_pools_say_to_others_is_silent() -> None:
+    spec = {
+        "cidr": "10.48.0.0/24",
+        "ipipMode": "Always",
+        "vxlanMode": "CrossSubnet",
+        "nodeSelector": "all()",
+        "namespaceSelector": "all()",
+        "allowedUses": ["Workload", "Tunnel"],
+        "assignmentMode": "Automatic",
+        "natOutgoing": True,
+    }
+    pool = good(thing("IPPool", spec))
+    assert (pool.ipip_mode, pool.vxlan_mode) == (EncapMode.ALWAYS, EncapMode.CROSS_SUBNET)
+
+
+def test_what_has_no_effect_is_said() -> None:
+    spec = {"cidr": "10.48.0.0/24", "disableBgpExport": True, "ipip": {"enabled": True}}
+    assert one(thing("IPPool", spec)).verdict is Verdict.GOOD
     assert notes(thing("IPPool", spec)) == {
-        "spec.ipipMode": "not supported yet: ignored",
         "spec.disableBgpExport": "unknown: ignored",
+        "spec.ipip": "of the API before v3, ignored: expected ipipMode",
     }
 
 
@@ -212,88 +227,6 @@ def test_bad_as_numbers(value: object) -> None:
         parse_asn(value)
 
 
-def test_configuration() -> None:
-    spec = {"asNumber": "1.10", "nodeToNodeMeshEnabled": False, "listenPort": 1179, "bindMode": "NodeIP"}
-    assert good(thing("BGPConfiguration", spec, "default")) == BGPConfiguration(
-        "default", 65546, False, 1179, True
-    )
-    assert good(thing("BGPConfiguration", {"logSeverityScreen": "Info"}, "node.w1")) == BGPConfiguration(
-        "node.w1"
-    )
-    assert notes(thing("BGPConfiguration", {"listenPort": 0, "asNumber": 1}))["spec.listenPort"]
-    assert notes(thing("BGPConfiguration", {"bindMode": "Any"}))["spec.bindMode"]
-    harmless = {"nodeMeshMaxRestartTime": "2m0s", "programClusterRoutes": "Enabled", "communities": []}
-    assert notes(thing("BGPConfiguration", harmless)) == {}
-    services = {"serviceClusterIPs": [{"cidr": "10.96.0.0/12"}]}
-    assert notes(thing("BGPConfiguration", services)) == {
-        "spec.serviceClusterIPs": "not supported yet: ignored"
-    }
-
-
-def test_a_mesh_with_a_password_is_no_mesh() -> None:
-    decoded = one(
-        thing("BGPConfiguration", {"nodeMeshPassword": {"secretKeyRef": {"name": "a", "key": "b"}}})
-    )
-    assert isinstance(decoded.resource, BGPConfiguration)
-    assert decoded.resource.mesh_unsupported == ("nodeMeshPassword",)
-    assert "not peered with" in decoded.problems[0].message
-
-
-@pytest.mark.parametrize(
-    ("text", "address", "port"),
-    [
-        ("192.0.2.1", "192.0.2.1", None),
-        ("192.0.2.1:1179", "192.0.2.1", 1179),
-        ("2001:db8::1", "2001:db8::1", None),
-        ("[2001:db8::1]:1179", "2001:db8::1", 1179),
-        ("[2001:db8::1]", "2001:db8::1", None),
-    ],
-)
-def test_peer_addresses(text: str, address: str, port: int | None) -> None:
-    peer = good(thing("BGPPeer", {"peerIP": text, "asNumber": 65001}))
-    assert peer == BGPPeer("x", peer_ip=parse_address(address), peer_port=port, as_number=65001)
-
-
-@pytest.mark.parametrize(
-    "text", ["192.0.2", "192.0.2.1:0", "192.0.2.1:65536", "192.0.2.1:", "[::1]:x", "host", "::1:x"]
-)
-def test_bad_peer_addresses(text: str) -> None:
-    assert "is not an address such as" in notes(thing("BGPPeer", {"peerIP": text}))["spec.peerIP"]
-
-
-def test_peers() -> None:
-    spec = {"nodeSelector": "has(a)", "peerSelector": "has(b)", "asNumber": 0, "reversePeering": "Manual"}
-    assert good(thing("BGPPeer", spec)) == BGPPeer(
-        "x", None, "has(a)", None, None, "has(b)", None, reverse=False
-    )
-    defaults = {
-        "peerIP": "192.0.2.1",
-        "nextHopMode": "Auto",
-        "keepOriginalNextHop": False,
-        "maxRestartTime": "120s",
-    }
-    assert notes(thing("BGPPeer", defaults)) == {}
-    assert notes(thing("BGPPeer", defaults | {"ttlSecurity": 1})) == {
-        "spec.ttlSecurity": "not supported yet: ignored"
-    }
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("filters", ["a"]),
-        ("password", {"secretKeyRef": {"name": "a", "key": "b"}}),
-        ("localWorkloadSelector", "all()"),
-    ],
-)
-def test_peers_that_would_be_unsafe(key: str, value: object) -> None:
-    document = thing("BGPPeer", {"peerIP": "192.0.2.1", "asNumber": 65001, key: value})
-    decoded = one(document)
-    assert isinstance(decoded.resource, BGPPeer)
-    assert decoded.resource.unsupported == (key,)
-    assert notes(document) == {f"spec.{key}": "not supported yet: this peer is not peered with"}
-
-
 def test_calico_nodes() -> None:
     spec = {
         "bgp": {
@@ -317,6 +250,7 @@ def test_calico_nodes() -> None:
         65001,
         parse_address("224.0.0.1"),
         tuple(parse_address(text) for text in ("10.48.0.128", "10.48.0.129", "fd00:48::1")),
+        frozenset({Family.IPV6}),
     )
 
 
@@ -368,6 +302,30 @@ def test_bad_annotations(document: dict[str, Any], path: str, words: str) -> Non
     assert words in notes(document)[f"metadata.annotations.projectcalico.org/{path}"]
 
 
+V4, V6 = Family.IPV4, Family.IPV6
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "families"),
+    [
+        ({}, {}, set()),
+        ({}, {"wireguardPublicKey": "a2V5"}, {V4}),
+        ({}, {"wireguardPublicKeyV6": "a2V5", "wireguardPublicKey": ""}, {V6}),
+        ({"wireguard": {"interfaceIPv4Address": "10.48.0.5"}}, {}, {V4}),
+        ({"wireguard": {"interfaceIPv6Address": "fd00::5"}}, {"wireguardPublicKey": "a2V5"}, {V4, V6}),
+    ],
+)
+def test_wireguard_of_calico_nodes(spec: object, status: object, families: set[Family]) -> None:
+    assert good({**thing("Node", spec), "status": status}).wireguard == families
+
+
+def test_wireguard_of_kubernetes_nodes() -> None:
+    assert good(kubernetes_node(WireguardPublicKey="a2V5")).wireguard == {V4}
+    assert good(kubernetes_node(WireguardPublicKeyV6="a2V5", WireguardPublicKey="")).wireguard == {V6}
+    # An address without a key: nobody can encrypt to it yet.
+    assert good(kubernetes_node(IPv4WireguardInterfaceAddr="10.48.0.5")).wireguard == frozenset()
+
+
 def test_labels_are_text() -> None:
     assert "put it in quotes" in notes(kubernetes_node({"rack": 1}))["metadata.labels.rack"]
 
@@ -411,20 +369,36 @@ def test_other_kinds() -> None:
         thing("Node", {}, group="x/v1"),
     ):
         assert one(document) == Decoded(Verdict.IGNORED)
-    decoded = one(thing("BGPFilter", {}))
-    assert decoded.verdict is Verdict.IGNORED
-    assert decoded.problems[0].message == "not supported yet: ignored"
 
 
-def test_the_examples_are_good_and_of_every_kind() -> None:
-    found = [
-        decoded
-        for path in sorted(EXAMPLES.glob("*.yaml"))
-        for document in load_documents(path.read_bytes(), path.name)
-        for decoded in decode(document.value, path.name)
-    ]
+@pytest.mark.parametrize(("kind", "group"), [("BGPFilter", "projectcalico.org/v2"), ("Secret", V3)])
+def test_kinds_of_another_group(kind: str, group: str) -> None:
+    decoded = one(thing(kind, {}, group=group))
+    assert decoded.verdict is Verdict.BAD
+    expected = "v1" if kind == "Secret" else f"{V3} or {V1}"
+    assert (decoded.problems[0].path, decoded.problems[0].message) == (
+        "apiVersion",
+        f"expected {expected}, not {group!r}",
+    )
+
+
+@pytest.mark.parametrize("all_of_it", [False, True])
+def test_the_examples_are_good_and_of_every_kind(all_of_it: bool) -> None:
+    """Also what is switched off in them: lines of which the ``#`` has no space behind it."""
+    found: list[Decoded] = []
+    for path in sorted(EXAMPLES.glob("*.yaml")):
+        text = path.read_text()
+        if all_of_it:
+            text = re.sub(r"^( *)#(?=\S)", r"\1", text, flags=re.MULTILINE)
+        values = [document.value for document in load_documents(text, path.name)]
+        found += [each for value in values if value is not None for each in decode(value, path.name)]
     assert [d.problems for d in found if d.problems] == []
     assert {d.verdict for d in found} == {Verdict.GOOD}
-    assert {d.key.kind for d in found if d.key} == {
-        "IPPool", "BlockAffinity", "IPAMBlock", "Node", "BGPConfiguration", "BGPPeer",
-    }  # fmt: skip
+    kinds = {d.key.kind for d in found if d.key}
+    assert kinds == set(KINDS) - (set() if all_of_it else {"Secret"})
+    if all_of_it:
+        resources = {d.key: d.resource for d in found}
+        tor, secret = resources[Key("BGPPeer", "tor-rack1")], resources[Key("Secret", "bgp-passwords")]
+        assert isinstance(tor, BGPPeer) and isinstance(secret, Secret) and tor.password is not None
+        assert (tor.password.name, tor.password.key in secret.data) == (secret.name, True)
+        assert [Key("BGPFilter", name) in resources for name in tor.filters] == [True]

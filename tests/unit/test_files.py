@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bgpd.datastore import files
+from bgpd.datastore import directories, files
 from bgpd.datastore.decode import Verdict
 from bgpd.datastore.files import Files
 from bgpd.model.prefix import parse_prefix
@@ -252,7 +252,7 @@ async def test_without_inotify_it_polls(backend: Directory, monkeypatch: pytest.
     def refuse(**_: object) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr(files, "Inotify", refuse)
+    monkeypatch.setattr(directories, "Inotify", refuse)
     monkeypatch.setattr(files, "POLL", 0.01)
     backend.put(node())
     async with watching(backend) as watch:
