@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 from bgpd.bgp.exa import LISTS, Codec, ProtocolError
 from bgpd.model.peer import Peer
-from bgpd.model.prefix import Address
+from bgpd.model.prefix import Address, is_link_local
 from bgpd.model.route import Attributes, Path, SegmentType
 
 GENERATION = 1 << 15
@@ -329,7 +329,4 @@ def read_next_hop(octets: bytes) -> tuple[Address | None, Address | None]:
         first = second  # no global address: some speakers leave it zero
     if first[0] == 0xFF or first[:12] in (bytes(12), bytes(10) + b"\xff\xff"):
         return None, None
-    for address in (second, first):
-        if len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80:
-            return first, address
-    return first, None
+    return first, next((address for address in (second, first) if is_link_local(address)), None)

@@ -5,7 +5,9 @@ sends what ``data_to_send`` holds. A connection is over when ``closure`` is set;
 
 Where we differ from the RFC: a peer has 60 s to send its OPEN, not four minutes; NOTIFICATION is also sent before our
 peer's OPEN came. Our OPEN always announces graceful restart with the forwarding bit, since the kernel keeps our routes
-while we are gone, and ADD-PATH reception. Extended messages (RFC 8654) are not announced: none is longer than 4096.
+while we are gone, and enhanced refresh; ADD-PATH and IPv6 next hops for IPv4 where configured. Long-lived graceful
+restart is announced without families, as Calico's BIRD does. Extended messages (RFC 8654) are not announced: none is
+longer than 4096.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from bgpd.bgp.exa import (
     Notification,
     OpenMessage,
     ProtocolError,
+    RefreshKind,
     decode_notification,
     decode_open,
     decode_refresh,
@@ -40,7 +43,7 @@ from bgpd.bgp.exa import (
 from bgpd.bgp.wire import Decoder, Framer, message_types
 from bgpd.model.peer import DownReason, Peer, PeerConfig
 from bgpd.model.prefix import Address, Family, address_text
-from bgpd.model.route import RibEvent
+from bgpd.model.route import BeginRefresh, EndRefresh, RibEvent
 from bgpd.model.status import SessionState
 
 log = logging.getLogger(__name__)
@@ -51,6 +54,8 @@ LOG_EVERY = 10.0
 """Seconds between two lines about malformed UPDATEs of one session."""
 BUDGET = 5000.0
 """Work of one ``next_event``, in estimated microseconds, the RIB's part included; then ``work_due``."""
+_EXTENDED = frozenset((Family.IPV4,))
+"""What may have IPv6 next hops (RFC 8950)."""
 _COST_OF_UPDATE, _COST_OF_PREFIX, _COST_OF_SET = 2.5, 1.0, 60.0
 
 
@@ -132,6 +137,7 @@ class Connection:
         self._kept: tuple[int, bytes] | None = None
         self._updates = 0
         self._quiet_until = 0.0
+        self._refreshing: set[Family] = set()
         self._out = bytearray()
         self._hold_time = OPEN_TIME
         self._hold_at: float | None = now + OPEN_TIME
@@ -144,10 +150,13 @@ class Connection:
                 families=config.families,
                 asn4=config.local_asn,
                 route_refresh=True,
+                enhanced_refresh=True,
                 graceful_restart=GracefulRestart(
                     restarted, config.restart_time, dict.fromkeys(sorted(config.families), True)
                 ),
-                add_path=dict.fromkeys(sorted(config.families), 1),
+                long_lived=True,
+                add_path=dict.fromkeys(sorted(config.families), 3) if config.add_path else {},
+                extended_next_hop=config.families & _EXTENDED if config.extended_next_hop else frozenset(),
             ),
         )
         self.received_open: OpenMessage | None = None
@@ -291,9 +300,7 @@ class Connection:
             self._decoder = Decoder(self.peer)
             return Up(self.peer)
         elif kind == ROUTE_REFRESH and self.state is SessionState.ESTABLISHED and self.peer is not None:
-            family = decode_refresh(body)
-            if family in self.peer.families:
-                return Refresh(self.peer, family)
+            return self._refreshed(self.peer, decode_refresh(body))
         elif kind != KEEPALIVE or self.state is not SessionState.ESTABLISHED:
             # RFC 6608
             subcode = self.state - SessionState.OPEN_SENT + 1
@@ -301,9 +308,28 @@ class Connection:
             raise ProtocolError(5, subcode, text, bytes((kind,)))
         return None
 
+    def _refreshed(self, peer: Peer, said: tuple[Family, RefreshKind] | None) -> Event | None:
+        """A ROUTE-REFRESH (RFC 2918, RFC 7313 §4)."""
+        if said is None or said[0] not in peer.families:
+            return None
+        family, kind = said
+        if kind is RefreshKind.REQUEST:
+            return Refresh(peer, family)
+        if not peer.enhanced_refresh or self._decoder is None:
+            return None
+        if kind is RefreshKind.BEGIN:
+            if peer.sends_end_of_rib and family not in self._decoder.ended:
+                return None  # what is stale then is so from the session before
+            self._refreshing.add(family)
+            return Routes(peer, [BeginRefresh(family)])
+        if family not in self._refreshing:
+            return None
+        self._refreshing.discard(family)
+        return Routes(peer, [EndRefresh(family)])
+
     def _negotiate(self, theirs: OpenMessage) -> Peer:
         """The session that two OPENs make (RFC 4271 §6.2); ``ProtocolError`` 2/x."""
-        config, capabilities = self.config, theirs.capabilities
+        config, ours, capabilities = self.config, self.sent_open.capabilities, theirs.capabilities
         if config.asns:
             if theirs.asn not in config.asns:
                 raise ProtocolError(2, 2, f"{theirs.asn} is not among those of {config.source}")
@@ -331,7 +357,14 @@ class Connection:
             local_address=self._local_address,
             families=families,
             asn4=capabilities.asn4 is not None,
-            add_path_receive=frozenset(f for f in families if capabilities.add_path.get(f, 0) & 2),
+            add_path_receive=frozenset(
+                f for f in families if ours.add_path and capabilities.add_path.get(f, 0) & 2
+            ),
+            add_path_send=frozenset(
+                f for f in families if ours.add_path and capabilities.add_path.get(f, 0) & 1
+            ),
+            extended_next_hop=families & ours.extended_next_hop & capabilities.extended_next_hop,
+            enhanced_refresh=capabilities.enhanced_refresh,
             restart_families=frozenset() if restart is None else families & restart.families.keys(),
             restart_time=0.0 if restart is None else float(restart.time),
             forwarding_preserved=frozenset()

@@ -16,6 +16,7 @@ import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 from bgpd.model.prefix import Address, Family, address_text
@@ -40,6 +41,8 @@ from exabgp.bgp.message.open.capability.addpath import AddPath
 from exabgp.bgp.message.open.capability.asn4 import ASN4
 from exabgp.bgp.message.open.capability.graceful import Graceful
 from exabgp.bgp.message.open.capability.mp import MultiProtocol
+from exabgp.bgp.message.open.capability.nexthop import NextHop as NextHopCapability
+from exabgp.bgp.message.open.capability.refresh import EnhancedRouteRefresh
 from exabgp.bgp.message.open.capability.refresh import RouteRefresh as RefreshCapability
 from exabgp.bgp.message.open.holdtime import HoldTime
 from exabgp.bgp.message.refresh import RouteRefresh
@@ -152,9 +155,15 @@ class Capabilities:
     """Whether any multiprotocol capability was sent, one of a family that we do not know included."""
     asn4: int | None = None
     route_refresh: bool = False
+    enhanced_refresh: bool = False
+    """A refresh has a begin and an end (RFC 7313)."""
     graceful_restart: GracefulRestart | None = None
+    long_lived: bool = False
+    """Long-lived graceful restart (RFC 9494): from us, without families, that stale routes of others are understood."""
     add_path: Mapping[Family, int] = field(default_factory=dict)
     """Family -> 1 wants to receive, 2 sends, 3 both (RFC 7911 §4)."""
+    extended_next_hop: frozenset[Family] = frozenset()
+    """Families that may have an IPv6 next hop without being IPv6 (RFC 8950 §4)."""
     others: tuple[str, ...] = ()
     """The rest, in words."""
 
@@ -165,13 +174,18 @@ class Capabilities:
             found.append(f"4-octet AS {self.asn4}")
         if self.route_refresh:
             found.append("route refresh")
+        if self.enhanced_refresh:
+            found.append("enhanced route refresh")
         if self.graceful_restart is not None:
             restart = self.graceful_restart
             kept = ",".join(f.label + ("" if kept else " (not kept)") for f, kept in restart.families.items())
             flag = ", restarted" if restart.restarted else ""
             found.append(f"graceful restart {restart.time} s {kept or 'helper only'}{flag}")
+        if self.long_lived:
+            found.append("long-lived graceful restart")
         directions = {1: "receive", 2: "send", 3: "send and receive"}
         found += [f"add-path {directions.get(bits, bits)} {f.label}" for f, bits in self.add_path.items()]
+        found += [f"IPv6 next hops for {family.label}" for family in sorted(self.extended_next_hop)]
         return (*found, *self.others)
 
 
@@ -187,7 +201,15 @@ class OpenMessage:
 
 _FAMILIES = {Family.IPV4: (AFI.ipv4, SAFI.unicast), Family.IPV6: (AFI.ipv6, SAFI.unicast)}
 _FAMILY = {pair: family for family, pair in _FAMILIES.items()}
+_LONG_LIVED = 71
 _RESTARTED, _FORWARDING = Graceful.RESTART_STATE, Graceful.FORWARDING_STATE
+
+
+class _Empty(Capability):  # type: ignore[misc]
+    """A capability that ExaBGP does not know, without a value."""
+
+    def extract(self) -> list[bytes]:
+        return [b""]
 
 
 def encode_open(message: OpenMessage) -> bytes:
@@ -200,6 +222,8 @@ def encode_open(message: OpenMessage) -> bytes:
         sent[Capability.CODE.MULTIPROTOCOL] = families
     if wanted.route_refresh:
         sent[Capability.CODE.ROUTE_REFRESH] = RefreshCapability()
+    if wanted.enhanced_refresh:
+        sent[Capability.CODE.ENHANCED_ROUTE_REFRESH] = EnhancedRouteRefresh()
     if wanted.graceful_restart is not None:
         restart = wanted.graceful_restart
         kept = [
@@ -215,6 +239,12 @@ def encode_open(message: OpenMessage) -> bytes:
         for family, bits in sorted(wanted.add_path.items()):
             paths.add_path(*_FAMILIES[family], bits)
         sent[Capability.CODE.ADD_PATH] = paths
+    if wanted.extended_next_hop:
+        sent[Capability.CODE.NEXTHOP] = NextHopCapability(
+            [(*_FAMILIES[family], AFI.ipv6) for family in sorted(wanted.extended_next_hop)]
+        )
+    if wanted.long_lived:
+        sent[_LONG_LIVED] = _Empty()
     router_id = RouterID(address_text(message.router_id))
     return bytes(Open(Version(4), ASN(message.asn), HoldTime(message.hold_time), router_id, sent).message())
 
@@ -248,6 +278,9 @@ def _capabilities(received: Any) -> Capabilities:
         int(code.ROUTE_REFRESH_CISCO),
         int(code.GRACEFUL_RESTART),
         int(code.ADD_PATH),
+        int(code.ENHANCED_ROUTE_REFRESH),
+        int(code.NEXTHOP),
+        _LONG_LIVED,
     }
     restart = received.get(code.GRACEFUL_RESTART)
     asn4 = received.get(code.FOUR_BYTES_ASN)
@@ -256,6 +289,8 @@ def _capabilities(received: Any) -> Capabilities:
         multiprotocol=code.MULTIPROTOCOL in received,
         asn4=None if asn4 is None else int(asn4),
         route_refresh=code.ROUTE_REFRESH in received,
+        enhanced_refresh=code.ENHANCED_ROUTE_REFRESH in received,
+        long_lived=_LONG_LIVED in received,
         graceful_restart=None
         if restart is None
         else GracefulRestart(
@@ -266,6 +301,11 @@ def _capabilities(received: Any) -> Capabilities:
         add_path={
             _FAMILY[f]: int(bits) for f, bits in received.get(code.ADD_PATH, {}).items() if f in _FAMILY
         },
+        extended_next_hop=frozenset(
+            _FAMILY[afi, safi]
+            for afi, safi, hop in received.get(code.NEXTHOP, ())
+            if (afi, safi) in _FAMILY and hop == AFI.ipv6
+        ),
         others=tuple(
             [
                 f"{afi} {safi}"
@@ -297,23 +337,33 @@ def decode_notification(body: bytes) -> Notification:
     return Notification(int(message.code), int(message.subcode), bytes(message.data))
 
 
-def encode_refresh(family: Family) -> bytes:
-    """A ROUTE-REFRESH that asks for all of a family again."""
-    return bytes(RouteRefresh(*_FAMILIES[family]).message())
+class RefreshKind(IntEnum):
+    """What a ROUTE-REFRESH says (RFC 7313 §3.2)."""
+
+    REQUEST = 0
+    BEGIN = 1
+    END = 2
 
 
-def decode_refresh(body: bytes) -> Family | None:
-    """The family to send again; ``None`` for what has no answer: a family we do not know, the begin and end marks
-    of RFC 7313, which we do not announce, and subtypes of nobody (§5 there: ignored)."""
+def encode_refresh(family: Family, kind: RefreshKind = RefreshKind.REQUEST) -> bytes:
+    """A ROUTE-REFRESH: it asks for all of a family again, or stands before or after the answer."""
+    return bytes(RouteRefresh(*_FAMILIES[family], kind).message())
+
+
+def decode_refresh(body: bytes) -> tuple[Family, RefreshKind] | None:
+    """What a ROUTE-REFRESH says, and of which family; ``None`` for what is passed over: a family that we do not know, a
+    kind that nobody defined (RFC 7313 §5). ``ProtocolError`` for a wrong length."""
+    if len(body) != 4:
+        whole = b"\xff" * 16 + struct.pack("!HB", 19 + len(body), ROUTE_REFRESH) + body
+        if body[2] in (RefreshKind.BEGIN, RefreshKind.END):
+            raise ProtocolError(7, 1, f"ROUTE-REFRESH of {len(whole)} octets", whole)
+        raise ProtocolError(1, 2, f"ROUTE-REFRESH of {len(whole)} octets", whole[16:18])
     try:
         message = RouteRefresh.unpack_message(body)
-    except Notify as error:
-        if error.subcode == 2:
-            return None
-        raise ProtocolError(7, 1, "malformed ROUTE-REFRESH", body) from error
-    if message.reserved != RouteRefresh.request:
+    except Notify:
         return None
-    return _FAMILY.get((message.afi, message.safi))
+    family = _FAMILY.get((message.afi, message.safi))
+    return None if family is None else (family, RefreshKind(message.reserved))
 
 
 _SEGMENTS = {

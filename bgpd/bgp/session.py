@@ -128,7 +128,7 @@ class Session:
         times = [connection.next_deadline() for connection in self.connections]
         if self.admin_up:
             times += [self._dial_at if self._may_dial() else None, self._idle_until]
-            if self.config.kind is PeerKind.DYNAMIC and not self.connections:
+            if self.config.kind is PeerKind.DYNAMIC and not self.connections and self._idle_until is None:
                 times.append(self.stale_until)
         return min((at for at in times if at is not None), default=None)
 

@@ -38,7 +38,7 @@ _LENGTHS = {
     UPDATE: (23, MAX_MESSAGE),
     NOTIFICATION: (21, MAX_MESSAGE),
     KEEPALIVE: (19, 19),
-    ROUTE_REFRESH: (23, 23),
+    ROUTE_REFRESH: (23, MAX_MESSAGE),  # a wrong length has an error of its own (RFC 7313 §5)
 }
 
 
@@ -148,11 +148,14 @@ class Decoder:
     def __init__(self, peer: Peer) -> None:
         self._families = peer.families
         self._add_path = peer.add_path_receive
+        self._extended = peer.extended_next_hop
         self._plain_ipv4 = _IPV4 in peer.families and _IPV4 not in peer.add_path_receive
         self._plain_ipv6 = _IPV6 in peer.families and _IPV6 not in peer.add_path_receive
         self.cache = Cache(peer)
         self.withdrawn_by_error = 0
         """UPDATEs treated as withdraw (RFC 7606)."""
+        self.ended: set[Family] = set()
+        """Families whose End-of-RIB has come."""
 
     def decode(self, body: bytes, events: list[RibEvent]) -> int:
         """Appends what an UPDATE says, withdrawals first; returns how many prefixes it names. ``ProtocolError`` 3/x."""
@@ -205,18 +208,14 @@ class Decoder:
         block = cut(body[block_at:nlri_at])
         if not block.rest and block.next_hop is None and block.reach is None:
             if end == 4:
-                events.append(EndOfRib(_IPV4))
-                return 0
+                return self._end_of_rib(_IPV4, events)
             if (
                 block.unreach is not None
                 and len(block.unreach) == 3
                 and withdrawn_end == 2
                 and nlri_at == end
             ):
-                family = self._family(block.unreach)
-                if family is not None:
-                    events.append(EndOfRib(family))
-                return 0
+                return self._end_of_rib(self._family(block.unreach), events)
         # All NLRI must be found before any of it is believed (RFC 7606 §3 j).
         try:
             gone = self._read(_IPV4, body[2:withdrawn_end])
@@ -253,6 +252,12 @@ class Decoder:
         usable &= self._announce(known, mp_family, mp_next_hop, originator_id, mp_announced, events)
         self.withdrawn_by_error += not usable
         return count + sum(map(len, announced.values())) + sum(map(len, mp_announced.values()))
+
+    def _end_of_rib(self, family: Family | None, events: list[RibEvent]) -> int:
+        if family is not None:
+            self.ended.add(family)
+            events.append(EndOfRib(family))
+        return 0
 
     def _announce(
         self,
@@ -306,29 +311,43 @@ class Decoder:
         if reach is None or family is None:
             return _IPV6, b"", {}
         nlri_at = 5 + reach[3]
-        if nlri_at > len(reach) or reach[3] not in ((4,) if family is _IPV4 else (16, 32)):
+        lengths = (16, 32) if family is _IPV6 else (4, 16, 32) if family in self._extended else (4,)
+        if nlri_at > len(reach) or reach[3] not in lengths:
             # Where the NLRI begins is a guess then (RFC 7606 §7.11).
             raise ProtocolError(3, 9, f"next hop of {reach[3]} octets in MP_REACH_NLRI of {family.label}")
         return family, reach[4 : nlri_at - 1], self._read(family, reach[nlri_at:])
 
 
 def encode_announcements(
-    family: Family, attributes: Attributes, next_hop: Address, prefixes: Iterable[Prefix], asn4: bool
+    family: Family,
+    attributes: Attributes,
+    next_hop: Address,
+    prefixes: Iterable[Prefix],
+    asn4: bool,
+    *,
+    link_local: Address | None = None,
 ) -> list[bytes]:
     """Whole messages of at most 4096 octets that announce prefixes. IPv4 goes as plain NLRI, IPv6 in MP_REACH_NLRI,
     which comes first (RFC 7606 §5.1). ``ValueError`` when the attributes leave no room for a prefix (RFC 4271 §9.2:
-    then it is not announced)."""
-    if len(next_hop) != family.octets:
+    then it is not announced).
+
+    ``prefixes`` are NLRI: on a session with ``add_path_send`` of the family, each is a path identifier of four octets
+    and a prefix (RFC 7911 §3). ``next_hop`` is an IPv6 address for IPv4 too where the session takes that (RFC 8950):
+    then in MP_REACH_NLRI. With ``link_local`` beside it the next hop has 32 octets (RFC 2545 §3), unless both are one.
+    """
+    if len(next_hop) != family.octets and len(next_hop) != 16:
         raise ValueError(f"a next hop of {len(next_hop)} octets for {family.label}")
     encoded = Codec(asn4=asn4).encode(attributes)
-    if family is Family.IPV4:
+    if len(next_hop) == 4:
         before = b"".join(octets for code, octets in encoded if code < NEXT_HOP)
         after = b"".join(octets for code, octets in encoded if code > NEXT_HOP)
         block = before + b"\x40\x03\x04" + next_hop + after
         head = struct.pack("!HH", 0, len(block)) + block
-        return [message(UPDATE, head + nlri) for nlri in _chunks(prefixes, MAX_MESSAGE - HEADER - len(head))]
+        room = MAX_MESSAGE - HEADER - len(head)
+        return [message(UPDATE, head + nlri) for nlri in _chunks(prefixes, room)]
     block = b"".join(octets for _, octets in encoded)
-    reach = struct.pack("!HBB", family, 1, 16) + next_hop + b"\0"
+    hop = next_hop if link_local in (None, next_hop) else next_hop + (link_local or b"")
+    reach = struct.pack("!HBB", family, 1, len(hop)) + hop + b"\0"
     room = MAX_MESSAGE - HEADER - 4 - 4 - len(reach) - len(block)
     messages = []
     for nlri in _chunks(prefixes, room):
@@ -339,7 +358,8 @@ def encode_announcements(
 
 
 def encode_withdrawals(family: Family, prefixes: Iterable[Prefix]) -> list[bytes]:
-    """Whole messages that withdraw prefixes."""
+    """Whole messages that withdraw prefixes, NLRI as in ``encode_announcements``. IPv4 is withdrawn as plain NLRI
+    whatever its next hop was."""
     if family is Family.IPV4:
         return [
             message(UPDATE, struct.pack("!H", len(nlri)) + nlri + b"\0\0")

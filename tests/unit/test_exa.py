@@ -15,6 +15,7 @@ from bgpd.bgp.exa import (
     Notification,
     OpenMessage,
     ProtocolError,
+    RefreshKind,
     decode_notification,
     decode_open,
     decode_refresh,
@@ -36,7 +37,10 @@ FULL = OpenMessage(
         asn4=4200000001,
         route_refresh=True,
         graceful_restart=GracefulRestart(True, 120, {Family.IPV4: True, Family.IPV6: False}),
+        enhanced_refresh=True,
+        long_lived=True,
         add_path={Family.IPV4: 1, Family.IPV6: 3},
+        extended_next_hop=frozenset({Family.IPV4}),
     ),
 )
 BARE = OpenMessage(65001, 0, parse_address("10.0.1.30"), Capabilities(multiprotocol=False))
@@ -57,9 +61,12 @@ def test_capabilities_in_words() -> None:
         "multiprotocol ipv6",
         "4-octet AS 4200000001",
         "route refresh",
+        "enhanced route refresh",
         "graceful restart 120 s ipv4,ipv6 (not kept), restarted",
+        "long-lived graceful restart",
         "add-path receive ipv4",
         "add-path send and receive ipv6",
+        "IPv6 next hops for ipv4",
     )
 
 
@@ -120,19 +127,38 @@ def test_shutdown_text_cannot_forge_a_log_line() -> None:
     assert Notification(6, 2, b"\x09abc").shutdown_text == "abc"
 
 
+def test_capabilities_as_octets() -> None:
+    """RFC 7313 §3.1, RFC 9494 §4.2 without families, RFC 8950 §4 (AFI 1, SAFI 1 in two octets, next hop AFI 2)."""
+    octets = encode_open(FULL)
+    for capability in (b"\x46\0", b"\x47\0", b"\x05\x06\0\1\0\1\0\2"):
+        assert bytes((2, len(capability))) + capability in octets
+
+
 @pytest.mark.parametrize("family", list(Family))
-def test_refresh(family: Family) -> None:
-    assert decode_refresh(encode_refresh(family)[19:]) == family
+@pytest.mark.parametrize("kind", list(RefreshKind))
+def test_refresh(family: Family, kind: RefreshKind) -> None:
+    octets = encode_refresh(family, kind)
+    assert octets[19:] == bytes((0, family, kind, 1))
+    assert decode_refresh(octets[19:]) == (family, kind)
 
 
-@pytest.mark.parametrize("body", [b"\0\1\1\1", b"\0\1\2\1", b"\0\1\7\1", b"\0\1\0\2", b"\0\x19\0\x46"])
+@pytest.mark.parametrize("body", [b"\0\1\7\1", b"\0\1\0\2", b"\0\x19\0\x46"])
 def test_refresh_without_an_answer(body: bytes) -> None:
     assert decode_refresh(body) is None
 
 
-def test_refresh_cut_off() -> None:
-    with pytest.raises(ProtocolError):
-        decode_refresh(b"\0\1\0")
+@pytest.mark.parametrize(
+    ("body", "code", "data"),
+    [
+        (b"\0\1\0\1\0", (1, 2), b"\0\x18"),
+        (b"\0\1\1\1\0", (7, 1), b"\xff" * 16 + b"\0\x18\5\0\1\1\1\0"),
+        (b"\0\1\2\1\0\0", (7, 1), b"\xff" * 16 + b"\0\x19\5\0\1\2\1\0\0"),
+    ],
+)
+def test_refresh_of_a_wrong_length(body: bytes, code: tuple[int, int], data: bytes) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        decode_refresh(body)
+    assert caught.value.notification == Notification(*code, data)
 
 
 EVERYTHING = Attributes(

@@ -18,6 +18,7 @@ from bgpd.bgp.exa import (
     GracefulRestart,
     Notification,
     OpenMessage,
+    RefreshKind,
     decode_notification,
     decode_open,
     encode_notification,
@@ -28,7 +29,7 @@ from bgpd.bgp.session import Ended, Session, SessionEvent
 from bgpd.bgp.wire import Framer, encode_announcements, end_of_rib, message
 from bgpd.model.peer import DownReason, Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, make_prefix, parse_address
-from bgpd.model.route import Announce, Attributes, EndOfRib
+from bgpd.model.route import Announce, Attributes, BeginRefresh, EndOfRib, EndRefresh
 from bgpd.model.status import SessionState
 
 US, THEM = parse_address("10.0.1.31"), parse_address("10.0.1.30")
@@ -132,7 +133,9 @@ def test_the_road_to_established() -> None:
     opened = decode_open(body)
     assert (opened.asn, opened.hold_time, opened.router_id) == (65000, 90, US)
     assert opened.capabilities.families == {V4} and opened.capabilities.asn4 == 65000
-    assert opened.capabilities.route_refresh and opened.capabilities.add_path == {V4: 1}
+    assert opened.capabilities.route_refresh and opened.capabilities.enhanced_refresh
+    assert opened.capabilities.long_lived and opened.capabilities.add_path == {V4: 3}
+    assert not opened.capabilities.extended_next_hop
     assert opened.capabilities.graceful_restart == GracefulRestart(False, 120, {V4: True})
     session.receive(connection, encode_open(OPEN), 0.2)
     assert session.state is SessionState.OPEN_CONFIRM
@@ -180,7 +183,9 @@ def test_two_of_ours_agree() -> None:
     assert ours.peer is not None and theirs.peer is not None
     assert ours.peer.hold_time == theirs.peer.hold_time == 30.0
     assert ours.peer.families == theirs.peer.families == set(Family)
-    assert ours.peer.add_path_receive == frozenset()  # both receive, none sends
+    for peer in (ours.peer, theirs.peer):
+        assert peer.add_path_receive == peer.add_path_send == set(Family)
+        assert peer.enhanced_refresh and not peer.extended_next_hop
 
 
 @pytest.mark.parametrize("family", list(Family))
@@ -197,6 +202,8 @@ def test_only_common_families(family: Family) -> None:
     assert peer.families == peer.restart_families == {family}
     assert peer.forwarding_preserved == {family} & {V4}
     assert peer.add_path_receive == {family} & {V4}
+    assert peer.add_path_send == {family} & {V6}
+    assert not peer.enhanced_refresh
     assert peer.restarted and peer.restart_time == 60.0
 
 
@@ -216,6 +223,175 @@ def test_refresh_is_asked_for_each_family() -> None:
     up(session, connection)
     assert connection.request_refresh()
     assert sent(connection) == [(5, b"\0\1\0\1")]
+
+
+@pytest.mark.parametrize("add_path", [True, False])
+def test_additional_paths_only_where_configured(add_path: bool) -> None:
+    session = make(replace(CONFIG, add_path=add_path))
+    connection = dial(session)
+    assert connection.sent_open.capabilities.add_path == ({V4: 3} if add_path else {})
+    opened = replace(OPEN, capabilities=replace(OPEN.capabilities, add_path={V4: 3}))
+    peer = up(session, connection, opened=opened)
+    assert peer.add_path_receive == peer.add_path_send == ({V4} if add_path else set())
+
+
+def test_ipv6_next_hops_for_ipv4_where_both_announce_them() -> None:
+    six, own = parse_address("fd00::31"), parse_address("10.0.1.31")
+    able = replace(OPEN.capabilities, families=frozenset(Family), extended_next_hop=frozenset({V4}))
+    for configured, theirs in ((True, True), (True, False), (False, True)):
+        config = replace(
+            CONFIG, families=frozenset(Family), extended_next_hop=configured, next_hops={V4: own}
+        )
+        session = make(config)
+        assert session.take_dial(0.0)
+        connection = session.dialled(six, 0.0)
+        assert connection is not None
+        assert connection.sent_open.capabilities.extended_next_hop == ({V4} if configured else set())
+        capabilities = able if theirs else replace(able, extended_next_hop=frozenset())
+        peer = up(session, connection, opened=replace(OPEN, capabilities=capabilities))
+        assert peer.extended_next_hop == ({V4} if configured and theirs else set())
+        assert peer.next_hop(V4) == (six if configured and theirs else own)
+        assert peer.next_hop(V6) == six
+    only6 = make(replace(CONFIG, families=frozenset({V6}), extended_next_hop=True))
+    assert not dial(only6).sent_open.capabilities.extended_next_hop
+
+
+def test_a_link_local_session_announces_our_global_address_and_that_one() -> None:
+    here, own = parse_address("fe80::31"), parse_address("fd00::31")
+    for next_hops in ({V6: own}, {}):
+        there = parse_address("fe80::30")
+        config = replace(
+            CONFIG, address=there, interface="eth1", families=frozenset({V6}), next_hops=next_hops
+        )
+        session = make(config)
+        assert session.take_dial(0.0)
+        connection = session.dialled(here, 0.0)
+        assert connection is not None
+        opened = replace(OPEN, capabilities=replace(OPEN.capabilities, families=frozenset({V6})))
+        peer = up(session, connection, opened=opened)
+        assert peer.link_local == here
+        assert peer.next_hop(V6) == next_hops.get(V6, here)
+
+
+REFRESHES = replace(OPEN, capabilities=replace(OPEN.capabilities, enhanced_refresh=True))
+
+
+def refreshes(session: Session, connection: Connection, *kinds: RefreshKind) -> list[type[object]]:
+    """What the router hears of these ROUTE-REFRESH messages."""
+    session.receive(connection, b"".join(encode_refresh(V4, kind) for kind in kinds), 0.0)
+    routes = [event for event in session.events() if isinstance(event, Routes)]
+    found = [event for each in routes for event in each.events]
+    assert all(event.family is V4 for event in found)
+    return [type(event) for event in found]
+
+
+def test_a_refresh_has_a_begin_and_an_end() -> None:
+    begin, end = RefreshKind.BEGIN, RefreshKind.END
+    session = make()
+    connection = dial(session)
+    assert up(session, connection, opened=REFRESHES).enhanced_refresh
+    session.events()
+    assert refreshes(session, connection, begin, end) == [], "before End-of-RIB (RFC 7313 §4)"
+    session.receive(connection, end_of_rib(V4), 0.0)
+    session.events()
+    assert refreshes(session, connection, end) == [], "an end without a begin"
+    assert refreshes(session, connection, begin) == [BeginRefresh]
+    assert refreshes(session, connection, begin, end, end) == [BeginRefresh, EndRefresh]
+    session.receive(connection, encode_refresh(V6, begin), 0.0)
+    assert session.events() == [], "a family that is not spoken"
+
+
+def test_marks_of_a_refresh_from_one_who_did_not_announce_them() -> None:
+    session = make()
+    connection = dial(session)
+    up(session, connection, opened=PLAIN)
+    session.events()
+    assert refreshes(session, connection, RefreshKind.BEGIN, RefreshKind.END) == []
+
+
+def test_without_graceful_restart_a_refresh_may_begin_at_once() -> None:
+    session = make()
+    connection = dial(session)
+    up(
+        session,
+        connection,
+        opened=replace(PLAIN, capabilities=replace(PLAIN.capabilities, enhanced_refresh=True)),
+    )
+    session.events()
+    assert refreshes(session, connection, RefreshKind.BEGIN, RefreshKind.END) == [BeginRefresh, EndRefresh]
+
+
+@pytest.mark.parametrize(
+    ("configured", "hold_time", "expected"),
+    [(None, 90, 30.0), (10.0, 90, 10.0), (80.0, 90, 80.0), (90.0, 90, 30.0), (20.0, 9, 3.0), (20.0, 0, 0.0)],
+)
+def test_keepalive_time(configured: float | None, hold_time: int, expected: float) -> None:
+    session = make(replace(CONFIG, keepalive_time=configured))
+    connection = dial(session)
+    assert up(session, connection, opened=replace(OPEN, hold_time=hold_time)).keepalive_time == expected
+    deadline = connection.next_deadline()
+    assert deadline == (min(expected, hold_time) if hold_time else None)
+
+
+def test_another_local_as() -> None:
+    """BGPPeer's localASNumber: the OPEN says it, and what is internal depends on it."""
+    session = make(replace(CONFIG, local_asn=4200000001))
+    connection = dial(session)
+    ((_, body),) = sent(connection)
+    assert body[1:3] == (23456).to_bytes(2, "big")
+    assert decode_open(body).asn == decode_open(body).capabilities.asn4 == 4200000001
+    assert not up(session, connection).ibgp
+
+
+NEIGHBOUR = replace(
+    CONFIG,
+    id=PeerId("Dynamic_10_0_1_30"),
+    kind=PeerKind.DYNAMIC,
+    asn=0,
+    asns=frozenset({65000, 65001}),
+    passive=True,
+)
+
+
+def test_a_dynamic_neighbour_has_the_as_of_its_open() -> None:
+    session = make(NEIGHBOUR)
+    assert session.expired(0.0), "unless somebody connects"
+    connection = accept(session)
+    assert not session.expired(0.0)
+    peer = up(session, connection)
+    assert peer.config.asn == session.config.asn == 65000 and peer.ibgp
+    more = replace(NEIGHBOUR, asn=65000, asns=frozenset({65000, 65002}))
+    session.configure(more, 1.0)
+    assert session.peer is peer, "still one of those it may have"
+    session.lost(connection, "reset", 10.0)
+    assert ended(session.events()).down.keep == {V4}
+    assert session.next_deadline() == 130.0 and not session.expired(129.0) and session.expired(130.0)
+    connection = accept(session, 20.0)
+    session.receive(connection, encode_open(replace(OPEN, asn=65001, capabilities=Capabilities())), 20.0)
+    assert notification(connection).code == 2, "no longer one of those"
+
+
+def test_a_dynamic_neighbour_of_another_as_is_kept_out_for_a_while() -> None:
+    session = make(NEIGHBOUR)
+    connection = accept(session)
+    session.receive(connection, encode_open(replace(OPEN, asn=65009, capabilities=Capabilities())), 0.0)
+    told = notification(connection)
+    assert (told.code, told.subcode) == (2, 2)
+    assert session.last_error.endswith("65009 is not among those of Node worker1")
+    assert not session.expired(0.5) and session.accepted(US, 0.5) is None
+    deadline = session.next_deadline()
+    assert deadline is not None and not session.expired(deadline)
+    session.tick(deadline)
+    assert session.expired(deadline)
+
+
+def test_a_dynamic_neighbour_that_is_shut_down_is_remembered() -> None:
+    session = make(NEIGHBOUR)
+    up(session, accept(session))
+    session.shutdown("night", 1.0)
+    assert not session.expired(1000.0) and session.accepted(US, 1000.0) is None
+    session.enable(1001.0)
+    assert session.expired(1001.0)
 
 
 def test_restart_bit_only_until_the_first_session() -> None:

@@ -19,12 +19,13 @@ from bgpd.bgp.exa import (
     Notification,
     OpenMessage,
     decode_notification,
+    encode_notification,
     encode_open,
 )
 from bgpd.bgp.speaker import Speaker
 from bgpd.bgp.transport import HIGH_WATER, dialling_socket, listening_socket
 from bgpd.bgp.wire import Framer, encode_announcements, end_of_rib
-from bgpd.model.peer import Down, DownReason, Peer, PeerConfig, PeerId, PeerKind
+from bgpd.model.peer import Down, DownReason, DynamicRange, Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, Prefix, address_text, make_prefix, parse_address
 from bgpd.model.route import Announce, Attributes, EndOfRib, RibEvent
 from bgpd.model.status import SessionState
@@ -55,6 +56,7 @@ def config(here: int, there: int, **changes: object) -> PeerConfig:
         next_hops={},
         families=frozenset({V4}),
         passive=False,
+        add_path=False,
     )
     return replace(base, **changes)  # type: ignore[arg-type]
 
@@ -447,6 +449,191 @@ async def test_a_handler_may_end_the_session_it_hears_of() -> None:
         assert (await raw.notification()).subcode == 4
         await until(lambda: ours.downs)
         assert ours.downs[0].reason is DownReason.ADMIN
+
+
+async def test_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same on both sides: up. Another on one: only that session ends, and comes back with the right one."""
+    monkeypatch.setattr("bgpd.bgp.transport.DIAL_TIME", 0.3)
+    there = config(3, 2, password="secret")
+    with_four = {PeerId("peer4"): config(2, 4, password="four")}
+    async with (
+        speaking(2, config(2, 3, password="secret"), *with_four.values()) as (speaker, ours),
+        speaking(3, there) as (three, theirs),
+        speaking(4, config(4, 2, password="four")) as (_, four),
+    ):
+        await until(lambda: len(ours.up) == 2 and theirs.up and four.up)
+        kept = ours.up[PeerId("peer4")]
+        speaker.configure({PeerId("peer3"): config(2, 3, password="new"), **with_four}, [address(2)], PORT)
+        await until(lambda: theirs.downs)
+        assert theirs.downs[0].message == "NOTIFICATION received 6/6 Other Configuration Change"
+        await until(lambda: "TCP MD5" in speaker.statuses()[0].last_error)
+        error = f"connect: {address_text(address(3))} port {PORT}: timed out; perhaps it has another TCP MD5 password"
+        assert speaker.statuses()[0].last_error == error
+        await until(lambda: "TCP MD5" in three.statuses()[0].last_error)
+        assert PeerId("peer3") not in ours.up and not theirs.up
+        three.configure({PeerId("peer2"): replace(there, password="new")}, [address(3)], PORT)
+        await until(lambda: PeerId("peer3") in ours.up and theirs.up)
+        assert speaker.statuses()[0].last_error == ""
+        assert ours.up[PeerId("peer4")] is kept and not four.downs
+        assert not any("secret" in repr(each) or "new" in repr(each) for each in speaker.statuses())
+
+
+async def test_a_password_that_is_taken_away() -> None:
+    """The listening socket forgets the key too: a peer without one can connect."""
+    async with speaking(2, config(2, 3, passive=True, password="secret")) as (speaker, ours):
+        await until(lambda: speaker.listening)
+        speaker.configure({PeerId("peer3"): config(2, 3, passive=True)}, [address(2)], PORT)
+        async with Raw.connected(3, 2) as raw:
+            await raw.open(3)
+            await until(lambda: ours.up)
+
+
+async def test_a_listener_that_comes_later_has_all_passwords() -> None:
+    async with speaking(2, config(2, 3, passive=True, password="secret")) as (speaker, ours):
+        await until(lambda: speaker.listening)
+        speaker.configure(
+            {PeerId("peer3"): config(2, 3, passive=True, password="secret")}, [address(2), address(5)], PORT
+        )
+        await until(lambda: speaker.listening)
+        for last in (2, 5):
+            with socket.socket() as unsigned:
+                unsigned.setblocking(False)
+                unsigned.bind((address_text(address(3)), 0))
+                place = (address_text(address(last)), PORT)
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(asyncio.get_running_loop().sock_connect(unsigned, place), 0.2)
+        async with speaking(3, config(3, 5, address=address(5), password="secret")) as (_, theirs):
+            await until(lambda: ours.up and theirs.up)
+
+
+async def test_two_peers_of_one_address_with_two_passwords() -> None:
+    """The kernel has one key an address: the first peer's; the other can only be dialled, and says so."""
+    one = config(2, 3, id=PeerId("a"), passive=True, password="first")
+    two = config(2, 3, id=PeerId("b"), port=PORT + 1, password="second")
+    async with (
+        speaking(2, one, two) as (speaker, ours),
+        speaking(3, config(3, 2, password="first")) as (_, three),
+    ):
+        await until(lambda: PeerId("a") in ours.up and three.up)
+        status = {status.id: status for status in speaker.statuses()}
+        assert status[PeerId("a")].last_error == ""
+        assert status[PeerId("b")].last_error.endswith(
+            "connections from it are not taken: another peer of this address has another TCP MD5 password"
+        )
+
+
+async def test_a_password_that_the_kernel_does_not_take() -> None:
+    """Neither dialled nor let in."""
+    async with speaking(2, config(2, 3, password="x" * 81)) as (speaker, ours), Raw.connected(3, 2) as raw:
+        assert await raw.notification() == Notification(6, 5)
+        await until(lambda: ours.attempts)
+        assert not ours.up
+        error = speaker.statuses()[0].last_error
+        assert "a TCP MD5 password has 1 to 80 octets" in error and "xx" not in error
+
+
+async def test_ttl_security(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bgpd.bgp.transport.DIAL_TIME", 0.3)
+    there = config(3, 2, ttl_security=1)
+    async with (
+        speaking(2, config(2, 3, ttl_security=1)) as (speaker, ours),
+        speaking(3, there) as (three, theirs),
+    ):
+        await until(lambda: ours.up and theirs.up)
+        # Without it, what it sends has TTL 64, as from far away.
+        three.configure({PeerId("peer2"): replace(there, ttl_security=None)}, [address(3)], PORT)
+        await until(lambda: ours.downs and theirs.downs)
+        await until(lambda: "it came with TTL 64" in speaker.statuses()[0].last_error)
+        assert speaker.statuses()[0].last_error == (
+            "connect: its connection is refused: it came with TTL 64, and ttl security asks for at least 255"
+        )
+        assert not ours.up and not theirs.up
+
+
+async def test_ttl_security_of_one_who_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bgpd.bgp.transport.DIAL_TIME", 0.2)
+    with socket.create_server((address_text(address(3)), PORT)) as far:
+        far.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 64)
+        async with speaking(2, config(2, 3, ttl_security=1)) as (speaker, ours):
+            await until(lambda: ours.attempts)
+            assert speaker.statuses()[0].last_error.endswith(
+                "timed out; perhaps it is more than 1 hop away or has no ttl security"
+            )
+
+
+def neighbours(here: int, *, limit: int = 2, length: int = 24, **changes: object) -> DynamicRange:
+    template = config(here, 0, id=PeerId("template"), asn=0, asns=frozenset({65000, 65001}), **changes)
+    return DynamicRange(V4, make_prefix(address(0), length), template, limit)
+
+
+async def test_dynamic_neighbours() -> None:
+    """They come, up to the limit; a peer of their address takes their place; the range goes, and they with it."""
+    name = {last: PeerId("Dynamic_" + address_text(address(last)).replace(".", "_")) for last in (3, 4, 5)}
+    async with speaking(2, config(2, 9, passive=True)) as (speaker, ours):
+        peers = {PeerId("peer9"): config(2, 9, passive=True)}
+        assert speaker.configure(peers, [address(2)], PORT, [neighbours(2)]) == frozenset()
+        async with (
+            speaking(3, config(3, 2)) as (_, three),
+            speaking(4, config(4, 2, local_asn=65001)) as (_, four),
+        ):
+            await until(lambda: len(ours.up) == 2 and three.up and four.up)
+            assert {peer: (up.config.asn, up.ibgp) for peer, up in ours.up.items()} == {
+                name[3]: (65000, True),
+                name[4]: (65001, False),
+            }
+            assert {s.id: s.kind for s in speaker.statuses()} == {
+                "peer9": "global",
+                name[3]: "dynamic",
+                name[4]: "dynamic",
+            }
+            async with Raw.connected(5, 2) as raw:
+                assert await raw.notification() == Notification(6, 5), "the limit"
+            wider = neighbours(2, length=20)
+            kept = ours.up[name[3]]
+            assert speaker.configure(peers, [address(2)], PORT, [wider]) == frozenset()
+            assert ours.up[name[3]] is kept and not ours.downs, "another range, the same session"
+            peers[PeerId("peer4")] = config(2, 4, passive=True, asn=65001)
+            assert speaker.configure(peers, [address(2)], PORT, [wider]) == {name[4]}
+            await until(lambda: PeerId("peer4") in ours.up)
+            assert four.downs[0].message == "NOTIFICATION received 6/3 Peer De-configured"
+            assert speaker.configure(peers, [address(2)], PORT) == {name[3]}
+            await until(lambda: three.downs)
+            assert three.downs[0].message == "NOTIFICATION received 6/3 Peer De-configured"
+            assert len(speaker.statuses()) == 2 and PeerId("peer4") in ours.up
+
+
+async def test_a_dynamic_neighbour_that_goes_is_forgotten() -> None:
+    """At once where it keeps nothing; while its routes are kept it has its place, also for itself."""
+    async with speaking(2) as (speaker, ours):
+        speaker.configure({}, [address(2)], PORT, [neighbours(2, limit=1)])
+        async with Raw.connected(3, 2) as raw:
+            await raw.open(3)
+            await until(lambda: ours.up)
+        await until(lambda: ours.downs)
+        assert ours.downs[0].keep == {V4}
+        (status,) = speaker.statuses()
+        assert status.graceful_restart_active
+        async with Raw.connected(4, 2) as raw:
+            assert await raw.notification() == Notification(6, 5)
+        async with Raw.connected(3, 2) as raw:
+            await raw.open(3)
+            await until(lambda: ours.up)
+            raw.writer.write(encode_notification(Notification(6, 2)))
+            await until(lambda: len(ours.downs) == 2)
+        await until(lambda: not speaker.statuses())
+
+
+async def test_dynamic_neighbours_of_another_as_or_password() -> None:
+    async with speaking(2) as (speaker, ours):
+        speaker.configure({}, [address(2)], PORT, [neighbours(2, password="range")])
+        async with (
+            speaking(3, config(3, 2, password="range")) as (_, three),
+            speaking(4, config(4, 2, password="range", local_asn=65009)) as (_, four),
+            speaking(5, config(5, 2)) as (_, five),
+        ):
+            await until(lambda: three.up and len(four.attempts) > 0)
+            await until(lambda: [s.last_error for s in speaker.statuses() if "65009" in s.last_error])
+            assert len(ours.up) == 1 and not four.up and not five.up and not five.attempts
 
 
 def test_socket_options() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_messages_are_cut_wherever_tcp_cuts_them() -> None:
         (message(1, bytes(9)), (1, 2), b"\x00\x1c"),
         (message(2, bytes(3)), (1, 2), b"\x00\x16"),
         (message(3, b"\x06"), (1, 2), b"\x00\x14"),
-        (message(5, bytes(5)), (1, 2), b"\x00\x18"),
+        (message(5, bytes(3)), (1, 2), b"\x00\x16"),
         (b"\xff" * 16 + b"\x10\x01\x02", (1, 2), b"\x10\x01"),
         (b"\xff" * 16 + b"\x00\x12\x04", (1, 2), b"\x00\x12"),
     ],
@@ -539,5 +540,40 @@ def test_attributes_that_fill_a_message() -> None:
     for family in Family:
         with pytest.raises(ValueError, match="no room"):
             encode_announcements(family, attributes, HOPS[family], TABLES[family], True)
-    with pytest.raises(ValueError, match="next hop of 16 octets"):
-        encode_announcements(V4, Attributes(), HOPS[V6], TABLES[V4], True)
+    with pytest.raises(ValueError, match="next hop of 4 octets"):
+        encode_announcements(V6, Attributes(), HOPS[V4], TABLES[V6], True)
+
+
+def test_ipv6_next_hops_of_ipv4() -> None:
+    """RFC 8950 §3: in MP_REACH_NLRI, with 16 or 32 octets, where both sides announced it."""
+    peer = replace(make_peer(), extended_next_hop=frozenset({V4}))
+    for link_local, length in ((None, 16), (LINK_LOCAL, 32), (HOP6, 16)):
+        (octets,) = encode_announcements(
+            V4, Attributes(local_pref=1), HOP6, [prefix("10.48.0.128/26")], True, link_local=link_local
+        )
+        assert octets[27:32] == bytes((0, 1, 1, length)) + HOP6[:1]
+        events: list[RibEvent] = []
+        Decoder(peer).decode(octets[19:], events)
+        (event,) = events
+        assert isinstance(event, Announce) and event.family is V4
+        assert event.prefixes == [prefix("10.48.0.128/26")]
+        assert event.path.next_hop == HOP6
+        assert event.path.link_local == (LINK_LOCAL if length == 32 else None)
+        with pytest.raises(ProtocolError) as caught:
+            Decoder(make_peer()).decode(octets[19:], [])
+        assert caught.value.notification.code == 3
+    events = []
+    Decoder(peer).decode(update(reach(NEXT_HOP[3:], NLRI, family=1) + ORIGIN + NO_PATH + LOCAL_PREF), events)
+    (event,) = events
+    assert isinstance(event, Announce) and event.path.next_hop == NEXT_HOP[3:], "and an IPv4 one as before"
+
+
+def test_a_link_local_next_hop_alone() -> None:
+    (octets,) = encode_announcements(
+        V6, Attributes(local_pref=1), LINK_LOCAL, [prefix("fd48::/122")], True, link_local=LINK_LOCAL
+    )
+    events: list[RibEvent] = []
+    Decoder(make_peer()).decode(octets[19:], events)
+    (event,) = events
+    assert isinstance(event, Announce)
+    assert event.path.next_hop == event.path.link_local == LINK_LOCAL
