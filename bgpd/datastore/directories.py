@@ -29,6 +29,9 @@ CHANGES = (
 """What is to be seen in a directory; a file that is being written is news when its writer closes it."""
 _ABOVE = Mask.CREATE | Mask.MOVED_TO | Mask.MOVED_FROM | Mask.DELETE | Mask.ONLYDIR
 
+_AT_A_TIME = 256
+"""Events between two turns of the event loop: a full queue is half a second's work."""
+
 Names = frozenset[str] | None
 """Files of a directory at which to look; ``None`` is everything in it."""
 
@@ -122,8 +125,10 @@ class Directories:
                 events = [await self._inotify.get()]
         except TimeoutError:
             return self.everything()
-        while (event := self._inotify.sync_get()) is not None:
+        while len(events) < _AT_A_TIME and (event := self._inotify.sync_get()) is not None:
             events.append(event)
+        if len(events) == _AT_A_TIME:  # the rest is there already, and asking for it would not wait
+            await asyncio.sleep(0)
         news: dict[Path, Names] = {}
         for event in events:
             if Mask.Q_OVERFLOW in event.mask:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -270,3 +271,43 @@ def test_a_document_is_decoded_once() -> None:
     assert second.objects[0] is first.objects[0]
     assert second.objects[1] is not first.objects[1]
     assert [d.verdict for d in second.objects] == [Verdict.GOOD] * 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "stringData: {tor: *hunter2}",
+        "stringData: {tor: !hunter2 x}",
+        "stringData: {tor: !!int hunter2}",
+        "stringData:\n  hunter2: a\n  hunter2: b",
+        "stringData: {tor: [hunter2",
+    ],
+)
+def test_broken_text_of_a_secret_is_not_told(text: str) -> None:
+    document = f"apiVersion: v1\nkind: Secret\nmetadata: {{name: bgp}}\n{text}\n"
+    parsed = files.parse("s.yaml", (json.dumps(pool()) + "\n---\n" + document).encode(), {})
+    assert [decoded.verdict for decoded in parsed.objects] == [Verdict.GOOD]
+    (failure,) = parsed.failures
+    assert failure.problem.source.startswith("s.yaml:")
+    assert "hunter2" not in str(failure.problem)
+    assert "why is not told" in failure.problem.message
+
+
+async def test_secrets_come_and_are_not_logged(backend: Directory, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "bgp"},
+        "stringData": {"tor": "hunter2"},
+    }
+    backend.put(node())
+    backend.put(secret)
+    async with watching(backend) as watch:
+        snapshot = await watch.until(lambda s: s.secrets)
+        assert snapshot.secrets["bgp"].data == {"tor": b"hunter2"}
+        backend.put({**secret, "stringData": {"tor": 4711}})
+        bad = await watch.until(lambda s: s.problems)
+        assert bad.secrets is snapshot.secrets
+        assert "hunter2" not in repr(bad) + repr(watch.datastore.status()) + caplog.text
+        assert "4711" not in repr(bad) + repr(watch.datastore.status()) + caplog.text

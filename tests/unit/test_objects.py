@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bgpd.datastore.decode import Decoded, Key, Verdict
 from bgpd.datastore.objects import GRACE, Failure, Objects
-from bgpd.model.prefix import parse_prefix
-from bgpd.model.resources import IPPool, Node, Problem
+from bgpd.model.prefix import parse_address, parse_prefix
+from bgpd.model.resources import BGPFilter, IPPool, LocalWorkload, Node, Problem, Secret
 
 
 def own(name: str = "me") -> Decoded:
@@ -209,3 +209,92 @@ def test_counts() -> None:
     assert (status.resources["IPPool"], status.resources["Node"], status.resources["other"]) == (1, 1, 1)
     assert (status.up, status.detail, status.resyncs, status.backend) == (True, "", 3, "files")
     assert status.events == {("Node", "add"): 1, ("IPPool", "add"): 1}
+
+
+def peer_filter(name: str = "tor", bad: bool = False) -> Decoded:
+    key = Key("BGPFilter", name)
+    if bad:
+        return Decoded(Verdict.BAD, key, None, (Problem(f"f: {key}", "spec.exportV4.0.cidr", "bad"),))
+    return Decoded(Verdict.GOOD, key, BGPFilter(name))
+
+
+def secret(value: bytes = b"hunter2") -> Decoded:
+    return Decoded(Verdict.GOOD, Key("Secret", "bgp"), Secret("bgp", "kube-system", {"tor": value}))
+
+
+WORKLOAD = LocalWorkload("cali1", "pods", parse_address("10.48.0.5"))
+
+
+def test_every_kind_stays_identical_while_others_change() -> None:
+    objects = started(("b", [pool(), peer_filter(), secret()]))
+    objects.workloads((WORKLOAD,), ())
+    assert objects.settle(1.0, True)
+    first = objects.snapshot()
+    assert (set(first.filters), set(first.secrets), first.local_workloads) == ({"tor"}, {"bgp"}, (WORKLOAD,))
+    objects.put("b", [pool(cidr="10.50.0.0/24"), peer_filter(), secret()])
+    objects.workloads((LocalWorkload("cali1", "pods", parse_address("10.48.0.5")),), ())
+    assert objects.settle(2.0, True)
+    second = objects.snapshot()
+    assert second.pools is not first.pools
+    for field in ("nodes", "filters", "secrets", "local_workloads", "unusable", "problems"):
+        assert getattr(second, field) is getattr(first, field), field
+    objects.put("b", [pool(cidr="10.50.0.0/24"), peer_filter(), secret(b"other")])
+    assert objects.settle(3.0, True)
+    third = objects.snapshot()
+    assert third.secrets["bgp"].data == {"tor": b"other"}
+    assert (third.filters is second.filters, third.pools is second.pools) == (True, True)
+
+
+def test_workloads_are_news_and_the_whole_never_waits_for_them() -> None:
+    objects = Objects("me")
+    objects.workloads((WORKLOAD,), ())
+    assert not objects.settle(0.0, True)
+    objects.put("a", [own()])
+    assert objects.settle(1.0, True)
+    failure = Failure("invalid", Problem("/run/status/x", "", "is no JSON"))
+    objects.workloads((WORKLOAD,), (failure,))
+    assert objects.settle(2.0, True)
+    assert objects.snapshot().problems == (failure.problem,)
+    assert objects.snapshot().local_workloads == (WORKLOAD,)
+    objects.workloads((WORKLOAD,), (failure,))
+    assert not objects.settle(3.0, True)
+    objects.workloads((), ())
+    assert objects.settle(4.0, True)
+    assert (objects.snapshot().local_workloads, objects.snapshot().problems) == ((), ())
+    status = objects.status("files", 0)
+    assert (status.errors["invalid"], status.resources["LocalWorkload"]) == (1, 0)
+
+
+def test_what_never_was_good_is_named_as_unusable() -> None:
+    """A peer whose filter cannot be read must not go on as if it had none."""
+    objects = started(("b", [pool(), peer_filter(bad=True)]))
+    assert objects.snapshot().unusable == {("BGPFilter", "tor")}
+    objects.put("b", [pool(), peer_filter()])
+    assert objects.settle(1.0, True)
+    assert objects.snapshot().unusable == frozenset()
+    objects.put("b", [pool(), peer_filter(bad=True)])  # the last good one stands
+    objects.settle(2.0, True)
+    assert (objects.snapshot().unusable, set(objects.snapshot().filters)) == (frozenset(), {"tor"})
+    objects.put("b", [pool()])
+    objects.settle(3.0, True)
+    objects.settle(3.0 + GRACE, True)
+    assert objects.snapshot().filters == {}
+    objects.put("b", [pool(), peer_filter(), peer_filter()])  # twice, and neither was good before
+    assert objects.settle(4.0, True)
+    assert objects.snapshot().unusable == {("BGPFilter", "tor")}
+    objects.put("b", [pool()])
+    assert objects.settle(5.0, True)
+    assert objects.snapshot().unusable == frozenset()
+
+
+def test_a_secret_of_another_namespace_is_a_duplicate() -> None:
+    objects = started(("b", [secret()]))
+    other = Decoded(Verdict.GOOD, Key("Secret", "bgp"), Secret("bgp", "default", {"tor": b"new"}))
+    objects.put("c", [other])
+    assert objects.settle(1.0, True)
+    snapshot = objects.snapshot()
+    assert snapshot.secrets["bgp"].data == {"tor": b"hunter2"}
+    assert (
+        str(snapshot.problems[0])
+        == "b and c: Secret bgp: is in more than one file: the last good version stands"
+    )
