@@ -264,6 +264,25 @@ async def test_both_in_one_tree(tmp_path: Path, where: str) -> None:
         await watch.until(lambda s: not s.pools, 2.0)
 
 
+async def test_a_directory_that_was_only_above_becomes_one_of_ours(tmp_path: Path) -> None:
+    """A link is turned to a directory that was watched already, and for less."""
+    backend = WithEndpoints(tmp_path)
+    backend.status.mkdir(parents=True)
+    backend.path.rename(tmp_path / "one")
+    backend.path.symlink_to("one")
+    async with watching(backend) as watch:
+        await watch.until(lambda s: True)
+        (tmp_path / "fresh").symlink_to(backend.status.parent)
+        (tmp_path / "fresh").rename(backend.path)
+        await watch.status(lambda s: not s.in_sync)
+        backend.put(node())
+        await watch.status(lambda s: s.in_sync, 1.0)
+        backend.put(pool())
+        await watch.until(lambda s: s.pools, 1.0)
+        backend.put(pool(cidr="10.49.0.0/24"))
+        await watch.until(lambda s: s.pools["default"].cidr == parse_prefix("10.49.0.0/24")[1], 1.0)
+
+
 async def test_without_inotify_it_polls(backend: WithEndpoints, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: object) -> None:
         raise OSError(24, "Too many open files")
