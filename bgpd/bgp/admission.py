@@ -81,12 +81,14 @@ class Admission:
         return f"connections from it are not taken: {other} has another TCP MD5 password"
 
     def neighbour(self, address: Address, zone: str | None) -> Neighbour | None:
-        """The neighbour that an address is, where a listen range has it and no peer of its own."""
+        """The neighbour that an address is, where a listen range lets it in and no peer has it."""
         if any(
             zone is None or config.interface in (None, zone) for config in self._by_address.get(address, ())
         ):
             return None
         for each in self._covering(address):
+            if address in each.refused:
+                return None
             if zone is None or each.template.interface in (None, zone):
                 words = address_text(address).replace(".", "_").replace(":", "_")
                 config = replace(

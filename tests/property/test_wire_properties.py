@@ -6,14 +6,14 @@ import random
 import struct
 
 import pytest
-from exabgp.bgp.message import Update
+from exabgp.bgp.message import Open, Update
 from exabgp.bgp.message.action import Action
 from exabgp.bgp.message.direction import Direction
 from exabgp.bgp.message.open.capability import Negotiated
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgpd.bgp.exa import Codec, ProtocolError
+from bgpd.bgp.exa import Capabilities, Codec, OpenMessage, ProtocolError, encode_open
 from bgpd.bgp.wire import Decoder, Framer, encode_announcements, encode_withdrawals, message
 from bgpd.model.peer import Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, Prefix, make_prefix, parse_address
@@ -23,12 +23,15 @@ V4, V6 = Family.IPV4, Family.IPV6
 BOTH = frozenset(Family)
 
 
-def make_peer(asn4: bool = True, add_path: frozenset[Family] = frozenset()) -> Peer:
+def make_peer(
+    asn4: bool = True, add_path: frozenset[Family] = frozenset(), *, extended: bool = False
+) -> Peer:
     address = parse_address("10.0.0.2")
     config = PeerConfig(
         PeerId("p"), PeerKind.MESH, "t", address, 179, 65000, 65000, address, None, {}, BOTH, False
     )
-    return Peer(config, address, address, BOTH, asn4, add_path)
+    over_ipv6 = frozenset({V4}) if extended else frozenset()
+    return Peer(config, address, address, BOTH, asn4, add_path, extended_next_hop=over_ipv6)
 
 
 asns = st.integers(1, 2**32 - 1)
@@ -101,30 +104,129 @@ def _with_path(sent: Attributes, path: tuple[tuple[SegmentType, tuple[int, ...]]
     return Attributes(as_path=path, **fields)
 
 
-@given(attributes, st.lists(prefixes(V4), max_size=40), st.lists(prefixes(V4), max_size=40), ipv4)
-def test_the_splitter_finds_what_exabgp_finds(
-    sent: Attributes, announced: list[Prefix], withdrawn: list[Prefix], hop: Address
-) -> None:
-    block = b"".join(octets for _, octets in Codec(asn4=True).encode(sent)) + b"\x40\x03\x04" + hop
-    gone, new = b"".join(withdrawn), b"".join(announced)
-    body = struct.pack("!H", len(gone)) + gone + struct.pack("!H", len(block)) + block + new
+def agreed(add_path: frozenset[Family], extended: bool) -> Negotiated:
+    """A session of ExaBGP's with both families, made as it makes one: of two OPENs."""
+
+    def opened(direction: int) -> Open:
+        capabilities = Capabilities(
+            families=BOTH,
+            asn4=65000,
+            add_path=dict.fromkeys(sorted(add_path), direction),
+            extended_next_hop=frozenset({V4}) if extended else frozenset(),
+        )
+        octets = encode_open(OpenMessage(65000, 90, parse_address("10.0.0.1"), capabilities))
+        return Open.unpack_message(octets[19:], Direction.IN, None)
+
     negotiated = Negotiated({"capability": {"aigp": False}})
-    negotiated.asn4 = True
+    negotiated.sent(opened(1))
+    negotiated.received(opened(2))
+    return negotiated
+
+
+Nlri = tuple[int, Prefix]
+
+
+def nlri(family: Family) -> st.SearchStrategy[list[Nlri]]:
+    return st.lists(st.tuples(u32, prefixes(family)), max_size=40)
+
+
+def packed(found: list[Nlri], with_ids: bool) -> bytes:
+    return b"".join((path_id.to_bytes(4, "big") if with_ids else b"") + prefix for path_id, prefix in found)
+
+
+def mp(code: int, family: Family, value: bytes) -> bytes:
+    octets = struct.pack("!HB", family, 1) + value
+    return struct.pack("!BBH", 0x90, code, len(octets)) + octets
+
+
+@given(
+    attributes,
+    st.sampled_from([frozenset(), frozenset({V4}), frozenset({V6}), BOTH]),
+    st.booleans(),
+    nlri(V4),
+    nlri(V4),
+    st.none() | st.tuples(st.sampled_from([V4, V6]), nlri(V4), nlri(V6), ipv6, st.booleans()),
+    ipv4,
+)
+def test_the_splitter_finds_what_exabgp_finds(
+    sent: Attributes,
+    add_path: frozenset[Family],
+    extended: bool,
+    announced: list[Nlri],
+    withdrawn: list[Nlri],
+    multiprotocol: tuple[Family, list[Nlri], list[Nlri], Address, bool] | None,
+    hop: Address,
+) -> None:
+    """With path identifiers (RFC 7911) or without, in plain NLRI and in MP_*, IPv4 with IPv6 next hops too (RFC 8950)."""
+    block = b"".join(octets for _, octets in Codec(asn4=True).encode(sent)) + b"\x40\x03\x04" + hop
+    mp_hop = b""
+    if multiprotocol is not None:
+        family, of_ipv4, of_ipv6, mp_hop, link_local = multiprotocol
+        found = of_ipv4 if family is V4 else of_ipv6
+        if family is V4 and not extended:
+            mp_hop = hop
+        reach = mp_hop + (parse_address("fe80::1") if link_local and len(mp_hop) == 16 else b"")
+        if found:
+            octets = packed(found, family in add_path)
+            block += mp(14, family, bytes((len(reach),)) + reach + b"\0" + octets)
+            block += mp(15, family, packed(found[:3], family in add_path))
+    gone, new = packed(withdrawn, V4 in add_path), packed(announced, V4 in add_path)
+    body = struct.pack("!H", len(gone)) + gone + struct.pack("!H", len(block)) + block + new
+    negotiated = agreed(add_path, extended)
     theirs = Update.unpack_message(body, Direction.IN, negotiated)
-    expected = {
-        action: sorted(bytes(nlri.pack_nlri(negotiated)) for nlri in theirs.nlris if nlri.action == action)
-        for action in (Action.ANNOUNCE, Action.WITHDRAW)
-    }
+    expected: set[object] = set()
+    for each in theirs.nlris:
+        announces = each.action == Action.ANNOUNCE
+        octets = bytes(each.pack_nlri(agreed_to_send(negotiated)))
+        next_hop = bytes(each.nexthop.ton()) if announces else b""
+        if next_hop[:2] != b"\xfe\x80":  # it gives each NLRI twice where there is a second next hop
+            expected.add((announces, int(each.afi), octets, next_hop))
     events: list[RibEvent] = []
-    Decoder(make_peer()).decode(body, events)
-    found = {Action.ANNOUNCE: [], Action.WITHDRAW: []}
+    Decoder(make_peer(add_path=add_path, extended=extended)).decode(body, events)
+    ours: set[object] = set()
     for event in events:
         assert isinstance(event, Announce | Withdraw)
-        found[Action.ANNOUNCE if isinstance(event, Announce) else Action.WITHDRAW] += event.prefixes
+        announces = isinstance(event, Announce)
+        path_id = event.path.path_id if isinstance(event, Announce) else event.path_id
+        next_hop = event.path.next_hop if isinstance(event, Announce) else b""
         if isinstance(event, Announce):
-            assert event.path.next_hop == hop
             assert event.path.attributes == sent
-    assert {action: sorted(octets) for action, octets in found.items()} == expected
+        for prefix in event.prefixes:
+            octets = packed([(path_id, prefix)], event.family in add_path)
+            ours.add((announces, int(event.family), octets, bytes(next_hop)))
+    assert ours == expected
+
+
+def agreed_to_send(negotiated: Negotiated) -> Negotiated:
+    """The same session for packing: ExaBGP then asks what it may send, which here is what it was sent."""
+    negotiated.addpath._send = negotiated.addpath._receive
+    return negotiated
+
+
+@given(
+    attributes,
+    st.sampled_from(list(Family)),
+    st.booleans(),
+    st.sampled_from(["own", "ipv6", "both"]),
+    st.lists(st.tuples(u32, prefixes(V4)), min_size=1, max_size=900),
+)
+def test_path_identifiers_and_ipv6_next_hops_there_and_back(
+    sent: Attributes, family: Family, with_ids: bool, kind: str, found: list[Nlri]
+) -> None:
+    link_local = parse_address("fe80::1") if kind == "both" else None
+    hop = parse_address("10.0.0.1" if family is V4 and kind == "own" else "fd00::1")
+    table = [Prefix(packed([each], with_ids)) for each in found]
+    messages = encode_announcements(family, sent, hop, table, True, link_local=link_local)
+    assert all(len(octets) <= 4096 for octets in messages)
+    peer = make_peer(add_path=BOTH if with_ids else frozenset(), extended=True)
+    events = decode(b"".join(messages), peer)
+    assert {(e.path.attributes, e.path.next_hop, e.path.link_local) for e in events} == {
+        (sent, hop, link_local)
+    }
+    told = [(e.path.path_id if with_ids else 0, prefix) for e in events for prefix in e.prefixes]
+    assert sorted(told) == sorted((path_id if with_ids else 0, prefix) for path_id, prefix in found)
+    gone = decode(b"".join(encode_withdrawals(family, table)), peer)
+    assert sorted((e.path_id, prefix) for e in gone for prefix in e.prefixes) == sorted(told)
 
 
 @given(st.binary(max_size=200), st.binary(max_size=100), st.binary(max_size=100), st.booleans())
