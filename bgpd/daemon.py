@@ -50,7 +50,6 @@ from bgpd.programming import Programming
 from bgpd.router import Router
 from bgpd.rules.originate import originate
 from bgpd.rules.peering import peers
-from bgpd.rules.policy import groups_of
 from bgpd.shutdowns import Shutdowns
 from bgpd.views import summary
 from bgpd.views.parts import Parts, local_words
@@ -323,7 +322,7 @@ class Daemon:
     def established(self, peer: Peer) -> None:
         """A session came up."""
         self._router.session_up(peer, time.monotonic())
-        groups = groups_of(peer)
+        groups = self._router.groups_of(peer)
         tables = {family: self._router.adj_rib_out(group) for family, group in groups.items()}
         self._outbound.join(peer, groups, tables)
         self._convergence.established(peer.id, peer.families)

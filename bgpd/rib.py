@@ -68,6 +68,29 @@ class AdjRibIn:
                 for key, path in entries.items():
                     yield _prefix_of(key), path, stale
 
+    def peers(self) -> dict[PeerId, Peer]:
+        """Who is heard: of each peer the session that its first path is of."""
+        found = {}
+        for peer, table in self._tables.items():
+            path = next(iter(table.fresh.values()), None) or next(iter(table.stale.values()), None)
+            if path is not None:
+                found[peer] = path.peer
+        return found
+
+    def prefixes_of(self, peer: PeerId) -> dict[Prefix, None]:
+        """The prefixes that a peer announced."""
+        table = self._tables.get(peer)
+        return dict.fromkeys(map(_prefix_of, (*table.fresh, *table.stale))) if table else {}
+
+    def refuse(self, prefix: Prefix, path: Path, refused: bool) -> None:
+        """Record what import says of a path of a prefix, for the counts."""
+        if table := self._tables.get(path.peer.id):
+            key: Key = (path.path_id, prefix) if path.path_id else prefix
+            if not refused:
+                table.refused.discard(key)
+            elif table.fresh.get(key) is path or table.stale.get(key) is path:
+                table.refused.add(key)
+
     def is_stale(self, prefix: Prefix, path: Path) -> bool:
         """Whether a path is kept from a session that ended."""
         table = self._tables.get(path.peer.id)

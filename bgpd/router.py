@@ -4,57 +4,54 @@
 the event loop is never held), and passes ``take_changes`` on: forwarding to the reconcilers, Adj-RIB-Out to the update
 groups. Decisions depend on present state alone (house rule 4): an event may come twice or late.
 
-A prefix of this node's own (announced, or a blackhole) is not up for decision: what peers say of it is kept and hidden.
-The same holds for the node's own addresses and connected subnets. Everything else is decided by ``rules.decision``.
+A prefix of this node's own (announced, a blackhole, or a static route) is not up for decision: what peers say of it is
+kept and hidden; but a workload that has moved takes its address with it (calico.md §3.5). The same holds for the node's
+own addresses and connected subnets. Everything else is decided by ``rules.decision``.
+
+Adj-RIB-In holds what was received, so another policy (``policy``) touches no session. The hot road is that of peers
+without import filters and of families whose routes all go into the kernel as they resolve: a decision is found by its
+candidates' identities. The other roads pay for what they ask, prefix by prefix.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
+from bgpd.advertise import OutChanges, Telling, usable
+from bgpd.deciding import MOST_ALTERED, FamilyRib, FibChanges, Resolve
 from bgpd.model.peer import Down, DownReason, Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix
 from bgpd.model.route import (
-    BLACKHOLE,
     Announce,
+    BeginRefresh,
+    EndRefresh,
     FibKey,
-    Forwarding,
     Origination,
     Out,
     Path,
     Reason,
-    Resolution,
     RibEvent,
-    Selection,
-    Unresolved,
+    Via,
     Withdraw,
-    default_metric,
 )
-from bgpd.rib import AdjRibIn, AdjRibOut, Dirty, LocRib
-from bgpd.rules.decision import judge, select
-from bgpd.rules.forwarding import forwarding
-from bgpd.rules.policy import (
-    ExportRefusal,
-    Group,
-    groups_of,
+from bgpd.rib import AdjRibIn, AdjRibOut, LocRib
+from bgpd.rules.decision import judge
+from bgpd.rules.exports import ExportRefusal, Group, groups_of
+from bgpd.rules.filters import Verdict
+from bgpd.rules.forwarding import KernelRefusal, place
+from bgpd.rules.imports import (
+    ImportRules,
     import_refusal,
-    learned_out,
-    local_out,
-    prefix_refusal,
+    import_rules,
+    is_altered_on_receipt,
+    received,
 )
+from bgpd.rules.policy import ENCODED, KernelRule, RoutePolicy
 
-Resolve = Callable[[Address], Resolution | Unresolved]
-FibChanges = dict[FibKey, Forwarding | None]
-OutChanges = dict[Prefix, tuple[Out | None, Out | None]]
-"""Prefix -> (what the group was told before this batch, what it is told now)."""
 STALE_TIME = 360.0
 """Seconds that stale routes wait for End-of-RIB once their peer is back (RFC 4724 §4.2, the upper bound that it leaves
 to us): a peer may hold its End-of-RIB until it converged itself, in BIRD 240 s."""
-SPARE_DECISIONS = 4096
-"""Decisions remembered beyond one a prefix."""
 
 
 @dataclass(slots=True)
@@ -65,108 +62,24 @@ class Changes:
     adj_rib_out: dict[Group, OutChanges] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class _Update:
-    """One update group and what it is told."""
-
-    group: Group
-    members: int
-    table: AdjRibOut
-    local: Out
-
-
-@dataclass(slots=True)
-class _Decision:
-    """What follows from one set of candidates, whichever prefix has it: made once, shared by all of those."""
-
-    paths: Path | tuple[Path, ...]
-    """Held, so that the ids by which this is found are not another's."""
-    epoch: object
-    """Of the next hops, when this was made: once one of them changed, this is no longer true."""
-    selection: Selection | None
-    forwarding: Forwarding | None
-    updates: tuple[_Update, ...] = ()
-    """The update groups that ``outs`` is for."""
-    outs: tuple[Out | None, ...] = ()
-    """What each of them may be told, as far as the path alone says."""
-
-
-class _FamilyRib:
-    """All tables of one family."""
-
-    def __init__(self, family: Family) -> None:
-        self.family = family
-        self.metric = default_metric(family)
-        self.adj_rib_in = AdjRibIn()
-        self.loc_rib: LocRib = {}
-        self.origination = Origination()
-        self.local: Mapping[Prefix, str] = {}
-        self.special: frozenset[Prefix] = frozenset()
-        """Prefixes that the origination or this node's own addresses and subnets have a word on."""
-        self.updates: tuple[_Update, ...] = ()
-        self.dirty: Dirty = {}
-        self.queue: deque[Prefix] = deque()
-        """Taken from ``dirty``, decided next."""
-        self.decisions: dict[int | tuple[int, ...], _Decision] = {}
-        """By the ids of the candidates."""
-        self.epoch = object()
-        self.moved: set[Address] = set()
-        """Next hops that changed since the last scan for them began."""
-        self.scan: tuple[Iterator[Prefix], frozenset[Address]] | None = None
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.dirty or self.queue or self.moved or self.scan or self.adj_rib_in.sweeping)
-
-    def specials(self) -> None:
-        """The origination or the local prefixes are others."""
-        origination = self.origination
-        self.special = frozenset((*origination.announce, *origination.blackholes, *self.local))
-
-    def decide_all(self) -> None:
-        """All that a peer may be told, and all that peers announced."""
-        self.dirty.update(self.origination.announce)
-        self.dirty.update(self.adj_rib_in.candidates)
-        for update in self.updates:
-            self.dirty.update(update.table)
-
-    def look_for_moved(self, limit: int) -> None:
-        """Make the prefixes dirty that have a path through a next hop that changed: look at up to ``limit``."""
-        candidates = self.adj_rib_in.candidates
-        if self.scan is None:
-            self.scan = iter(list(candidates)), frozenset(self.moved)
-            self.moved.clear()
-        prefixes, addresses = self.scan
-        looked = 0
-        for prefix in islice(prefixes, limit):
-            looked += 1
-            found = candidates.get(prefix)
-            if isinstance(found, Path):
-                if found.next_hop in addresses:
-                    self.dirty[prefix] = None
-            elif found and any(path.next_hop in addresses for path in found):
-                self.dirty[prefix] = None
-        if looked < limit:
-            self.scan = None
-
-    def forget_decisions(self, limit: int) -> None:
-        """Up to ``limit`` of the oldest go, when more are remembered than can be in use."""
-        excess = len(self.decisions) - len(self.adj_rib_in.candidates) - SPARE_DECISIONS
-        if excess > 0:
-            for key in list(islice(self.decisions, min(excess, limit))):
-                del self.decisions[key]
-
-
 class Router:
     """See the module. ``resolve`` tells where a next hop leads; the kernel door's, or a table in tests."""
 
     def __init__(self, resolve: Resolve, max_paths: int = 16) -> None:
         self._resolve, self._max_paths = resolve, max_paths
-        self._ribs = {family: _FamilyRib(family) for family in Family}
+        self._policy = RoutePolicy()
+        self._ribs = {family: FamilyRib(family, resolve, max_paths, self._is_client) for family in Family}
         self._peers: dict[PeerId, Peer] = {}
+        self._groups: dict[PeerId, dict[Family, Group]] = {}
+        """Of established sessions."""
+        self._altered: dict[Path, Path] = {}
+        """Paths that are taken in otherwise than they were received."""
+        self._encoders: dict[PeerId, Peer] = {}
+        """Internal sessions that sent a LOCAL_PREF that carries a metric; of one that ended, while its routes stay."""
+        self._prioritised = False
         self._stale_until: dict[tuple[PeerId, Family], float] = {}
+        self._refreshing: set[tuple[PeerId, Family]] = set()
         self._over_limit: dict[PeerId, tuple[Peer, Family, int]] = {}
-        self._changes = Changes()
 
     # What happened.
 
@@ -188,16 +101,14 @@ class Router:
             key = peer.id, family
             if family not in kept:
                 self._stale_until.pop(key, None)
-                rib.adj_rib_in.flush(peer.id)
+                rib.forget(peer.id)
             elif key in self._stale_until:
                 self._stale_until[key] = now + STALE_TIME
-        for family, group in groups_of(peer).items():
-            rib = self._ribs[family]
-            if update := self._update(group):
-                update.members += 1
-            else:
-                rib.updates = (*rib.updates, _Update(group, 1, {}, local_out(group)))
-                rib.decide_all()
+            rib.set_rules(peer, import_rules(self._policy, peer, family))
+        self._review_encoders()
+        self._groups[peer.id] = groups = groups_of(peer, self._policy)
+        for family, group in groups.items():
+            self._join(self._ribs[family], group)
 
     def session_down(self, peer: Peer, down: Down, now: float) -> None:
         """A session ended. Routes of the families in ``down.keep`` stay as stale for ``down.keep_seconds``.
@@ -209,19 +120,16 @@ class Router:
         del self._peers[peer.id]
         self._over_limit.pop(peer.id, None)
         for family, rib in self._ribs.items():
+            self._refreshing.discard((peer.id, family))
             if family in down.keep:
                 rib.adj_rib_in.mark_stale(peer.id)
                 self._stale_until[peer.id, family] = now + down.keep_seconds
             else:
                 self._stale_until.pop((peer.id, family), None)
-                rib.adj_rib_in.flush(peer.id)
-        for family, group in groups_of(peer).items():
-            if update := self._update(group):
-                update.members -= 1
-                if not update.members:
-                    rib = self._ribs[family]
-                    rib.updates = tuple(other for other in rib.updates if other is not update)
-                    self._changes.adj_rib_out.pop(group, None)
+                rib.forget(peer.id)
+        for family, group in self._groups.pop(peer.id).items():
+            self._leave(self._ribs[family], group)
+        self._review_encoders()
 
     def forget(self, peer: PeerId) -> None:
         """The peer is no longer wanted: its session, if its end was not told, and whatever it left go."""
@@ -229,9 +137,10 @@ class Router:
             self.session_down(session, Down(DownReason.CONFIG, ""), 0.0)
         for family, rib in self._ribs.items():
             self._stale_until.pop((peer, family), None)
-            rib.adj_rib_in.flush(peer)
+            rib.forget(peer)
+        self._review_encoders()
 
-    def received(self, peer: Peer, events: Sequence[RibEvent]) -> None:
+    def received(self, peer: Peer, events: Sequence[RibEvent], now: float = 0.0) -> None:
         """What a session said, in order."""
         if self._peers.get(peer.id) is not peer:
             return
@@ -239,29 +148,60 @@ class Router:
         for event in events:
             rib = self._ribs[event.family]
             if isinstance(event, Announce):
-                refused = import_refusal(event.path) is not None
-                rib.adj_rib_in.announce(event.path, event.prefixes, rib.dirty, refused)
+                path = event.path
+                if is_altered_on_receipt(path):
+                    path = self._as_taken(path)
+                refused = import_refusal(path, rib.rules.get(peer.id)) is not None
+                rib.adj_rib_in.announce(path, event.prefixes, rib.dirty, refused)
+                local_pref = path.attributes.local_pref
+                if local_pref is not None and local_pref > ENCODED and peer.ibgp:
+                    self._encodes(peer)
                 if limit is not None:
-                    received, _, stale = rib.adj_rib_in.counts(peer.id)
-                    if received - stale > limit:
-                        self._over_limit[peer.id] = (peer, event.family, received - stale)
+                    received_, _, stale = rib.adj_rib_in.counts(peer.id)
+                    if received_ - stale > limit:
+                        self._over_limit[peer.id] = (peer, event.family, received_ - stale)
             elif isinstance(event, Withdraw):
                 rib.adj_rib_in.withdraw(peer, event.prefixes, event.path_id, rib.dirty)
             else:
-                self._stale_until.pop((peer.id, event.family), None)
-                rib.adj_rib_in.sweep_stale(peer.id)
+                self._marker(peer, rib, event, now)
+
+    def _marker(self, peer: Peer, rib: FamilyRib, event: RibEvent, now: float) -> None:
+        """End-of-RIB (RFC 4724), or the begin or end of a refresh (RFC 7313 §4)."""
+        key = peer.id, rib.family
+        if isinstance(event, BeginRefresh):
+            if key not in self._stale_until:  # otherwise the first telling is still under way
+                rib.adj_rib_in.mark_stale(peer.id)
+                self._stale_until[key] = now + STALE_TIME
+                self._refreshing.add(key)
+            return
+        if isinstance(event, EndRefresh) != (key in self._refreshing):
+            return
+        self._refreshing.discard(key)
+        self._stale_until.pop(key, None)
+        rib.adj_rib_in.sweep_stale(peer.id)
+        self._review_encoders()
 
     def originated(self, originations: Mapping[Family, Origination]) -> None:
         """What this node announces and keeps, whole; only what differs from before is decided again."""
         for family, new in originations.items():
             rib, old = self._ribs[family], self._ribs[family].origination
-            rib.origination = new
+            rib.origination = rib.adverts.origination = new
             rib.specials()
-            for before, after in ((old.announce, new.announce), (old.blackholes, new.blackholes)):
+            pairs: tuple[tuple[Mapping[Prefix, object], Mapping[Prefix, object]], ...] = (
+                (old.announce, new.announce),
+                (old.blackholes, new.blackholes),
+                (old.statics, new.statics),
+                (old.offered, new.offered) if rib.adverts.filtered else ({}, {}),
+            )
+            for before, after in pairs:
                 for prefix in before.keys() | after.keys():
                     if before.get(prefix) != after.get(prefix):
                         rib.dirty[prefix] = None
-            if (new.exported_pools, new.hidden_pools) != (old.exported_pools, old.hidden_pools):
+            if (new.exported_pools, new.hidden_pools, new.exported_services) != (
+                old.exported_pools,
+                old.hidden_pools,
+                old.exported_services,
+            ):
                 rib.decide_all()
 
     def local_prefixes(self, family: Family, local: Mapping[Prefix, str]) -> None:
@@ -277,12 +217,61 @@ class Router:
             rib.epoch = object()
             if rib.adj_rib_in.candidates:
                 rib.moved |= addresses
+            for prefix, static in rib.origination.statics.items():
+                if static.gateway in addresses:
+                    rib.dirty[prefix] = None
+
+    def tunnels_changed(self, devices: Mapping[str, int]) -> None:
+        """The tunnel devices that are up, name -> index, are others than before."""
+        for rib in self._ribs.values():
+            before, rib.tunnels = rib.tunnels, dict(devices)
+            if devices != before and any(rule.tunnel for rule in rib.policy.kernel_rules):
+                rib.revalue()
+
+    def policy(self, new: RoutePolicy) -> dict[Peer, dict[Family, Group]]:
+        """Another policy: what differs by it is decided again, no session is touched.
+
+        Returns the sessions that are told by other groups now, with these (``Outbound.move``). Changes decided before
+        must have been taken.
+        """
+        old, self._policy = self._policy, new
+        if new == old:
+            return {}
+        for family, rib in self._ribs.items():
+            for peer in {**rib.adj_rib_in.peers(), **self._peers}.values():
+                rib.set_rules(peer, import_rules(new, peer, family))
+            chains = [(update, update.chain) for update in rib.adverts.updates]
+            rib.adverts.configure(new)
+            rib.policy = new.families[family]
+            rib.plain, rib.elevating = rib.policy.plain, new.priorities != "off"
+            if (
+                rib.policy != old.families[family]
+                or (new.kept_inside, new.cluster_id) != (old.kept_inside, old.cluster_id)
+                or new.clients != old.clients
+                or any(update.chain != before for update, before in chains)
+            ):
+                rib.revalue()
+        moved = {}
+        for peer in self._peers.values():
+            before, after = self._groups[peer.id], groups_of(peer, new)
+            if before != after:
+                moved[peer] = self._groups[peer.id] = after
+                for family in Family:
+                    if before.get(family) != after.get(family):
+                        if group := after.get(family):
+                            self._join(self._ribs[family], group)
+                        if group := before.get(family):
+                            self._leave(self._ribs[family], group)
+        self._review_priorities()
+        return moved
 
     def tick(self, now: float) -> None:
         """Stale routes whose time is up go (RFC 4724 §4.2)."""
         for key in [key for key, deadline in self._stale_until.items() if deadline <= now]:
             del self._stale_until[key]
+            self._refreshing.discard(key)
             self._ribs[key[1]].adj_rib_in.sweep_stale(key[0])
+        self._review_encoders()
 
     def next_deadline(self) -> float | None:
         """When ``tick`` is next needed."""
@@ -304,7 +293,7 @@ class Router:
                 queue.extend(rib.dirty)
                 rib.dirty = {}
             if queue:
-                self._decide(rib, [queue.popleft() for _ in range(min(limit, len(queue)))])
+                rib.decide([queue.popleft() for _ in range(min(limit, len(queue)))])
                 rib.forget_decisions(limit)
         return self.busy
 
@@ -315,7 +304,13 @@ class Router:
 
     def take_changes(self) -> Changes:
         """What was decided since the last call."""
-        changes, self._changes = self._changes, Changes()
+        changes = Changes()
+        for family, rib in self._ribs.items():
+            if rib.fib:
+                changes.fib[family], rib.fib = rib.fib, {}
+            if rib.adverts.changes:
+                changes.adj_rib_out.update(rib.adverts.changes)
+                rib.adverts.changes = {}
         return changes
 
     def take_over_limit(self) -> list[tuple[Peer, Family, int]]:
@@ -323,17 +318,26 @@ class Router:
         found, self._over_limit = list(self._over_limit.values()), {}
         return found
 
+    def groups_of(self, peer: Peer) -> Mapping[Family, Group]:
+        """The update groups of a session, under the present policy."""
+        return self._groups.get(peer.id) or groups_of(peer, self._policy)
+
     def adj_rib_out(self, group: Group) -> AdjRibOut:
         """The table of an update group; live, to be read only."""
-        update = self._update(group)
+        update = self._ribs[group.family].adverts.find(group)
         return update.table if update else {}
 
     @property
     def groups(self) -> int:
         """How many update groups there are."""
-        return sum(len(rib.updates) for rib in self._ribs.values())
+        return sum(len(rib.adverts.updates) for rib in self._ribs.values())
 
     # What is there, for the operator.
+
+    @property
+    def prioritised(self) -> bool:
+        """Whether LOCAL_PREF carries the kernel's metric, here and now."""
+        return self._prioritised
 
     def counts(self, peer: PeerId, family: Family) -> tuple[int, int, int]:
         """(received, accepted, stale) paths of a peer."""
@@ -355,105 +359,111 @@ class Router:
         """Own addresses and connected subnets."""
         return self._ribs[family].local
 
+    def fib_key(self, family: Family, prefix: Prefix) -> FibKey:
+        """Where the kernel's route for a prefix is wanted: prefix and metric."""
+        rib = self._ribs[family]
+        return prefix, rib.placed.get(prefix, rib.metric)
+
     def judged(
         self, family: Family, prefix: Prefix
     ) -> tuple[Path | None, tuple[Path, ...], dict[Path, Reason]]:
-        """The decision for a prefix told in full: best, multipath, and why each other path is not best."""
-        return judge(self._ribs[family].adj_rib_in.paths(prefix), self._resolve, self._max_paths)
+        """The decision for a prefix told in full, of the paths as received: best, multipath, and why each other path is
+        not best."""
+        rib = self._ribs[family]
+        refused: dict[Path, Reason] = {}
+        taken: dict[Path, Path] = {}
+        for path in rib.adj_rib_in.paths(prefix):
+            made = self.imported(family, prefix, path)[0]
+            if isinstance(made, Path):
+                taken[made] = path
+            else:
+                refused[path] = made
+        best, multipath, lost = judge(list(taken), self._resolve, self._max_paths, _accept)
+        refused.update((taken[path], reason) for path, reason in lost.items())
+        return taken[best] if best else None, tuple(taken[path] for path in multipath), refused
+
+    def imported(self, family: Family, prefix: Prefix, path: Path) -> tuple[Path | Reason, Verdict | None]:
+        """A received path as import leaves it, or why it does not; and what the peer's filters said of it."""
+        rib = self._ribs[family]
+        return rib.import_one(prefix, path, rib.rules.get(path.peer.id) or ImportRules())
 
     def exported(self, family: Family, prefix: Prefix, group: Group) -> Out | ExportRefusal | None:
-        """What a group is told of a prefix, or why not; ``None`` where there is nothing to tell."""
-        rib, update = self._ribs[family], self._update(group)
-        if update is None:
-            return None
-        if prefix in rib.origination.announce:
-            return update.local
+        """What a group is told of a prefix, of the best path, or why not; ``None`` where there is nothing to tell."""
+        found = self.tellings(family, prefix, group)
+        return found[0].out if found else None
+
+    def tellings(self, family: Family, prefix: Prefix, group: Group) -> list[Telling]:
+        """What a group is told of each route of a prefix, and by which rule."""
+        rib = self._ribs[family]
         selection = rib.loc_rib.get(prefix)
+        own = None if selection else rib.origination.announce.get(prefix)
+        offered = None if selection or own else rib.origination.offered.get(prefix)
+        paths = () if selection is None else usable(selection) if group.add_path else (selection.best,)
+        return rib.adverts.tellings(prefix, group, own or offered, own is not None, paths)
+
+    def kernel_word(
+        self, family: Family, prefix: Prefix
+    ) -> tuple[KernelRule | None, Via | KernelRefusal | None]:
+        """The kernel rule that bears on a prefix, and what it makes of the chosen route, where there is one."""
+        rib = self._ribs[family]
+        rule, selection = rib.policy.kernel_rule(prefix), rib.loc_rib.get(prefix)
         if selection is None:
-            return None
-        out = learned_out(selection.best, group)
-        return out if isinstance(out, ExportRefusal) else prefix_refusal(prefix, rib.origination) or out
+            return rule, None
+        return rule, place(selection, rule, rib.policy, rib.tunnels.get, self._resolve, self._max_paths)
 
     # Inside.
 
-    def _update(self, group: Group) -> _Update | None:
-        return next((update for update in self._ribs[group.family].updates if update.group == group), None)
+    def _is_client(self, path: Path) -> bool:
+        return path.peer.ibgp and self._policy.of(path.peer).client
 
-    def _decide(self, rib: _FamilyRib, prefixes: Iterable[Prefix]) -> None:
-        """The hot loop: from candidates to the kernel's route and the update groups' tables."""
-        candidates, loc_rib, decisions = rib.adj_rib_in.candidates, rib.loc_rib, rib.decisions
-        origination, local, special, metric = rib.origination, rib.local, rib.special, rib.metric
-        epoch, updates = rib.epoch, rib.updates
-        fib = self._changes.fib.setdefault(rib.family, {})
-        for prefix in prefixes:
-            found = candidates.get(prefix)
-            if found is None and prefix not in special:
-                loc_rib.pop(prefix, None)
-                fib[prefix, metric] = None
-                for update in updates:
-                    if prefix in update.table:
-                        self._tell(update, prefix, None)
-                continue
-            selection: Selection | None = None
-            wanted: Forwarding | None = None
-            outs: Sequence[Out | None] = ()
-            if found is not None:
-                key = id(found) if type(found) is Path else tuple(map(id, found))
-                decision = decisions.get(key)
-                if decision is None or decision.epoch is not epoch:
-                    decision = decisions[key] = self._decision(found, epoch)
-                if decision.updates is not updates:
-                    self._export(decision, updates)
-                selection, wanted, outs = decision.selection, decision.forwarding, decision.outs
-            if prefix in special:
-                own, hole = prefix in origination.announce, origination.blackholes.get(prefix)
-                if own or prefix in local or (hole and not hole.yields):
-                    selection = None
-                if selection is None:
-                    wanted = BLACKHOLE if hole else None
-                    outs = [update.local for update in updates] if own else ()
-            if selection is None:
-                loc_rib.pop(prefix, None)
-                fib[prefix, metric] = wanted
-            else:
-                if loc_rib.get(prefix) is not selection:
-                    loc_rib[prefix] = selection
-                    fib[prefix, metric] = wanted
-                if outs and prefix_refusal(prefix, origination):
-                    outs = ()
-            if outs:
-                for update, out in zip(updates, outs, strict=True):
-                    if update.table.get(prefix) != out:
-                        self._tell(update, prefix, out)
-            else:
-                for update in updates:
-                    if prefix in update.table:
-                        self._tell(update, prefix, None)
+    def _join(self, rib: FamilyRib, group: Group) -> None:
+        chain = self._policy.chain(group.filters, "export", rib.family)
+        if rib.adverts.join(group, chain):
+            rib.specials()
+            rib.decide_all()
 
-    def _decision(self, found: Path | tuple[Path, ...], epoch: object) -> _Decision:
-        selection = select((found,) if isinstance(found, Path) else found, self._resolve, self._max_paths)
-        wanted = forwarding(selection, self._resolve, self._max_paths) if selection else None
-        return _Decision(found, epoch, selection, wanted)
+    def _leave(self, rib: FamilyRib, group: Group) -> None:
+        rib.adverts.leave(group)
+        rib.specials()
 
-    @staticmethod
-    def _export(decision: _Decision, updates: tuple[_Update, ...]) -> None:
-        """Fill in ``decision.outs``; empty when nobody may be told."""
-        best = decision.selection.best if decision.selection else None
-        found = [learned_out(best, update.group) for update in updates] if best else []
-        outs = tuple(out if isinstance(out, Out) else None for out in found)
-        decision.outs = outs if any(outs) else ()
-        decision.updates = updates
+    def _as_taken(self, path: Path) -> Path:
+        made = self._altered.get(path)
+        if made is None:
+            if len(self._altered) >= MOST_ALTERED:
+                self._altered.clear()
+            made = self._altered[path] = received(path)
+        return made
 
-    def _tell(self, update: _Update, prefix: Prefix, out: Out | None) -> None:
-        """An update group is told something else of a prefix than before."""
-        changes = self._changes.adj_rib_out.setdefault(update.group, {})
-        pair = changes.get(prefix)
-        before = pair[0] if pair else update.table.get(prefix)
-        if pair and before == out:
-            del changes[prefix]
-        else:
-            changes[prefix] = (before, out)
-        if out is None:
-            del update.table[prefix]
-        else:
-            update.table[prefix] = out
+    def _encodes(self, peer: Peer) -> None:
+        if self._encoders.get(peer.id) is not peer:
+            self._encoders[peer.id] = peer
+            self._review_priorities()
+
+    def _review_encoders(self) -> None:
+        """Who ended, and left no routes, no longer counts."""
+        if not self._encoders:
+            return
+        stale = {peer for peer, _ in self._stale_until}
+        gone = [
+            peer
+            for peer, session in self._encoders.items()
+            if self._peers.get(peer) is not session and peer not in stale
+        ]
+        for peer in gone:
+            del self._encoders[peer]
+        if gone:
+            self._review_priorities()
+
+    def _review_priorities(self) -> None:
+        policy = self._policy
+        auto = policy.priorities_set or bool(self._encoders)
+        now = auto if policy.priorities == "auto" else policy.priorities == "on"
+        if now != self._prioritised:
+            self._prioritised = now
+            for rib in self._ribs.values():
+                rib.adverts.prioritised = now
+                rib.revalue()
+
+
+def _accept(path: Path) -> None:
+    """Import has had its word already."""

@@ -4,7 +4,11 @@ A session that reads too slowly leaves the common road: the prefixes it missed w
 value of each wins), are encoded from the group's table when its socket drains, and it joins the others again. A new
 session starts that way, with the whole table missed. When it has caught up and the node knows all it will announce
 (``release_end_of_rib``), it is told End-of-RIB (RFC 4724 §4.1), once. Nothing is told to the session it was learned
-from. ``daemon`` calls this with what ``router`` decided; ``speaker`` carries the octets.
+from. A session that another policy puts into another group is told the difference between what it was told and the new
+group's table, once that is whole (``move``). The answer to a refresh has a begin and an end where the peer knows them
+(RFC 7313). ``daemon`` calls this with what ``router`` decided; ``speaker`` carries the octets.
+
+A table is keyed by NLRI: prefixes, with path identifiers in front in groups that take several paths (RFC 7911).
 """
 
 from __future__ import annotations
@@ -14,7 +18,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from bgpd.bgp.wire import encode_announcements, encode_withdrawals, end_of_rib
+from bgpd.bgp.exa import ROUTE_REFRESH, RefreshKind, encode_refresh
+from bgpd.bgp.wire import encode_announcements, encode_withdrawals, end_of_rib, message
 from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix
 from bgpd.model.route import Attributes, Out
@@ -64,6 +69,14 @@ class _Member:
     blocked: bool = False
     """Its socket is full: nothing more until ``writable``."""
     end_of_rib_due: bool = True
+    refreshing: bool = False
+    """It was told that all of the family follows: told the end of it, once it has caught up."""
+    moved: bool = False
+    """From another group: it waits until the tables are whole."""
+    told: Mapping[Prefix, Out] = field(default_factory=dict)
+    """Of a moved session: what it was told before; shared by all that moved with it."""
+    since: set[Prefix] = field(default_factory=set)
+    """What it was told since, where that is not the same."""
 
     @property
     def behind(self) -> bool:
@@ -112,6 +125,37 @@ class Outbound:
             if not member.group.members:
                 del self._groups[member.group.key]
 
+    def move(
+        self, moved: Mapping[Peer, Mapping[Family, object]], tables: Mapping[object, Mapping[Prefix, Out]]
+    ) -> None:
+        """Sessions are told by other groups from now on; ``tables`` has those of the groups that they move to.
+
+        All that was decided before must have been handed over by ``changed``: what these sessions were told is what the
+        tables of their old groups hold now.
+        """
+        copies: dict[object, dict[Prefix, Out]] = {}
+        for peer, groups in moved.items():
+            for member in self._of(peer):
+                old, key = member.group, groups.get(member.group.family, member.group.family)
+                if old.key == key:
+                    continue
+                before = copies.get(old.key)
+                if before is None:
+                    before = copies[old.key] = dict(old.table)
+                unsure = {*member.missed, *member.gone}
+                new = self._groups.get(key)
+                if new is None:
+                    new = self._groups[key] = _Group(key, old.family, tables.get(key, {}))
+                del old.members[member]
+                if not old.members:
+                    del self._groups[old.key]
+                new.members[member] = None
+                member.group, member.moved = new, True
+                member.missed = dict.fromkeys((*before, *unsure, *new.table))
+                member.gone = {}
+                member.told, member.since = before, unsure
+                self._due[member] = None
+
     def changed(self, group: object, told: Told) -> None:
         """What a group is told changed: encode once, send to every member that is not behind."""
         found = self._groups.get(group)
@@ -121,7 +165,7 @@ class Outbound:
         sources = {out.source for pair in told.values() for out in pair if out is not None}
         octets: bytes | None = None
         for member in found.members:
-            if member.behind or member.blocked:
+            if member.behind or member.blocked or member.moved:
                 member.missed.update(dict.fromkeys(told))
                 self._due[member] = None
             elif (peer := member.peer).id in sources:
@@ -129,11 +173,11 @@ class Outbound:
                     (p, _seen_by(peer, before), _seen_by(peer, now)) for p, (before, now) in told.items()
                 )
                 seen = ((p, now) for p, before, now in pairs if before is not None or now is not None)
-                self._put(member, _encode(found.family, peer.asn4, seen))
+                self._put(member, _encode(found.family, peer, seen))
             else:
                 if octets is None:
                     state = ((prefix, now) for prefix, (_, now) in told.items())
-                    octets = _encode(found.family, peer.asn4, state)
+                    octets = _encode(found.family, peer, state)
                 self._put(member, octets)
 
     def writable(self, peer: Peer) -> None:
@@ -147,7 +191,11 @@ class Outbound:
         """Tell a session all of a family again (RFC 2918, or the operator's soft-out). Whether it carries it."""
         for member in self._of(peer):
             if member.group.family is family:
+                if peer.enhanced_refresh and not member.end_of_rib_due:
+                    member.refreshing = True
+                    self._put(member, _refresh_message(family, RefreshKind.BEGIN))
                 member.missed.update(member.group.seen_by(peer.id))
+                member.since.update(member.told)
                 self._due[member] = None
                 return True
         return False
@@ -167,10 +215,18 @@ class Outbound:
         for member in list(self._due):
             if member.blocked:
                 del self._due[member]
+            elif member.moved and not settled:
+                continue
             elif member.behind or not member.end_of_rib_due or finish:
                 if budget <= 0:
                     return True
+                member.moved = False
                 budget -= SESSION_COST + (self._catch_up(member, encoded) if member.behind else 0)
+                if not member.behind:
+                    member.told, member.since = {}, set()
+                    if member.refreshing:
+                        member.refreshing = False
+                        self._put(member, _refresh_message(member.group.family, RefreshKind.END))
                 if member.behind:
                     self._due[member] = self._due.pop(member)  # after the others
                 elif finish or not member.end_of_rib_due:
@@ -178,7 +234,7 @@ class Outbound:
                     if member.end_of_rib_due:
                         member.end_of_rib_due = False
                         self._put(member, end_of_rib(member.group.family))
-        return any(member.behind and not member.blocked for member in self._due)
+        return any(member.behind and not member.blocked and not member.moved for member in self._due)
 
     def advertised(self, peer: PeerId, family: Family) -> int:
         """Prefixes of a family that a session has been told."""
@@ -197,12 +253,13 @@ class Outbound:
         return sum(len(member.missed) + len(member.gone) for member in self._by_peer.get(peer, ()))
 
     def has_told(self, peer: PeerId, family: Family, prefix: Prefix) -> bool:
-        """Whether a session has been told the present state of a prefix, where there is one to tell."""
-        return any(
-            prefix not in member.missed and prefix not in member.gone
-            for member in self._by_peer.get(peer, ())
-            if member.group.family is family
-        )
+        """Whether a session has been told the present state of a prefix (or NLRI), where there is one to tell."""
+        for member in self._by_peer.get(peer, ()):
+            if member.group.family is family:
+                waiting = {**member.missed, **member.gone} if member.behind else {}
+                several = family in member.peer.add_path_send
+                return prefix not in waiting and not (several and any(nlri[4:] == prefix for nlri in waiting))
+        return False
 
     def _of(self, peer: Peer) -> list[_Member]:
         return [member for member in self._by_peer.get(peer.id, ()) if member.peer is peer]
@@ -213,9 +270,13 @@ class Outbound:
         table = group.table
         chunk = list(islice(missed, CHUNK))
         announced: list[Prefix] = []
+        told = member.told
         for prefix in chunk:
             del missed[prefix]
-            if _seen_by(peer, table.get(prefix)) is None:
+            now = _seen_by(peer, table.get(prefix))
+            if prefix in told and prefix not in member.since and now == _seen_by(peer, told[prefix]):
+                continue
+            if now is None:
                 gone[prefix] = None
             else:
                 announced.append(prefix)
@@ -225,11 +286,13 @@ class Outbound:
                 del gone[prefix]
                 if _seen_by(peer, table.get(prefix)) is None:
                     withdrawn.append(prefix)
+        if told:
+            member.since.update(announced, withdrawn)
         key = (group.key, tuple(announced), tuple(withdrawn))
         octets = encoded.get(key)
         if octets is None:
             state = (*((p, table[p]) for p in announced), *((p, None) for p in withdrawn))
-            octets = encoded[key] = _encode(group.family, peer.asn4, state)
+            octets = encoded[key] = _encode(group.family, peer, state)
         self._put(member, octets)
         return len(chunk) + len(withdrawn)
 
@@ -242,8 +305,13 @@ def _seen_by(peer: Peer, out: Out | None) -> Out | None:
     return None if out is None or out.source == peer.id else out
 
 
-def _encode(family: Family, asn4: bool, state: Iterable[tuple[Prefix, Out | None]]) -> bytes:
-    """UPDATEs for the state of some prefixes: announcements first, grouped by what is said of them, then withdrawals.
+def _refresh_message(family: Family, kind: RefreshKind) -> bytes:
+    return message(ROUTE_REFRESH, encode_refresh(family, kind))
+
+
+def _encode(family: Family, peer: Peer, state: Iterable[tuple[Prefix, Out | None]]) -> bytes:
+    """UPDATEs for the state of some NLRI: announcements first, grouped by what is said of them, then withdrawals. They
+    are the same for all sessions of ``peer``'s group.
 
     (House rule 11: a more specific is announced before what covered it goes.) Attributes too large for one message are
     not announced (RFC 4271 §9.2), and whatever was announced before is withdrawn.
@@ -256,9 +324,13 @@ def _encode(family: Family, asn4: bool, state: Iterable[tuple[Prefix, Out | None
         else:
             announced.setdefault((out.attributes, out.next_hop), []).append(prefix)
     messages: list[bytes] = []
+    own = peer.next_hop(family) if peer.link_local is not None else None
     for (attributes, next_hop), prefixes in announced.items():
+        on_link = peer.link_local if next_hop == own else None
         try:
-            messages += encode_announcements(family, attributes, next_hop, prefixes, asn4)
+            messages += encode_announcements(
+                family, attributes, next_hop, prefixes, peer.asn4, link_local=on_link
+            )
         except ValueError:
             withdrawn += prefixes
     if withdrawn:

@@ -229,6 +229,12 @@ class Reason(Enum):
     PATH_ID = "tied, and its path identifier is greater"
 
 
+UNUSABLE = frozenset(
+    (Reason.AS_LOOP, Reason.ORIGINATOR_LOOP, Reason.CLUSTER_LOOP, Reason.FILTERED, Reason.UNRESOLVED)
+)
+"""Of a path that could not be used were it the only one."""
+
+
 class Selection(NamedTuple):
     """The decision for one prefix. ``multipath`` holds ``best`` and is what the kernel gets."""
 

@@ -20,9 +20,10 @@ from typing import Any
 
 from bgpd.model.prefix import Address
 from bgpd.model.route import Path, Reason, Resolution, Selection, Unresolved
-from bgpd.rules.policy import DEFAULT_LOCAL_PREF, import_refusal
+from bgpd.rules.imports import DEFAULT_LOCAL_PREF, import_refusal
 
 Resolve = Callable[[Address], Resolution | Unresolved]
+Refuse = Callable[[Path], Reason | None]
 
 
 def local_preference(path: Path) -> int:
@@ -90,17 +91,18 @@ def _eliminate(paths: Sequence[Path], steps: Sequence[Step], rejected: dict[Path
 
 
 def judge(
-    paths: Sequence[Path], resolve: Resolve, max_paths: int
+    paths: Sequence[Path], resolve: Resolve, max_paths: int, refuse: Refuse = import_refusal
 ) -> tuple[Path | None, tuple[Path, ...], dict[Path, Reason]]:
     """The best path (``None`` when none is usable), the multipath set with it in front, and why each other is not best.
 
-    ``max_paths`` bounds the multipath set; the tie-breaks say which stay. The order of ``paths`` does not matter.
+    ``max_paths`` bounds the multipath set; the tie-breaks say which stay. ``refuse`` names what import refuses. The
+    order of ``paths`` does not matter.
     """
     rejected: dict[Path, Reason] = {}
     usable: list[Path] = []
     costs: dict[Address, int] = {}
     for path in paths:
-        if refusal := import_refusal(path):
+        if refusal := refuse(path):
             rejected[path] = refusal
             continue
         resolution = resolve(path.next_hop)
@@ -126,7 +128,9 @@ def judge(
     return ranked[0], tuple(ranked), rejected
 
 
-def select(paths: Sequence[Path], resolve: Resolve, max_paths: int) -> Selection | None:
+def select(
+    paths: Sequence[Path], resolve: Resolve, max_paths: int, refuse: Refuse = import_refusal
+) -> Selection | None:
     """``judge`` as the RIB keeps it; ``None`` when no path is usable."""
-    best, multipath, rejected = judge(paths, resolve, max_paths)
+    best, multipath, rejected = judge(paths, resolve, max_paths, refuse)
     return None if best is None else Selection(best, multipath, rejected)

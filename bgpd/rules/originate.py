@@ -4,12 +4,18 @@ Called by the daemon at every snapshot and every change of the workloads' routes
 depend on the order of anything. A block is ours when its BlockAffinity is confirmed and no IPAMBlock of exactly its
 CIDR names another owner; it is announced, and nothing inside it. One that is being released (``pendingDeletion``) is
 not: the addresses in use are announced one by one, and the blackhole stays until another node announces the block. A
-workload's host route inside a pool and outside our blocks is a borrowed address.
+workload's host route inside a pool and outside our blocks is a borrowed address. One whose metric is below the normal
+priority is announced inside our own block too: its workload is being moved here (calico.md §3.5). The ranges of
+services are announced whole, and are never the kernel's (§5).
+
+A blackhole goes through the same rule as any route of its pool: where Felix writes those, it is Felix's (§2.9). What is
+not announced by itself, others' routes in the kernel among it, is *offered*: a peer's filter may let it out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from bgpd.model.prefix import (
@@ -24,16 +30,41 @@ from bgpd.model.prefix import (
     prefix_text,
 )
 from bgpd.model.resources import AffinityState, Allocation, BlockAffinity, IPAMBlock, IPPool, Snapshot
-from bgpd.model.route import LocalBlackhole, Originated, Origination, OriginKind, Workloads
+from bgpd.model.route import (
+    ForeignRoute,
+    ForeignRoutes,
+    LocalBlackhole,
+    Originated,
+    Origination,
+    OriginKind,
+    RouteSource,
+    WorkloadRoute,
+    Workloads,
+)
 from bgpd.model.status import BlockView
+from bgpd.rules.policy import FamilyPolicy, RoutePolicy
+
+NOT_DIRECT = ("cali*", "kube-ipvs*")
+"""Interfaces whose addresses are no candidates: workloads' ends, and services'."""
 
 
 def originate(
-    snapshot: Snapshot, workloads: Workloads, node: str, ipam_early: bool = False
+    snapshot: Snapshot,
+    workloads: Workloads,
+    node: str,
+    ipam_early: bool = False,
+    policy: RoutePolicy | None = None,
+    foreign: ForeignRoutes | None = None,
 ) -> Mapping[Family, Origination]:
     """What ``node`` says and keeps, of both families. With ``ipam_early`` an address that IPAM gave to this node counts
-    as borrowed before the kernel has its route."""
-    return {family: _family(snapshot, workloads, node, ipam_early, family) for family in Family}
+    as borrowed before the kernel has its route. ``foreign``: others' routes in the kernel, where a filter may want one."""
+    policy, foreign = policy or RoutePolicy(), foreign or {}
+    return {
+        family: _family(
+            snapshot, workloads, node, ipam_early, family, policy, foreign.get(family, frozenset())
+        )
+        for family in Family
+    }
 
 
 class _Block(NamedTuple):
@@ -87,38 +118,66 @@ def _judge(affinity: BlockAffinity, block: IPAMBlock | None, node: str) -> _Bloc
 
 
 def _family(
-    snapshot: Snapshot, workloads: Workloads, node: str, ipam_early: bool, family: Family
+    snapshot: Snapshot,
+    workloads: Workloads,
+    node: str,
+    ipam_early: bool,
+    family: Family,
+    policy: RoutePolicy,
+    foreign: Iterable[ForeignRoute],
 ) -> Origination:
+    own_policy = policy.families[family]
     pools = sorted((p for p in snapshot.pools.values() if p.family is family), key=lambda p: (p.cidr, p.name))
     concealing = [pool for pool in pools if pool.disable_bgp_export]
     own = _own_blocks(snapshot, node, family)
     owned = [block for block in own.values() if block.owned]
     announce: dict[Prefix, Originated] = {}
     hidden: dict[Prefix, str] = {}
+    offered: dict[Prefix, Originated] = {}
     blackholes: dict[Prefix, LocalBlackhole] = {}
 
     for cidr, block in own.items():
         source = f"BlockAffinity {block.affinity.name}"
         if block.kept and not is_host(family, cidr):
-            blackholes[cidr] = LocalBlackhole(source, yields=not block.owned)
+            rule = own_policy.kernel_rule(cidr)
+            if rule is None or rule.program:
+                blackholes[cidr] = LocalBlackhole(source, yields=not block.owned)
         inside = _inside(family, cidr, (other.cidr for other in owned if other is not block))
         reason = block.reason or inside or _concealed(cidr, concealing)
         if reason:
             hidden[cidr] = reason
+            if block.kept:
+                offered[cidr] = Originated(OriginKind.BLOCK, source)
         else:
             announce[cidr] = Originated(OriginKind.BLOCK, source)
 
     candidates = _candidates(snapshot, workloads, node, ipam_early, family)
-    for prefix, (source, absent) in candidates.items():
+    for prefix, (route, source, absent) in candidates.items():
         if prefix in announce:
             continue  # a block of a single address
         inside = _inside(family, prefix, (block.cidr for block in owned))
+        if policy.priorities != "off" and 0 < route.metric < own_policy.normal_priority:
+            inside = ""
         reason = absent or inside or _outside(prefix, pools) or _concealed(prefix, concealing)
+        found = _originated(OriginKind.BORROWED, source, route)
         if reason:
             hidden.setdefault(prefix, reason)
+            if not absent:
+                offered.setdefault(prefix, found)
         else:
-            announce[prefix] = Originated(OriginKind.BORROWED, source)
+            announce[prefix] = found
             hidden.pop(prefix, None)
+            offered.pop(prefix, None)
+
+    for prefix, source in own_policy.services.items():
+        if prefix not in announce:
+            service = Originated(OriginKind.SERVICE, source)
+            if reason := _concealed(prefix, concealing):
+                hidden[prefix], offered[prefix] = reason, service
+            else:
+                announce[prefix] = service
+    if policy.filters_exports(family):
+        _offer(foreign, own_policy, policy.ignored_interfaces, announce, offered)
 
     return Origination(
         announce,
@@ -126,7 +185,46 @@ def _family(
         exported_pools=tuple(pool.cidr for pool in pools if not pool.disable_bgp_export),
         hidden_pools=tuple(pool.cidr for pool in concealing),
         hidden=hidden,
+        offered=offered,
+        exported_services=(*own_policy.services, *own_policy.reexported),
+        statics=own_policy.reachable,
     )
+
+
+def _originated(kind: OriginKind, source: str, route: WorkloadRoute) -> Originated:
+    route_source = RouteSource.DIRECT if route.direct else RouteSource.KERNEL
+    return Originated(kind, source, route_source, route.interface, route.metric)
+
+
+def _offer(
+    foreign: Iterable[ForeignRoute],
+    policy: FamilyPolicy,
+    ignored: tuple[str, ...],
+    announce: Mapping[Prefix, Originated],
+    offered: dict[Prefix, Originated],
+) -> None:
+    """What BIRD learns of the kernel beside the workloads. Of several routes of a prefix a connected subnet is first,
+    then our own static, then the least metric."""
+    not_direct = (*NOT_DIRECT, *ignored)
+    for prefix, static in policy.reachable.items():
+        if prefix not in announce:
+            offered[prefix] = Originated(OriginKind.STATIC, static.source, gateway=static.gateway)
+    order = sorted(
+        foreign, key=lambda r: (r.source is not RouteSource.DIRECT, r.metric, r.interface, r.gateway or b"")
+    )
+    for route in order:
+        direct = route.source is RouteSource.DIRECT
+        if direct and any(fnmatchcase(route.interface, pattern) for pattern in not_direct):
+            continue
+        if route.prefix not in announce and route.prefix not in offered:
+            words = (
+                f"{'subnet' if direct else 'route'} on {route.interface}"
+                if route.interface
+                else "kernel route"
+            )
+            offered[route.prefix] = Originated(
+                OriginKind.STATIC, words, route.source, route.interface, route.metric, route.gateway
+            )
 
 
 def _inside(family: Family, prefix: Prefix, blocks: Iterable[Prefix]) -> str:
@@ -145,27 +243,28 @@ def _concealed(prefix: Prefix, concealing: Iterable[IPPool]) -> str:
 
 def _candidates(
     snapshot: Snapshot, workloads: Workloads, node: str, ipam_early: bool, family: Family
-) -> dict[Prefix, tuple[str, str]]:
-    """Addresses in use on this node -> (where we know it from, why it does not count)."""
-    interfaces: dict[Prefix, str] = {}
-    for prefix, interface in sorted(workloads.get(family, ())):
-        if is_host(family, prefix):
-            interfaces.setdefault(prefix, interface)
+) -> dict[Prefix, tuple[WorkloadRoute, str, str]]:
+    """Addresses in use on this node -> (its route, where we know it from, why it does not count)."""
+    routes: dict[Prefix, WorkloadRoute] = {}
+    for route in sorted(workloads.get(family, ()), key=lambda route: (route.metric, route.interface)):
+        if is_host(family, route.prefix):
+            routes.setdefault(route.prefix, route)
     known: dict[Prefix, tuple[IPAMBlock, Allocation]] = {}
     by_cidr = _by_cidr(snapshot, family)
     for block in by_cidr.values():
-        if node in block.borrowers or (node == block.affinity and interfaces):
+        if node in block.borrowers or (node == block.affinity and routes):
             for allocation in block.allocations:
                 if allocation.node == node:
                     known[host_prefix(allocation.address)] = (block, allocation)
-    found: dict[Prefix, tuple[str, str]] = {}
-    for prefix in sorted(interfaces.keys() | known.keys()):
+    found: dict[Prefix, tuple[WorkloadRoute, str, str]] = {}
+    for prefix in sorted(routes.keys() | known.keys()):
         words = _words(*known[prefix], node) if prefix in known else ""
-        if prefix in interfaces:
-            found[prefix] = (f"route on {interfaces[prefix]}{words}", "")
+        if prefix in routes:
+            found[prefix] = (routes[prefix], f"route on {routes[prefix].interface}{words}", "")
         elif (block := known[prefix][0]).affinity != node:
             absent = f"IPAMBlock {block.name} gives it to this node, but no workload's route is there"
-            found[prefix] = (f"IPAMBlock {block.name}{words}", "" if ipam_early else absent)
+            none = WorkloadRoute(prefix, "")
+            found[prefix] = (none, f"IPAMBlock {block.name}{words}", "" if ipam_early else absent)
     return found
 
 

@@ -1,139 +1,256 @@
-"""Import and export policy: what is refused, and what of a route changes on its way to a peer.
+"""All that the configuration says on routes, as one value: who is told what, what goes into the kernel, and how.
 
-Until filters are configured, import accepts all that the protocol allows (RFC 4271 §9.1.2 loops, RFC 4456 §8), and
-export lets out three things only: this node's own blocks, the addresses it borrowed, and BGP-learned routes inside a
-pool without ``disableBGPExport``; nothing else, never a default route (RFC 8212 in spirit). An own block hides the
-sub-prefixes that *this node* originates (``rules.originate`` leaves them out); what it learned from others inside its
-own block passes (Calico's filter drops them too, so that a reflector's clients reach a borrowed address by a hair-pin
-through the block's owner: calico.md §3.4).
-
-Each refusal is an enum member, kept as data for ``bgpctl why``. Called by ``decision`` and ``router``.
+``route_policy`` makes it anew from the resources at every change; ``router.Router.policy`` compares it with the one
+before and decides again what differs, while the sessions stay. ``rules.imports``, ``rules.exports`` and
+``rules.forwarding`` apply it; ``rules.originate`` takes from it what this node says and keeps. calico.md §2.7 to §2.9,
+§5 and §8.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from enum import Enum
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
-from bgpd.model.peer import Peer
-from bgpd.model.prefix import Address, Family, Prefix, covers
-from bgpd.model.route import Attributes, Origination, Out, Path, Reason, SegmentType
+from bgpd.config import Config
+from bgpd.model.peer import DynamicRange, Peer, PeerId, PeerKind, PeerPolicy
+from bgpd.model.prefix import (
+    Address,
+    Family,
+    Prefix,
+    covers,
+    family_of,
+    host_prefix,
+    is_host,
+    make_prefix,
+)
+from bgpd.model.resources import (
+    BGPConfiguration,
+    BGPFilter,
+    ClusterRoutes,
+    Community,
+    EncapMode,
+    IPPool,
+    Node,
+    Snapshot,
+)
+from bgpd.model.route import StaticRoute
+from bgpd.rules.filters import Chain, Direction, chain
+from bgpd.rules.peering import Peering
 
-NO_EXPORT = 0xFFFFFF01
-NO_ADVERTISE = 0xFFFFFF02
-NO_EXPORT_SUBCONFED = 0xFFFFFF03
-NON_TRANSITIVE = 0x40
-"""In the first octet of an extended community: it stays inside the AS (RFC 4360 §2)."""
-DEFAULT_LOCAL_PREF = 100
-
-
-class ExportRefusal(Enum):
-    """Why a route is not told to a peer; the value is what ``bgpctl why`` prints."""
-
-    INTERNAL = "learned from an internal peer, and internal routes are not passed on to internal peers"
-    NO_ADVERTISE = "it carries the community no-advertise"
-    NO_EXPORT = "it carries the community no-export, and the peer is external"
-    LOOP = "the peer's AS is already on its AS path"
-    DEFAULT_ROUTE = "a default route is never passed on"
-    POOL_DISABLED = "it is inside a pool with disableBGPExport"
-    NOT_IN_POOL = "it is a learned route outside every pool"
-    NO_NEXT_HOP = "this node has no address of the family to announce as the next hop"
-    SOURCE = "it was learned from that peer"
-
-
-class Group(NamedTuple):
-    """An update group: sessions that are told the same octets."""
-
-    family: Family
-    ibgp: bool
-    local_asn: int
-    peer_asn: int
-    """0 on internal sessions, where it changes nothing."""
-    next_hop: Address
-    asn4: bool
+NORMAL_PRIORITY = 1024
+"""The metric of a workload's route unless a BGPConfiguration says otherwise."""
+ENCODED = 1 << 30
+"""A LOCAL_PREF above it is INT_MAX less a metric: nobody sets such a one by hand."""
+TUNNEL = "tunl0"
+EXCLUDE_SERVICES = "node.kubernetes.io/exclude-from-external-load-balancers"
+KEPT_INSIDE: tuple[str, ...] = ("*.cali", "*.calico")
+NOBODYS = PeerPolicy()
 
 
-def groups_of(peer: Peer) -> dict[Family, Group]:
-    """The update group of a session in each of its families; without one for a family we have no next hop for."""
-    found = {}
-    for family in peer.families:
-        next_hop = peer.next_hop(family)
-        if next_hop is not None:
-            config = peer.config
-            asn = 0 if peer.ibgp else config.asn
-            found[family] = Group(family, peer.ibgp, config.local_asn, asn, next_hop, peer.asn4)
-    return found
+class KernelRule(NamedTuple):
+    """Of the routes inside a CIDR: whether, and how, they are written (calico.md §2.9). The first that holds decides."""
+
+    cidr: Prefix
+    program: bool
+    reason: str
+    """In words: the pool and its mode, or the range of services."""
+    tunnel: str | None = None
+    """The device through which they lead, straight to the BGP next hop."""
+    cross_subnet: bool = False
+    """Only to next hops outside this node's own subnet; always otherwise."""
 
 
-def import_refusal(path: Path) -> Reason | None:
-    """Why the protocol forbids the use of a path (RFC 4271 §9.1.2, RFC 4456 §8), whatever its prefix."""
-    config, attributes = path.peer.config, path.attributes
-    for _, segment in attributes.as_path:
-        if config.local_asn in segment:
-            return Reason.AS_LOOP
-    if attributes.originator_id is not None and attributes.originator_id == config.router_id:
-        return Reason.ORIGINATOR_LOOP
-    return None
+@dataclass(frozen=True, slots=True)
+class FamilyPolicy:
+    """What bears on one family."""
+
+    normal_priority: int = NORMAL_PRIORITY
+    advertisements: tuple[tuple[Prefix, tuple[Community, ...]], ...] = ()
+    """Communities that each route inside a CIDR gets, once the built-in rules let it out."""
+    kernel_rules: tuple[KernelRule, ...] = ()
+    """In order."""
+    own_subnet: Prefix | None = None
+    """Of this node's address, where its length is known."""
+    encrypted: Mapping[Address, str] = field(default_factory=dict)
+    """Next hops that Felix's WireGuard routes lead to -> the node's name."""
+    services: Mapping[Prefix, str] = field(default_factory=dict)
+    """Ranges of services that this node announces, each with the field that says so."""
+    reexported: tuple[Prefix, ...] = ()
+    """Ranges of services whose learned routes a route reflector passes on."""
+    reachable: Mapping[Prefix, StaticRoute] = field(default_factory=dict)
+    """Host routes to peers, over their ``reachableBy``."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether every learned route is written as its next hop resolves."""
+        return not self.encrypted and all(rule.program and not rule.tunnel for rule in self.kernel_rules)
+
+    def kernel_rule(self, prefix: Prefix) -> KernelRule | None:
+        """The rule that decides on a prefix; without one it is written as it resolves."""
+        return next((rule for rule in self.kernel_rules if covers(rule.cidr, prefix)), None)
 
 
-def local_out(group: Group) -> Out:
-    """What a group is told of this node's own routes: ORIGIN IGP, next hop self."""
-    if group.ibgp:
-        return Out(Attributes(local_pref=DEFAULT_LOCAL_PREF), group.next_hop, None)
-    as_path = ((SegmentType.AS_SEQUENCE, (group.local_asn,)),)
-    return Out(Attributes(as_path=as_path), group.next_hop, None)
+@dataclass(frozen=True, slots=True)
+class RoutePolicy:
+    """See the module. The value without arguments is that of a cluster that says nothing."""
 
+    peers: Mapping[PeerId, PeerPolicy] = field(default_factory=dict)
+    ranges: tuple[DynamicRange, ...] = ()
+    filters: Mapping[str, BGPFilter] = field(default_factory=dict)
+    families: Mapping[Family, FamilyPolicy] = field(
+        default_factory=lambda: {family: FamilyPolicy() for family in Family}
+    )
+    cluster_id: Address | None = None
+    """Ours, as a route reflector (RFC 4456)."""
+    priorities: Literal["auto", "on", "off"] = "auto"
+    """Whether LOCAL_PREF carries the kernel's metric."""
+    priorities_set: bool = False
+    """A BGPConfiguration names a normal priority: ``auto`` is then on."""
+    kept_inside: tuple[str, ...] = KEPT_INSIDE
+    """Interfaces whose addresses and routes internal peers are not told: Felix brings them there."""
+    ignored_interfaces: tuple[str, ...] = ()
+    """Whose connected subnets are not even offered to filters."""
 
-def learned_out(path: Path, group: Group) -> Out | ExportRefusal:
-    """What a group is told of a learned path, as far as the path alone decides (``prefix_refusal`` is the rest).
+    def of(self, peer: Peer) -> PeerPolicy:
+        """What a session may tell and is told."""
+        found = self.peers.get(peer.id)
+        if found is None and peer.config.kind is PeerKind.DYNAMIC:
+            address = peer.config.address
+            family, host = family_of(address), host_prefix(address)
+            found = next(
+                (r.policy for r in self.ranges if r.family is family and covers(r.prefix, host)), None
+            )
+        return found or NOBODYS
 
-    External: our AS in front; no LOCAL_PREF, MED (RFC 4271 §5.1) or community that stays inside an AS. Internal:
-    LOCAL_PREF added. Next hop self.
-    """
-    attributes = path.attributes
-    if group.ibgp and path.peer.ibgp:
-        return ExportRefusal.INTERNAL
-    if NO_ADVERTISE in attributes.communities:
-        return ExportRefusal.NO_ADVERTISE
-    if not group.ibgp:
-        if NO_EXPORT in attributes.communities or NO_EXPORT_SUBCONFED in attributes.communities:
-            return ExportRefusal.NO_EXPORT
-        if group.peer_asn in attributes.asns():
-            return ExportRefusal.LOOP
-        sent = replace(
-            attributes,
-            as_path=prepend(attributes, group.local_asn),
-            local_pref=None,
-            med=None,
-            originator_id=None,
-            cluster_list=(),
-            extended_communities=tuple(
-                c for c in attributes.extended_communities if not c[0] & NON_TRANSITIVE
-            ),
+    @property
+    def clients(self) -> frozenset[PeerId]:
+        """The peers that are clients of ours, as a route reflector."""
+        return frozenset(peer for peer, policy in self.peers.items() if policy.client)
+
+    def chain(self, names: tuple[str, ...], direction: Direction, family: Family) -> Chain | None:
+        """The rules of filters, in order; ``None`` without any."""
+        return chain(names, self.filters, direction, family) if names else None
+
+    def exporting(self, names: Iterable[str], family: Family) -> tuple[str, ...]:
+        """Those of some filters that have a word on what a peer is told."""
+        return tuple(
+            name for name in names if name in self.filters and self.filters[name].exports.get(family)
         )
-    else:
-        local_pref = DEFAULT_LOCAL_PREF if attributes.local_pref is None else attributes.local_pref
-        sent = replace(attributes, local_pref=local_pref)
-    return Out(sent, group.next_hop, path.peer.id)
+
+    def filters_exports(self, family: Family) -> bool:
+        """Whether some peer has export filters with rules: only then others' routes are candidates."""
+        policies = (*self.peers.values(), *(each.policy for each in self.ranges))
+        return any(self.exporting(policy.filters, family) for policy in policies)
 
 
-def prepend(attributes: Attributes, asn: int) -> tuple[tuple[SegmentType, tuple[int, ...]], ...]:
-    """The AS path with ``asn`` in front (RFC 4271 §5.1.2 b); a full segment of 255 starts a new one."""
-    path = attributes.as_path
-    if path and path[0][0] == SegmentType.AS_SEQUENCE and len(path[0][1]) < 255:
-        return ((SegmentType.AS_SEQUENCE, (asn, *path[0][1])), *path[1:])
-    return ((SegmentType.AS_SEQUENCE, (asn,)), *path)
+def route_policy(snapshot: Snapshot, node: str, config: Config, peering: Peering) -> RoutePolicy:
+    """The policy of ``node``; independent of the order of the snapshot's mappings."""
+    cluster = snapshot.bgp_configurations.get("default") or BGPConfiguration()
+    mine = snapshot.bgp_configurations.get(f"node.{node}") or BGPConfiguration()
+    own = snapshot.nodes.get(node) or Node(node)
+    programmed = cluster.program_cluster_routes or config.kernel.program_cluster_routes
+    kept_inside = KEPT_INSIDE
+    if programmed not in (ClusterRoutes.ENABLED, ClusterRoutes.IPIP_ONLY):
+        kept_inside = (*kept_inside, TUNNEL)
+    return RoutePolicy(
+        peers=dict(peering.policies),
+        ranges=peering.dynamic,
+        filters=dict(snapshot.filters),
+        families={
+            family: _family(family, snapshot, own, cluster, mine, programmed, peering) for family in Family
+        },
+        cluster_id=own.route_reflector_cluster_id,
+        priorities=config.bgp.route_priority,
+        priorities_set=(cluster.ipv4_normal_route_priority or cluster.ipv6_normal_route_priority) is not None,
+        kept_inside=kept_inside,
+        ignored_interfaces=cluster.ignored_interfaces or (),
+    )
 
 
-def prefix_refusal(prefix: Prefix, origination: Origination) -> ExportRefusal | None:
-    """Why a learned route of this prefix is not passed on to anybody."""
-    if prefix[0] == 0:
-        return ExportRefusal.DEFAULT_ROUTE
-    for pool in origination.hidden_pools:
-        if covers(pool, prefix):
-            return ExportRefusal.POOL_DISABLED
-    for pool in origination.exported_pools:
-        if covers(pool, prefix):
-            return None
-    return ExportRefusal.NOT_IN_POOL
+def _family(
+    family: Family,
+    snapshot: Snapshot,
+    own: Node,
+    cluster: BGPConfiguration,
+    mine: BGPConfiguration,
+    programmed: ClusterRoutes,
+    peering: Peering,
+) -> FamilyPolicy:
+    four = family is Family.IPV4
+    normal = cluster.ipv4_normal_route_priority if four else cluster.ipv6_normal_route_priority
+    advertisements = mine.prefix_advertisements  # the node's own list replaces the other
+    if advertisements is None:
+        advertisements = cluster.prefix_advertisements or ()
+    network = own.ipv4_network if four else own.ipv6_network
+    ranges = list(_service_ranges(cluster, family))
+    announced = {} if own.labels.get(EXCLUDE_SERVICES) == "true" else dict(_announced(cluster, family))
+    reflects = own.route_reflector_cluster_id is not None
+    pools = sorted(
+        (pool for pool in snapshot.pools.values() if pool.family is family),
+        key=lambda pool: (-pool.cidr[0], pool.cidr, pool.name),
+    )
+    services = (
+        KernelRule(cidr, False, f"inside {name}: services are the kernel's own") for cidr, name in ranges
+    )
+    encrypted = {}
+    if family in own.wireguard:
+        for name, other in sorted(snapshot.nodes.items()):
+            address = other.address(family)
+            if name != own.name and family in other.wireguard and address is not None:
+                encrypted[address] = name
+    return FamilyPolicy(
+        normal_priority=NORMAL_PRIORITY if normal is None else normal,
+        advertisements=tuple(
+            (each.cidr, each.communities) for each in advertisements if each.family is family
+        ),
+        kernel_rules=(*services, *(_pool_rule(pool, programmed) for pool in pools)),
+        own_subnet=None if network is None else make_prefix(network.network.packed, network.prefixlen),
+        encrypted=encrypted,
+        services=announced,
+        reexported=tuple(cidr for cidr, name in ranges if reflects and name != "serviceClusterIPs"),
+        reachable={
+            host_prefix(peer.address): StaticRoute(peer.reachable_by, f"{peer.source} reachableBy")
+            for _, peer in sorted(peering.peers.items())
+            if peer.reachable_by is not None and family_of(peer.address) is family
+        },
+    )
+
+
+def _service_ranges(cluster: BGPConfiguration, family: Family) -> Iterator[tuple[Prefix, str]]:
+    named = (
+        ("serviceClusterIPs", cluster.service_cluster_ips),
+        ("serviceExternalIPs", cluster.service_external_ips),
+        ("serviceLoadBalancerIPs", cluster.service_load_balancer_ips),
+    )
+    for name, ranges in named:
+        for each in ranges:
+            if each.family is family:
+                yield each.cidr, name
+
+
+def _announced(cluster: BGPConfiguration, family: Family) -> Iterator[tuple[Prefix, str]]:
+    """The ranges that are announced whole (calico.md §5): a single address is its service's own business."""
+    for cidr, name in _service_ranges(cluster, family):
+        single = name != "serviceClusterIPs" and is_host(family, cidr)
+        aggregated = name != "serviceLoadBalancerIPs" or cluster.service_load_balancer_aggregation
+        if aggregated and not single:
+            yield cidr, f"BGPConfiguration default {name}"
+
+
+def _pool_rule(pool: IPPool, programmed: ClusterRoutes) -> KernelRule:
+    """VXLAN is Felix's always; the rest is whose ``programClusterRoutes`` says (calico.md §8)."""
+    name = f"IPPool {pool.name}"
+    if pool.vxlan_mode is not EncapMode.NEVER:
+        return KernelRule(
+            pool.cidr, False, f"{name} has vxlanMode {pool.vxlan_mode.value}: Felix writes its routes"
+        )
+    tunnelled = pool.ipip_mode is not EncapMode.NEVER and pool.family is Family.IPV4
+    kind = f"ipipMode {pool.ipip_mode.value}" if tunnelled else "no encapsulation"
+    ours = ClusterRoutes.IPIP_ONLY if tunnelled else ClusterRoutes.NO_ENCAP_ONLY
+    if programmed not in (ClusterRoutes.ENABLED, ours):
+        words = f"{name} has {kind}, and programClusterRoutes is {programmed.value}: Felix writes its routes"
+        return KernelRule(pool.cidr, False, words)
+    if not tunnelled:
+        return KernelRule(pool.cidr, True, f"{name} has {kind}")
+    return KernelRule(pool.cidr, True, f"{name} has {kind}", TUNNEL, pool.ipip_mode is EncapMode.CROSS_SUBNET)

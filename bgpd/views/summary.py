@@ -15,7 +15,6 @@ from bgpd.model.route import Origination, OriginKind, default_metric
 from bgpd.model.status import BlockView, Check, Datastore, FibStatus, SessionState, Status
 from bgpd.rules.originate import blocks
 from bgpd.rules.peering import Peering
-from bgpd.rules.policy import groups_of
 from bgpd.views.parts import Parts
 
 FAILING_SHOWN = 5
@@ -204,7 +203,7 @@ def _advertised(
     told: Counter[tuple[str, str]] = Counter()
     for family, origination in facts.originations.items():
         sessions = parts.established(family)
-        if not all(family in groups_of(peer) for peer in sessions):
+        if not all(family in parts.router.groups_of(peer) for peer in sessions):
             continue  # to some there is no next hop to tell
         for prefix, own in origination.announce.items():
             if all(parts.outbound.has_told(peer.id, family, prefix) for peer in sessions):

@@ -5,13 +5,13 @@ Rows are taken over many turns of the event loop, so each table is walked by a l
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from bgpd.model.prefix import Family, Prefix, address_text, covers, parse_prefix, prefix_text
 from bgpd.model.route import BLACKHOLE, FibKey, Origin, Out, Path, default_metric
 from bgpd.model.status import PeerStatus, RouteTable, RouteView
-from bgpd.rules.policy import groups_of
 from bgpd.views.parts import Parts, as_path_text, community_texts
 
 
@@ -22,10 +22,14 @@ class _Wanted:
     prefix: Prefix | None
     longer: bool
 
-    def of(self, table: Mapping[Prefix, object]) -> list[Prefix]:
-        """Those of a table; a list, since the table may change while rows are taken."""
+    def of(self, table: Mapping[Prefix, object], skip: int = 0) -> list[Prefix]:
+        """Those of a table; a list, since the table may change while rows are taken. Keys of a table of NLRI with path
+        identifiers have ``skip`` octets in front of the prefix."""
         if self.prefix is None:
             return list(table)
+        if skip:
+            inside = covers if self.longer else operator.eq
+            return [nlri for nlri in table if inside(self.prefix, Prefix(nlri[skip:]))]
         if not self.longer:
             return [self.prefix] if self.prefix in table else []
         return [prefix for prefix in table if covers(self.prefix, prefix)]
@@ -167,14 +171,16 @@ class Tables:
         for member in self._parts.established(family):
             if peer and member.id != peer.id:
                 continue
-            group = groups_of(member).get(family)
+            group = self._parts.router.groups_of(member).get(family)
             table: Mapping[Prefix, Out] = self._parts.router.adj_rib_out(group) if group else {}
-            for prefix in wanted.of(table):
-                out = table.get(prefix)
+            several = group is not None and group.add_path
+            for nlri in wanted.of(table, 4 if several else 0):
+                out = table.get(nlri)
+                prefix = Prefix(nlri[4:]) if several else nlri
                 if out is None or out.source == member.id:
                     continue
                 own = self._parts.router.origination(family).announce.get(prefix)
-                told = self._parts.outbound.has_told(member.id, family, prefix)
+                told = self._parts.outbound.has_told(member.id, family, nlri)
                 yield RouteView(
                     prefix=prefix_text(family, prefix),
                     family=family.label,
@@ -185,6 +191,7 @@ class Tables:
                     local_pref=out.attributes.local_pref,
                     med=out.attributes.med,
                     communities=community_texts(out.attributes),
+                    path_id=out.path_id,
                     best=told,
                     kind=own.kind.value if own else "bgp",
                     detail="" if told else "waiting for the peer to read",

@@ -23,7 +23,7 @@ from bgpd.model.resources import AffinityState, BlockAffinity, Snapshot
 from bgpd.model.route import BLACKHOLE, OriginKind, Out, Path, Reason, Unresolved, default_metric
 from bgpd.model.status import Explanation, SessionState, Step
 from bgpd.rib import longest_match
-from bgpd.rules.policy import ExportRefusal, groups_of
+from bgpd.rules.exports import ExportRefusal
 from bgpd.views.parts import Parts, as_path_text, community_texts
 
 _KIND = {OriginKind.BLOCK: "a block", OriginKind.BORROWED: "a borrowed address"}
@@ -233,7 +233,7 @@ class Why:
         refused: dict[str, list[str]] = {}
         sessions = self._parts.established(family)
         for peer in sessions:
-            group = groups_of(peer).get(family)
+            group = self._parts.router.groups_of(peer).get(family)
             out = self._parts.router.exported(family, prefix, group) if group else ExportRefusal.NO_NEXT_HOP
             if out is None:
                 continue

@@ -27,7 +27,8 @@ from bgpd.model.route import (
 )
 from bgpd.router import STALE_TIME
 from bgpd.rules.decision import judge
-from bgpd.rules.policy import Group, groups_of, import_refusal, learned_out, local_out
+from bgpd.rules.exports import Group, groups_of, learned_out, local_out
+from bgpd.rules.imports import import_refusal
 from tests.unit.builders import (
     V4,
     Core,

@@ -30,7 +30,7 @@ from bgpd.model.route import (
     Withdraw,
 )
 from bgpd.router import Router
-from bgpd.rules.policy import Group, groups_of
+from bgpd.rules.exports import Group, groups_of
 
 V4, V6 = Family.IPV4, Family.IPV6
 BOTH = frozenset(Family)

@@ -10,7 +10,7 @@ from bgpd.model.prefix import Address, Family
 from bgpd.model.resources import Snapshot
 from bgpd.model.status import PeerStatus
 from bgpd.programming import Programming
-from bgpd.rules.policy import groups_of
+from bgpd.rules.exports import groups_of
 from bgpd.views.parts import Parts
 from bgpd.views.why import Why
 from tests.unit.builders import Core, pfx

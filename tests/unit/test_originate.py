@@ -15,7 +15,15 @@ from bgpd.model.resources import (
     IPPool,
     Snapshot,
 )
-from bgpd.model.route import LocalBlackhole, Origination, OriginKind, WorkloadRoute, Workloads
+from bgpd.model.route import (
+    LocalBlackhole,
+    Originated,
+    Origination,
+    OriginKind,
+    RouteSource,
+    WorkloadRoute,
+    Workloads,
+)
 from bgpd.rules.originate import blocks, originate
 
 PENDING, CONFIRMED, RELEASING = (
@@ -170,11 +178,13 @@ def test_borrowed_addresses_follow_the_kernels_route() -> None:
     said = say(snap, "10.48.0.40", "10.48.0.41", "192.0.2.1", "10.48.0.128/26")
     assert (said.announced, said.blackholes) == (["10.48.0.40/32", "10.48.0.41/32"], [])
     sources = dict(zip(said.announced, said.origination.announce.values(), strict=True))
-    assert sources["10.48.0.40/32"] == (
+    assert sources["10.48.0.40/32"] == Originated(
         OriginKind.BORROWED,
         "route on cali0 of default/web, borrowed from other",
+        RouteSource.KERNEL,
+        "cali0",
     )
-    assert sources["10.48.0.41/32"] == (OriginKind.BORROWED, "route on cali1")
+    assert sources["10.48.0.41/32"][:2] == (OriginKind.BORROWED, "route on cali1")
     assert said.hidden == {"192.0.2.1/32": "inside no IPPool"}
 
 

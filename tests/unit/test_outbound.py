@@ -1,6 +1,7 @@
 """Adj-RIB-Out to the wire: one encoding for all, slow readers, End-of-RIB; decoded with the real codec."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
@@ -29,10 +30,10 @@ def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     real = module.encode_announcements
 
     def counted(
-        family: Family, what: Attributes, next_hop: bytes, prefixes: list[Prefix], asn4: bool
+        family: Family, what: Attributes, next_hop: bytes, prefixes: list[Prefix], *rest: Any, **more: Any
     ) -> list[bytes]:
         calls.append(len(prefixes))
-        return real(family, what, next_hop, prefixes, asn4)  # type: ignore[arg-type]
+        return real(family, what, next_hop, prefixes, *rest, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "encode_announcements", counted)
     return calls

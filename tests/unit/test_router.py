@@ -2,9 +2,10 @@
 
 import pytest
 
+from bgpd.deciding import SPARE_DECISIONS
 from bgpd.model.route import BLACKHOLE, EndOfRib, Origination, Reason, Resolution, Unresolved
-from bgpd.router import SPARE_DECISIONS, STALE_TIME
-from bgpd.rules.policy import NO_EXPORT, ExportRefusal, groups_of
+from bgpd.router import STALE_TIME
+from bgpd.rules.exports import NO_EXPORT, ExportRefusal, groups_of
 from tests.unit.builders import (
     BOTH,
     ME,

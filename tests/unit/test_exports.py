@@ -4,18 +4,18 @@ import pytest
 
 from bgpd.model.prefix import Family
 from bgpd.model.route import Attributes, Origination, Out, Reason, SegmentType
-from bgpd.rules.policy import (
+from bgpd.rules.exports import (
     NO_ADVERTISE,
     NO_EXPORT,
     NO_EXPORT_SUBCONFED,
     ExportRefusal,
     groups_of,
-    import_refusal,
     learned_out,
     local_out,
     prefix_refusal,
     prepend,
 )
+from bgpd.rules.imports import import_refusal
 from tests.unit.builders import (
     BOTH,
     ME,
@@ -101,7 +101,7 @@ def test_internal_to_external_puts_our_as_in_front_and_strips_what_is_internal()
 
 def test_external_to_internal_adds_a_local_preference_and_keeps_med() -> None:
     out = learned_out(path(EBGP, attributes(65001, med=7)), group(IBGP))
-    assert out == Out(attributes(65001, med=7, local_pref=100), ME, EBGP.id)
+    assert out == Out(attributes(65001, med=7, local_pref=100), addr("10.0.2.1"), EBGP.id)
 
 
 def test_external_to_external() -> None:

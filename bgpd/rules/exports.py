@@ -1,0 +1,257 @@
+"""Export: what a peer is told of a route, or the name of the rule that keeps it back. calico.md §2.7 and §2.11.
+
+In this order: what the protocol forbids (internal routes between internal peers that are not reflected, RFC 4456 §6;
+well-known communities, RFC 1997 and RFC 3765); the peer's filters, whose Accept lets out what the built-in rules would
+not, and whose Reject ends; the built-in rules. Those let out this node's own blocks, addresses and services, and
+learned routes inside a pool without ``disableBGPExport`` or inside a service's range; nothing else, never a default
+route (RFC 8212 in spirit). What they let out gets the communities of ``prefixAdvertisements``.
+
+An own block hides the sub-prefixes that *this node* originates (``rules.originate`` leaves them out); what it learned
+from others inside its own block passes (Calico's filter drops them too, so that a reflector's clients reach a borrowed
+address by a hair-pin through the block's owner: calico.md §3.4). Each refusal is an enum member, kept as data.
+
+Sessions that are told the same octets are one ``Group``. Called by ``advertise``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from enum import Enum
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from bgpd.model.peer import Peer
+from bgpd.model.prefix import Address, Family, Prefix, covers, is_link_local
+from bgpd.model.resources import Action, AddCommunity, NextHopMode, Operation
+from bgpd.model.route import AsPath, Attributes, Originated, Origination, Out, Path, SegmentType
+from bgpd.rules.filters import INT_MAX, Chain, Subject, operated
+from bgpd.rules.imports import DEFAULT_LOCAL_PREF
+from bgpd.rules.policy import FamilyPolicy, RoutePolicy
+
+NO_EXPORT = 0xFFFFFF01
+NO_ADVERTISE = 0xFFFFFF02
+NO_EXPORT_SUBCONFED = 0xFFFFFF03
+NO_PEER = 0xFFFFFF04
+STAYS_INSIDE = frozenset((NO_EXPORT, NO_EXPORT_SUBCONFED))
+NON_TRANSITIVE = 0x40
+"""In the first octet of an extended community: it stays inside the AS (RFC 4360 §2)."""
+NEVER_TOLD = "bpf*.cali"
+"""Interfaces whose routes nobody is told."""
+
+
+class ExportRefusal(Enum):
+    """Why a route is not told to a peer; the value is what ``bgpctl why`` prints."""
+
+    INTERNAL = "learned from an internal peer, and internal routes are not passed on to internal peers"
+    NO_ADVERTISE = "it carries the community no-advertise"
+    NO_EXPORT = "it carries the community no-export, and the peer is external"
+    NO_PEER = "it carries the community no-peer, and the peer is external"
+    LOOP = "the peer's AS is already on its AS path"
+    FILTERED = "an export filter rejects it"
+    DEFAULT_ROUTE = "a default route is never passed on"
+    POOL_DISABLED = "it is inside a pool with disableBGPExport"
+    NOT_IN_POOL = "it is a learned route outside every pool"
+    NOT_OURS_TO_SAY = "no filter accepts it, and by itself it is not announced"
+    INTERFACE = "it leads over an interface that Felix brings to the other nodes by itself"
+    NO_NEXT_HOP = "this node has no address of the family to announce as the next hop"
+    SOURCE = "it was learned from that peer"
+
+
+class Group(NamedTuple):
+    """An update group: sessions that are told the same octets."""
+
+    family: Family
+    ibgp: bool
+    local_asn: int
+    peer_asn: int
+    """0 on internal sessions, where it changes nothing."""
+    next_hop: Address
+    asn4: bool
+    next_hop_mode: NextHopMode = NextHopMode.AUTO
+    client: bool = False
+    """Of ours, as a route reflector."""
+    cluster_id: Address | None = None
+    """Ours, on internal sessions."""
+    filters: tuple[str, ...] = ()
+    """Those that have a word on what it is told."""
+    add_path: bool = False
+    """It is told every path of a prefix, with identifiers (RFC 7911)."""
+    extended_next_hop: bool = False
+    """IPv4 routes may have an IPv6 next hop (RFC 8950)."""
+    link_local: Address | None = None
+    """Our address on the peer's link, told beside the global one."""
+
+
+def groups_of(peer: Peer, policy: RoutePolicy | None = None) -> dict[Family, Group]:
+    """The update group of a session in each of its families; without one for a family we have no next hop for."""
+    policy = policy or RoutePolicy()
+    own, config = policy.of(peer), peer.config
+    found = {}
+    for family in peer.families:
+        next_hop = peer.next_hop(family)
+        if next_hop is not None:
+            found[family] = Group(
+                family,
+                peer.ibgp,
+                config.local_asn,
+                0 if peer.ibgp else config.asn,
+                next_hop,
+                peer.asn4,
+                own.next_hop,
+                own.client and peer.ibgp,
+                (own.cluster_id or policy.cluster_id) if peer.ibgp else None,
+                policy.exporting(own.filters, family),
+                family in peer.add_path_send,
+                family in peer.extended_next_hop,
+                peer.link_local,
+            )
+    return found
+
+
+def protocol_refusal(path: Path, group: Group, from_client: bool = False) -> ExportRefusal | None:
+    """What no filter can let out."""
+    communities = path.attributes.communities
+    if group.ibgp and path.peer.ibgp and not (from_client or group.client):
+        return ExportRefusal.INTERNAL
+    if communities and NO_ADVERTISE in communities:
+        return ExportRefusal.NO_ADVERTISE
+    if not group.ibgp:
+        if communities and not STAYS_INSIDE.isdisjoint(communities):
+            return ExportRefusal.NO_EXPORT
+        if communities and NO_PEER in communities:
+            return ExportRefusal.NO_PEER
+        if group.peer_asn in path.attributes.asns():
+            return ExportRefusal.LOOP
+    return None
+
+
+def learned_out(
+    path: Path, group: Group, from_client: bool = False, operations: tuple[Operation, ...] = ()
+) -> Out | ExportRefusal:
+    """What a group is told of a learned path, where nothing but the protocol forbids it.
+
+    External: our AS in front; no LOCAL_PREF, MED (RFC 4271 §5.1) or community that stays inside an AS. Internal:
+    LOCAL_PREF added; of an internal peer's route, ORIGINATOR_ID and CLUSTER_LIST (RFC 4456 §8). The next hop is ours to
+    external peers, and stays as it is to internal ones, unless the peer's ``nextHopMode`` says otherwise.
+    """
+    if refusal := protocol_refusal(path, group, from_client):
+        return refusal
+    attributes = operated(path.attributes, operations)
+    if group.ibgp and path.peer.ibgp:
+        cluster_id = group.cluster_id or path.peer.config.router_id
+        attributes = replace(
+            attributes,
+            originator_id=attributes.originator_id or path.peer.router_id,
+            cluster_list=(cluster_id, *attributes.cluster_list),
+        )
+    next_hop = _next_hop(path.next_hop, group)
+    return Out(_sent(attributes, group), next_hop, path.peer.id)
+
+
+def local_out(
+    group: Group,
+    local_pref: int = DEFAULT_LOCAL_PREF,
+    operations: tuple[Operation, ...] = (),
+    gateway: Address | None = None,
+) -> Out:
+    """What a group is told of this node's own routes: ORIGIN IGP, and next hop self but for another's route in the
+    kernel that has a ``gateway``."""
+    attributes = _sent(operated(Attributes(local_pref=local_pref), operations), group)
+    return Out(attributes, group.next_hop if gateway is None else _next_hop(gateway, group), None)
+
+
+def _sent(attributes: Attributes, group: Group) -> Attributes:
+    """Attributes as they go out."""
+    if group.ibgp:
+        if attributes.local_pref is not None:
+            return attributes
+        return replace(attributes, local_pref=DEFAULT_LOCAL_PREF)
+    return replace(
+        attributes,
+        as_path=prepend(attributes, group.local_asn),
+        local_pref=None,
+        med=None,
+        originator_id=None,
+        cluster_list=(),
+        extended_communities=tuple(c for c in attributes.extended_communities if not c[0] & NON_TRANSITIVE),
+    )
+
+
+def _next_hop(known: Address, group: Group) -> Address:
+    """The table of calico.md §2.11; a next hop that the session cannot carry, or that means nothing there, is ours."""
+    mode = group.next_hop_mode
+    keep = mode is not NextHopMode.SELF if group.ibgp else mode in (NextHopMode.KEEP, NextHopMode.KEEP_EBGP)
+    carried = len(known) == group.family.octets or (group.extended_next_hop and len(known) == 16)
+    return known if keep and carried and not is_link_local(known) else group.next_hop
+
+
+def prepend(attributes: Attributes, asn: int) -> AsPath:
+    """The AS path with ``asn`` in front (RFC 4271 §5.1.2 b); a full segment of 255 starts a new one."""
+    path = attributes.as_path
+    if path and path[0][0] == SegmentType.AS_SEQUENCE and len(path[0][1]) < 255:
+        return ((SegmentType.AS_SEQUENCE, (asn, *path[0][1])), *path[1:])
+    return ((SegmentType.AS_SEQUENCE, (asn,)), *path)
+
+
+def prefix_refusal(prefix: Prefix, origination: Origination) -> ExportRefusal | None:
+    """Why the built-in rules pass a learned route of this prefix on to nobody."""
+    if prefix[0] == 0:
+        return ExportRefusal.DEFAULT_ROUTE
+    for pool in origination.hidden_pools:
+        if covers(pool, prefix):
+            return ExportRefusal.POOL_DISABLED
+    for pool in origination.exported_pools:
+        if covers(pool, prefix):
+            return None
+    for cidr in origination.exported_services:
+        if covers(cidr, prefix):
+            return None
+    return ExportRefusal.NOT_IN_POOL
+
+
+def interface_refusal(
+    originated: Originated, group: Group, kept_inside: Iterable[str]
+) -> ExportRefusal | None:
+    """Why the built-in rules do not tell a group of an address or route of this node, by its interface."""
+    interface = originated.interface
+    if not interface:
+        return None
+    if fnmatchcase(interface, NEVER_TOLD):
+        return ExportRefusal.INTERFACE
+    if group.ibgp and any(fnmatchcase(interface, pattern) for pattern in kept_inside):
+        return ExportRefusal.INTERFACE
+    return None
+
+
+class Ruling(NamedTuple):
+    """What filters and built-in rules say of a route for a group."""
+
+    refusal: ExportRefusal | None
+    operations: tuple[Operation, ...] = ()
+    rule: str = ""
+    """The filter's rule that decided; empty where the built-in rules did."""
+
+
+def ruling(
+    subject: Subject, group: Group, chain: Chain | None, builtin: ExportRefusal | None, policy: FamilyPolicy
+) -> Ruling:
+    """Filters first; where they say nothing, the built-in rules' word ``builtin`` holds."""
+    if chain is not None and (verdict := chain.evaluate(subject, group.ibgp)) is not None:
+        if verdict.action is Action.REJECT:
+            return Ruling(ExportRefusal.FILTERED, (), verdict.rule)
+        return Ruling(None, verdict.operations, verdict.rule)
+    if builtin is not None:
+        return Ruling(builtin)
+    added = tuple(
+        AddCommunity(community)
+        for cidr, communities in policy.advertisements
+        if covers(cidr, subject.prefix)
+        for community in communities
+    )
+    return Ruling(None, added)
+
+
+def own_local_pref(originated: Originated, policy: FamilyPolicy, prioritised: bool) -> int:
+    """The LOCAL_PREF of a route of this node: INT_MAX less its metric where LOCAL_PREF carries that."""
+    return INT_MAX - (originated.metric or policy.normal_priority) if prioritised else DEFAULT_LOCAL_PREF

@@ -1,0 +1,104 @@
+"""Import: which received paths may be used, and what they are once a peer's filters have had their word.
+
+The protocol forbids loops: our own AS on the AS path more often than the peer may have it (RFC 4271 §9.1.2), our own
+ORIGINATOR_ID or cluster (RFC 4456 §8). Then the peer's filters accept, alter or reject; without a match a path is
+accepted as it is (calico.md §2.8). Adj-RIB-In keeps what was received, so that another filter needs no session.
+
+A path with GRACEFUL_SHUTDOWN gets LOCAL_PREF 0, from whichever peer it comes (RFC 8326 §4.2): a node of this cluster
+that is drained says it to internal peers. Called by ``router``; ``bgpctl why`` tells the refusals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bgpd.model.peer import Peer
+from bgpd.model.prefix import Address, Family, Prefix, is_link_local
+from bgpd.model.resources import Action, Operation
+from bgpd.model.route import Attributes, Path, Reason, RouteSource
+from bgpd.rules.filters import Chain, Subject, Verdict, operated
+from bgpd.rules.policy import RoutePolicy
+
+GRACEFUL_SHUTDOWN = 0xFFFF0000
+DEFAULT_LOCAL_PREF = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRules:
+    """What holds for the paths of one peer, in one family."""
+
+    allow_own_as: int = 0
+    cluster_id: Address | None = None
+    """Ours."""
+    chain: Chain | None = None
+    ibgp: bool = True
+
+
+def import_rules(policy: RoutePolicy, peer: Peer, family: Family) -> ImportRules:
+    """The rules for a session."""
+    own = policy.of(peer)
+    chain = policy.chain(own.filters, "import", family)
+    return ImportRules(own.allow_own_as, own.cluster_id or policy.cluster_id, chain, peer.ibgp)
+
+
+def import_refusal(path: Path, rules: ImportRules | None = None) -> Reason | None:
+    """Why the protocol forbids the use of a path, whatever its prefix."""
+    config, attributes = path.peer.config, path.attributes
+    own, count = config.local_asn, 0
+    for _, segment in attributes.as_path:
+        if own in segment:
+            count += segment.count(own)
+    if count and count > (rules.allow_own_as if rules else 0):
+        return Reason.AS_LOOP
+    if attributes.originator_id is not None and attributes.originator_id == config.router_id:
+        return Reason.ORIGINATOR_LOOP
+    if attributes.cluster_list and rules and rules.cluster_id in attributes.cluster_list:
+        return Reason.CLUSTER_LOOP
+    return None
+
+
+def with_local_pref(attributes: Attributes) -> Attributes:
+    """As filters see it: LOCAL_PREF is always there."""
+    return (
+        attributes
+        if attributes.local_pref is not None
+        else replace(attributes, local_pref=DEFAULT_LOCAL_PREF)
+    )
+
+
+def import_verdict(family: Family, prefix: Prefix, path: Path, rules: ImportRules) -> Verdict | None:
+    """What the peer's filters say of a path; ``None`` when they say nothing."""
+    if rules.chain is None:
+        return None
+    subject = Subject(family, prefix, RouteSource.BGP, "", with_local_pref(path.attributes))
+    return rules.chain.evaluate(subject, rules.ibgp)
+
+
+def altered(path: Path, operations: tuple[Operation, ...]) -> Path:
+    """A path after the operations of a rule; itself when they change nothing."""
+    attributes = operated(path.attributes, operations)
+    return path if attributes is path.attributes else path._replace(attributes=attributes)
+
+
+def rejected(verdict: Verdict | None) -> bool:
+    """Whether a filter's verdict is no."""
+    return verdict is not None and verdict.action is Action.REJECT
+
+
+def received(path: Path) -> Path:
+    """A path as it is taken into Adj-RIB-In: LOCAL_PREF 0 where the peer says that it goes away, and a link-local next
+    hop with the interface that it is on, ``fe80::1%eth0`` (RFC 4007 §11), which ``kernel`` resolves there."""
+    attributes = path.attributes
+    if GRACEFUL_SHUTDOWN in attributes.communities and attributes.local_pref != 0:
+        path = path._replace(attributes=replace(attributes, local_pref=0))
+    interface = path.peer.config.interface
+    if interface:
+        on_link = path.link_local if path.link_local is not None else path.next_hop
+        if is_link_local(on_link):
+            path = path._replace(next_hop=Address(on_link + interface.encode()))
+    return path
+
+
+def is_altered_on_receipt(path: Path) -> bool:
+    """Whether ``received`` would give another path: asked of every UPDATE."""
+    return GRACEFUL_SHUTDOWN in path.attributes.communities or path.peer.config.interface is not None
