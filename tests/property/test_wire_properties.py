@@ -157,7 +157,7 @@ def test_the_splitter_finds_what_exabgp_finds(
     multiprotocol: tuple[Family, list[Nlri], list[Nlri], Address, bool] | None,
     hop: Address,
 ) -> None:
-    """With path identifiers (RFC 7911) or without, in plain NLRI and in MP_*, IPv4 with IPv6 next hops too (RFC 8950)."""
+    """With path identifiers (RFC 7911) or without, in plain NLRI and MP_*, IPv4 with IPv6 next hops too (RFC 8950)."""
     block = b"".join(octets for _, octets in Codec(asn4=True).encode(sent)) + b"\x40\x03\x04" + hop
     mp_hop = b""
     if multiprotocol is not None:
