@@ -46,7 +46,8 @@ class PeerConfig:
     local_address: Address | None
     """Bound before dialling; ``None`` leaves it to the kernel."""
     next_hops: Mapping[Family, Address]
-    """This node's own address of each family, for families other than the transport's."""
+    """This node's own address of each family, for families other than the transport's; of a link-local session for the
+    transport's too, since its own end is no next hop beyond the link (RFC 2545 §3)."""
     families: frozenset[Family]
     passive: bool
     interface: str | None = None

@@ -216,7 +216,7 @@ class Cluster:
             for workload in self.snapshot.local_workloads
             if workload.peer_name == spec.name
             for address, local in zip((workload.ipv4, workload.ipv6), ours, strict=True)
-            if address is not None
+            if address not in (None, self.own.ipv4, self.own.ipv6)
         )
         for address, local in addresses:
             source = f"BGPPeer {spec.name}"

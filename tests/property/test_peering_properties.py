@@ -33,7 +33,8 @@ CONFIGS: dict[str, Config] = {
     for name in NAMES
 }
 CLUSTER_IDS = st.sampled_from([None, None, parse_address("1.0.0.1"), parse_address("1.0.0.2")])
-SELECTORS = st.sampled_from(["all()", "has(x)", "!has(x)", "y == '1'", "y ==", "name in {'a', 'c'}"])
+SELECTORS = st.sampled_from(["all()", "all()", "has(x)", "!has(x)", "y == '1'", "y ==", "name in {'a', 'c'}"])
+LINK_LOCAL = parse_address("fe80::1")
 ADDRESSES = st.sampled_from(
     [parse_address(text) for text in ("10.0.0.9", "10.0.0.10", "fd00::1", "fd00::10", "192.0.2.1", "fe80::1")]
 )
@@ -59,22 +60,23 @@ def nodes(draw: st.DrawFn) -> list[Node]:
     return found
 
 
-def maybe(strategy: st.SearchStrategy[str]) -> st.SearchStrategy[str | None]:
-    return st.none() | strategy
-
-
 @st.composite
 def bgp_peers(draw: st.DrawFn, name: str = "p") -> BGPPeer:
+    """Most of them with fields that fit together."""
+    near = draw(st.sampled_from(["", "", "node", "selector"]))
+    far = draw(st.sampled_from(["selector", "selector", "ip", "workload", "anything"]))
+    wild = far == "anything"
+    address = draw(ADDRESSES) if far == "ip" or (wild and draw(st.booleans())) else None
     return BGPPeer(
         name,
-        node=draw(maybe(st.sampled_from(NAMES))),
-        node_selector=draw(maybe(SELECTORS)),
-        peer_ip=draw(st.none() | ADDRESSES),
-        peer_interface=draw(st.sampled_from([None, None, "eth0"])),
+        node=draw(st.sampled_from(NAMES)) if near == "node" else None,
+        node_selector=draw(SELECTORS) if near == "selector" or wild else None,
+        peer_ip=address,
+        peer_interface="eth0" if address == LINK_LOCAL or (wild and draw(st.booleans())) else None,
         peer_port=draw(st.sampled_from([None, None, 179, 1179])),
-        peer_selector=draw(maybe(SELECTORS)),
-        local_workload_selector=draw(st.sampled_from([None, None, "all()"])),
-        as_number=draw(ASNS),
+        peer_selector=draw(SELECTORS) if far == "selector" or wild else None,
+        local_workload_selector="all()" if far == "workload" else None,
+        as_number=draw(ASNS) if far == "ip" or wild else 65100 if far == "workload" else None,
         reverse=draw(st.booleans()),
         local_as_number=draw(ASNS),
         next_hop_mode=draw(st.sampled_from(NextHopMode)),
@@ -90,9 +92,12 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     workloads = (
         draw(st.lists(st.tuples(st.sampled_from(resources), st.sampled_from(addresses)))) if resources else []
     )
+    cluster = draw(nodes())
+    if draw(st.booleans()):  # somebody has another's address
+        cluster[-1] = replace(cluster[-1], ipv4=cluster[0].ipv4)
     configuration = BGPConfiguration(node_to_node_mesh_enabled=draw(st.booleans()), as_number=draw(ASNS))
     return Snapshot(
-        nodes={node.name: node for node in draw(nodes())},
+        nodes={node.name: node for node in cluster},
         peers={peer.name: peer for peer in resources},
         bgp_configurations={"default": configuration},
         filters={"f": BGPFilter("f")},

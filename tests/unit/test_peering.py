@@ -246,6 +246,17 @@ def test_global_comes_before_node_specific_and_names_decide() -> None:
     assert found == peering(snapshot(reversed(CLUSTER), [b, a, c], MESH_OFF))
 
 
+def test_one_name_is_one_session_whatever_the_port() -> None:
+    """A listenPort is not in the name: the node by its selector, and at 179 as somebody in another AS."""
+    a = BGPPeer("a", peer_selector="role == 'control'")
+    b = BGPPeer("b", peer_ip=parse_address("10.0.1.20"), as_number=65001)
+    configuration = BGPConfiguration("node.control", listen_port=1179)
+    found = peering(snapshot(CLUSTER, [a, b], MESH_OFF, configuration))
+    assert {name: peer.port for name, peer in found.peers.items()} == {"Global_10_0_1_20": 1179}
+    message = "BGPPeer a has the same peer in AS 64512 and comes first: ignored"
+    assert found.problems == (Problem("BGPPeer b", "spec.peerIP", message),)
+
+
 @pytest.mark.parametrize(
     ("peer", "path", "words"),
     [
@@ -348,6 +359,10 @@ def test_what_the_operator_should_hear_of() -> None:
     twins = peering(snapshot([*CLUSTER, node("other", "10.0.1.31")]))
     assert [str(problem) for problem in twins.problems] == [
         "Node worker2: spec.bgp: Node other has the same address, 10.0.1.31"
+    ]
+    dynamic = peering(snapshot(), config="bgp: {peers: {Dynamic_10_0_2_7: {}}}")
+    assert [str(problem) for problem in dynamic.problems] == [
+        "configuration: bgp.peers.Dynamic_10_0_2_7: a dynamic neighbour has what its listen range says: set it there"
     ]
     named = peering(snapshot(), config="bgp: {peers: {Mesh_10_0_1_31: {}, 10.0.1.20: {}}}")
     assert named.problems == ()

@@ -230,12 +230,17 @@ bgp:
   listen_ranges:
   - {prefix: 10.0.1.0/24, asns: [64512]}
   - {prefix: 10.0.2.0/24, asns: [64512]}
+  - {prefix: 32.1.0.0/16, asns: [64512]}  # the octets that 2001::/16 begins with
 """
-    found = peering(snapshot(first, second, configuration=BGPConfiguration()), config=config)
+    fourth = BGPPeer("d", peer_ip=parse_address("2001:db8::1"))
+    third = BGPPeer("c", peer_ip=parse_address("10.0.2.9"))  # of no node, and without an AS
+    found = peering(snapshot(first, second, third, fourth, configuration=BGPConfiguration()), config=config)
     assert set(found.peers) == {"Mesh_fd00__20"}
-    assert [each.refused for each in found.dynamic] == [{CONTROL.ipv4}, frozenset()]
+    assert [each.refused for each in found.dynamic] == [{CONTROL.ipv4}, {third.peer_ip}, frozenset()]
     assert [str(problem) for problem in found.problems] == [
         "BGPPeer a: spec.password: Secret x is missing: not peered with",
+        "BGPPeer c: spec.asNumber: expected, since peerIP is not a node of the cluster: not peered with",
+        "BGPPeer d: spec.asNumber: expected, since peerIP is not a node of the cluster: not peered with",
         "BGPPeer b: spec.peerIP: BGPPeer a has the same peer with other settings and comes first: ignored",
     ]
 
@@ -288,6 +293,29 @@ def test_the_reverse_has_the_same_settings() -> None:
     assert [getattr(back, name) for name in same] == [getattr(config, name) for name in same]
     assert [getattr(back, name) for name in same] == [3, None, "swordfish", 30, 5.0]
     assert back_policy == policy == PeerPolicy(("a",), NextHopMode.SELF, allow_own_as=2)
+
+
+def test_two_that_name_each_other_are_no_conflict() -> None:
+    """Each end goes by the BGPPeer that names the other for it; that the other would peer back is no news."""
+    up = BGPPeer("up", node="worker1", peer_ip=CONTROL.ipv4, filters=("a",))
+    down = BGPPeer("down", node="control", peer_ip=OWN, filters=("b",))
+    snap = snapshot(up, down, filters={name: BGPFilter(name) for name in "ab"})
+    for own, source in (("worker1", "up"), ("control", "down")):
+        found = peering(snap, own)
+        assert (only(found)[0].source, found.problems) == (f"BGPPeer {source}", ())
+
+
+def test_of_two_nodes_with_one_address_the_first_by_name_is_peered_back_with() -> None:
+    address = parse_address("10.0.1.50")
+    twins = [Node(name, {"role": "worker"}, address, asn=asn) for name, asn in (("a", 65001), ("b", 65002))]
+    up = BGPPeer("up", node_selector="role == 'worker'", peer_selector="role == 'control'")
+    for nodes in (twins, twins[::-1]):
+        found = peers(
+            Snapshot(nodes={n.name: n for n in (*nodes, CONTROL)}, peers={"up": up}),
+            "control",
+            parse("node: control", "test"),
+        )
+        assert found.peers[PeerId("Node_10_0_1_50")].asn == 65001
 
 
 def test_local_as_numbers_count_with_selectors_too() -> None:
@@ -371,6 +399,7 @@ def test_local_workloads() -> None:
         LocalWorkload("cali1", "vms", POD, POD6),
         LocalWorkload("cali3", "others", parse_address("10.48.0.9")),
         LocalWorkload("cali4", "vms"),
+        LocalWorkload("cali5", "vms", OWN),  # ourselves
     )
     snap = snapshot(
         peer, configuration=configuration, local_workloads=workloads, filters={"a": BGPFilter("a")}
@@ -402,6 +431,21 @@ def test_local_workloads() -> None:
     assert peering(replace(snap, local_workloads=workloads[::-1])) == found
     assert peering(snap, "control").peers == {}  # not on the near side
     assert peering(replace(snap, local_workloads=())).listen.addresses == (OWN, OWN6)
+    only_here = replace(configuration, local_workload_peering_ipv4=OWN)
+    here = replace(snap, bgp_configurations={"default": only_here})
+    assert peering(here).listen.addresses == (OWN, OWN6)
+
+
+def test_nobody_listens_on_a_link_local_address() -> None:
+    """It takes an interface, and it would be another for each pod."""
+    peer = BGPPeer("vms", local_workload_selector="all()", as_number=65100)
+    configuration = replace(
+        MESH_OFF, local_workload_peering_ipv6=parse_address("fe80::1"), bind_mode_node_ip=True
+    )
+    workloads = (LocalWorkload("cali1", "vms", None, POD6),)
+    found = peering(snapshot(peer, configuration=configuration, local_workloads=workloads))
+    assert only(found)[0].local_address == parse_address("fe80::1")
+    assert found.listen.addresses == (OWN, OWN6)
 
 
 def test_what_does_not_protect_local_workloads_is_told() -> None:
