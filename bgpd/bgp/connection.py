@@ -229,6 +229,8 @@ class Connection:
         if self._hold_at is not None and now >= self._hold_at and not self.work_due:
             waited = "OPEN" if self.state is SessionState.OPEN_SENT else "message"
             text = f"no {waited} for {self._hold_time:g} s"
+            if self.state is SessionState.OPEN_SENT and self.config.ttl_security is not None:
+                text += "; perhaps it has no ttl security"  # TCP connects with many that have not
             self.close(Notification(4, 0), DownReason.HOLD_TIMER, text)
         elif self._keepalive_at is not None and now >= self._keepalive_at:
             self._send(KEEPALIVE, KEEPALIVE_MESSAGE)
