@@ -1,4 +1,4 @@
-"""The examples of docs/peers.md are taken by the datastore and the configuration, and give the sessions they promise."""
+"""The examples of docs/peers.md are taken by the datastore and the configuration; the sessions are as promised."""
 
 from __future__ import annotations
 
@@ -39,18 +39,8 @@ def example(title: str) -> tuple[Snapshot, str]:
     snapshot = Snapshot(
         nodes={
             "worker": Node("worker", {"rack": "r1", "spine": ""}, parse_address("10.0.1.30")),
-            "rr1": Node(
-                "rr1",
-                REFLECTOR,
-                parse_address("10.0.1.1"),
-                route_reflector_cluster_id=parse_address("244.0.0.1"),
-            ),
-            "rr2": Node(
-                "rr2",
-                REFLECTOR,
-                parse_address("10.0.1.2"),
-                route_reflector_cluster_id=parse_address("244.0.0.1"),
-            ),
+            "rr1": reflector("rr1", "10.0.1.1"),
+            "rr2": reflector("rr2", "10.0.1.2"),
         },
         peers=found[BGPPeer],  # type: ignore[arg-type]
         bgp_configurations=found[BGPConfiguration] or {"default": BGPConfiguration()},  # type: ignore[arg-type]
