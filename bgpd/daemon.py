@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import operator
 import signal
 import sys
 import time
@@ -26,11 +25,12 @@ from bgpd.bgp.speaker import Speaker
 from bgpd.config import Config, ConfigError, load
 from bgpd.convergence import DEADLINE, Convergence
 from bgpd.datastore.files import Files
+from bgpd.intent import Intent
 from bgpd.kernel.door import Kernel, KernelHandler
 from bgpd.model.peer import Down, Peer, PeerId
 from bgpd.model.prefix import Address, Family
-from bgpd.model.resources import Problem, Snapshot
-from bgpd.model.route import EndOfRib, FibKey, Forwarding, RibEvent
+from bgpd.model.resources import Problem
+from bgpd.model.route import Announce, EndOfRib, FibKey, Forwarding, RibEvent, Withdraw
 from bgpd.model.status import (
     BlockView,
     Check,
@@ -48,8 +48,6 @@ from bgpd.observe.metrics import Metrics
 from bgpd.observe.sdnotify import Notifier
 from bgpd.programming import Programming
 from bgpd.router import Router
-from bgpd.rules.originate import originate
-from bgpd.rules.peering import peers
 from bgpd.shutdowns import Shutdowns
 from bgpd.views import summary
 from bgpd.views.parts import Parts, local_words
@@ -81,7 +79,7 @@ class Daemon:
     def __init__(self, config_path: Path, config: Config) -> None:
         self._config_path, self._config = config_path, config
         self._started = time.monotonic()
-        self._datastore = Files(config.datastore.path, config.node)
+        self._datastore = Files(config.datastore.path, config.node, config.datastore.endpoint_status)
         self._facts = Facts(config, str(config_path), time.time(), self._datastore, config_loaded=time.time())
         self._facts.in_the_way = NOT_YET_LISTENING
         self._metrics = Metrics(self)
@@ -93,9 +91,9 @@ class Daemon:
         self._outbound = Outbound(self._send)
         self._convergence = Convergence()
         self._speaker: Speaker
+        self._intent: Intent
         self._parts: Parts
         self._shutdowns = Shutdowns(config.state_directory)
-        self._peering_causes: tuple[object, ...] = ()
         self._workloads_dirty = False
         self._rival: str | None = None
         self._ready_told = False
@@ -124,6 +122,10 @@ class Daemon:
             await programming.adopt()
         adopted = sum(len(programming.reconciler.held) for programming in self._programming.values())
         self._speaker = Speaker(self, restarted=adopted > 0, shutdowns=self._shutdowns.read())
+        self._intent = Intent(
+            self._config, self._kernel, self._router, self._outbound, self._speaker, self._convergence
+        )
+        self._intent.reconfigured(self._config)
         self._parts = Parts(self._router, self._speaker, self._outbound, self._kernel, self._programming)
         await self._api.start()
         if self._api.metrics_error:
@@ -164,47 +166,24 @@ class Daemon:
             self._intent_changed()
 
     def _intent_changed(self) -> None:
-        """The resources or the configuration differ: sessions and originations anew."""
-        snapshot = self._facts.snapshot
-        if snapshot is None:
+        """The resources or the configuration differ: sessions, policy and originations anew."""
+        facts, intent = self._facts, self._intent
+        if facts.snapshot is None:
             return
         self._intent_at = time.monotonic()
-        self._originate()
+        intent.decide(facts.snapshot)
+        facts.peering, facts.originations = intent.peering, intent.originations
+        self._workloads_dirty = False
         self._turn()  # what we announce is known before a session can come up
-        # A kind that did not change is the same object from snapshot to snapshot.
-        causes = (snapshot.nodes, snapshot.peers, snapshot.bgp_configurations, self._config)
-        if not self._peering_causes or any(map(operator.is_not, causes, self._peering_causes)):
-            self._peering_causes = causes
-            self._configure_peers(snapshot)
+        intent.engage()
         self._outbound.release_end_of_rib()
         self._check_alone()
         self._kick()
 
-    def _configure_peers(self, snapshot: Snapshot) -> None:
-        before = self._facts.peering
-        self._facts.peering = peering = peers(snapshot, self._config.node, self._config)
-        for problem in peering.problems:
-            if not before or problem not in before.problems:
-                log.warning("event=peering_problem source=%r cause=%r", problem.source, str(problem))
-        self._speaker.configure(peering.peers, peering.listen.addresses, peering.listen.port)
-        self._await_peers()
-        for peer in before.peers.keys() - peering.peers.keys() if before else ():
-            self._router.forget(peer)
-
-    def _await_peers(self) -> None:
-        """The start waits for every peer that is wanted, but for those that the operator has shut down."""
-        if peering := self._facts.peering:
-            down = self._speaker.shutdowns
-            wanted = {peer: config for peer, config in peering.peers.items() if peer not in down}
-            self._convergence.configured(wanted, time.monotonic())
-
     def _originate(self) -> None:
         self._workloads_dirty = False
-        if snapshot := self._facts.snapshot:
-            early = self._config.originate.ipam_early
-            found = originate(snapshot, self._kernel.workloads(), self._config.node, early)
-            self._facts.originations = found
-            self._router.originated(found)
+        self._intent.originate()
+        self._facts.originations = self._intent.originations
 
     def _send(self, peer: Peer, octets: bytes) -> bool:
         return self._speaker.send(peer, octets)
@@ -336,12 +315,12 @@ class Daemon:
 
     def received(self, peer: Peer, events: Sequence[RibEvent]) -> None:
         """A session said something."""
-        self._router.received(peer, events)
         now = time.monotonic()
+        self._router.received(peer, events, now)
         for event in events:
             if isinstance(event, EndOfRib):
                 self._convergence.heard(peer.id, event.family)
-            else:
+            elif isinstance(event, Announce | Withdraw):
                 self._programming[event.family].heard(now)
         self._kick()
 
@@ -386,7 +365,8 @@ class Daemon:
         self._kick()
 
     def local_changed(self) -> None:
-        """Own addresses or connected subnets differ."""
+        """Own addresses, connected subnets or tunnels differ."""
+        self._router.tunnels_changed(self._kernel.tunnels())
         for family in Family:
             words = local_words(self._kernel.addresses(family), self._kernel.connected(family))
             self._router.local_prefixes(family, words)
@@ -451,6 +431,7 @@ class Daemon:
             update={key: getattr(self._config, key) for key in fixed}
         )
         configure_log(new.log.level, new.log.format)
+        self._intent.reconfigured(self._config)
         self._intent_changed()
         words = ", ".join(key for key in changed if key not in fixed)
         told = f"changed: {words}" if words else "nothing changed"
@@ -472,12 +453,12 @@ class Daemon:
         peer = self._parts.find_peer(name).id
         if action == "shutdown":
             self._speaker.shutdown(peer, message)
-            self._await_peers()
+            self._intent.await_peers()
             self._remember_shutdowns(f"{peer} is shut down, but only until bgpd restarts")
             return f"{peer} is shut down, also over restarts, until bgpctl peer enable {peer}"
         if action == "enable":
             self._speaker.enable(peer)
-            self._await_peers()
+            self._intent.await_peers()
             self._remember_shutdowns(f"{peer} is enabled, but only until bgpd restarts")
             return f"{peer} is enabled"
         if peer in self._speaker.shutdowns:

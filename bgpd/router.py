@@ -229,7 +229,8 @@ class Router:
                 rib.revalue()
 
     def policy(self, new: RoutePolicy) -> dict[Peer, dict[Family, Group]]:
-        """Another policy: what differs by it is decided again, no session is touched.
+        """Another policy: what differs by it is decided again, no session is touched. One that the policy does not know
+        is about to end, and stays as it is.
 
         Returns the sessions that are told by other groups now, with these (``Outbound.move``). Changes decided before
         must have been taken.
@@ -239,7 +240,8 @@ class Router:
             return {}
         for family, rib in self._ribs.items():
             for peer in {**rib.adj_rib_in.peers(), **self._peers}.values():
-                rib.set_rules(peer, import_rules(new, peer, family))
+                if new.known(peer) is not None:
+                    rib.set_rules(peer, import_rules(new, peer, family))
             chains = [(update, update.chain) for update in rib.adverts.updates]
             rib.adverts.configure(new)
             rib.policy = new.families[family]
@@ -254,7 +256,7 @@ class Router:
         moved = {}
         for peer in self._peers.values():
             before, after = self._groups[peer.id], groups_of(peer, new)
-            if before != after:
+            if before != after and new.known(peer) is not None:
                 moved[peer] = self._groups[peer.id] = after
                 for family in Family:
                     if before.get(family) != after.get(family):

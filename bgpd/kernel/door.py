@@ -30,7 +30,7 @@ from bgpd.kernel.rivals import Rivals
 from bgpd.kernel.sockets import TURN, Commands, open_listener
 from bgpd.kernel.writer import ObjectsMode
 from bgpd.model.prefix import Address, Family, Prefix
-from bgpd.model.route import FibKey, Forwarding, Resolution, Unresolved, Workloads
+from bgpd.model.route import FibKey, ForeignRoutes, Forwarding, Resolution, Unresolved, Workloads
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +54,11 @@ class KernelHandler(Protocol):
         ...
 
     def workloads_changed(self) -> None:
-        """``workloads()`` differs."""
+        """``workloads()`` differs, or ``foreign()`` where that is followed."""
         ...
 
     def local_changed(self) -> None:
-        """``addresses()`` or ``connected()`` differ."""
+        """``addresses()``, ``connected()`` or ``tunnels()`` differ."""
         ...
 
     def rival(self, who: str | None) -> None:
@@ -82,6 +82,8 @@ class Kernel:
         """``nexthop_groups``: whether ECMP may use groups of objects; ``None`` asks whether networkd is at work."""
         self.overruns = 0
         """Times the kernel dropped notifications, because we did not read them fast enough."""
+        self.follow_foreign = False
+        """Whether changes of ``foreign()`` are told: only where a filter may want others' routes."""
         self._handler = handler
         self._commands = Commands()
         self._nexthops = NextHops(self._commands, nexthop_ids)
@@ -100,7 +102,7 @@ class Kernel:
         self._reader = rt.RouteReader()
         self._changed: dict[Family, set[FibKey]] = {family: set() for family in Family}
         self._suspects: dict[Family | None, str] = {}
-        self._workloads: Workloads = {}
+        self._workloads: tuple[Workloads, ForeignRoutes] = {}, {}
         self._local: object = None
         self._workloads_dirty = self._local_dirty = False
         self._overrun = asyncio.Event()
@@ -115,7 +117,7 @@ class Kernel:
         for fib in self._fibs.values():
             await fib.start()
         await self.collect()
-        self._workloads, self._local = self._neighbours.workloads(), self._local_now()
+        self._workloads, self._local = self._workloads_now(), self._local_now()
 
     async def run(self) -> None:
         """Events, until cancelled; then closes."""
@@ -160,6 +162,14 @@ class Kernel:
     def workloads(self) -> Workloads:
         """Host routes of workloads, and addresses of tunnels, of this node."""
         return self._neighbours.workloads()
+
+    def foreign(self) -> ForeignRoutes:
+        """Others' routes in the kernel, and the subnets of this node's addresses."""
+        return self._neighbours.foreign()
+
+    def tunnels(self) -> Mapping[str, int]:
+        """The tunnel interfaces that are up, name -> index."""
+        return self._neighbours.tunnels()
 
     def addresses(self, family: Family) -> frozenset[Address]:
         """This node's own addresses."""
@@ -289,8 +299,10 @@ class Kernel:
             self._neighbours.drop_link(link.ifindex)
             self._local_dirty = True
         before = None if gone else self._neighbours.put_link(link)
+        if before is None or (before.name, before.up) != (link.name, link.up):
+            self._local_dirty = True  # a tunnel may have come
         if before is not None and before.name != link.name:
-            self._workloads_dirty = self._local_dirty = True
+            self._workloads_dirty = True
         if gone or (not link.admin_up and (before is None or before.admin_up)):
             self._went_down(link)
 
@@ -342,7 +354,7 @@ class Kernel:
                 handler.local_changed()
         if self._workloads_dirty:
             self._workloads_dirty = False
-            workloads = self._neighbours.workloads()
+            workloads = self._workloads_now()
             if workloads != self._workloads:
                 self._workloads = workloads
                 handler.workloads_changed()
@@ -359,8 +371,13 @@ class Kernel:
             for which, cause in suspects.items():
                 handler.fib_suspect(which, cause)
 
+    def _workloads_now(self) -> tuple[Workloads, ForeignRoutes]:
+        return self._neighbours.workloads(), self._neighbours.foreign() if self.follow_foreign else {}
+
     def _local_now(self) -> object:
-        return [(self._neighbours.addresses(family), self._neighbours.connected(family)) for family in Family]
+        neighbours = self._neighbours
+        local = [(neighbours.addresses(family), neighbours.connected(family)) for family in Family]
+        return local, neighbours.tunnels()
 
     def _rival(self, who: str | None) -> None:
         if self._handler is not None:

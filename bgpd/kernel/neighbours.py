@@ -2,8 +2,9 @@
 
 A next hop resolves by longest match in table main over routes that are not ours, the default route included (RFC 4271
 §9.1.2.1 and §5.1.3; ours are left out so that no route resolves through itself). A next hop inside a subnet that is
-configured here is on that link or nowhere. Answers are remembered: what was asked once is looked up again when a route,
-link or address changes, and ``recheck`` says whose answer differs. Used by ``door``, which brings the events.
+configured here is on that link or nowhere. A link-local one comes with its link, ``fe80::1%eth0``. Answers are
+remembered: what was asked once is looked up again when a route, link or address changes, and ``recheck`` says whose
+answer differs. Used by ``door``, which brings the events.
 """
 
 from __future__ import annotations
@@ -19,12 +20,26 @@ from bgpd.kernel.others import Others
 from bgpd.kernel.rtnetlink import Body
 from bgpd.kernel.sockets import dump_each
 from bgpd.model.prefix import Address, Family, Prefix, covers, family_of, host_prefix, make_prefix
-from bgpd.model.route import Hop, Resolution, Unresolved, Via, WorkloadRoute, Workloads
+from bgpd.model.route import (
+    ForeignRoute,
+    ForeignRoutes,
+    Hop,
+    Resolution,
+    RouteSource,
+    Unresolved,
+    Via,
+    WorkloadRoute,
+    Workloads,
+)
 
 _LINK_LOCAL = Prefix(b"\x0a\xfe\x80")
 _LOCAL_TYPES = (2, 3, 4, 5)
 _UNREACHABLE_TYPES = (6, 7, 8)
 """Blackhole, unreachable, prohibit."""
+_NOT_LEARNED = (0, 1, 2, rt.PROTO_BIRD)
+"""Protocols whose routes are nobody's to pass on: unspecified, redirects, the kernel's own (subnets are told by their
+addresses), and ours."""
+_LOOPBACK = {Family.IPV4: Prefix(b"\x08\x7f"), Family.IPV6: host_prefix(Address(bytes(15) + b"\x01"))}
 
 
 class Neighbours:
@@ -146,7 +161,7 @@ class Neighbours:
                 hop = body.hops[0]
                 link = self.links.get(hop.ifindex)
                 if hop.gateway is None and link is not None and _matches(link.name, self._workload_patterns):
-                    found.add(WorkloadRoute(prefix, link.name))
+                    found.add(WorkloadRoute(prefix, link.name, body.metric))
         for address in self._addresses.values():
             link = self.links.get(address.ifindex)
             if (
@@ -155,8 +170,36 @@ class Neighbours:
                 and _matches(link.name, self._tunnel_patterns)
                 and not (family is Family.IPV6 and covers(_LINK_LOCAL, address.subnet))
             ):
-                found.add(WorkloadRoute(host_prefix(address.address), link.name))
+                found.add(WorkloadRoute(host_prefix(address.address), link.name, direct=True))
         return frozenset(found)
+
+    def foreign(self) -> ForeignRoutes:
+        """Others' routes that lead somewhere, and the subnets of addresses, for filters that may want them."""
+        return {family: self._foreign(family) for family in Family}
+
+    def _foreign(self, family: Family) -> frozenset[ForeignRoute]:
+        found = set()
+        for prefix, bodies in self._others[family]:
+            for body in bodies:
+                if body.type != rt.UNICAST or body.tos or body.protocol in _NOT_LEARNED:
+                    continue
+                for hop in (self._hops(body) or ())[:1]:
+                    name = self.names.get(hop.ifindex, "")
+                    found.add(ForeignRoute(prefix, RouteSource.KERNEL, name, hop.gateway, body.metric))
+        for address in self._addresses.values():
+            inside = (_LINK_LOCAL, _LOOPBACK[family]) if family is Family.IPV6 else (_LOOPBACK[family],)
+            if address.family is family and not any(covers(outer, address.subnet) for outer in inside):
+                name = self.names.get(address.ifindex, "")
+                found.add(ForeignRoute(address.subnet, RouteSource.DIRECT, name))
+        return frozenset(found)
+
+    def tunnels(self) -> dict[str, int]:
+        """The tunnel interfaces that are up, name -> index."""
+        return {
+            link.name: link.ifindex
+            for link in self.links.values()
+            if link.up and _matches(link.name, self._tunnel_patterns)
+        }
 
     # Resolution.
 
@@ -208,6 +251,8 @@ class Neighbours:
         return bool(self._stale)
 
     def _resolve(self, address: Address) -> Resolution | Unresolved:
+        if len(address) > 16:
+            return self._resolve_zoned(Address(address[:16]), address[16:].decode(errors="replace"))
         family = family_of(address)
         if address in self._own[family]:
             return Unresolved.OWN_ADDRESS
@@ -237,6 +282,14 @@ class Neighbours:
             return Unresolved.OWN_ADDRESS
         ways = tuple(hop if hop.gateway is not None else hop._replace(gateway=address) for hop in alive)
         return Resolution(Via(ways), body.metric)
+
+    def _resolve_zoned(self, address: Address, interface: str) -> Resolution | Unresolved:
+        link = next((link for link in self.links.values() if link.name == interface), None)
+        if link is None:
+            return Unresolved.NO_ROUTE
+        if any(key[0] == link.ifindex and key[1] == address for key in self._addresses):
+            return Unresolved.OWN_ADDRESS
+        return Resolution(Via((Hop(address, link.ifindex),)), 0) if link.up else Unresolved.LINK_DOWN
 
     def _resolve_on_link(
         self, address: Address, subnet: Prefix, on_link: list[InterfaceAddress]

@@ -63,7 +63,10 @@ def parse_address(text: str) -> Address:
 
 
 def address_text(address: Address) -> str:
-    """The canonical text of an address (RFC 5952 for IPv6)."""
+    """The canonical text of an address (RFC 5952 for IPv6). Of one with its zone behind the octets, ``fe80::1%eth0``
+    (RFC 4007 §11)."""
+    if len(address) > 16:
+        return f"{socket.inet_ntop(socket.AF_INET6, address[:16])}%{address[16:].decode(errors='replace')}"
     return socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)
 
 

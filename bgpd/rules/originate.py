@@ -57,7 +57,7 @@ def originate(
     foreign: ForeignRoutes | None = None,
 ) -> Mapping[Family, Origination]:
     """What ``node`` says and keeps, of both families. With ``ipam_early`` an address that IPAM gave to this node counts
-    as borrowed before the kernel has its route. ``foreign``: others' routes in the kernel, where a filter may want one."""
+    as borrowed before the kernel has its route. ``foreign``: others' routes in the kernel, where filters want them."""
     policy, foreign = policy or RoutePolicy(), foreign or {}
     return {
         family: _family(

@@ -49,7 +49,7 @@ NOBODYS = PeerPolicy()
 
 
 class KernelRule(NamedTuple):
-    """Of the routes inside a CIDR: whether, and how, they are written (calico.md §2.9). The first that holds decides."""
+    """Of the routes inside a CIDR: whether and how they are written (calico.md §2.9). The first that holds decides."""
 
     cidr: Prefix
     program: bool
@@ -111,17 +111,25 @@ class RoutePolicy:
     """Interfaces whose addresses and routes internal peers are not told: Felix brings them there."""
     ignored_interfaces: tuple[str, ...] = ()
     """Whose connected subnets are not even offered to filters."""
+    _chains: dict[tuple[tuple[str, ...], Direction, Family], Chain | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """As compiled: peers have few lists of filters."""
 
     def of(self, peer: Peer) -> PeerPolicy:
         """What a session may tell and is told."""
+        return self.known(peer) or NOBODYS
+
+    def known(self, peer: Peer) -> PeerPolicy | None:
+        """The same; ``None`` for a session that is about to end, since nobody wants it any more."""
         found = self.peers.get(peer.id)
         if found is None and peer.config.kind is PeerKind.DYNAMIC:
             address = peer.config.address
             family, host = family_of(address), host_prefix(address)
-            found = next(
+            return next(
                 (r.policy for r in self.ranges if r.family is family and covers(r.prefix, host)), None
             )
-        return found or NOBODYS
+        return found
 
     @property
     def clients(self) -> frozenset[PeerId]:
@@ -130,7 +138,12 @@ class RoutePolicy:
 
     def chain(self, names: tuple[str, ...], direction: Direction, family: Family) -> Chain | None:
         """The rules of filters, in order; ``None`` without any."""
-        return chain(names, self.filters, direction, family) if names else None
+        if not names:
+            return None
+        key = names, direction, family
+        if key not in self._chains:
+            self._chains[key] = chain(names, self.filters, direction, family)
+        return self._chains[key]
 
     def exporting(self, names: Iterable[str], family: Family) -> tuple[str, ...]:
         """Those of some filters that have a word on what a peer is told."""

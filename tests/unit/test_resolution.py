@@ -218,9 +218,9 @@ def test_workloads(node: Node) -> None:
     assert node.neighbours.workloads() == {
         Family.IPV4: {
             WorkloadRoute(parse_prefix("10.48.0.5/32")[1], "cali1"),
-            WorkloadRoute(parse_prefix("10.48.0.1/32")[1], "vxlan.calico"),
+            WorkloadRoute(parse_prefix("10.48.0.1/32")[1], "vxlan.calico", direct=True),
         },
-        Family.IPV6: {WorkloadRoute(parse_prefix("fd48::5/128")[1], "cali1")},
+        Family.IPV6: {WorkloadRoute(parse_prefix("fd48::5/128")[1], "cali1", 1024)},
     }
 
 
