@@ -294,7 +294,7 @@ class FarGobgp(Far):
     def saw_restart(self) -> bool:
         # The capability comes as its protobuf octets: field 1 of the message is the flags, 8 is the restart bit.
         for capability in self.daemon.neighbor(self.node_ipv4)["state"]["remote_cap"]:
-            if capability["type_url"].endswith("GracefulRestartCapability"):
+            if capability["type_url"].endswith(".GracefulRestartCapability"):
                 return base64.b64decode(capability["value"])[:2] == b"\x08\x08"
         return False
 
