@@ -124,17 +124,22 @@ def parse_nlri(family: Family, octets: bytes) -> list[Prefix]:
 def parse_nlri_with_ids(family: Family, octets: bytes) -> dict[int, list[Prefix]]:
     """The prefixes of an NLRI field with path identifiers (RFC 7911 §3), by identifier."""
     size = _SIZE[family]
-    found: dict[int, list[Prefix]] = {}
+    found: dict[bytes, list[Prefix]] = {}
+    before, append = b"", list[Prefix]().append
     position, end = 0, len(octets)
     while position < end:
         start = position + 4
         bits = octets[start]
+        path_id = octets[position:start]
+        if path_id != before:  # most often one has many prefixes
+            before, append = path_id, found.setdefault(path_id, []).append
         position = start + size[bits]
-        last = octets[position - 1] & _MASKED[bits] if bits & 7 else octets[position - 1]
-        path_id = int.from_bytes(octets[start - 4 : start], "big")
-        prefix = Prefix(octets[start : position - 1] + bytes((last,)))
-        found.setdefault(path_id, []).append(prefix)
-    return found
+        if octets[position - 1] & _HOST_BITS[bits]:
+            last = octets[position - 1] & _MASKED[bits]
+            append(Prefix(octets[start : position - 1] + bytes((last,))))
+        else:
+            append(octets[start:position])  # type: ignore[arg-type]
+    return {int.from_bytes(path_id, "big"): prefixes for path_id, prefixes in found.items()}
 
 
 _IPV4, _IPV6 = Family.IPV4, Family.IPV6  # looking a member up costs as much as reading a prefix
