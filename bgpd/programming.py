@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from bgpd.model.prefix import Family, prefix_text
 from bgpd.model.route import FibKey, Forwarding
@@ -21,6 +22,8 @@ from bgpd.observe.metrics import Metrics
 from bgpd.reconcile import Drift, Reconciler
 
 log = logging.getLogger(__name__)
+SLICE = 4096
+"""Adopted routes between two turns of the event loop."""
 NO_DRIFT = Drift(0, 0, 0)
 
 
@@ -47,7 +50,11 @@ class Programming:
     async def adopt(self) -> None:
         """Read what is there of ours from before. Nothing is written until ``paused`` is lifted."""
         self.reconciler.paused = True
-        self.reconciler.adopt(await self.target.read())
+        found = await self.target.read()
+        keys = iter(found)
+        while part := {key: found[key] for key in islice(keys, SLICE)}:
+            self.reconciler.adopt(part)
+            await asyncio.sleep(0)
 
     def heard(self, now: float) -> None:
         """A session said something that may end here: its time to the kernel is measured from now."""
@@ -58,6 +65,12 @@ class Programming:
         """What the router decided."""
         self.reconciler.want(changes)
         self._wake.set()
+
+    def settled(self, settled: bool) -> None:
+        """Whether the router has decided all that it knows of."""
+        if self.reconciler.unsettled == settled:
+            self.reconciler.unsettled = not settled
+            self._wake.set()
 
     def pause(self, paused: bool) -> None:
         """Write nothing, or write again."""

@@ -8,6 +8,7 @@ again with the same file.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ EX_CONFIG = 78
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = _parser(lab=bool(argv) and argv[0] == "lab")
+    parser = _parser(argv[0] if argv else "")
     arguments = parser.parse_args(argv)
     code: int = arguments.run(arguments)
     return code
@@ -39,7 +40,8 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
 
-def _parser(*, lab: bool) -> argparse.ArgumentParser:
+def _parser(word: str) -> argparse.ArgumentParser:
+    """The parser of all commands; of the one named ``word`` it knows the options too."""
     parser = _Parser(
         prog="bgpd",
         description="A BGP route distributor for container nodes. bgpctl talks to a running one.",
@@ -74,10 +76,17 @@ def _parser(*, lab: bool) -> argparse.ArgumentParser:
     _add_config_option(command)
     command.set_defaults(run=_cleanup)
 
-    if lab:
-        from bgpd.lab.commands import add_parser
+    # These two bring much with them: only who asks for one waits for its imports.
+    if word == "policy":
+        from bgpd.cli.policy import add_parser as add_policy
 
-        add_parser(commands)
+        add_policy(commands)
+    else:
+        commands.add_parser("policy", help="try filters and the built-in rules on routes", add_help=False)
+    if word == "lab":
+        from bgpd.lab.commands import add_parser as add_lab
+
+        add_lab(commands)
     else:
         commands.add_parser("lab", help="lay a containerlab topology in network namespaces", add_help=False)
     return parser
@@ -94,6 +103,8 @@ def _add_config_option(command: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    # What is imported stays: collecting garbage meanwhile looks through all of it for nothing.
+    gc.disable()
     from bgpd.config import ConfigError
     from bgpd.daemon import run
 

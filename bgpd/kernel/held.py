@@ -7,7 +7,7 @@ links our routes lead over, and our nexthop objects, so that no question of thos
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 
@@ -101,14 +101,21 @@ class Held:
         for spelling, same in groupby(routes.values()):
             self._use(spelling, sum(1 for _ in same))
 
-    def release_all(self, keys: Iterable[FibKey]) -> None:
+    def release_all(self, keys: Sequence[FibKey]) -> None:
         """The kernel does not have these routes."""
         pop = self.routes.pop
-        gone = [(key, spelling) for key in keys if (spelling := pop(key, None)) is not None]
-        self.metrics.subtract(key[1] for key, _ in gone)
+        gone = [pop(key, None) for key in keys]
+        if len(self.metrics) == 1 and None not in gone:
+            (metric,) = self.metrics
+            self.metrics[metric] -= len(gone)
+        else:
+            self.metrics.subtract(
+                key[1] for key, spelling in zip(keys, gone, strict=True) if spelling is not None
+            )
         self.metrics = +self.metrics
-        for spelling, same in groupby(spelling for _, spelling in gone):
-            self._unuse(spelling, sum(1 for _ in same))
+        for spelling, same in groupby(gone):
+            if spelling is not None:
+                self._unuse(spelling, sum(1 for _ in same))
 
     def release(self, key: FibKey) -> None:
         """The kernel does not have this route."""

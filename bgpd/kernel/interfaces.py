@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-
 from bgpd.kernel.rtnetlink import Message
 from bgpd.model.prefix import Address, Family, Prefix, make_prefix, parse_address
+from bgpd.shallow import shallow
+
+with shallow("pyroute2"):
+    from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+    from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 IFF_UP, IFF_LOOPBACK, IFF_LOWER_UP = 0x1, 0x8, 0x10000
 IFA_F_NOPREFIXROUTE = 0x200

@@ -16,9 +16,11 @@ import errno
 import socket
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from bgpd.kernel import rtnetlink as rt
 
@@ -34,7 +36,7 @@ _ADD_MEMBERSHIP, _CAP_ACK, _EXT_ACK, _STRICT_CHECK = 1, 10, 11, 12
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE, _SO_ATTACH_FILTER = 33, 32, 26
 _REPLY_TIMEOUT = 30
 _DATAGRAM = 1 << 16
-_DIRECT = 4
+_DIRECT = 32
 """Messages that are sent from the event loop itself: 30 us, where the way to the worker and back takes 150."""
 _DIRECT_AGAIN = 10.0
 """Seconds for which even those go through the worker, once the kernel's lock has made one wait."""
@@ -150,14 +152,25 @@ class Replies:
                     self.refusals[message.seq - base] = refusal
 
 
+class _Order(NamedTuple):
+    """A batch on its way."""
+
+    base: int
+    messages: list[bytes]
+    answers: asyncio.Future[list[bytes]]
+
+
 class Commands:
     """The socket that orders are given through."""
 
     def __init__(self) -> None:
-        self._socket = _open(receive=8 << 20, send=4 << 20)
+        self._socket = _open(receive=8 << 20, send=8 << 20)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", _REPLY_TIMEOUT, 0))
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="netlink")
-        self._pending: asyncio.Future[list[bytes]] | None = None
+        self._lock = threading.Lock()
+        self._waiting: list[_Order] = []
+        """Orders that the worker has not taken yet."""
+        self._working = False
         self._direct_from = 0.0
         self._batches = 0
 
@@ -176,42 +189,72 @@ class Commands:
 
         An ``OSError`` means that the answers did not come, and what was done is unknown.
         """
-        last = batch[-1]
-        batch[-1] = last[:6] + struct.pack("=H", struct.unpack_from("=H", last, 6)[0] | rt.F_ACK) + last[8:]
-        octets, end = b"".join(batch), base + len(batch) - 1
         loop = asyncio.get_running_loop()
-        idle = self._pending is None or self._pending.done()
-        if len(batch) <= _DIRECT and idle and time.monotonic() >= self._direct_from:
-            return self._exchange_now(loop, octets, end)
-        self._pending = loop.run_in_executor(self._worker, self._exchange, octets, end)
-        return self._pending
+        order = _Order(base, batch, loop.create_future())
+        with self._lock:
+            idle = not self._working
+            direct = idle and len(batch) <= _DIRECT and time.monotonic() >= self._direct_from
+            if not direct:
+                self._waiting.append(order)
+                self._working = True
+        if direct:
+            self._exchange_now(order)
+        elif idle:
+            self._worker.submit(self._work, loop)
+        return order.answers
 
-    def _exchange_now(
-        self, loop: asyncio.AbstractEventLoop, octets: bytes, end: int
-    ) -> asyncio.Future[list[bytes]]:
-        answers: asyncio.Future[list[bytes]] = loop.create_future()
+    def _exchange_now(self, order: _Order) -> None:
         started = time.monotonic()
-        try:
-            answers.set_result(self._exchange(octets, end))
-        except OSError as error:
-            answers.set_exception(error)
+        _deliver([order], *self._exchange([order]))
         ended = time.monotonic()
         if ended - started > TURN:
             self._direct_from = ended + _DIRECT_AGAIN
-        return answers
 
-    def _exchange(self, octets: bytes, last: int) -> list[bytes]:
-        """One send, then the answers up to that of the last message."""
-        self._socket.send(octets)
-        answers = []
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the worker: all that waits goes in one send, until nothing waits. (Between two system calls the worker
+        must wait for the interpreter lock, which the event loop gives up every few milliseconds only.)"""
         while True:
-            data = self._socket.recv(_DATAGRAM)
-            answers.append(data)
-            for message in rt.messages(data):
-                if message.type == rt.NLMSG_ERROR and message.seq == last:
-                    return answers
+            with self._lock:
+                orders, self._waiting = self._waiting, []
+                if not orders:
+                    self._working = False
+                    return
+            outcome = self._exchange(orders)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(_deliver, orders, *outcome)
+
+    def _exchange(self, orders: list[_Order]) -> tuple[dict[int, list[bytes]], OSError | None]:
+        """One send, then the answers up to that of the last message, by the batch that they are for."""
+        answers: dict[int, list[bytes]] = {order.base: [] for order in orders}
+        final = orders[-1].messages
+        last = final[-1]
+        final[-1] = last[:6] + struct.pack("=H", struct.unpack_from("=H", last, 6)[0] | rt.F_ACK) + last[8:]
+        end = orders[-1].base + len(final) - 1
+        try:
+            self._socket.send(b"".join([message for order in orders for message in order.messages]))
+            while True:
+                data = self._socket.recv(_DATAGRAM)
+                done = False
+                for message in rt.messages(data):  # all of one datagram answer one message
+                    if not (taken := answers.setdefault(message.seq & ~0xFFFF, [])) or taken[-1] is not data:
+                        taken.append(data)
+                    done = done or (message.type == rt.NLMSG_ERROR and message.seq == end)
+                if done:
+                    return answers, None
+        except OSError as error:
+            return answers, error
 
     def close(self) -> None:
-        """Waits for the order under way, then closes."""
+        """Waits for the orders under way, then closes."""
         self._worker.shutdown()
         self._socket.close()
+
+
+def _deliver(orders: list[_Order], answers: dict[int, list[bytes]], error: OSError | None) -> None:
+    for order in orders:
+        if order.answers.done():  # nobody waits any more
+            continue
+        if error is not None:
+            order.answers.set_exception(error)
+        else:
+            order.answers.set_result(answers[order.base])

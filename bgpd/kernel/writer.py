@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Literal, NamedTuple, cast
 
@@ -25,6 +25,8 @@ OBJECTS_FROM = 64
 """``auto`` writes over objects once there are more distinct next hops than this."""
 BATCH = 500
 """Messages a send: about 30 KiB, 1.5 ms of the kernel's time."""
+ALOFT = 16
+"""Batches under way at once: enough that the kernel has work while the event loop does other things."""
 MOST_LEGS = 256
 """Of a group; the kernel's own limit is one attribute's length."""
 
@@ -332,8 +334,9 @@ class Writer:
             held.hold_all(batch.puts)
             self.operations["put", "ok"] += len(batch.puts)
         else:
-            keys = cast(list[FibKey], batch.steps)
-            held.release_all(keys)
+            steps = cast(list[FibKey], batch.steps)
+            keys = steps
+            held.release_all(steps)
             self.operations["delete", "ok"] += len(batch.steps)
             settled.append(self._conflicts)
         for old in settled:
@@ -428,31 +431,32 @@ class Writer:
 
 
 class _Flight:
-    """At most one batch is in the kernel while the next is packed."""
+    """A few batches are on their way into the kernel while the next is packed."""
 
     def __init__(
         self, writer: Writer, errors: dict[FibKey, Exception], again: dict[FibKey, Forwarding]
     ) -> None:
         self._writer, self._errors, self._again = writer, errors, again
-        self._aloft: tuple[_Batch, asyncio.Future[list[bytes]]] | None = None
+        self._aloft: deque[tuple[_Batch, asyncio.Future[list[bytes]]]] = deque()
         self._turn_ends = time.monotonic() + TURN
 
     async def launch(self, batch: _Batch) -> None:
-        """Sends a batch, then waits for the one before."""
-        pending = self._writer._commands.submit(batch.base, batch.messages) if batch.messages else None
-        await self.land()
-        if pending is not None:
-            self._aloft = batch, pending
+        """Sends a batch, then settles those that are done; waits where too many are under way."""
+        if batch.messages:
+            self._aloft.append((batch, self._writer._commands.submit(batch.base, batch.messages)))
+        while self._aloft and (len(self._aloft) > ALOFT or self._aloft[0][1].done()):
+            await self._land_first()
         if time.monotonic() >= self._turn_ends:
             await asyncio.sleep(0)
             self._turn_ends = time.monotonic() + TURN
 
     async def land(self) -> None:
-        """Waits for the batch under way, if any."""
-        if self._aloft is None:
-            return
-        batch, pending = self._aloft
-        self._aloft = None
+        """Waits for all batches under way."""
+        while self._aloft:
+            await self._land_first()
+
+    async def _land_first(self) -> None:
+        batch, pending = self._aloft.popleft()
         try:
             replies = Replies(batch.base, await pending)
         except OSError as error:

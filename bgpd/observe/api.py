@@ -41,13 +41,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, get_args
 
-from aiohttp import web
-
 from bgpd.config import ConfigError
 from bgpd.model.prefix import family_of, make_prefix, parse_address, prefix_text
 from bgpd.model.status import Check, Impossible, NotFound, PeerAction, RouteTable, Views
 from bgpd.observe.document import SCHEMA_VERSION, document, encode, encode_route
 from bgpd.observe.metrics import Metrics
+from bgpd.shallow import shallow
+
+with shallow("aiohttp"):
+    from aiohttp import web
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bgpd.reconcile import RETRY_FIRST, RETRY_MOST, Batch, Drift, Reconciler
+from bgpd.reconcile import HOLD_BACK, RETRY_FIRST, RETRY_MOST, Batch, Drift, Reconciler
 from tests.unit.target_contract import MemoryTarget
 
 Key = tuple[str, int]
@@ -115,6 +115,58 @@ def test_a_put_that_comes_while_deletes_wait_goes_first() -> None:
     rig.step()
     rig.it.want({D: "1"})
     assert [kind for kind, _ in rig.settle()] == ["put", "delete"]
+
+
+def test_deletes_wait_for_what_is_still_being_decided() -> None:
+    rig = started()
+    rig.it.want({A: "1", B: "1"})
+    rig.settle()
+    rig.it.unsettled = True
+    rig.it.want({A: None})
+    assert rig.settle() == []
+    assert rig.it.next_deadline() == HOLD_BACK
+    rig.it.want({C: "1"})
+    assert rig.settle() == [("put", C)]
+    rig.it.unsettled = False
+    assert rig.settle() == [("delete", A)]
+    assert rig.it.next_deadline() is None
+    assert rig.equal()
+
+
+def test_deletes_do_not_wait_for_ever() -> None:
+    rig = started()
+    rig.it.want({A: "1"})
+    rig.settle()
+    rig.it.unsettled = True
+    rig.it.want({A: None})
+    assert rig.settle() == []
+    rig.now = HOLD_BACK
+    assert rig.settle() == [("delete", A)]
+
+
+def test_what_is_wanted_again_while_its_delete_waits_is_left_alone() -> None:
+    rig = started()
+    rig.it.want({A: "1"})
+    rig.settle()
+    rig.it.unsettled = True
+    rig.it.want({A: None})
+    rig.settle()
+    rig.it.want({A: "1"})
+    rig.it.unsettled = False
+    assert rig.settle() == []
+    assert rig.equal()
+
+
+def test_adopting_in_parts() -> None:
+    rig = Rig()
+    rig.it.adopt({A: "1", B: "2"})
+    rig.it.adopt({A32: "1", C: "3"})
+    assert rig.it.kept == 4
+    rig.it.want({A: "1"})
+    assert rig.settle() == [("delete", A32)]
+    assert rig.it.kept == 2
+    assert rig.it.release() == 2
+    assert sorted(rig.settle()) == [("delete", B), ("delete", C)]
 
 
 def test_changes_during_a_flight() -> None:
