@@ -1,0 +1,327 @@
+"""``bgpd policy test``: what this node would make of routes, by its resources alone; no daemon, no root, no kernel.
+
+``cli.daemon`` adds it. The rules are those of the daemon: ``rules.peering`` says which sessions there are,
+``rules.imports`` what may be heard, ``rules.originate`` and ``advertise`` what a peer is told. The node's configuration
+file is not read: its defaults hold. Passwords mean nothing here, so a pipeline need not have the Secrets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from bgpd.advertise import Adverts, Telling
+from bgpd.cli.routes import Route, RouteError, read_routes, written
+from bgpd.config import Config
+from bgpd.datastore.offline import Unreadable, read
+from bgpd.model.peer import Peer, PeerConfig, PeerId
+from bgpd.model.prefix import Family, address_text, covers, family_of, is_host
+from bgpd.model.resources import IPPool, Snapshot
+from bgpd.model.route import (
+    Attributes,
+    ForeignRoute,
+    Originated,
+    Origination,
+    OriginKind,
+    Out,
+    RouteSource,
+    WorkloadRoute,
+)
+from bgpd.model.route import (
+    Path as Learned,
+)
+from bgpd.rules.exports import ExportRefusal, groups_of, own_local_pref
+from bgpd.rules.filters import INT_MAX
+from bgpd.rules.imports import (
+    altered,
+    import_refusal,
+    import_rules,
+    import_verdict,
+    received,
+    rejected,
+    with_local_pref,
+)
+from bgpd.rules.originate import originate
+from bgpd.rules.peering import Peering, peers
+from bgpd.rules.policy import RoutePolicy, route_policy
+
+BUILT_IN = "built-in: "
+Direction = Literal["import", "export"]
+
+
+class _Refused(Exception):
+    """Bad input, in words."""
+
+
+def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
+    """Adds ``policy`` and its action."""
+    policy = commands.add_parser("policy", help="try filters and the built-in rules on routes")
+    actions = policy.add_subparsers(metavar="ACTION", required=True)
+    command = actions.add_parser(
+        "test",
+        help="what a peer would be told, or may tell: a line of JSON for each route",
+        description="What a peer of a node would be told of routes, or what the node would make of routes that "
+        "the peer tells, by the resources in a directory. Prints one JSON object a route, in their order.",
+    )
+    command.add_argument("--resources", type=Path, required=True, metavar="DIR", help="YAML and JSON files")
+    command.add_argument("--node", required=True, metavar="NAME", help="whose policy it is")
+    command.add_argument(
+        "--peer", required=True, metavar="NAME", help="a session's name or address, or a BGPPeer's name"
+    )
+    command.add_argument("--direction", required=True, choices=("import", "export"))
+    command.add_argument(
+        "routes", nargs="+", metavar="ROUTE.json", help="one route or a list of them; - is standard input"
+    )
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command; returns 0, or 2 when the input is bad."""
+    logging.getLogger("bgpd").addHandler(logging.NullHandler())  # what is wrong is told below, not logged
+    try:
+        routes = [route for name in arguments.routes for route in read_routes(name)]
+        snapshot = read(arguments.resources, arguments.node)
+        node = _node(snapshot, arguments.node)
+        for problem in dict.fromkeys((*snapshot.problems, *node.peering.problems)):
+            print(f"bgpd: warning: {problem}", file=sys.stderr)
+        peer = _session(node, _find(node.peering, arguments.peer))
+        answers = [_answer(node, peer, arguments.direction, route) for route in routes]
+    except (RouteError, Unreadable, _Refused) as error:
+        print(f"bgpd: {error}", file=sys.stderr)
+        return 2
+    for answer in answers:
+        print(json.dumps(answer))
+    return 0
+
+
+# -- the node and its sessions -----------------------------------------------------------------------------------------
+
+
+class _NodeView(NamedTuple):
+    """What a node would do, by its resources."""
+
+    snapshot: Snapshot
+    config: Config
+    peering: Peering
+    policy: RoutePolicy
+
+
+def _node(snapshot: Snapshot, name: str) -> _NodeView:
+    open_peers = {key: replace(peer, password=None) for key, peer in snapshot.peers.items()}
+    open_settings = {
+        key: replace(settings, node_mesh_password=None)
+        for key, settings in snapshot.bgp_configurations.items()
+    }
+    snapshot = replace(snapshot, peers=open_peers, bgp_configurations=open_settings)
+    config = Config(node=name)
+    peering = peers(snapshot, name, config)
+    return _NodeView(snapshot, config, peering, route_policy(snapshot, name, config, peering))
+
+
+def _find(peering: Peering, name: str) -> PeerConfig:
+    """The session that an operator means."""
+    found = [peer for peer in peering.peers.values() if name in (peer.id, address_text(peer.address))]
+    if not found:
+        found = [peer for peer in peering.peers.values() if peer.source == f"BGPPeer {name}"]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(sorted(peer.id for peer in found or peering.peers.values())) or "none"
+    if found:
+        raise _Refused(f"--peer: {name} is several sessions: {names}")
+    raise _Refused(f"--peer: no session of this node has the name or address {name!r}; there are: {names}")
+
+
+def _session(node: _NodeView, config: PeerConfig) -> Peer:
+    """The session as it would be when established."""
+    own = config.local_address or node.snapshot.nodes[node.config.node].address(family_of(config.address))
+    # The kernel's choice, where none is known: an address of the right family, and nothing of it is printed.
+    return Peer(config, config.router_id, own or config.address, config.families, asn4=True)
+
+
+def _answer(node: _NodeView, peer: Peer, direction: Direction, route: Route) -> dict[str, Any]:
+    if route.family not in peer.families:
+        said = _Said(False, f"{BUILT_IN}the session carries no {route.family.label}", route.attributes)
+    else:
+        said = (_imported if direction == "import" else _exported)(node, peer, route)
+    shown = written(route.family, route.prefix, said.attributes)
+    return {
+        "prefix": shown.pop("prefix"),
+        "action": "accept" if said.accepted else "reject",
+        "rule": said.rule,
+        **shown,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    accepted: bool
+    rule: str
+    attributes: Attributes
+    """As taken in, or as told to the peer; of what is rejected, as the filters saw it."""
+
+
+# -- import ------------------------------------------------------------------------------------------------------------
+
+
+def _imported(node: _NodeView, peer: Peer, route: Route) -> _Said:
+    if route.source not in (None, RouteSource.BGP):
+        route.bad("source", "expected bgp: that is what a peer tells")
+    path = received(Learned(peer, route.attributes, route.next_hop or peer.config.address))
+    rules = import_rules(node.policy, peer, route.family)
+    seen = with_local_pref(path.attributes)
+    if refusal := import_refusal(path, rules):
+        return _Said(False, BUILT_IN + refusal.value, seen)
+    verdict = import_verdict(route.family, route.prefix, path, rules)
+    if verdict is None:
+        return _Said(True, f"{BUILT_IN}import accepts", seen)
+    after = altered(path, verdict.operations)
+    return _Said(not rejected(verdict), verdict.rule, with_local_pref(after.attributes))
+
+
+# -- export ------------------------------------------------------------------------------------------------------------
+
+
+def _exported(node: _NodeView, peer: Peer, route: Route) -> _Said:
+    if route.source is None:
+        route.bad("source", f"expected with export: {', '.join(each.value for each in RouteSource)}")
+    if route.source is RouteSource.BGP:
+        return _told_of_learned(node, peer, route)
+    return _told_of_own(node, peer, route, route.source)
+
+
+def _told_of_learned(node: _NodeView, peer: Peer, route: Route) -> _Said:
+    path = Learned(_teller(node, peer, route), route.attributes, route.next_hop or peer.config.address)
+    origination = _origination(node, route.family)
+    telling = _telling(node, peer, route, origination, None, paths=(path,))
+    out = telling.out
+    if isinstance(out, Out) and out.source == peer.id:
+        out = ExportRefusal.SOURCE
+    if isinstance(out, Out):
+        pool = _pool(node, route)
+        rule = telling.rule or BUILT_IN + (f"pool {pool.name}" if pool else "a range of services")
+        return _Said(True, rule, out.attributes)
+    words = out.value
+    if out is ExportRefusal.POOL_DISABLED and (pool := _pool(node, route, hidden=True)):
+        words = f"pool {pool.name} has disableBGPExport"
+    return _Said(False, telling.rule or BUILT_IN + words, with_local_pref(route.attributes))
+
+
+def _told_of_own(node: _NodeView, peer: Peer, route: Route, source: RouteSource) -> _Said:
+    """Of a route of this node: the kernel has it, or the resources say that it is there."""
+    given = route.attributes
+    for key, value in (
+        ("as_path", given.as_path),
+        ("communities", given.communities),
+        ("large_communities", given.large_communities),
+    ):
+        if value:
+            route.bad(key, f"only a route learned by BGP has one: source is {source.value}")
+    if given.local_pref is not None and not 0 < given.local_pref < INT_MAX:
+        route.bad("local_pref", f"expected a number from 1 to {INT_MAX - 1} with source {source.value}")
+    # A LOCAL_PREF that is given stands for the metric that makes it.
+    metric = route.metric if given.local_pref is None else INT_MAX - given.local_pref
+    prioritised = given.local_pref is not None or _prioritised(node.policy)
+    origination = _origination(node, route.family, route)
+    known = origination.announce.get(route.prefix) or origination.offered.get(route.prefix)
+    own = Originated(
+        known.kind if known else OriginKind.STATIC,
+        known.source if known else "",
+        source,
+        route.interface,
+        metric,
+        route.next_hop,
+    )
+    family_policy = node.policy.families[route.family]
+    seen = Attributes(local_pref=own_local_pref(own, family_policy, prioritised))
+    if known is None and source is RouteSource.DIRECT and node.policy.filters_exports(route.family):
+        words = f"addresses of {route.interface or 'no interface'} are not even offered to filters"
+        return _Said(False, BUILT_IN + words, seen)
+    telling = _telling(node, peer, route, origination, own, prioritised)
+    out = telling.out
+    if isinstance(out, Out):
+        pool = _pool(node, route) if own.kind is OriginKind.BORROWED else None
+        rule = telling.rule or BUILT_IN + (f"pool {pool.name}" if pool else own.source)
+        return _Said(True, rule, out.attributes)
+    words = out.value
+    if out is ExportRefusal.NOT_OURS_TO_SAY:
+        words = origination.hidden.get(route.prefix, words)
+    return _Said(False, telling.rule or BUILT_IN + words, seen)
+
+
+def _telling(
+    node: _NodeView,
+    peer: Peer,
+    route: Route,
+    origination: Origination,
+    own: Originated | None,
+    prioritised: bool = False,
+    paths: tuple[Learned, ...] = (),
+) -> Telling:
+    """What the daemon would tell, and by which filter's rule."""
+    family, policy = route.family, node.policy
+    adverts = Adverts(family, lambda path: path.peer.ibgp and policy.of(path.peer).client)
+    adverts.configure(policy)
+    adverts.origination, adverts.prioritised = origination, prioritised
+    group = groups_of(peer, policy).get(family)
+    if group is None:
+        return Telling(None, ExportRefusal.NO_NEXT_HOP, "")
+    adverts.join(group, policy.chain(group.filters, "export", family))
+    announced = route.prefix in origination.announce
+    return adverts.tellings(route.prefix, group, own, announced, paths)[0]
+
+
+def _origination(node: _NodeView, family: Family, route: Route | None = None) -> Origination:
+    """What the node says and keeps, with ``route`` in its kernel."""
+    workloads: frozenset[WorkloadRoute] = frozenset()
+    foreign: frozenset[ForeignRoute] = frozenset()
+    if route is not None and route.source in (RouteSource.KERNEL, RouteSource.DIRECT):
+        direct, kernel = route.source is RouteSource.DIRECT, node.config.kernel
+        patterns = kernel.tunnel_interfaces if direct else kernel.workload_interfaces
+        ours = any(fnmatchcase(route.interface, pattern) for pattern in patterns)
+        if ours and is_host(family, route.prefix) and route.next_hop is None:
+            workloads = frozenset({WorkloadRoute(route.prefix, route.interface, route.metric, direct)})
+        found = ForeignRoute(route.prefix, route.source, route.interface, route.next_hop, route.metric)
+        foreign = frozenset({found})
+    early = node.config.originate.ipam_early
+    name = node.config.node
+    made = originate(node.snapshot, {family: workloads}, name, early, node.policy, {family: foreign})
+    return made[family]
+
+
+def _prioritised(policy: RoutePolicy) -> bool:
+    """Whether LOCAL_PREF carries the metric, where no peer has said anything yet."""
+    return policy.priorities_set if policy.priorities == "auto" else policy.priorities == "on"
+
+
+def _pool(node: _NodeView, route: Route, hidden: bool = False) -> IPPool | None:
+    """The smallest pool that a route is in, of those that export or those that do not."""
+    found = [
+        pool
+        for _, pool in sorted(node.snapshot.pools.items())
+        if pool.family is route.family
+        and pool.disable_bgp_export == hidden
+        and covers(pool.cidr, route.prefix)
+    ]
+    return max(found, key=lambda pool: pool.cidr[0], default=None)
+
+
+def _teller(node: _NodeView, peer: Peer, route: Route) -> Peer:
+    """Whom a learned route is from: the peer that is its next hop; else one of the AS that its path begins with, or an
+    internal one where it is empty, that this node need not have."""
+    sessions = [config for _, config in sorted(node.peering.peers.items())]
+    for config in sessions:
+        if config.address == route.next_hop:
+            return _session(node, config)
+    neighbour = route.attributes.neighbor_as
+    for config in sessions:
+        if neighbour and config.asn == neighbour and not config.ibgp and config.id != peer.id:
+            return _session(node, config)
+    own = node.peering.asn
+    stranger = replace(peer.config, id=PeerId(""), asn=neighbour or own, local_asn=own)
+    return _session(node, stranger)
