@@ -46,7 +46,7 @@ from bgpd.rules.imports import with_local_pref
 from bgpd.rules.policy import FamilyPolicy, RoutePolicy
 
 Told = Out | tuple[Out, ...] | None
-"""What a group is told of a prefix; a tuple where it takes several paths."""
+"""What a group is told of a prefix; a tuple, never an empty one, where it takes several paths."""
 OutChanges = dict[Prefix, tuple[Out | None, Out | None]]
 """NLRI -> (what the group was told before this batch, what it is told now)."""
 MOST_MADE = 65536
@@ -63,6 +63,8 @@ class Update:
     table: AdjRibOut = field(default_factory=dict)
     """By NLRI; live for ``bgp.outbound``."""
     state: dict[Prefix, Out | tuple[Out, ...]] = field(default_factory=dict)
+    changes: OutChanges = field(default_factory=dict)
+    """Since they were taken."""
     made: dict[object, Out | ExportRefusal] = field(default_factory=dict)
     """Outs that filters or communities made, by path and operations: equal ones are one object."""
 
@@ -93,7 +95,6 @@ class Adverts:
         self.prioritised = False
         self.filtered = False
         """Whether the slow road is needed: a group has filters, or communities are added."""
-        self.changes: dict[Group, OutChanges] = {}
         self._is_client = is_client
         self._path_ids: dict[tuple[PeerId | None, int], int] = {}
 
@@ -118,7 +119,6 @@ class Adverts:
             update.members -= 1
             if not update.members:
                 self.updates = tuple(other for other in self.updates if other is not update)
-                self.changes.pop(group, None)
                 self._review()
 
     def configure(self, policy: RoutePolicy) -> None:
@@ -155,16 +155,14 @@ class Adverts:
             for path in usable(selection)
             if isinstance(out := self._learned(path, group), Out)
         ]
-        return tuple(sorted(outs, key=attrgetter("path_id")))
+        return tuple(sorted(outs, key=attrgetter("path_id"))) or None
 
     def _learned(self, path: Path, group: Group) -> Out | ExportRefusal:
-        return learned_out(path, group, self._is_client(path))
+        return learned_out(path, group, group.ibgp and self._is_client(path))
 
     def learned(self, prefix: Prefix, selection: Selection, bases: Sequence[Told]) -> Sequence[Told]:
-        """What each group is told of a learned prefix; empty when that is nothing at all."""
+        """The slow road: what each group is told of a learned prefix, where filters or communities bear on it."""
         builtin = prefix_refusal(prefix, self.origination)
-        if not self.filtered:
-            return () if builtin else bases
         found: list[Told] = []
         for update, base in zip(self.updates, bases, strict=True):
             if not base or (builtin and update.chain is None):
@@ -174,7 +172,7 @@ class Adverts:
             else:
                 by_id = {self._path_id(path): path for path in usable(selection)}
                 outs = (self._filtered(update, prefix, by_id[out.path_id], out, builtin) for out in base)
-                found.append(tuple(out for out in outs if out is not None))
+                found.append(tuple(out for out in outs if out is not None) or None)
         return found
 
     def _filtered(
@@ -239,23 +237,11 @@ class Adverts:
 
     # Telling.
 
-    def tell(self, prefix: Prefix, outs: Sequence[Told]) -> None:
-        """The groups are told this of a prefix; nothing when ``outs`` is empty."""
-        if outs:
-            for update, out in zip(self.updates, outs, strict=True):
-                if update.state.get(prefix) != (out or None):
-                    self._tell(update, prefix, out)
-        else:
-            for update in self.updates:
-                if prefix in update.state:
-                    self._tell(update, prefix, None)
-
-    def _tell(self, update: Update, prefix: Prefix, out: Told) -> None:
+    def tell(self, update: Update, prefix: Prefix, out: Told) -> None:
         """A group is told something else of a prefix than before."""
-        changes = self.changes.setdefault(update.group, {})
-        if not update.group.add_path:
-            assert out is None or isinstance(out, Out)
-            _put(update.table, changes, prefix, out)
+        changes = update.changes
+        if update.state is update.table:
+            _put(update.table, changes, prefix, out)  # type: ignore[arg-type]  # not a tuple of several
             return
         now = {each.path_id: each for each in out or () if isinstance(each, Out)}
         before = update.state.pop(prefix, ())
@@ -266,6 +252,14 @@ class Adverts:
                 _put(update.table, changes, nlri, each)
         if out:
             update.state[prefix] = out
+
+    def take_changes(self) -> dict[Group, OutChanges]:
+        """What the groups are told otherwise since the last call."""
+        found = {}
+        for update in self.updates:
+            if update.changes:
+                found[update.group], update.changes = update.changes, {}
+        return found
 
     # For the operator.
 

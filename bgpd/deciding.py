@@ -10,9 +10,9 @@ too; a family that has none of them pays a question a batch for it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, repeat
 
 from bgpd.advertise import Adverts, Told, Update
 from bgpd.model.peer import Peer, PeerId
@@ -34,6 +34,7 @@ from bgpd.model.route import (
 )
 from bgpd.rib import AdjRibIn, Dirty, LocRib
 from bgpd.rules.decision import select
+from bgpd.rules.exports import prefix_refusal
 from bgpd.rules.filters import Verdict
 from bgpd.rules.forwarding import KernelRefusal, forwarding, is_elevated, metric, place
 from bgpd.rules.imports import (
@@ -232,12 +233,14 @@ class FamilyRib:
             for key in list(islice(self.decisions, min(excess, limit))):
                 del self.decisions[key]
 
-    def decide(self, prefixes: Iterable[Prefix]) -> None:
+    def decide(self, prefixes: Sequence[Prefix]) -> None:
         """The hot loop: from candidates to the kernel's route and the update groups' tables."""
+        if self._decide_alike(prefixes):
+            return
         candidates, loc_rib, decisions = self.adj_rib_in.candidates, self.loc_rib, self.decisions
         origination, local, special, usual = self.origination, self.local, self.special, self.metric
         adverts, epoch, plain = self.adverts, self.epoch, self.plain
-        updates, placed = adverts.updates, self.placed
+        updates, filtered, placed = adverts.updates, adverts.filtered, self.placed
         find = self.imported if self.importing else candidates.get
         fib = self.fib
         for prefix in prefixes:
@@ -250,8 +253,7 @@ class FamilyRib:
                     fib[prefix, usual] = None
                 for update in updates:
                     if prefix in update.state:
-                        adverts.tell(prefix, ())
-                        break
+                        adverts.tell(update, prefix, None)
                 continue
             selection: Selection | None = None
             wanted: Forwarding | None = None
@@ -265,12 +267,8 @@ class FamilyRib:
                 if decision.updates is not updates:
                     decision.outs = adverts.bases(decision.selection) if decision.selection else ()
                     decision.updates = updates
-                selection, wanted, outs, at = (
-                    decision.selection,
-                    decision.forwarding,
-                    decision.outs,
-                    decision.metric,
-                )
+                selection, wanted = decision.selection, decision.forwarding
+                outs, at = decision.outs, decision.metric
             if prefix in special:
                 own, hole = origination.announce.get(prefix), origination.blackholes.get(prefix)
                 static = origination.statics.get(prefix)
@@ -299,23 +297,73 @@ class FamilyRib:
                     else:
                         fib[prefix, usual] = wanted
                 if outs:
-                    outs = adverts.learned(prefix, selection, outs)
-            adverts.tell(prefix, outs)
+                    if filtered:
+                        outs = adverts.learned(prefix, selection, outs)
+                    elif prefix_refusal(prefix, origination):
+                        outs = ()
+            if outs:
+                for update, out in zip(updates, outs, strict=True):
+                    if update.state.get(prefix) != out:
+                        adverts.tell(update, prefix, out)
+            else:
+                for update in updates:
+                    if prefix in update.state:
+                        adverts.tell(update, prefix, None)
+
+    def _decide_alike(self, prefixes: Sequence[Prefix]) -> bool:
+        """The same for prefixes that all have the one same candidate, or none, and that nothing else bears on: a large
+        table that one peer tells or takes back. Whether it was done."""
+        if self.importing or self.placed or not self.plain or not self.special.isdisjoint(prefixes):
+            return False
+        all_found = list(map(self.adj_rib_in.candidates.get, prefixes))
+        found = all_found[0]
+        if isinstance(found, tuple) and not isinstance(found, Path):
+            return False
+        if all_found.count(found) < len(all_found):
+            return False
+        if found is None:
+            forget = self.loc_rib.pop
+            for prefix in prefixes:
+                forget(prefix, None)
+            self.fib.update(dict.fromkeys(zip(prefixes, repeat(self.metric))))
+        else:
+            decision = self.decisions.get(id(found))
+            if decision is None or decision.epoch is not self.epoch:
+                decision = self.decisions[id(found)] = self._decision(found, self.epoch)
+            if decision.updates is not self.adverts.updates:
+                decision.outs = self.adverts.bases(decision.selection) if decision.selection else ()
+                decision.updates = self.adverts.updates
+            selection = decision.selection
+            if selection is None or decision.outs or decision.metric != self.metric:
+                return False
+            known = self.loc_rib
+            new = [prefix for prefix in prefixes if known.get(prefix) is not selection]
+            known.update(dict.fromkeys(new, selection))
+            self.fib.update(dict.fromkeys(zip(new, repeat(self.metric)), decision.forwarding))
+        for update in self.adverts.updates:
+            if update.state:
+                for prefix in prefixes:
+                    if prefix in update.state:
+                        self.adverts.tell(update, prefix, None)
+        return True
 
     def _decision(self, found: Path | tuple[Path, ...], epoch: object) -> _Decision:
-        def refuse(path: Path) -> Reason | None:
-            if path.peer.id in self.importing:
-                return None  # what is refused has been left out
-            return import_refusal(path, self.rules.get(path.peer.id))
-
         paths = (found,) if isinstance(found, Path) else found
-        selection = select(paths, self._resolve, self._max_paths, refuse)
+        selection = select(paths, self._resolve, self._max_paths, self._refusal)
         if selection is None:
             return _Decision(found, epoch, None, None, self.metric)
         wanted = forwarding(selection, self._resolve, self._max_paths)
         return _Decision(
             found, epoch, selection, wanted, metric(selection) if self.adverts.prioritised else self.metric
         )
+
+    def _refusal(self, path: Path) -> Reason | None:
+        if self.importing and path.peer.id in self.importing:
+            return None  # what is refused has been left out
+        refusal = import_refusal(path)
+        if refusal or path.attributes.cluster_list:  # the peer's own rules may say otherwise
+            return import_refusal(path, self.rules.get(path.peer.id))
+        return None
 
     def _place(self, prefix: Prefix, decision: _Decision) -> Via | None:
         """The forwarding under the kernel rule of a prefix."""

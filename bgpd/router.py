@@ -41,10 +41,10 @@ from bgpd.rules.exports import ExportRefusal, Group, groups_of
 from bgpd.rules.filters import Verdict
 from bgpd.rules.forwarding import KernelRefusal, place
 from bgpd.rules.imports import (
+    GRACEFUL_SHUTDOWN,
     ImportRules,
     import_refusal,
     import_rules,
-    is_altered_on_receipt,
     received,
 )
 from bgpd.rules.policy import ENCODED, KernelRule, RoutePolicy
@@ -144,17 +144,18 @@ class Router:
         """What a session said, in order."""
         if self._peers.get(peer.id) is not peer:
             return
-        limit = peer.config.max_prefixes
+        limit, zoned, internal = peer.config.max_prefixes, peer.config.interface is not None, peer.ibgp
+        peer_id = peer.id
         for event in events:
             rib = self._ribs[event.family]
             if isinstance(event, Announce):
                 path = event.path
-                if is_altered_on_receipt(path):
+                attributes = path.attributes
+                if zoned or (attributes.communities and GRACEFUL_SHUTDOWN in attributes.communities):
                     path = self._as_taken(path)
-                refused = import_refusal(path, rib.rules.get(peer.id)) is not None
+                refused = import_refusal(path, rib.rules[peer_id]) is not None
                 rib.adj_rib_in.announce(path, event.prefixes, rib.dirty, refused)
-                local_pref = path.attributes.local_pref
-                if local_pref is not None and local_pref > ENCODED and peer.ibgp:
+                if internal and (attributes.local_pref or 0) > ENCODED:
                     self._encodes(peer)
                 if limit is not None:
                     received_, _, stale = rib.adj_rib_in.counts(peer.id)
@@ -310,9 +311,7 @@ class Router:
         for family, rib in self._ribs.items():
             if rib.fib:
                 changes.fib[family], rib.fib = rib.fib, {}
-            if rib.adverts.changes:
-                changes.adj_rib_out.update(rib.adverts.changes)
-                rib.adverts.changes = {}
+            changes.adj_rib_out.update(rib.adverts.take_changes())
         return changes
 
     def take_over_limit(self) -> list[tuple[Peer, Family, int]]:

@@ -137,7 +137,7 @@ def learned_out(
     """
     if refusal := protocol_refusal(path, group, from_client):
         return refusal
-    attributes = operated(path.attributes, operations)
+    attributes = operated(path.attributes, operations) if operations else path.attributes
     if group.ibgp and path.peer.ibgp:
         cluster_id = group.cluster_id or path.peer.config.router_id
         attributes = replace(

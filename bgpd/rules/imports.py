@@ -87,7 +87,8 @@ def rejected(verdict: Verdict | None) -> bool:
 
 def received(path: Path) -> Path:
     """A path as it is taken into Adj-RIB-In: LOCAL_PREF 0 where the peer says that it goes away, and a link-local next
-    hop with the interface that it is on, ``fe80::1%eth0`` (RFC 4007 §11), which ``kernel`` resolves there."""
+    hop with the interface that it is on, ``fe80::1%eth0`` (RFC 4007 §11), which ``kernel`` resolves there. The
+    caller asks where either may be."""
     attributes = path.attributes
     if GRACEFUL_SHUTDOWN in attributes.communities and attributes.local_pref != 0:
         path = path._replace(attributes=replace(attributes, local_pref=0))
@@ -97,8 +98,3 @@ def received(path: Path) -> Path:
         if is_link_local(on_link):
             path = path._replace(next_hop=Address(on_link + interface.encode()))
     return path
-
-
-def is_altered_on_receipt(path: Path) -> bool:
-    """Whether ``received`` would give another path: asked of every UPDATE."""
-    return GRACEFUL_SHUTDOWN in path.attributes.communities or path.peer.config.interface is not None

@@ -19,7 +19,7 @@ from bgpd.bgp.speaker import Speaker
 from bgpd.bgp.wire import encode_announcements, encode_withdrawals, end_of_rib
 from bgpd.model.peer import PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Family, address_text, parse_address, parse_prefix, prefix_text
-from bgpd.model.route import Announce, Attributes, EndOfRib, SegmentType
+from bgpd.model.route import Announce, Attributes, EndOfRib, Withdraw, SegmentType
 
 here, here6, there, asn = sys.argv[1:5]
 hops = {Family.IPV4: parse_address(here), Family.IPV6: parse_address(here6)}
@@ -56,7 +56,7 @@ class Handler:
                 for prefix in event.prefixes:
                     tell(heard=prefix_text(event.family, prefix), hop=address_text(event.path.next_hop),
                          path=event.path.attributes.asns(), pref=event.path.attributes.local_pref)
-            else:
+            elif isinstance(event, Withdraw):
                 for prefix in event.prefixes:
                     tell(gone=prefix_text(event.family, prefix))
 

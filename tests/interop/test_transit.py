@@ -37,7 +37,7 @@ def test_inside_pools_only(net: Net) -> None:
     assert (told["10.48.1.0/26"].as_path, told["10.48.1.0/26"].next_hop) == ("64512 65001", "10.9.0.1")
     assert (told["10.48.2.0/26"].as_path, told["10.48.2.0/26"].next_hop) == ("64512", "10.9.0.1")
     inside = gobgp.heard()["10.48.3.0/26"]
-    assert (inside.as_path, inside.next_hop, inside.local_pref) == ("65003", "10.9.0.1", 100)
+    assert (inside.as_path, inside.next_hop, inside.local_pref) == ("65003", "10.9.0.3", 100)
 
     # A pool is closed while running: taken back. Opened: told.
     ground.bgpd.write("more-pools", pool("closed", "10.49.0.0/16"))

@@ -18,8 +18,8 @@ def found(netns: Netns, gateway: str, dev: str, cost: int = 0, *, onlink: bool =
     return Resolution(Via((Hop(parse_address(gateway), netns.ifindex(dev), onlink),)), cost)
 
 
-def workload(text: str, interface: str) -> WorkloadRoute:
-    return WorkloadRoute(parse_prefix(text)[1], interface)
+def workload(text: str, interface: str, metric: int = 0, direct: bool = False) -> WorkloadRoute:
+    return WorkloadRoute(parse_prefix(text)[1], interface, metric, direct)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ async def test_workloads_are_host_routes_of_workload_interfaces(netns: Netns, do
         netns.ip(command)
     expected = {
         Family.IPV4: {workload("10.48.0.5/32", "cali1"), workload("10.48.0.10/32", "cali1")},
-        Family.IPV6: {workload("fd48::5/128", "cali1")},
+        Family.IPV6: {workload("fd48::5/128", "cali1", 1024)},
     }
     await door.until(lambda: kernel.workloads() == expected)
     async with running_door() as another:
@@ -214,8 +214,8 @@ async def test_tunnel_addresses_are_workloads(netns: Netns) -> None:
     netns.ip("link set tunl-a up")
     async with running_door(tunnel_interfaces=("tunl-a",)) as door:
         assert door.kernel.workloads() == {
-            Family.IPV4: {workload("10.48.0.1/32", "tunl-a")},
-            Family.IPV6: {workload("fd48::1/128", "tunl-a")},
+            Family.IPV4: {workload("10.48.0.1/32", "tunl-a", direct=True)},
+            Family.IPV6: {workload("fd48::1/128", "tunl-a", direct=True)},
         }
         netns.ip("addr del 10.48.0.1/32 dev tunl-a")
         await door.until(lambda: door.told.workloads)
