@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from netaddr import IPNetwork
+from netaddr import IPAddress, IPNetwork
 
 from bgpd.model.prefix import Family, parse_prefix
 from bgpd.model.resources import (
@@ -24,7 +24,7 @@ from bgpd.model.resources import (
     SetPriority,
 )
 from bgpd.model.route import Attributes, RouteSource, SegmentType
-from bgpd.rules.filters import Subject, chain, operated
+from bgpd.rules.filters import Chain, Subject, chain, operated
 
 # -- rules and routes as people write them -----------------------------------------------------------------------------
 
@@ -257,7 +257,7 @@ def by_name(resources: dict[str, tuple[FilterRule, ...]], family: Family) -> dic
     }
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.data(), st.sampled_from((4, 6)), st.booleans())
 def test_a_rule_matches_what_the_slow_evaluator_matches(
     data: st.DataObject, version: int, ibgp: bool
@@ -269,6 +269,24 @@ def test_a_rule_matches_what_the_slow_evaluator_matches(
     assert found is not None
     for route in given_routes:
         assert (found.evaluate(modelled_route(route), ibgp) is not None) == slow_match(rule, route, ibgp)
+
+
+@given(st.data(), st.sampled_from((4, 6)))
+def test_a_cidr_is_told_from_its_neighbours(data: st.DataObject, version: int) -> None:
+    """Prefixes that differ from the CIDR in one bit, or in none."""
+    bits = 32 if version == 4 else 128
+    number, length = data.draw(st.integers(0, 2**bits - 1)), data.draw(st.integers(0, bits))
+    cidr = str(IPNetwork(f"{IPAddress(number, version)}/{length}").cidr)
+    lengths = data.draw(st.one_of(st.none(), st.tuples(st.integers(0, bits), st.integers(0, bits))))
+    for _ in range(4):
+        flipped = number ^ (1 << bits >> data.draw(st.integers(1, bits + 1)))
+        other = data.draw(st.one_of(st.just(length), st.integers(0, bits)))
+        prefix = str(IPNetwork(f"{IPAddress(flipped, version)}/{other}").cidr)
+        route = Route(prefix, "bgp", "", (), (), None)
+        for operator in MatchOperator:
+            rule = Rule("Accept", cidr=cidr, operator=operator.value, lengths=lengths)
+            found = Chain((("f", modelled_rule(rule)),)).evaluate(modelled_route(route), True)
+            assert (found is not None) == slow_match(rule, route, True)
 
 
 @settings(max_examples=50)
