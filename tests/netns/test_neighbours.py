@@ -166,7 +166,7 @@ async def test_workloads_are_host_routes_of_workload_interfaces(netns: Netns, do
     ):
         netns.ip(command)
     expected = {
-        Family.IPV4: {workload("10.48.0.5/32", "cali1"), workload("10.48.0.10/32", "cali1")},
+        Family.IPV4: {workload("10.48.0.5/32", "cali1"), workload("10.48.0.10/32", "cali1", 1024)},
         Family.IPV6: {workload("fd48::5/128", "cali1", 1024)},
     }
     await door.until(lambda: kernel.workloads() == expected)

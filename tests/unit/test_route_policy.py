@@ -1,0 +1,865 @@
+"""The route policy: what the resources say of routes, and what the router then does, rule by rule (calico.md §2.7 to
+§2.11, §3, §5, §8). Numbers in names are rows of the feature table of calico.md §11."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from netaddr import IPNetwork
+
+from bgpd.config import Config, parse
+from bgpd.model.peer import Peer, PeerId, PeerPolicy
+from bgpd.model.prefix import address_text
+from bgpd.model.resources import (
+    Action,
+    AddCommunity,
+    BGPConfiguration,
+    BGPFilter,
+    ClusterRoutes,
+    EncapMode,
+    FilterRule,
+    IPPool,
+    MatchOperator,
+    NextHopMode,
+    Node,
+    PrefixAdvertisement,
+    PrependAsPath,
+    ServiceRange,
+    SetPriority,
+    Snapshot,
+)
+from bgpd.model.route import (
+    BeginRefresh,
+    EndRefresh,
+    ForeignRoute,
+    Hop,
+    Out,
+    Reason,
+    RouteSource,
+    StaticRoute,
+    Unresolved,
+    Via,
+    WorkloadRoute,
+)
+from bgpd.rules.exports import NO_PEER, ExportRefusal, groups_of
+from bgpd.rules.filters import INT_MAX
+from bgpd.rules.forwarding import KernelRefusal
+from bgpd.rules.imports import GRACEFUL_SHUTDOWN
+from bgpd.rules.originate import originate
+from bgpd.rules.peering import peers
+from bgpd.rules.policy import KEPT_INSIDE, FamilyPolicy, KernelRule, RoutePolicy, route_policy
+from tests.unit.builders import (
+    ME,
+    V4,
+    V6,
+    Core,
+    addr,
+    again,
+    announce,
+    attributes,
+    origination,
+    path,
+    peer,
+    pfx,
+    via,
+    withdraw,
+)
+from tests.unit.test_originate import affinity, snapshot
+
+A, B, C = peer("10.0.1.30"), peer("10.0.1.31"), peer("10.0.1.32")
+X, Y = peer("10.0.2.1", 65001), peer("10.0.2.2", 65002)
+POOL, BLOCK, OTHER, HOST = "10.48.0.0/16", "10.48.0.0/26", "10.48.0.64/26", "10.48.0.7/32"
+CLUSTER = addr("1.1.1.1")
+ENCODED = INT_MAX - 1024
+
+
+def policy(
+    *, advertise: dict[str, tuple[Any, ...]] | None = None, normal: int = 1024, **more: Any
+) -> RoutePolicy:
+    """A policy in which every peer of these tests is known."""
+    of_family = more.pop("family", FamilyPolicy())
+    four = replace(
+        of_family,
+        normal_priority=normal,
+        advertisements=tuple((pfx(cidr), values) for cidr, values in (advertise or {}).items()),
+    )
+    known = {each.id: PeerPolicy() for each in (A, B, C, X, Y)}
+    return RoutePolicy(
+        peers={**known, **more.pop("peers", {})}, families={V4: four, V6: FamilyPolicy()}, **more
+    )
+
+
+def rules(*found: FilterRule, name: str = "f", direction: str = "export") -> dict[str, BGPFilter]:
+    key = "exports" if direction == "export" else "imports"
+    return {name: BGPFilter(name, **{key: {V4: found}})}
+
+
+def accept(cidr: str | None = None, operator: MatchOperator = MatchOperator.IN, **more: Any) -> FilterRule:
+    return FilterRule(Action.ACCEPT, pfx(cidr) if cidr else None, operator if cidr else None, **more)
+
+
+def reject(cidr: str | None = None, operator: MatchOperator = MatchOperator.IN, **more: Any) -> FilterRule:
+    return FilterRule(Action.REJECT, pfx(cidr) if cidr else None, operator if cidr else None, **more)
+
+
+def core(said: RoutePolicy, *up: Peer, **origin: Any) -> Core:
+    made = Core()
+    assert made.router.policy(said) == {}
+    made.up(*up)
+    return made.originate(origination(**{"pools": [POOL], **origin}))
+
+
+def told(made: Core, to: Peer) -> dict[str, Out]:
+    group = made.router.groups_of(to)[V4]
+    skip = 4 if group.add_path else 0
+    found = {}
+    for nlri, out in made.router.adj_rib_out(group).items():
+        text = f"{address_text(bytes(nlri[skip + 1 :]).ljust(4, bytes(1)))}/{nlri[skip]}"  # type: ignore[arg-type]
+        found[text + (f"#{out.path_id}" if skip else "")] = out
+    return found
+
+
+def named(**peers_: PeerPolicy) -> dict[PeerId, PeerPolicy]:
+    by = {"a": A, "b": B, "c": C, "x": X, "y": Y}
+    return {by[name].id: said for name, said in peers_.items()}
+
+
+# Export filters (38, 39).
+
+
+def test_38_an_accept_lets_out_what_the_built_in_rules_would_not_and_a_reject_ends() -> None:
+    filters = rules(accept("192.0.2.0/24"), reject(OTHER, MatchOperator.EQUAL))
+    made = core(policy(filters=filters, peers=named(x=PeerPolicy(("f",)))), A, X, Y)
+    made.hear(A, announce(path(A), "192.0.2.0/25", "198.51.100.0/24", BLOCK, OTHER))
+    assert set(told(made, X)) == {"192.0.2.0/25", BLOCK}
+    assert set(told(made, Y)) == {BLOCK, OTHER}, "another peer has no filters"
+    (said,) = made.router.tellings(V4, pfx(OTHER), made.router.groups_of(X)[V4])
+    assert (said.out, said.rule) == (ExportRefusal.FILTERED, "f exportV4[2]")
+    (said,) = made.router.tellings(V4, pfx("192.0.2.0/25"), made.router.groups_of(X)[V4])
+    assert said.rule == "f exportV4[1]"
+
+
+def test_38_a_filter_cannot_undo_what_the_protocol_forbids() -> None:
+    said = policy(filters=rules(accept()), peers=named(a=PeerPolicy(("f",)), x=PeerPolicy(("f",))))
+    made = core(said, A, B, X)
+    made.hear(B, announce(path(B), BLOCK))
+    assert told(made, A) == {}, "internal routes are not passed on to internal peers"
+    assert set(told(made, X)) == {BLOCK}
+
+
+def test_39_operations_change_what_is_told_behind_our_own_as() -> None:
+    change = accept(POOL, operations=(AddCommunity(7), PrependAsPath((9, 8)), SetPriority(500)))
+    said = policy(filters=rules(change), peers=named(x=PeerPolicy(("f",)), a=PeerPolicy(("f",))))
+    made = core(said, A, X, blocks=[BLOCK])
+    made.hear(X, announce(path(X), OTHER))
+    assert told(made, X)[BLOCK].attributes == attributes(64512, 9, 8, communities=(7,))
+    learned = told(made, A)[OTHER].attributes
+    assert learned == attributes(9, 8, 65001, local_pref=INT_MAX - 500, communities=(7,))
+
+
+def test_39_what_a_filter_sees_of_a_route() -> None:
+    filters = {
+        "f": BGPFilter(
+            "f", exports={V4: (reject(remote_peers=True), reject(ibgp=True), reject(priority=1024), accept())}
+        )
+    }
+    said = policy(filters=filters, priorities="on", peers=named(x=PeerPolicy(("f",)), y=PeerPolicy(("f",))))
+    made = core(said, A, X, blocks=[BLOCK])
+    made.hear(A, announce(path(A, attributes(local_pref=ENCODED)), OTHER))
+    verdicts = {
+        text: made.router.tellings(V4, pfx(text), made.router.groups_of(X)[V4])[0].rule
+        for text in (BLOCK, OTHER)
+    }
+    assert verdicts == {BLOCK: "f exportV4[3]", OTHER: "f exportV4[1]"}
+
+
+def test_39_a_local_route_with_an_interface_is_a_filters_to_let_out() -> None:
+    said = policy(filters=rules(accept(interface="eth*")), peers=named(x=PeerPolicy(("f",))))
+    snapshot = Snapshot(pools={"p": IPPool("p", V4, pfx(POOL), 26)})
+    foreign = {
+        V4: frozenset(
+            (
+                ForeignRoute(pfx("192.0.2.0/24"), RouteSource.KERNEL, "eth0", addr("10.0.1.1"), 20),
+                ForeignRoute(pfx("10.0.1.0/24"), RouteSource.DIRECT, "eth0"),
+                ForeignRoute(pfx("10.5.0.0/24"), RouteSource.DIRECT, "br0"),
+                ForeignRoute(pfx("10.6.0.0/24"), RouteSource.DIRECT, "eth9"),
+            )
+        )
+    }
+    said = replace(said, ignored_interfaces=("eth9",))
+    made = core(said, A, X)
+    made.router.originated(originate(snapshot, {}, "me", policy=said, foreign=foreign))
+    made.router.local_prefixes(V4, {pfx("10.0.1.0/24"): "a subnet"})
+    made.settle()
+    assert {text: out.next_hop for text, out in told(made, X).items()} == {
+        "192.0.2.0/24": ME,
+        "10.0.1.0/24": ME,
+    }
+    assert told(made, A) == {}
+    assert made.router.exported(V4, pfx("192.0.2.0/24"), groups_of(A)[V4]) is ExportRefusal.NOT_OURS_TO_SAY
+    keep = replace(
+        said, peers={**said.peers, **named(a=PeerPolicy(("f",)), x=PeerPolicy(("f",), NextHopMode.KEEP))}
+    )
+    made.router.policy(keep)
+    made.settle()
+    assert told(made, A)["192.0.2.0/24"].next_hop == addr("10.0.1.1"), "the gateway, to internal peers"
+    assert told(made, X)["192.0.2.0/24"].next_hop == addr("10.0.1.1")
+    made.hear(A, announce(path(A), "192.0.2.0/24"))
+    assert made.routes() == {"192.0.2.0/24": via("10.0.1.30")}, "what BGP says comes before another's route"
+
+
+def test_without_export_filters_others_routes_are_not_looked_at() -> None:
+    said = policy()
+    foreign = {V4: frozenset((ForeignRoute(pfx("192.0.2.0/24"), RouteSource.KERNEL, "eth0"),))}
+    found = originate(Snapshot(), {}, "me", policy=said, foreign=foreign)
+    assert found[V4].offered == {}
+
+
+# Import filters (38, 39, 41).
+
+
+def test_38_import_filters_refuse_and_alter_and_the_counts_follow() -> None:
+    filters = rules(
+        reject(OTHER, MatchOperator.EQUAL),
+        accept(BLOCK, operations=(SetPriority(600), AddCommunity(5))),
+        direction="import",
+    )
+    made = core(policy(filters=filters, peers=named(a=PeerPolicy(("f",)))), A, B, X)
+    made.hear(A, announce(path(A), BLOCK, OTHER, HOST))
+    assert made.routes() == {BLOCK: via("10.0.1.30"), HOST: via("10.0.1.30")}
+    assert made.router.counts(A.id, V4) == (3, 2, 0)
+    assert told(made, X)[BLOCK].attributes.communities == (5,)
+    best, _, rejected = made.router.judged(V4, pfx(OTHER))
+    assert (best, list(rejected.values())) == (None, [Reason.FILTERED])
+    received = made.router.adj_rib_in(V4).paths(pfx(OTHER))[0]
+    verdict = made.router.imported(V4, pfx(OTHER), received)[1]
+    assert verdict is not None
+    assert verdict.rule == "f importV4[1]"
+    made.hear(B, announce(path(B, attributes(local_pref=300)), BLOCK))
+    assert made.routes()[BLOCK] == via("10.0.1.30"), (
+        "the priority that the filter sets counts in the decision"
+    )
+
+
+def test_38_another_filter_is_applied_to_what_was_received_without_the_session() -> None:
+    peers_ = named(a=PeerPolicy(("f",)))
+    made = core(policy(peers=peers_), A, X)
+    made.hear(A, announce(path(A), BLOCK, OTHER))
+    for filters, left in (
+        (rules(reject(OTHER), direction="import"), {BLOCK}),
+        (rules(reject(BLOCK), direction="import"), {OTHER}),
+        (rules(reject(), direction="import"), set()),
+        ({}, {BLOCK, OTHER}),
+    ):
+        assert made.router.policy(policy(filters=filters, peers=peers_)) == {}, "import moves nobody"
+        made.settle()
+        assert set(made.routes()) == left
+        assert set(told(made, X)) == left
+        assert made.router.counts(A.id, V4) == (2, len(left), 0)
+
+
+def test_own_as_is_allowed_as_often_as_it_is_said_35() -> None:
+    made = core(policy(peers=named(x=PeerPolicy(allow_own_as=2))), X, Y)
+    made.hear(X, announce(path(X, attributes(65001, 64512, 7, 64512)), BLOCK))
+    made.hear(X, announce(path(X, attributes(65001, 64512, 64512, 64512)), OTHER))
+    made.hear(Y, announce(path(Y, attributes(65002, 64512)), HOST))
+    assert set(made.routes()) == {BLOCK}
+    made.router.policy(policy(peers=named(x=PeerPolicy(allow_own_as=3))))
+    assert set(made.settle().routes()) == {BLOCK, OTHER}
+    assert made.router.counts(X.id, V4) == (2, 2, 0)
+    made.router.policy(policy())
+    assert set(made.settle().routes()) == set()
+    assert made.router.counts(X.id, V4) == (2, 0, 0)
+
+
+def test_41_graceful_shutdown_lowers_the_local_preference_to_0() -> None:
+    made = core(policy(), A, B, X)
+    leaving = attributes(local_pref=100, communities=(GRACEFUL_SHUTDOWN,))
+    made.hear(A, announce(path(A), BLOCK)).hear(B, announce(path(B), BLOCK))
+    made.hear(A, announce(path(A, leaving), BLOCK))
+    assert made.routes() == {BLOCK: via("10.0.1.31")}
+    made.hear(B, withdraw(BLOCK))
+    assert made.routes() == {BLOCK: via("10.0.1.30")}, "still used, where nothing else is there"
+
+
+def test_no_peer_is_not_told_to_external_peers() -> None:
+    made = core(policy(), A, X, Y)
+    made.hear(X, announce(path(X, attributes(65001, communities=(NO_PEER,))), BLOCK))
+    assert set(told(made, A)) == {BLOCK}
+    assert told(made, Y) == {}
+
+
+# Next hops (36), §2.11.
+
+
+@pytest.mark.parametrize(
+    ("mode", "to", "learned_by", "expected"),
+    [
+        (NextHopMode.AUTO, A, X, "10.0.2.1"),
+        (NextHopMode.AUTO, Y, X, "10.0.1.20"),
+        (NextHopMode.AUTO, Y, A, "10.0.1.20"),
+        (NextHopMode.SELF, A, X, "10.0.1.20"),
+        (NextHopMode.SELF, Y, X, "10.0.1.20"),
+        (NextHopMode.KEEP, A, X, "10.0.2.1"),
+        (NextHopMode.KEEP, Y, X, "10.0.2.1"),
+        (NextHopMode.KEEP_EBGP, A, X, "10.0.2.1"),
+        (NextHopMode.KEEP_EBGP, Y, A, "10.0.1.30"),
+    ],
+)
+def test_36_the_next_hop(mode: NextHopMode, to: Peer, learned_by: Peer, expected: str) -> None:
+    made = core(policy(peers={to.id: PeerPolicy(next_hop=mode)}), A, X, Y, blocks=[BLOCK])
+    made.hear(learned_by, announce(path(learned_by), OTHER))
+    assert address_text(told(made, to)[OTHER].next_hop) == expected
+    assert told(made, to)[BLOCK].next_hop == ME, "of our own block always ours"
+
+
+# Communities (40).
+
+
+def test_40_communities_of_prefix_advertisements_and_the_nodes_own_list() -> None:
+    said = policy(advertise={POOL: (100, (1, 2, 3)), "10.48.0.0/26": (200,)})
+    made = core(said, A, X, blocks=[BLOCK])
+    made.hear(A, announce(path(A), OTHER))
+    both = told(made, X)
+    assert (both[BLOCK].attributes.communities, both[BLOCK].attributes.large_communities) == (
+        (100, 200),
+        ((1, 2, 3),),
+    )
+    assert both[OTHER].attributes.communities == (100,)
+    assert told(made, A)[BLOCK].attributes.communities == (100, 200)
+    filtered = replace(
+        said,
+        filters=rules(accept(BLOCK, MatchOperator.EQUAL)),
+        peers={**said.peers, **named(x=PeerPolicy(("f",)))},
+    )
+    made.router.policy(filtered)
+    made.settle()
+    assert told(made, X)[BLOCK].attributes.communities == (), "what a filter accepts, it accepts as it is"
+    assert told(made, X)[OTHER].attributes.communities == (100,)
+
+
+# Moving between groups.
+
+
+def test_another_filter_list_moves_the_session_and_nothing_else() -> None:
+    made = core(policy(filters=rules(reject(OTHER))), A, X, Y, blocks=[BLOCK, OTHER])
+    before = made.router.groups_of(X)[V4]
+    moved = made.router.policy(policy(filters=rules(reject(OTHER)), peers=named(x=PeerPolicy(("f",)))))
+    assert set(moved) == {X}
+    made.settle()
+    assert made.router.groups_of(X)[V4] != before
+    assert (set(told(made, X)), set(told(made, Y))) == ({BLOCK}, {BLOCK, OTHER})
+    assert made.router.groups == 3, "the old group had no other member"
+    made.down(X)
+    assert made.router.groups == 2
+
+
+def test_a_session_that_nobody_wants_any_more_is_told_nothing_new() -> None:
+    peers_ = named(x=PeerPolicy(("f",)))
+    made = core(policy(filters=rules(reject()), peers=peers_), X, blocks=[BLOCK])
+    without = RoutePolicy(filters=rules(reject()))
+    assert made.router.policy(without) == {}
+    assert told(made.settle(), X) == {}
+
+
+# Reflection (23).
+
+
+def reflector(**clients: bool) -> RoutePolicy:
+    return policy(
+        cluster_id=CLUSTER,
+        peers=named(
+            **{name: PeerPolicy(cluster_id=CLUSTER, client=is_one) for name, is_one in clients.items()}
+        ),
+    )
+
+
+def test_23_who_hears_whom() -> None:
+    made = core(reflector(a=True, b=False, c=False), A, B, C, X)
+    made.hear(A, announce(path(A), BLOCK)).hear(B, announce(path(B), OTHER)).hear(X, announce(path(X), HOST))
+    heard = {
+        name: {text for text, out in told(made, to).items() if out.source != to.id}
+        for name, to in (("a", A), ("b", B), ("c", C), ("x", X))
+    }
+    assert heard == {
+        "a": {OTHER, HOST},
+        "b": {BLOCK, HOST},
+        "c": {BLOCK, HOST},
+        "x": {BLOCK, OTHER},
+    }
+
+
+def test_23_originator_and_cluster_list_are_set_and_the_next_hop_stays() -> None:
+    made = core(reflector(a=True, b=True), A, B)
+    first = attributes(local_pref=100)
+    again_ = attributes(local_pref=100, originator_id="9.9.9.9", cluster_list=("2.2.2.2",))
+    made.hear(A, announce(path(A, first), BLOCK), announce(path(A, again_), OTHER))
+    assert told(made, B)[BLOCK] == Out(
+        attributes(local_pref=100, originator_id="10.0.1.30", cluster_list=("1.1.1.1",)),
+        addr("10.0.1.30"),
+        A.id,
+    )
+    assert told(made, B)[OTHER].attributes == attributes(
+        local_pref=100, originator_id="9.9.9.9", cluster_list=("1.1.1.1", "2.2.2.2")
+    )
+
+
+def test_23_loops_by_originator_and_cluster() -> None:
+    made = core(reflector(a=True), A)
+    mine = attributes(local_pref=100, cluster_list=("2.2.2.2", "1.1.1.1"))
+    made.hear(A, announce(path(A, mine), BLOCK))
+    made.hear(A, announce(path(A, attributes(local_pref=100, originator_id="10.0.1.20")), OTHER))
+    assert made.routes() == {}
+    assert made.router.counts(A.id, V4) == (2, 0, 0)
+    assert set(made.router.judged(V4, pfx(BLOCK))[2].values()) == {Reason.CLUSTER_LOOP}
+    plain = core(policy(), A).hear(A, announce(path(A, mine), BLOCK))
+    assert set(plain.routes()) == {BLOCK}, "who is no reflector has no cluster"
+
+
+def test_3_the_blocks_owner_reflects_borrowed_addresses() -> None:
+    made = core(reflector(a=True, b=True), A, B, X, blocks=[BLOCK])
+    made.hear(A, announce(path(A), HOST))
+    assert told(made, B)[HOST].next_hop == addr("10.0.1.30")
+    assert HOST in told(made, X)
+
+
+def test_a_thousand_clients_are_two_groups() -> None:
+    many = [peer(f"10.2.{n >> 8}.{n & 255}") for n in range(1000)]
+    said = replace(reflector(), peers={each.id: PeerPolicy(cluster_id=CLUSTER, client=True) for each in many})
+    made = Core()
+    made.router.policy(said)
+    for each in many:
+        made.router.session_up(each, 0.0)
+    assert made.router.groups == 1
+
+
+# Priorities (46), live migration (§3.5).
+
+
+def test_46_on_local_pref_is_the_metric_both_ways() -> None:
+    made = core(policy(priorities="on"), A, X, blocks=[BLOCK])
+    made.hear(A, announce(path(A, attributes(local_pref=INT_MAX - 512)), OTHER), announce(path(A), HOST))
+    made.hear(X, announce(path(X), "192.0.2.0/24"))
+    assert {(text, at) for _, text, at in made.fib} == {
+        (BLOCK, 0),
+        (OTHER, 512),
+        (HOST, 1024),
+        ("192.0.2.0/24", 1024),
+    }
+    assert told(made, A)[BLOCK].attributes.local_pref == ENCODED
+    assert told(made, X)[BLOCK].attributes.local_pref is None
+    made.hear(A, announce(path(A, attributes(local_pref=ENCODED)), OTHER))
+    assert {at for _, text, at in made.fib if text == OTHER} == {1024}, "the route at the old metric goes"
+    made.hear(A, withdraw(OTHER, HOST))
+    assert {text for _, text, _ in made.fib} == {BLOCK, "192.0.2.0/24"}
+
+
+def test_46_auto_is_on_while_an_internal_peer_encodes() -> None:
+    restarting = peer("10.0.1.30", restart=[V4])
+    made = core(policy(), restarting, B, X, blocks=[BLOCK])
+    assert not made.router.prioritised
+    made.hear(X, announce(path(X, attributes(65001, local_pref=ENCODED)), OTHER))
+    assert not made.router.prioritised, "an external peer's word means nothing"
+    made.hear(restarting, announce(path(restarting, attributes(local_pref=ENCODED)), OTHER))
+    assert made.router.prioritised
+    assert told(made, B)[BLOCK].attributes.local_pref == ENCODED
+    made.down(restarting, V4)
+    assert made.router.prioritised, "its routes are still here"
+    made.now += 1000
+    made.router.tick(made.now)
+    made.settle()
+    assert not made.router.prioritised
+    assert told(made, B)[BLOCK].attributes.local_pref == 100
+    assert {at for _, _, at in made.fib} == {0}
+
+
+@pytest.mark.parametrize(
+    ("field", "mode", "on"),
+    [(2000, "auto", True), (None, "auto", False), (None, "on", True), (2000, "off", False)],
+)
+def test_46_what_switches_it(field: int | None, mode: Any, on: bool) -> None:
+    said = resources(BGPConfiguration(ipv4_normal_route_priority=field), bgp=f"{{route_priority: {mode}}}")
+    made = Core()
+    made.router.policy(said)
+    assert made.router.prioritised is on
+    assert said.families[V4].normal_priority == (field or 1024)
+
+
+def test_46_an_elevated_workload_is_announced_inside_its_own_block() -> None:
+    snap = snapshot(pool(), affinity("10.48.0.0/26"))
+    routes = {
+        V4: frozenset(
+            {WorkloadRoute(pfx(HOST), "cali1", 512), WorkloadRoute(pfx("10.48.0.8/32"), "cali2", 1024)}
+        )
+    }
+    for mode, said in (("auto", {BLOCK, HOST}), ("off", {BLOCK})):
+        found = originate(snap, routes, "me", policy=policy(priorities=mode))[V4]
+        assert set(found.announce) == {pfx(text) for text in said}
+    made = core(policy(priorities="on"), A)
+    made.router.originated({V4: originate(snap, routes, "me", policy=policy(priorities="on"))[V4]})
+    made.settle()
+    assert told(made, A)[HOST].attributes.local_pref == INT_MAX - 512
+
+
+@pytest.mark.parametrize(
+    ("local_pref", "mode", "theirs"),
+    [
+        (INT_MAX - 512, "auto", True),
+        (ENCODED, "auto", False),
+        (100, "auto", False),
+        (INT_MAX - 512, "off", False),
+    ],
+)
+def test_46_a_moved_workload_takes_its_address_with_it(local_pref: int, mode: Any, theirs: bool) -> None:
+    made = core(policy(priorities=mode), A, B, X, borrowed=[HOST])
+    made.hear(A, announce(path(A, attributes(local_pref=local_pref)), HOST))
+    assert (HOST in made.routes()) is theirs
+    assert (told(made, X)[HOST].source == A.id) is theirs
+    made.hear(A, withdraw(HOST))
+    assert told(made, X)[HOST].source is None
+    assert HOST not in made.routes()
+
+
+# The kernel (14 to 17), services (42).
+
+
+def resources(
+    default: BGPConfiguration | None = None,
+    *,
+    pools: tuple[IPPool, ...] = (),
+    nodes: tuple[Node, ...] = (),
+    own: Node | None = None,
+    mine: BGPConfiguration | None = None,
+    bgp: str = "{}",
+    kernel: str = "{}",
+) -> RoutePolicy:
+    """The policy of node ``me`` by resources."""
+    own = own or Node("me", ipv4=ME, ipv4_network=IPNetwork("10.0.1.20/24"))
+    found = Snapshot(
+        pools={pool.name: pool for pool in pools},
+        nodes={node.name: node for node in (own, *nodes)},
+        bgp_configurations={each.name: each for each in (default, mine) if each},
+    )
+    config: Config = parse(f"{{node: me, bgp: {bgp}, kernel: {kernel}}}", "test")
+    return route_policy(found, "me", config, peers(found, "me", config))
+
+
+def pool(name: str = "p", cidr: str = POOL, **modes: Any) -> IPPool:
+    return IPPool(name, V4, pfx(cidr), 26, **modes)
+
+
+IPIP, CROSS = {"ipip_mode": EncapMode.ALWAYS}, {"ipip_mode": EncapMode.CROSS_SUBNET}
+VXLAN = {"vxlan_mode": EncapMode.CROSS_SUBNET}
+
+
+@pytest.mark.parametrize(
+    ("mode", "written"),
+    [
+        (ClusterRoutes.ENABLED, {"plain", "ipip"}),
+        (ClusterRoutes.DISABLED, set()),
+        (ClusterRoutes.IPIP_ONLY, {"ipip"}),
+        (ClusterRoutes.NO_ENCAP_ONLY, {"plain"}),
+        (None, {"plain"}),
+    ],
+)
+def test_14_15_16_whose_routes_are_ours_to_write(mode: ClusterRoutes | None, written: set[str]) -> None:
+    pools = (pool("plain"), pool("ipip", "10.49.0.0/16", **IPIP), pool("vxlan", "10.50.0.0/16", **VXLAN))
+    said = resources(BGPConfiguration(program_cluster_routes=mode), pools=pools)
+    names = {pool.cidr: pool.name for pool in pools}
+    found = {names[rule.cidr]: rule for rule in said.families[V4].kernel_rules}
+    assert {name for name, rule in found.items() if rule.program} == written
+    assert found["ipip"].tunnel == ("tunl0" if "ipip" in written else None)
+    assert ("tunl0" in said.kept_inside) is ("ipip" not in written)
+    assert said.families[V4].plain is False
+    assert "Felix" in found["vxlan"].reason
+
+
+def test_16_the_nodes_configuration_says_what_an_unset_field_means() -> None:
+    said = resources(pools=(pool(**IPIP),), kernel="{program_cluster_routes: Enabled}")
+    assert said.families[V4].kernel_rules == (
+        KernelRule(pfx(POOL), True, "IPPool p has ipipMode Always", "tunl0", False),
+    )
+    assert said.kept_inside == KEPT_INSIDE
+
+
+def test_a_cluster_without_encapsulation_asks_nothing_of_the_hot_road() -> None:
+    assert resources(pools=(pool(),)).families[V4].plain
+
+
+def kernel_core(said: RoutePolicy, *up: Peer, tunnel: int | None = 9) -> Core:
+    made = core(said, *up)
+    made.router.tunnels_changed({} if tunnel is None else {"tunl0": tunnel})
+    return made.settle()
+
+
+def onlink(*gateways: str) -> Via:
+    return Via(tuple(Hop(addr(gateway), 9, True) for gateway in gateways))
+
+
+@pytest.mark.parametrize(
+    ("modes", "own", "expected"),
+    [
+        (IPIP, "10.0.1.20/24", {"near": onlink("10.0.1.30"), "far": onlink("10.0.2.1")}),
+        (CROSS, "10.0.1.20/24", {"near": via("10.0.1.30"), "far": onlink("10.0.2.1")}),
+        (CROSS, None, {"near": onlink("10.0.1.30"), "far": onlink("10.0.2.1")}),
+    ],
+)
+def test_14_ipip_always_and_cross_subnet(modes: Any, own: str | None, expected: dict[str, Via]) -> None:
+    node = Node("me", ipv4=ME, ipv4_network=IPNetwork(own) if own else None)
+    said = resources(
+        BGPConfiguration(program_cluster_routes=ClusterRoutes.ENABLED), pools=(pool(**modes),), own=node
+    )
+    made = kernel_core(said, A, X)
+    made.hear(A, announce(path(A), BLOCK)).hear(X, announce(path(X), OTHER, "192.0.2.0/24"))
+    assert made.routes() == {BLOCK: expected["near"], OTHER: expected["far"], "192.0.2.0/24": via("10.0.2.1")}
+
+
+def test_14_multipath_through_the_tunnel_and_beside_it() -> None:
+    far = peer("10.0.3.1")
+    said = resources(BGPConfiguration(program_cluster_routes=ClusterRoutes.ENABLED), pools=(pool(**CROSS),))
+    made = kernel_core(said, A, far)
+    made.hear(A, announce(path(A), BLOCK)).hear(far, announce(path(far), BLOCK))
+    assert made.routes() == {BLOCK: Via((Hop(addr("10.0.1.30"), 2), Hop(addr("10.0.3.1"), 9, True)))}
+
+
+def test_14_without_the_tunnel_nothing_is_written_unencapsulated() -> None:
+    said = resources(BGPConfiguration(program_cluster_routes=ClusterRoutes.ENABLED), pools=(pool(**IPIP),))
+    made = kernel_core(said, A, tunnel=None)
+    made.hear(A, announce(path(A), BLOCK))
+    assert made.routes() == {}
+    assert made.router.kernel_word(V4, pfx(BLOCK))[1] is KernelRefusal.TUNNEL_DOWN
+    made.router.tunnels_changed({"tunl0": 9})
+    assert made.settle().routes() == {BLOCK: onlink("10.0.1.30")}
+    made.router.tunnels_changed({})
+    assert made.settle().routes() == {}
+
+
+def test_15_16_what_felix_writes_is_decided_and_told_but_not_written() -> None:
+    made = kernel_core(resources(pools=(pool(**VXLAN),)), A, X)
+    made.hear(A, announce(path(A), BLOCK, "192.0.2.0/24"))
+    assert made.routes() == {"192.0.2.0/24": via("10.0.1.30")}
+    assert set(made.router.rib(V4)) == {pfx(BLOCK), pfx("192.0.2.0/24")}
+    assert set(told(made, X)) == {BLOCK}
+    rule, word = made.router.kernel_word(V4, pfx(BLOCK))
+    assert (word, rule and rule.reason) == (
+        KernelRefusal.LEFT_TO_OTHERS,
+        "IPPool p has vxlanMode CrossSubnet: Felix writes its routes",
+    )
+    made.router.policy(resources(pools=(pool(),)))
+    assert set(made.settle().routes()) == {BLOCK, "192.0.2.0/24"}, "the pool is another now"
+
+
+def test_4_a_blackhole_only_where_the_pools_routes_are_ours() -> None:
+    for modes, holes in (({}, {pfx(BLOCK)}), (VXLAN, set()), (IPIP, set())):
+        snap = snapshot(pool(**modes), affinity(BLOCK))
+        found = originate(snap, {}, "me", policy=resources(pools=(pool(**modes),)))[V4]
+        assert (set(found.announce), set(found.blackholes)) == ({pfx(BLOCK)}, holes)
+
+
+def test_17_wireguard_nodes_are_felixs() -> None:
+    own = Node("me", ipv4=ME, wireguard=frozenset({V4}))
+    nodes = (Node("a", ipv4=addr("10.0.1.30"), wireguard=frozenset({V4})), Node("b", ipv4=addr("10.0.1.31")))
+    made = kernel_core(resources(pools=(pool(),), own=own, nodes=nodes), A, B)
+    made.hear(A, announce(path(A), BLOCK, HOST)).hear(B, announce(path(B), OTHER, HOST))
+    assert made.routes() == {OTHER: via("10.0.1.31"), HOST: via("10.0.1.31")}
+    assert made.router.kernel_word(V4, pfx(BLOCK))[1] is KernelRefusal.ENCRYPTED
+    assert resources(nodes=nodes).families[V4].encrypted == {}, "we have none ourselves"
+
+
+SERVICES = BGPConfiguration(
+    service_cluster_ips=(ServiceRange(V4, pfx("10.96.0.0/12")),),
+    service_external_ips=(ServiceRange(V4, pfx("192.0.2.0/28")), ServiceRange(V4, pfx("192.0.2.99/32"))),
+    service_load_balancer_ips=(
+        ServiceRange(V4, pfx("198.51.100.0/24")),
+        ServiceRange(V4, pfx("198.51.100.9/32")),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "labels", "announced"),
+    [
+        ({}, {}, {"10.96.0.0/12", "192.0.2.0/28", "198.51.100.0/24"}),
+        ({"service_load_balancer_aggregation": False}, {}, {"10.96.0.0/12", "192.0.2.0/28"}),
+        ({}, {"node.kubernetes.io/exclude-from-external-load-balancers": "true"}, set()),
+        (
+            {},
+            {"node.kubernetes.io/exclude-from-external-load-balancers": "false"},
+            {"10.96.0.0/12", "192.0.2.0/28", "198.51.100.0/24"},
+        ),
+    ],
+)
+def test_42_44_services_are_announced_whole_and_never_the_kernels(
+    change: Any, labels: dict[str, str], announced: set[str]
+) -> None:
+    said = resources(replace(SERVICES, **change), own=Node("me", labels, ipv4=ME))
+    found = originate(Snapshot(), {}, "me", policy=said)
+    assert set(found[V4].announce) == {pfx(text) for text in announced}
+    assert {each.kind.value for each in found[V4].announce.values()} <= {"service"}
+    made = kernel_core(said, A, X)
+    made.router.originated(found)
+    made.settle()
+    made.hear(A, announce(path(A), "10.96.0.1/32", "192.0.2.99/32", "198.51.100.9/32"))
+    assert made.routes() == {}, "neither the ranges nor what is inside"
+    if labels.get("node.kubernetes.io/exclude-from-external-load-balancers") == "true":
+        assert told(made, X) == {}
+
+
+def test_42_a_reflector_passes_on_addresses_of_services() -> None:
+    own = Node("me", {"node.kubernetes.io/exclude-from-external-load-balancers": "true"}, ipv4=ME)
+    for each, passed in (
+        (own, set()),
+        (replace(own, route_reflector_cluster_id=CLUSTER), {"192.0.2.1/32", "198.51.100.9/32"}),
+    ):
+        said = resources(SERVICES, own=each)
+        made = core(said, A, X)
+        made.router.originated(originate(Snapshot(), {}, "me", policy=said))
+        made.hear(A, announce(path(A), "10.96.0.1/32", "192.0.2.1/32", "198.51.100.9/32"))
+        assert set(told(made, X)) == passed
+
+
+def test_18_addresses_that_felix_brings_are_not_told_inside() -> None:
+    def routes(*names: str) -> Any:
+        return {
+            V4: frozenset(
+                WorkloadRoute(pfx(f"10.48.0.{n}/32"), name, 0, True) for n, name in enumerate(names)
+            )
+        }
+
+    snap = Snapshot(pools={"p": pool()})
+    workloads = routes("vxlan.calico", "wireguard.cali", "tunl0", "bpfin.cali", "cali1")
+    for mode, inside in (("Enabled", {2, 4}), ("EnabledNoEncapOnly", {4})):
+        said = resources(pools=(pool(),), kernel=f"{{program_cluster_routes: {mode}}}")
+        made = core(said, A, X)
+        made.router.originated(originate(snap, workloads, "me", policy=said))
+        made.settle()
+        assert set(told(made, A)) == {f"10.48.0.{n}/32" for n in inside}
+        assert set(told(made, X)) == {f"10.48.0.{n}/32" for n in (0, 1, 2, 4)}
+        group = made.router.groups_of(A)[V4]
+        assert made.router.exported(V4, pfx("10.48.0.0/32"), group) is ExportRefusal.INTERFACE
+
+
+def test_40_the_nodes_own_list_replaces_the_default_one() -> None:
+    default = BGPConfiguration(prefix_advertisements=(PrefixAdvertisement(V4, pfx(POOL), (1,)),))
+    mine = BGPConfiguration("node.me", prefix_advertisements=())
+    assert resources(default).families[V4].advertisements == ((pfx(POOL), (1,)),)
+    assert resources(default, mine=mine).families[V4].advertisements == ()
+
+
+def test_37_reachable_by_is_a_host_route_in_the_kernel_that_nobody_is_told() -> None:
+    static = {pfx("192.0.2.9/32"): reach("10.0.1.1")}
+    said = policy(family=FamilyPolicy(reachable=static))
+    made = core(said, A, X)
+    made.router.originated(originate(Snapshot(), {}, "me", policy=said))
+    made.settle()
+    made.hear(A, announce(path(A), "192.0.2.9/32"))
+    assert made.routes() == {"192.0.2.9/32": via("10.0.1.1")}
+    assert (told(made, A), told(made, X)) == ({}, {})
+    made.router.next_hops_changed(made.resolver.set("10.0.1.1", Unresolved.LINK_DOWN))
+    assert made.settle().routes() == {}
+    made.router.next_hops_changed(made.resolver.set("10.0.1.1", None))
+    assert made.settle().routes() == {"192.0.2.9/32": via("10.0.1.1")}
+
+
+def reach(gateway: str) -> StaticRoute:
+    return StaticRoute(addr(gateway), "BGPPeer tor reachableBy")
+
+
+# ADD-PATH (53), refresh (54), IPv6 next hops (49, 50).
+
+
+def several(address: str = "10.0.2.2", asn: int = 65002) -> Peer:
+    return replace(peer(address, asn), add_path_send=frozenset({V4}))
+
+
+def test_53_every_path_is_told_with_an_identifier_of_its_source() -> None:
+    wide = several()
+    made = core(policy(), A, B, wide, blocks=[BLOCK])
+    made.hear(A, announce(path(A), OTHER, HOST)).hear(
+        B, announce(path(B, attributes(7, local_pref=100)), OTHER)
+    )
+    heard = told(made, wide)
+    by = {out.source: out.path_id for out in heard.values()}
+    assert set(heard) == {
+        f"{OTHER}#{by[A.id]}",
+        f"{OTHER}#{by[B.id]}",
+        f"{HOST}#{by[A.id]}",
+        f"{BLOCK}#{by[None]}",
+    }
+    assert len(set(by.values())) == 3
+    made.hear(A, withdraw(OTHER))
+    assert set(told(made, wide)) == {f"{OTHER}#{by[B.id]}", f"{HOST}#{by[A.id]}", f"{BLOCK}#{by[None]}"}
+    made.hear(A, announce(path(A), OTHER))
+    assert f"{OTHER}#{by[A.id]}" in told(made, wide), "the same identifier as before"
+    made.hear(A, announce(path(A, attributes(65002, local_pref=100)), OTHER))
+    assert f"{OTHER}#{by[A.id]}" not in told(made, wide), "what loops is not told"
+
+
+def test_53_filters_look_at_each_path() -> None:
+    wide = several()
+    said = policy(filters=rules(reject(community=5)), peers={wide.id: PeerPolicy(("f",))})
+    made = core(said, A, B, wide)
+    made.hear(A, announce(path(A), OTHER))
+    made.hear(B, announce(path(B, attributes(local_pref=100, communities=(5,))), OTHER))
+    assert [out.source for out in told(made, wide).values()] == [A.id]
+
+
+def test_54_a_refresh_sweeps_what_was_not_told_again() -> None:
+    made = core(policy(), A)
+    what = path(A)
+    made.hear(A, announce(what, BLOCK, OTHER))
+    made.hear(A, BeginRefresh(V4), announce(what, BLOCK))
+    assert set(made.routes()) == {BLOCK, OTHER}, "nothing goes before the end"
+    assert made.router.counts(A.id, V4) == (2, 2, 1)
+    made.hear(A, EndRefresh(V4))
+    assert set(made.routes()) == {BLOCK}
+    made.hear(A, EndRefresh(V4))
+    assert set(made.routes()) == {BLOCK}
+    made.router.received(A, [BeginRefresh(V4)], made.now)
+    made.router.tick(made.now + 400)
+    assert made.settle().routes() == {}, (
+        "an end that never comes is not waited for longer than for End-of-RIB"
+    )
+
+
+def test_54_a_refresh_in_the_first_telling_does_not_shorten_it() -> None:
+    first = peer("10.0.1.30", restart=[V4], preserved=[V4])
+    made = core(policy(), first).hear(first, announce(path(first), BLOCK)).down(first, V4)
+    second = again(first, preserved=[V4])
+    made.up(second).hear(second, BeginRefresh(V4), EndRefresh(V4))
+    assert set(made.routes()) == {BLOCK}
+
+
+def test_50_a_link_local_next_hop_is_looked_up_on_the_peers_link() -> None:
+    base = peer("fe80::30", families=[V6])
+    there = replace(base, config=replace(base.config, interface="eth7"))
+    made = core(policy(), there)
+    both = path(there, next_hop="fd00::30")._replace(link_local=addr("fe80::30"))
+    made.hear(there, announce(both, "fd00:48::/122", family=V6))
+    (gateway,) = {hop.gateway for value in made.routes(V6).values() for hop in value.hops}  # type: ignore[union-attr]
+    assert gateway is not None
+    assert address_text(gateway) == "fe80::30%eth7"
+
+
+def test_49_an_ipv4_route_over_ipv6_goes_on_only_where_it_is_understood() -> None:
+    over6 = path(X, next_hop="fd00::99")
+    plain, wide = A, replace(B, extended_next_hop=frozenset({V4}))
+    made = core(policy(), X, plain, wide)
+    made.hear(X, announce(over6, BLOCK))
+    assert told(made, plain)[BLOCK].next_hop == ME
+    assert told(made, wide)[BLOCK].next_hop == addr("fd00::99")
+
+
+def test_the_policy_does_not_depend_on_the_order_of_resources() -> None:
+    pools = (pool("b", "10.49.0.0/16", **IPIP), pool("a", **VXLAN), pool("c", "10.49.1.0/24"))
+    assert resources(SERVICES, pools=pools) == resources(SERVICES, pools=pools[::-1])
+    assert [
+        address_text(rule.cidr[1:].ljust(4, bytes(1)))
+        for rule in resources(pools=pools).families[V4].kernel_rules
+    ] == [  # type: ignore[arg-type]
+        "10.49.1.0",
+        "10.48.0.0",
+        "10.49.0.0",
+    ]
