@@ -11,7 +11,7 @@ One of these a family of the kernel's routes, driven by ``daemon``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
@@ -21,8 +21,8 @@ V = TypeVar("V")
 
 RETRY_FIRST, RETRY_MOST = 0.1, 30.0
 """Seconds until a failed key is tried again: doubling from the first to the most."""
-HOLD_BACK = 1.0
-"""Seconds that deletes wait for puts that are still on their way."""
+HOLD_BACK, HOLD_BACK_MOST = 1.0, 1 << 16
+"""Seconds that deletes wait for puts that are still on their way, and how many of them do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,32 +82,52 @@ class Reconciler(Generic[K, V]):
 
     def want(self, changes: Mapping[K, V | None]) -> None:
         """What is wanted from now on; ``None`` is "gone"."""
-        wanted, held, queue, deletes = self.wanted, self.held, self._queue, self._deletes
-        flying = self._in_flight.puts if self._in_flight else {}
-        leaving = self._leaving()
-        for key, value in changes.items():
-            if value is None:
-                wanted.pop(key, None)
-                if queue:
-                    queue.pop(key, None)
-                if key in held or key in flying:
-                    deletes.add(key)
-            else:
-                wanted[key] = value
-                if deletes:
-                    deletes.discard(key)
-                now = held.get(key)
-                if now is None or key in flying or key in leaving or (now is not value and now != value):
-                    queue[key] = value
-                else:
-                    queue.pop(key, None)
+        gone = sum(value is None for value in changes.values())
+        if gone == len(changes):
+            self._want_gone(changes)
+        elif not gone and self.held.keys().isdisjoint(changes):
+            self.wanted.update(changes)  # type: ignore[arg-type]  # none of the values is None
+            self._queue.update(changes)  # type: ignore[arg-type]
+            self._deletes.difference_update(changes)
+        else:
+            self._want_each(changes)
         if self._failures:
             for key in changes:
                 self._forgive(key)
         if self._unproven:
             for key, value in changes.items():
                 if value is not None:
-                    self._prove(key, held.get(key) == value)
+                    self._prove(key, self.held.get(key) == value)
+
+    def _want_each(self, changes: Mapping[K, V | None]) -> None:
+        wanted, held, queue, deletes = self.wanted, self.held, self._queue, self._deletes
+        flying = self._in_flight.puts if self._in_flight else {}
+        leaving = self._leaving()
+        for key, value in changes.items():
+            if value is None:
+                wanted.pop(key, None)
+                queue.pop(key, None)
+                if key in held or key in flying:
+                    deletes.add(key)
+            else:
+                wanted[key] = value
+                deletes.discard(key)
+                now = held.get(key)
+                if now is None or key in flying or key in leaving or (now is not value and now != value):
+                    queue[key] = value
+                else:
+                    queue.pop(key, None)
+
+    def _want_gone(self, keys: Iterable[K]) -> None:
+        """``_want_each`` of nothing but "gone"."""
+        for table in (self.wanted, self._queue):
+            if table:
+                forget = table.pop
+                for key in keys:
+                    forget(key, None)
+        self._deletes.update(filter(self.held.__contains__, keys))
+        if self._in_flight:
+            self._deletes.update(filter(self._in_flight.puts.__contains__, keys))
 
     def adopt(self, actual: Mapping[K, V]) -> None:
         """The first reading (in parts, as long as nothing is wanted): all of it is ours from before, and stays until it is
@@ -274,7 +294,7 @@ class Reconciler(Generic[K, V]):
 
     def _hold_back(self, now: float) -> bool:
         """Whether deletes wait, since a put that should go first may still come (rule 11)."""
-        if not self.unsettled:
+        if not self.unsettled or len(self._deletes) >= HOLD_BACK_MOST:
             self._held_back_since = None
             return False
         if self._held_back_since is None:
