@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -193,6 +194,11 @@ class Namespace:
         """The routes of a proto in the main table, as ``ip route`` prints them: each in one line, single blanks."""
         lines = _joined(self.ip(f"-{family}", "route", "show"))
         return [line for line in lines if f"proto {proto}" in line]
+
+    def main_text(self) -> list[str]:
+        """The main table of both families as ``ip route`` prints it, sorted, without what the kernel made by itself."""
+        lines = [line for family in (4, 6) for line in _joined(self.ip(f"-{family}", "route", "show"))]
+        return sorted(line for line in lines if "proto kernel" not in line)
 
     def address(self, device: str, *addresses: str) -> None:
         """Adds addresses to a device."""
@@ -601,8 +607,9 @@ def node(
     ipv6: str | None = None,
     asn: int | None = None,
     labels: Mapping[str, str] | None = None,
+    cluster_id: str | None = None,
 ) -> dict[str, Any]:
-    """A Node; addresses with their prefix length."""
+    """A Node; addresses with their prefix length. A route reflector with ``cluster_id``."""
     bgp: dict[str, Any] = {}
     if ipv4:
         bgp["ipv4Address"] = ipv4
@@ -610,6 +617,8 @@ def node(
         bgp["ipv6Address"] = ipv6
     if asn:
         bgp["asNumber"] = asn
+    if cluster_id:
+        bgp["routeReflectorClusterID"] = cluster_id
     return resource("Node", name, {"bgp": bgp}, labels=dict(labels or {}))
 
 
@@ -626,8 +635,10 @@ def affinity(owner: str, cidr: str, state: str = "confirmed") -> dict[str, Any]:
     return resource("BlockAffinity", name, {"cidr": cidr, "node": owner, "state": state, "deleted": "false"})
 
 
-def bgp_configuration(asn: int = 64512, mesh: bool = True, port: int | None = None) -> dict[str, Any]:
-    spec: dict[str, Any] = {"asNumber": asn, "nodeToNodeMeshEnabled": mesh}
+def bgp_configuration(
+    asn: int = 64512, mesh: bool = True, port: int | None = None, **more: Any
+) -> dict[str, Any]:
+    spec: dict[str, Any] = {"asNumber": asn, "nodeToNodeMeshEnabled": mesh, **more}
     if port:
         spec["listenPort"] = port
     return resource("BGPConfiguration", "default", spec)
@@ -635,6 +646,11 @@ def bgp_configuration(asn: int = 64512, mesh: bool = True, port: int | None = No
 
 def bgp_peer(name: str, peer_ip: str, asn: int, **spec: Any) -> dict[str, Any]:
     return resource("BGPPeer", name, {"peerIP": peer_ip, "asNumber": asn, **spec})
+
+
+def bgp_filter(name: str, **lists: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """A BGPFilter of lists of rules: ``exportV4=[...]``."""
+    return resource("BGPFilter", name, {key: [dict(rule) for rule in rules] for key, rules in lists.items()})
 
 
 # BIRD.
@@ -711,6 +727,22 @@ class Bird(Daemon):
         finish()
         return found
 
+    def since(self, protocol: str) -> str:
+        """When a protocol last changed its state, as birdc says it."""
+        return self.birdc(f"show protocols {protocol}").splitlines()[-1].split()[4]
+
+    def paths(self, prefix: str) -> list[dict[str, str]]:
+        """All that it knows of one prefix, the best first: the attributes as birdc prints them, by their names in lower
+        case (``cluster_list``), and ``protocol``."""
+        found: list[dict[str, str]] = []
+        for line in self.birdc(f"show route all for {prefix}").splitlines():
+            if match := re.match(rf"(?:{re.escape(prefix)}|)\s+\w+ \[(\S+) ", line):
+                found.append({"protocol": match[1]})
+            elif line.strip().startswith("BGP.") and found:
+                key, _, value = line.strip().removeprefix("BGP.").partition(":")
+                found[-1][key.lower()] = value.strip()
+        return found
+
     def describe(self) -> str:
         return self.birdc("show protocols all") + self.birdc("show route all")
 
@@ -785,6 +817,15 @@ class Frr(Daemon):
 
     def established(self, address: str) -> bool:
         return bool(self.neighbor(address).get("bgpState") == "Established")
+
+    def sessions(self, address: str) -> int:
+        """How many sessions it has had with a neighbour."""
+        return int(self.neighbor(address)["connectionsEstablished"])
+
+    def paths(self, prefix: str) -> list[dict[str, Any]]:
+        """All that it knows of one prefix, in its own words."""
+        family = "ipv6" if ":" in prefix else "ipv4"
+        return list(self.json(f"show bgp {family} unicast {prefix}").get("paths", []))
 
     def heard(self, address: str) -> dict[str, Heard]:
         """What a neighbour's session brought, of both families."""

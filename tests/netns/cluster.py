@@ -121,32 +121,37 @@ class Cluster:
             bgpd.write(file, *objects)
 
     def pod(self, name: str, address: str) -> Namespace:
-        """A pod on a node: ``eth0`` with a /32, default via 169.254.1.1; a ``cali`` end with a host route."""
-        host = self.nodes[name]
-        pod = self.net.namespace("pod")
-        device = f"cali{len(self.net.namespaces)}"
-        self.net.link(host, device, pod, "eth0")
-        host.run(
-            *("sysctl", "-qw", f"net.ipv4.conf.{device}.proxy_arp=1"),
-            f"net.ipv4.neigh.{device}.proxy_delay=0",  # else an answer waits up to 0.8 s
-        )
-        host.ip("route", "add", address, "dev", device, "scope", "link")
-        pod.address("eth0", f"{address}/32")
-        pod.ip("route", "add", "169.254.1.1", "dev", "eth0", "scope", "link")
-        pod.ip("route", "add", "default", "via", "169.254.1.1", "dev", "eth0")
-        return pod
+        """A pod on a node."""
+        return pod(self.nodes[name], address)
+
+
+def pod(host: Namespace, address: str) -> Namespace:
+    """A pod: ``eth0`` with a /32, default via 169.254.1.1; a ``cali`` end on its node with a host route."""
+    net = host.net
+    made = net.namespace("pod")
+    device = f"cali{len(net.namespaces)}"
+    net.link(host, device, made, "eth0")
+    host.run(
+        *("sysctl", "-qw", f"net.ipv4.conf.{device}.proxy_arp=1"),
+        f"net.ipv4.neigh.{device}.proxy_delay=0",  # else an answer waits up to 0.8 s
+    )
+    host.ip("route", "add", address, "dev", device, "scope", "link")
+    made.address("eth0", f"{address}/32")
+    made.ip("route", "add", "169.254.1.1", "dev", "eth0", "scope", "link")
+    made.ip("route", "add", "default", "via", "169.254.1.1", "dev", "eth0")
+    return made
 
 
 class Ping:
-    """``ping -i 0.02``, from the first answer on."""
+    """``ping`` every so many seconds, from the first answer on."""
 
-    def __init__(self, source: Namespace, target: str) -> None:
+    def __init__(self, source: Namespace, target: str, interval: float = 0.02) -> None:
         wait_until(
             lambda: source.run("ping", "-c1", "-W1", target, check=False).returncode == 0,
             5,
             f"{target} answers",
         )
-        self._process: Process = source.popen("ping", "-i", "0.02", target, name=f"ping-{target}")
+        self._process: Process = source.popen("ping", "-i", interval, target, name=f"ping-{target}")
 
     def lost(self) -> tuple[int, int]:
         """Ends it; packets sent, and those of them not answered."""
