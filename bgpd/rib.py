@@ -92,11 +92,9 @@ class AdjRibIn:
                 table.refused.add(key)
 
     def is_stale(self, prefix: Prefix, path: Path) -> bool:
-        """Whether a path is kept from a session that ended."""
+        """Whether a path, as received or as import altered it, is kept from a session that ended."""
         table = self._tables.get(path.peer.id)
-        return (
-            table is not None and table.stale.get((path.path_id, prefix) if path.path_id else prefix) is path
-        )
+        return table is not None and ((path.path_id, prefix) if path.path_id else prefix) in table.stale
 
     def announce(self, path: Path, prefixes: Sequence[Prefix], dirty: Dirty, refused: bool = False) -> None:
         """Record that ``path``'s session announced ``prefixes``; those whose path is new become dirty.

@@ -47,7 +47,7 @@ from bgpd.rules.imports import (
     import_rules,
     received,
 )
-from bgpd.rules.policy import ENCODED, KernelRule, RoutePolicy
+from bgpd.rules.policy import ENCODED, FamilyPolicy, KernelRule, RoutePolicy
 
 STALE_TIME = 360.0
 """Seconds that stale routes wait for End-of-RIB once their peer is back (RFC 4724 §4.2, the upper bound that it leaves
@@ -282,7 +282,7 @@ class Router:
 
     # The work, and what comes of it.
 
-    def work(self, limit: int = 128) -> bool:
+    def work(self, limit: int = 256) -> bool:
         """Decide up to ``limit`` prefixes of each family. Whether more is due.
 
         A prefix costs half a microsecond where others have its paths, twenty where it has two paths of its own.
@@ -359,6 +359,10 @@ class Router:
     def local(self, family: Family) -> Mapping[Prefix, str]:
         """Own addresses and connected subnets."""
         return self._ribs[family].local
+
+    def family_policy(self, family: Family) -> FamilyPolicy:
+        """What bears on a family."""
+        return self._ribs[family].policy
 
     def fib_key(self, family: Family, prefix: Prefix) -> FibKey:
         """Where the kernel's route for a prefix is wanted: prefix and metric."""

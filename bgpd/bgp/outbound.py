@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from bgpd.bgp.exa import ROUTE_REFRESH, RefreshKind, encode_refresh
-from bgpd.bgp.wire import encode_announcements, encode_withdrawals, end_of_rib, message
+from bgpd.bgp.exa import RefreshKind, encode_refresh
+from bgpd.bgp.wire import encode_announcements, encode_withdrawals, end_of_rib
 from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix
 from bgpd.model.route import Attributes, Out
@@ -193,7 +193,7 @@ class Outbound:
             if member.group.family is family:
                 if peer.enhanced_refresh and not member.end_of_rib_due:
                     member.refreshing = True
-                    self._put(member, _refresh_message(family, RefreshKind.BEGIN))
+                    self._put(member, encode_refresh(family, RefreshKind.BEGIN))
                 member.missed.update(member.group.seen_by(peer.id))
                 member.since.update(member.told)
                 self._due[member] = None
@@ -226,7 +226,7 @@ class Outbound:
                     member.told, member.since = {}, set()
                     if member.refreshing:
                         member.refreshing = False
-                        self._put(member, _refresh_message(member.group.family, RefreshKind.END))
+                        self._put(member, encode_refresh(member.group.family, RefreshKind.END))
                 if member.behind:
                     self._due[member] = self._due.pop(member)  # after the others
                 elif finish or not member.end_of_rib_due:
@@ -303,10 +303,6 @@ class Outbound:
 
 def _seen_by(peer: Peer, out: Out | None) -> Out | None:
     return None if out is None or out.source == peer.id else out
-
-
-def _refresh_message(family: Family, kind: RefreshKind) -> bytes:
-    return message(ROUTE_REFRESH, encode_refresh(family, kind))
 
 
 def _encode(family: Family, peer: Peer, state: Iterable[tuple[Prefix, Out | None]]) -> bytes:

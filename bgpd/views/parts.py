@@ -10,12 +10,17 @@ from bgpd.bgp.speaker import Speaker
 from bgpd.kernel.door import Kernel
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, Family, Prefix, address_text, host_prefix
-from bgpd.model.route import Attributes, FibKey, Forwarding, SegmentType, Via, default_metric
+from bgpd.model.route import Attributes, FibKey, Forwarding, SegmentType, Via
 from bgpd.model.status import FamilyCounts, NotFound, PeerStatus, SessionState
 from bgpd.programming import Programming
 from bgpd.router import Router
 
-WELL_KNOWN = {0xFFFFFF01: "no-export", 0xFFFFFF02: "no-advertise", 0xFFFF0000: "graceful-shutdown"}
+WELL_KNOWN = {
+    0xFFFFFF01: "no-export",
+    0xFFFFFF02: "no-advertise",
+    0xFFFFFF04: "no-peer",
+    0xFFFF0000: "graceful-shutdown",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +68,14 @@ class Parts:
     def hidden(self, family: Family, prefix: Prefix) -> str | None:
         """Why what peers say of a prefix is not used here at all."""
         origination = self.router.origination(family)
-        if own := origination.announce.get(prefix):
+        own = origination.announce.get(prefix)
+        if own and prefix not in self.router.rib(family):  # the address of a workload that moved is learned
             return f"hidden: it is our own {own.kind.value} ({own.source})"
         hole = origination.blackholes.get(prefix)
         if hole and not hole.yields:
             return f"hidden: it is our own block ({hole.source})"
+        if static := origination.statics.get(prefix):
+            return f"hidden: it is our own static route ({static.source})"
         if word := self.router.local(family).get(prefix):
             return f"hidden: it is {word}"
         return None
@@ -75,7 +83,7 @@ class Parts:
     def held_keys(self, family: Family, prefix: Prefix) -> list[FibKey]:
         """The kernel's keys of ours for a prefix: the usual metric's, and what an earlier daemon left."""
         reconciler = self.fibs[family].reconciler
-        usual = (prefix, default_metric(family))
+        usual = self.router.fib_key(family, prefix)
         found = [usual] if usual in reconciler.held else []
         if reconciler.kept:
             found += [key for key in reconciler.held if key[0] == prefix and key != usual]

@@ -133,7 +133,7 @@ class Tables:
         reconciler = self._parts.fibs[family].reconciler
         keys: Iterable[FibKey]
         if wanted.prefix is not None and not wanted.longer:
-            usual = (wanted.prefix, default_metric(family))
+            usual = self._parts.router.fib_key(family, wanted.prefix)
             keys = dict.fromkeys((*self._parts.held_keys(family, wanted.prefix), usual))
         else:
             keys = [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from bgpd.model.peer import Peer
 from bgpd.model.prefix import (
     Address,
     Family,
@@ -19,14 +20,20 @@ from bgpd.model.prefix import (
     parse_prefix,
     prefix_text,
 )
-from bgpd.model.resources import AffinityState, BlockAffinity, Snapshot
-from bgpd.model.route import BLACKHOLE, OriginKind, Out, Path, Reason, Unresolved, default_metric
+from bgpd.model.resources import Action, AffinityState, BlockAffinity, Snapshot
+from bgpd.model.route import BLACKHOLE, OriginKind, Out, Path, Reason, Unresolved, Via
 from bgpd.model.status import Explanation, SessionState, Step
 from bgpd.rib import longest_match
 from bgpd.rules.exports import ExportRefusal
+from bgpd.rules.forwarding import KernelRefusal, is_tunnelled
 from bgpd.views.parts import Parts, as_path_text, community_texts
 
-_KIND = {OriginKind.BLOCK: "a block", OriginKind.BORROWED: "a borrowed address"}
+_KIND = {
+    OriginKind.BLOCK: "a block",
+    OriginKind.BORROWED: "a borrowed address",
+    OriginKind.SERVICE: "a range of services",
+    OriginKind.STATIC: "a route in the kernel",
+}
 
 
 class Why:
@@ -56,6 +63,8 @@ class Why:
             origination.announce,
             origination.blackholes,
             origination.hidden,
+            origination.offered,
+            origination.statics,
             self._parts.router.local(family),
         ):
             known.update(dict.fromkeys(table))
@@ -75,17 +84,26 @@ class Why:
             steps.append(Step("origin", f"ours to keep as a blackhole{released}: {hole.source}"))
         if reason := origination.hidden.get(prefix):
             steps.append(Step("origin", f"not announced: {reason}", False))
+        if offer := origination.offered.get(prefix):
+            steps.append(
+                Step("origin", f"{_KIND[offer.kind]} of this node ({offer.source}): filters may let it out")
+            )
+        if static := origination.statics.get(prefix):
+            gateway = address_text(static.gateway)
+            steps.append(Step("origin", f"kept in the kernel via {gateway}, not announced: {static.source}"))
 
         paths = self._parts.router.adj_rib_in(family).paths(prefix)
         best, multipath, rejected = self._parts.router.judged(family, prefix)
         local = self._parts.router.local(family).get(prefix)
-        owner = None if own or hole or reason or paths or local else self._owner(family, prefix)
+        known = own or hole or reason or paths or local or offer or static
+        owner = None if known else self._owner(family, prefix)
         if local and not (own or hole or paths):
             steps.append(Step("origin", f"it is {local}: the kernel's own, never taken from a peer"))
         if owner:
             steps.extend(self._silent(owner))
         for path in paths:
             steps.append(self._heard(family, prefix, path))
+            steps.extend(self._filtered(family, prefix, path))
             refusal = rejected.get(path)
             if best is None and refusal:
                 steps.append(Step("import", f"not used: {refusal.value}", False))
@@ -96,14 +114,19 @@ class Why:
             steps.extend(self._decided(best, multipath, rejected))
         for next_hop in dict.fromkeys(path.next_hop for path in (multipath or paths)):
             steps.append(self._resolved(next_hop))
+        steps.extend(self._kernel_rule(family, prefix))
         kernel_step = self._in_kernel(family, prefix)
         steps.append(kernel_step)
         chosen = self._parts.router.rib(family).get(prefix)
-        if own or chosen or hidden:
+        if own or chosen or hidden or offer:
             steps.extend(self._told(family, prefix))
 
-        if own:
+        if own and chosen:
+            verdict = f"learned from {chosen.best.peer.id}, where the workload has moved"
+        elif own:
             verdict = f"{_KIND[own.kind]} of this node, announced"
+        elif static:
+            verdict = "a static route of this node, kept in the kernel"
         elif hole and not chosen:
             verdict = "this node's own block, kept as a blackhole and not announced"
         elif chosen:
@@ -116,6 +139,8 @@ class Why:
             verdict = f"heard from {', '.join(dict.fromkeys(p.peer.id for p in paths))}, but not used"
         elif reason:
             verdict = "known here, but not announced"
+        elif offer:
+            verdict = f"{_KIND[offer.kind]} of this node, told where a filter accepts it"
         elif local:
             verdict = local
         elif kernel_step.ok and self._parts.held_keys(family, prefix):
@@ -170,6 +195,38 @@ class Why:
             words.append("stale: its session is down and in graceful restart")
         return Step("heard", ", ".join(words))
 
+    def _filtered(self, family: Family, prefix: Prefix, path: Path) -> Iterator[Step]:
+        """What the peer's import filters say of a path."""
+        made, verdict = self._parts.router.imported(family, prefix, path)
+        if verdict is None:
+            return
+        if verdict.action is Action.REJECT:
+            yield Step("import", f"{path.peer.id}: the filter rule {verdict.rule} rejects it", False)
+            return
+        words = f"{path.peer.id}: the filter rule {verdict.rule} accepts it"
+        if isinstance(made, Path) and made is not path:
+            attributes = made.attributes
+            words += f", as AS path {as_path_text(attributes) or '(empty)'}"
+            if attributes.local_pref is not None:
+                words += f", local preference {attributes.local_pref}"
+            if communities := community_texts(attributes):
+                words += f", communities {' '.join(communities)}"
+        yield Step("import", words)
+
+    def _kernel_rule(self, family: Family, prefix: Prefix) -> Iterator[Step]:
+        """The rule that says whether and how a route is written, where it says more than "as it resolves"."""
+        router = self._parts.router
+        rule, word = router.kernel_word(family, prefix)
+        if isinstance(word, KernelRefusal):
+            yield Step("kernel", f"not written: {word.value}" + (f" ({rule.reason})" if rule else ""), False)
+        elif isinstance(word, Via) and rule is not None and rule.tunnel is not None:
+            multipath = router.rib(family)[prefix].multipath
+            through = any(is_tunnelled(path, rule, router.family_policy(family)) for path in multipath)
+            how = f"through {rule.tunnel}" if through else "straight, inside the node's own subnet"
+            yield Step("kernel", f"written {how}: {rule.reason}")
+        elif word is None and rule is not None and not rule.program:
+            yield Step("kernel", f"not ours to write: {rule.reason}")
+
     @staticmethod
     def _decided(best: Path, multipath: tuple[Path, ...], rejected: Mapping[Path, Reason]) -> Iterator[Step]:
         if len(multipath) > 1:
@@ -196,7 +253,7 @@ class Why:
 
     def _in_kernel(self, family: Family, prefix: Prefix) -> Step:
         reconciler = self._parts.fibs[family].reconciler
-        key = (prefix, default_metric(family))
+        key = self._parts.router.fib_key(family, prefix)
         wanted, held = reconciler.wanted.get(key), reconciler.held.get(key)
         if held is None and (others := self._parts.held_keys(family, prefix)):
             held = reconciler.held[others[0]]
@@ -228,31 +285,49 @@ class Why:
         return Step("kernel", "no route of ours, and none is wanted", True)
 
     def _told(self, family: Family, prefix: Prefix) -> Iterator[Step]:
-        told: list[str] = []
+        told: dict[str, list[str]] = {}
         waiting: list[str] = []
         refused: dict[str, list[str]] = {}
         sessions = self._parts.established(family)
         for peer in sessions:
-            group = self._parts.router.groups_of(peer).get(family)
-            out = self._parts.router.exported(family, prefix, group) if group else ExportRefusal.NO_NEXT_HOP
-            if out is None:
+            words = self._telling(family, prefix, peer)
+            if words is None:
                 continue
-            if isinstance(out, Out) and out.source == peer.id:
-                out = ExportRefusal.SOURCE
+            out, how = words
             if isinstance(out, ExportRefusal):
-                refused.setdefault(out.value, []).append(peer.id)
+                refused.setdefault(f"{out.value}{how}", []).append(peer.id)
             elif self._parts.outbound.has_told(peer.id, family, prefix):
-                told.append(peer.id)
+                told.setdefault(how, []).append(peer.id)
             else:
                 waiting.append(peer.id)
-        if told:
-            yield Step("told", _names(told))
+        for how, names in told.items():
+            yield Step("told", f"{_names(names)}{how}")
         if waiting:
             yield Step("told", f"not yet, they read slowly: {_names(waiting)}", False)
         for reason, names in refused.items():
             yield Step("export", f"not told to {_names(names)}: {reason}", False)
         if not sessions:
             yield Step("told", "nobody: no session of this family is established", False)
+
+    def _telling(self, family: Family, prefix: Prefix, peer: Peer) -> tuple[Out | ExportRefusal, str] | None:
+        """What a session is told of a prefix, and by which rule in words; of several routes the first that it is told,
+        or the first refusal."""
+        router = self._parts.router
+        group = router.groups_of(peer).get(family)
+        if group is None:
+            return ExportRefusal.NO_NEXT_HOP, ""
+        first: tuple[Out | ExportRefusal, str] | None = None
+        for path, out, rule in router.tellings(family, prefix, group):
+            if isinstance(out, Out) and path is not None and path.peer.id == peer.id:
+                out = ExportRefusal.SOURCE
+            how = f" (filter rule {rule})" if rule else ""
+            if isinstance(out, Out):
+                if path is not None and path.peer.ibgp and peer.ibgp:
+                    whose = "to our client" if group.client else f"from our client {path.peer.id}"
+                    how += f" (reflected {whose})"
+                return out, how
+            first = first or (out, how)
+        return first
 
 
 def _names(names: Iterable[str]) -> str:

@@ -1,18 +1,25 @@
 """Adj-RIB-Out to the wire: one encoding for all, slow readers, End-of-RIB; decoded with the real codec."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from bgpd.bgp import outbound as module
 from bgpd.bgp.outbound import CHUNK
+from bgpd.bgp.wire import message_types
+from bgpd.model.peer import Peer
 from bgpd.model.prefix import Family, Prefix, prefix_text
 from bgpd.model.route import Attributes, Out
 from tests.unit.builders import BOTH, ME, ME6, V4, V6, Line, addr, again, attributes, peer, pfx
 
 HERE = Out(attributes(local_pref=100), ME, None)
 BLOCK, OTHER, THIRD = pfx("10.48.0.0/26"), pfx("10.48.0.64/26"), pfx("10.48.0.128/26")
+
+
+def out(number: int) -> Out:
+    return Out(attributes(number, local_pref=100), ME, None)
 
 
 def texts(prefixes: Iterable[Prefix], sign: str = "+") -> list[str]:
@@ -308,3 +315,121 @@ def test_attributes_too_large_for_a_message_are_a_withdrawal() -> None:
     huge = Attributes(local_pref=100, large_communities=tuple((n, n, n) for n in range(340)))
     line.change({BLOCK: Out(huge, addr("10.0.1.20"), None), OTHER: HERE})
     assert line.heard(a) == [*texts([OTHER]), *texts([BLOCK], "-")]
+
+
+# Another policy.
+
+
+def moved(line: Line, by: Peer, table: dict[Prefix, Out], key: str = "new") -> None:
+    line.it.move({by: {V4: key}}, {key: table})
+
+
+def test_a_moved_session_is_told_the_difference_once_the_tables_are_whole() -> None:
+    line, one, other = Line(), peer("10.0.1.30"), peer("10.0.1.31")
+    same, gone, changed, new = (pfx(f"10.48.{n}.0/26") for n in range(4))
+    line.join(one, other)
+    line.change({same: out(1), gone: out(1), changed: out(1)})
+    line.settle()
+    line.heard(one), line.heard(other)
+    table: dict[Prefix, Out] = {}
+    moved(line, one, table)
+    line.settle(settled=False)
+    assert line.heard(one) == [], "the new table is not whole: nothing is withdrawn meanwhile"
+    table.update({same: out(1), changed: out(2)})
+    line.it.changed("new", {same: (None, out(1)), changed: (None, out(2))})
+    table[new] = out(1)
+    line.it.changed("new", {new: (None, out(1))})
+    line.settle()
+    assert sorted(line.heard(one)) == ["+10.48.2.0/26", "+10.48.3.0/26", "-10.48.1.0/26"]
+    line.change({gone: None})
+    line.settle()
+    assert (line.heard(one), line.heard(other)) == ([], ["-10.48.1.0/26"])
+    assert line.it.advertised(one.id, V4) == 3
+
+
+def test_a_session_moved_while_it_was_behind_ends_with_the_new_table() -> None:
+    line, one = Line(), peer("10.0.1.30")
+    a, b, c = (pfx(f"10.48.{n}.0/26") for n in range(3))
+    line.join(one)
+    line.change({a: out(1)})
+    line.settle()
+    line.full.add(one)
+    line.change({c: out(1)})
+    line.change({b: out(1)})
+    line.heard(one)
+    first: dict[Prefix, Out] = {a: out(2), b: out(1)}
+    moved(line, one, first)
+    second: dict[Prefix, Out] = {b: out(1), a: out(1)}
+    moved(line, one, second, "newer")
+    line.full.clear()
+    line.it.writable(one)
+    line.settle()
+    assert set(line.heard(one)) >= {"+10.48.1.0/26", "-10.48.2.0/26"}
+    assert line.it.queue_length(one.id) == 0
+
+
+def test_what_changed_and_changed_back_while_a_moved_session_catches_up() -> None:
+    """The table that it was told before must not be believed for what it was told since."""
+    line, one = Line(), peer("10.0.1.30")
+    all_of_it = many(3 * CHUNK)
+    first = all_of_it[0]
+    line.join(one)
+    line.change({prefix: out(1) for prefix in all_of_it})
+    line.settle()
+    line.heard(one)
+    table = {prefix: out(2) for prefix in all_of_it}
+    moved(line, one, table)
+    assert line.it.work(settled=True)
+    assert texts([first])[0] in line.heard(one)
+    table[first] = out(1)
+    line.it.changed("new", {first: (out(2), out(1))})
+    line.settle()
+    assert texts([first])[0] in line.heard(one)
+
+
+def test_the_answer_to_a_refresh_is_framed_where_the_peer_knows_that() -> None:
+    line = Line()
+    knows, plain = replace(peer("10.0.1.30"), enhanced_refresh=True), peer("10.0.1.31")
+    line.join(knows, plain)
+    line.it.release_end_of_rib()
+    line.change({pfx("10.48.0.0/26"): out(1)})
+    line.settle()
+    for each in (knows, plain):
+        line.sent.pop(each)
+        line.it.refresh(each, V4)
+    line.settle()
+    kinds = {each: list(message_types(b"".join(line.sent[each]))) for each in (knows, plain)}
+    assert kinds == {knows: [5, 2, 5], plain: [2]}
+    octets = b"".join(line.sent[knows])
+    assert (octets[21], octets[-2]) == (1, 2), "begin, end"
+
+
+def test_a_link_local_address_of_ours_goes_beside_our_own_next_hop_only() -> None:
+    line = Line()
+    on_link = peer("fe80::30", families=[V6])
+    on_link = replace(on_link, local_address=addr("fe80::20"))
+    ours, theirs = pfx("fd00:48::/122"), pfx("fd00:49::/122")
+    line.join(on_link)
+    own = on_link.next_hop(V6)
+    assert own is not None
+    attrs = attributes(local_pref=100)
+    line.change({ours: Out(attrs, own, None), theirs: Out(attrs, addr("fd00::99"), None)}, V6)
+    line.settle()
+    octets = b"".join(line.sent[on_link])
+    assert bytes((32,)) + own + addr("fe80::20") in octets
+    assert bytes((16,)) + addr("fd00::99") + b"\0" in octets
+
+
+def test_identifiers_of_paths_are_part_of_what_is_told() -> None:
+    line = Line()
+    several = replace(peer("10.0.1.30"), add_path_send=frozenset({V4}))
+    line.join(several)
+    first, second = (Prefix(number.to_bytes(4, "big") + pfx("10.48.0.0/26")) for number in (1, 2))
+    line.change({first: out(1), second: out(2)})
+    line.settle()
+    assert b"".join(line.sent[several]).count(first) == 1
+    assert line.it.has_told(several.id, V4, pfx("10.48.0.0/26"))
+    line.full.add(several)
+    line.change({first: out(3)})
+    line.change({second: None})
+    assert not line.it.has_told(several.id, V4, pfx("10.48.0.0/26"))
