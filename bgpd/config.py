@@ -142,7 +142,8 @@ class BgpOptions(_Section):
     """Neighbours that are not named one by one, by the prefix they come from."""
     route_priority: Literal["auto", "on", "off"] = "auto"
     """LOCAL_PREF is 2147483647 less the kernel's metric, as Calico 3.32 and later does it. ``auto``: where a
-    BGPConfiguration sets ipv4NormalRoutePriority or ipv6NormalRoutePriority, or an internal peer does the same."""
+    BGPConfiguration sets ipv4NormalRoutePriority or ipv6NormalRoutePriority, an internal peer does the same, or the
+    routes of this node's own workloads have a metric (IPv4; Felix gives them one since then)."""
 
     @model_validator(mode="after")
     def _canonical(self) -> BgpOptions:

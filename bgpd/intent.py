@@ -26,7 +26,7 @@ from bgpd.model.route import Origination
 from bgpd.router import Router
 from bgpd.rules.originate import originate
 from bgpd.rules.peering import Peering, peers
-from bgpd.rules.policy import RoutePolicy, route_policy
+from bgpd.rules.policy import RoutePolicy, are_ranked, route_policy
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +108,11 @@ class Intent:
         """What this node announces and keeps, anew."""
         if self.snapshot is not None:
             foreign = self.kernel.foreign() if self.kernel.follow_foreign else None
+            workloads = self.kernel.workloads()
+            self.router.workloads_ranked(are_ranked(workloads))
             self.originations = originate(
                 self.snapshot,
-                self.kernel.workloads(),
+                workloads,
                 self.config.node,
                 self.config.originate.ipam_early,
                 self.policy,

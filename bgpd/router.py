@@ -76,7 +76,7 @@ class Router:
         """Paths that are taken in otherwise than they were received."""
         self._encoders: dict[PeerId, Peer] = {}
         """Internal sessions that sent a LOCAL_PREF that carries a metric; of one that ended, while its routes stay."""
-        self._prioritised = False
+        self._prioritised = self._ranked = False
         self._stale_until: dict[tuple[PeerId, Family], float] = {}
         self._refreshing: set[tuple[PeerId, Family]] = set()
         self._over_limit: dict[PeerId, tuple[Peer, Family, int]] = {}
@@ -204,6 +204,13 @@ class Router:
                 old.exported_services,
             ):
                 rib.decide_all()
+
+    def workloads_ranked(self, ranked: bool) -> None:
+        """Whether this node's own workloads tell that LOCAL_PREF carries the kernel's metric (``are_ranked``): known
+        before a peer has said anything, so that no peer hears another LOCAL_PREF first."""
+        if ranked != self._ranked:
+            self._ranked = ranked
+            self._review_priorities()
 
     def local_prefixes(self, family: Family, local: Mapping[Prefix, str]) -> None:
         """This node's own addresses and connected subnets, each with a word for it: never taken from a peer."""
@@ -461,7 +468,7 @@ class Router:
 
     def _review_priorities(self) -> None:
         policy = self._policy
-        auto = policy.priorities_set or bool(self._encoders)
+        auto = policy.priorities_set or self._ranked or bool(self._encoders)
         now = auto if policy.priorities == "auto" else policy.priorities == "on"
         if now != self._prioritised:
             self._prioritised = now

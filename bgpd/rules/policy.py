@@ -34,7 +34,7 @@ from bgpd.model.resources import (
     Node,
     Snapshot,
 )
-from bgpd.model.route import StaticRoute
+from bgpd.model.route import StaticRoute, Workloads
 from bgpd.rules.filters import Chain, Direction, chain
 from bgpd.rules.peering import Peering
 
@@ -179,6 +179,12 @@ def route_policy(snapshot: Snapshot, node: str, config: Config, peering: Peering
         kept_inside=kept_inside,
         ignored_interfaces=cluster.ignored_interfaces or (),
     )
+
+
+def are_ranked(workloads: Workloads) -> bool:
+    """Whether the routes of this node's workloads are those of Calico 3.32 or later: Felix then gives those of IPv4 a
+    metric, which none had before (one of IPv6 always has)."""
+    return any(route.metric for route in workloads.get(Family.IPV4, ()))
 
 
 def _family(

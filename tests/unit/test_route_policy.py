@@ -49,7 +49,7 @@ from bgpd.rules.forwarding import KernelRefusal
 from bgpd.rules.imports import GRACEFUL_SHUTDOWN
 from bgpd.rules.originate import originate
 from bgpd.rules.peering import peers
-from bgpd.rules.policy import KEPT_INSIDE, FamilyPolicy, KernelRule, RoutePolicy, route_policy
+from bgpd.rules.policy import KEPT_INSIDE, FamilyPolicy, KernelRule, RoutePolicy, are_ranked, route_policy
 from tests.unit.builders import (
     ME,
     V4,
@@ -485,6 +485,26 @@ def test_46_what_switches_it(field: int | None, mode: Any, on: bool) -> None:
     made.router.policy(said)
     assert made.router.prioritised is on
     assert said.families[V4].normal_priority == (field or 1024)
+
+
+def test_46_auto_is_on_where_own_workloads_have_metrics() -> None:
+    """Known before anybody is told anything: a peer that encodes would take a LOCAL_PREF of 100 for a metric."""
+    plain, ranked = WorkloadRoute(pfx(HOST), "cali1"), WorkloadRoute(pfx(HOST), "cali1", 1024)
+    six = WorkloadRoute(pfx("fd00:48::7/128"), "cali1", 1024)
+    assert are_ranked({V4: frozenset({plain, ranked}), V6: frozenset()})
+    assert not are_ranked({V4: frozenset({plain}), V6: frozenset({six})})
+    for mode, on in (("auto", True), ("on", True), ("off", False)):
+        made = Core()
+        made.router.workloads_ranked(True)
+        made.router.policy(policy(priorities=mode))
+        assert made.router.prioritised is on
+    made = core(policy(), A, blocks=[BLOCK])
+    made.router.workloads_ranked(True)
+    made.settle()
+    assert told(made, A)[BLOCK].attributes.local_pref == ENCODED
+    made.router.workloads_ranked(False)
+    made.settle()
+    assert told(made, A)[BLOCK].attributes.local_pref == 100
 
 
 def test_46_an_elevated_workload_is_announced_inside_its_own_block() -> None:
