@@ -727,9 +727,12 @@ class Bird(Daemon):
         finish()
         return found
 
-    def since(self, protocol: str) -> str:
-        """When a protocol last changed its state, as birdc says it."""
-        return self.birdc(f"show protocols {protocol}").splitlines()[-1].split()[4]
+    def since(self, protocol: str) -> float:
+        """When a protocol last changed its state, in seconds of the day; a millisecond more or less each time."""
+        hours, minutes, seconds = (
+            self.birdc(f"show protocols {protocol}").splitlines()[-1].split()[4].split(":")
+        )
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
 
     def paths(self, prefix: str) -> list[dict[str, str]]:
         """All that it knows of one prefix, the best first: the attributes as birdc prints them, by their names in lower

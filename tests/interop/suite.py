@@ -6,7 +6,7 @@ borrowed address of each family. The far ends (``far.py``) are at .2 and .3.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import pytest
@@ -125,6 +125,14 @@ def hops(route: dict[str, Any]) -> set[str]:
     """The gateways of a kernel route."""
     legs = route.get("nexthops", [route])
     return {leg.get("gateway") or leg.get("via", {}).get("host", "") for leg in legs}
+
+
+def unmoved(sessions: Mapping[str, object]) -> dict[str, object]:
+    """When sessions came up, to compare with: who says that may be a little off, a new session is not so fast."""
+    return {
+        name: pytest.approx(since, abs=0.1) if isinstance(since, float) else since
+        for name, since in sessions.items()
+    }
 
 
 class Interop:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import NET
 from tests.interop.far import FarFrr
-from tests.interop.suite import ASN, BLOCKS, BORROWED, OWN, Ground, hops, same
+from tests.interop.suite import ASN, BLOCKS, BORROWED, OWN, Ground, hops, same, unmoved
 from tests.netlab import Bird, Net, bgp_configuration, bgp_filter, bgp_peer, node, pool, wait_until
 from tests.netns.cluster import Ping, pod
 
@@ -182,7 +182,7 @@ def world(made: World, request: pytest.FixtureRequest) -> Iterator[World]:
     told = OWN | {INSIDE, "fd48:0:0:2::/122"}
     made.soon(lambda: made.told_frr() == told and made.told_outer() == OWN, "all is told")
     made.soon(lambda: set(map(same, ROUTES)) <= made.kernel(), "all is in the kernel")
-    sessions = made.sessions()
+    sessions = unmoved(made.sessions())
     pings = [Ping(made.pod, "192.168.7.1", 0.01), Ping(made.far.namespace, POD, 0.01)]
     yield made
     for ping in pings:
