@@ -40,6 +40,7 @@ from bgpd.model.status import (
     PeerStatus,
     RouteTable,
     RouteView,
+    SessionState,
     Status,
 )
 from bgpd.observe.api import AlreadyRunning, Api, answers
@@ -415,6 +416,29 @@ class Daemon:
     def ready(self) -> list[Check]:
         """Readiness."""
         return summary.ready(self._parts, self._facts)
+
+    async def plan(self, files: Mapping[str, bytes]) -> Mapping[str, object]:
+        """What other resource files would change. Reading and deciding take a thread, so that sessions do not wait."""
+        try:
+            snapshot = await self._datastore.foresee(files)
+        except ValueError as error:
+            raise Impossible(f"nothing would change: {error}; what was read last would stand") from None
+        now = self._intent.snapshot
+        if now is None:
+            raise Impossible("no resources were whole yet: there is nothing to compare with")
+        kernel, foreign = self._kernel.workloads(), self._kernel.foreign()
+        up = {status.id for status in self._speaker.statuses() if status.state is SessionState.ESTABLISHED}
+        config, passwords, encoded = self._config, self._intent.passwords, self._router.encoded
+
+        def compare() -> Mapping[str, object]:
+            from bgpd.views.changes import changes  # no start waits for what is seldom asked
+            from bgpd.views.plan import KernelFacts, plan
+
+            known = KernelFacts(kernel, foreign, frozenset(Family))
+            before, after = (plan(each, config, passwords, known, encoded) for each in (now, snapshot))
+            return changes(before, after, up)
+
+        return await asyncio.to_thread(compare)
 
     async def reload(self) -> str:
         """Re-read the configuration file. ``ConfigError``: nothing changed."""

@@ -45,14 +45,15 @@ class Intent:
     peering: Peering | None = None
     policy: RoutePolicy = field(default_factory=RoutePolicy)
     originations: Mapping[Family, Origination] = field(default_factory=dict)
+    passwords: Passwords = field(default_factory=dict, repr=False)
+    """As the configuration's files had them when it was read."""
     _causes: tuple[object, ...] = ()
-    _passwords: Passwords = field(default_factory=dict)
     _engaged: Peering | None = None
     """What the speaker was told."""
 
     def reconfigured(self, config: Config) -> None:
         """The configuration was read, at the start or again: its password files too."""
-        self.config, self._passwords = config, read_passwords(config)
+        self.config, self.passwords = config, read_passwords(config)
         self._causes = ()
 
     def decide(self, snapshot: Snapshot) -> None:
@@ -81,7 +82,7 @@ class Intent:
 
     def _find_peers(self, snapshot: Snapshot) -> None:
         before = self.peering
-        self.peering = peering = peers(snapshot, self.config.node, self.config, self._passwords)
+        self.peering = peering = peers(snapshot, self.config.node, self.config, self.passwords)
         for problem in peering.problems:
             if not before or problem not in before.problems:
                 log.warning("event=peering_problem source=%r cause=%r", problem.source, str(problem))

@@ -343,6 +343,11 @@ class Router:
     # What is there, for the operator.
 
     @property
+    def encoded(self) -> bool:
+        """Whether an internal peer sends LOCAL_PREFs that carry the kernel's metric."""
+        return bool(self._encoders)
+
+    @property
     def prioritised(self) -> bool:
         """Whether LOCAL_PREF carries the kernel's metric, here and now."""
         return self._prioritised

@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from random import Random
 from typing import NamedTuple
 
@@ -44,6 +44,14 @@ _SOFT = ("kind", "source", "passive", "port", "max_prefixes", "reachable_by")
 """What a configuration may change without a new session."""
 CONNECT = "connect: "
 """How an error before TCP is connected starts."""
+
+
+def reset_by(before: PeerConfig, after: PeerConfig, *, established: bool) -> tuple[str, ...]:
+    """The fields that differ between two configurations of a peer and that its session cannot take on as it is."""
+    # AS numbers that a dynamic neighbour may have are asked at its OPEN only; ``asn`` is then the one it has.
+    soft = (*_SOFT, "asns") if established else _SOFT
+    names = (field.name for field in fields(PeerConfig) if field.name not in soft)
+    return tuple(name for name in names if getattr(before, name) != getattr(after, name))
 
 
 class Ended(NamedTuple):
@@ -84,7 +92,10 @@ class Session:
 
     @property
     def established(self) -> Connection | None:
-        return next((c for c in self.connections if c.state is SessionState.ESTABLISHED), None)
+        for connection in self.connections:
+            if connection.state is SessionState.ESTABLISHED:
+                return connection
+        return None
 
     @property
     def peer(self) -> Peer | None:
@@ -215,9 +226,7 @@ class Session:
     def configure(self, config: PeerConfig, now: float) -> None:
         """Another configuration of the same peer: the session is reset (Cease 6/6) when it must be."""
         before, self.config = self.config, config
-        # AS numbers that a dynamic neighbour may have are asked at its OPEN only; ``asn`` is then the one it has.
-        soft = (*_SOFT, "asns") if self.established else _SOFT
-        if replace(before, **{name: getattr(config, name) for name in soft}) != config:
+        if reset_by(before, config, established=self.established is not None):
             self.epoch += 1
             self._close_all(
                 Notification(6, Cease.CONFIG_CHANGE), DownReason.CONFIG, "configuration changed", now

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import urlencode
@@ -56,7 +56,14 @@ class Client:
 
     def post(self, path: str, body: Mapping[str, str] | None = None, *, timeout: float | None = None) -> Any:
         """The answer's JSON."""
-        with self._ask("POST", path, None, json.dumps(body or {}), timeout) as response:
+        return self.post_lines(path, [body or {}], timeout=timeout)
+
+    def post_lines(
+        self, path: str, lines: Iterable[Mapping[str, str]], *, timeout: float | None = None
+    ) -> Any:
+        """The answer's JSON to a body of several objects, one a line."""
+        body = "\n".join(json.dumps(line) for line in lines)
+        with self._ask("POST", path, None, body, timeout) as response:
             if response.status != 200:
                 raise _refusal(response)
             return json.loads(response.read())

@@ -18,13 +18,15 @@ from itertools import chain, islice
 from typing import Any, NamedTuple, NoReturn
 
 from bgpd import __version__
-from bgpd.cli import peers, screens
+from bgpd.cli import peers, plans, screens
 from bgpd.cli.client import Client, Denied, Refused, Unreachable
 from bgpd.cli.tables import ASCII_MARKS, MARKS, Look, Screen, can_mark, cell, lines, on_terminal, stamp
 
 DEFAULT_SOCKET = "/run/bgpd/api.sock"
 TABLES = ("in", "out", "rib", "fib")
-RELOAD_TIMEOUT = 60.0
+RELOAD_TIMEOUT = PLAN_TIMEOUT = 60.0
+RESOURCES = (".yaml", ".yml", ".json")
+"""How the names of resource files end."""
 
 
 class Exit(IntEnum):
@@ -32,10 +34,14 @@ class Exit(IntEnum):
 
     OK = 0
     DEGRADED = 1
-    USAGE = 2
+    USAGE = CHANGES = 2
     UNREACHABLE = 3
     NOT_FOUND = 4
     PERMISSION = 5
+
+
+class Unreadable(Exception):
+    """A file or directory that the operator named cannot be read; says which and why."""
 
 
 class Answer(NamedTuple):
@@ -72,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str]) -> int:
-    arguments = _parser().parse_args(argv)
+    arguments, strange = _parser().parse_known_args(argv)
+    if strange:
+        arguments.fail(f"unrecognized arguments: {' '.join(strange)}")
     client = Client(arguments.socket)
     try:
         if getattr(arguments, "watch", None) is not None:
@@ -90,13 +98,18 @@ def _run(argv: Sequence[str]) -> int:
         _complain(str(error))
         for problem in error.problems:
             sys.stderr.write(f"  {cell(problem).text}\n")
-        return {400: Exit.USAGE, 404: Exit.NOT_FOUND}.get(error.status, Exit.DEGRADED)
+        code = {400: Exit.USAGE, 404: Exit.NOT_FOUND}.get(error.status, Exit.DEGRADED)
+    except Unreadable as error:
+        _complain(str(error))
+        code = Exit.DEGRADED
     except Unreachable as error:
         _complain(str(error))
-        return Exit.UNREACHABLE
+        code = Exit.UNREACHABLE
     except Denied as error:
         _complain(str(error))
-        return Exit.PERMISSION
+        code = Exit.PERMISSION
+    # A plan's codes are those of a comparison, as diff has them: any failure is one.
+    return Exit.DEGRADED if arguments.ask is _plan else code
 
 
 def _complain(message: str) -> None:
@@ -243,6 +256,28 @@ def _health(client: Client, arguments: argparse.Namespace) -> Answer:
     return _answer(found, screens.health, Exit.OK if found["ok"] else Exit.DEGRADED)
 
 
+def _plan(client: Client, arguments: argparse.Namespace) -> Answer:
+    """The files go to the daemon, which is not allowed to look into people's directories, and knows the rest: the
+    kernel, the passwords, which sessions are up."""
+    found = client.post_lines("/v1/plan", _resources(arguments.directory), timeout=PLAN_TIMEOUT)
+    return _answer(found, plans.changes, Exit.CHANGES if found["changes"] else Exit.OK)
+
+
+def _resources(directory: str) -> list[dict[str, str]]:
+    """The files of a directory that the datastore reads too; ``Unreadable``."""
+    try:
+        names = [name for name in os.listdir(directory) if name.endswith(RESOURCES) and name[0] != "."]
+        files = []
+        for name in sorted(names):
+            path = os.path.join(directory, name)
+            if os.path.isfile(path):
+                with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+                    files.append({"name": name, "text": file.read()})
+    except OSError as error:
+        raise Unreadable(f"{error.filename or directory}: {error.strerror}") from None
+    return files
+
+
 def _message(found: Any, look: Look) -> Screen:
     yield (cell(found["message"]),)
 
@@ -297,10 +332,11 @@ examples:
   bgpctl routes in --peer 10.0.1.30   what a peer announces to us
   bgpctl routes fib 10.48.0.0/16 --longer
   bgpctl why 10.48.0.40             why this address is, or is not, routed as it is
+  bgpctl plan -f resources/         what these files would change here; 2 if anything
   bgpctl peer shutdown 10.0.1.30 -m "rack move, back at 14:00"
 
 exit codes: 0 all is well, 1 degraded or refused, 2 wrong usage, 3 the daemon does not answer, 4 not found,
-5 no permission"""
+5 no permission; of plan: 0 nothing would change, 2 something would, 1 any error"""
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -309,8 +345,15 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
+    misused = Exit.USAGE
+    """What a wrong usage exits with."""
+
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_Help, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(self.misused, f"{self.prog}: error: {message}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -324,10 +367,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(raw=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(
-        name: str, ask: Command, text: str, *, watch: bool = False, **options: Any
-    ) -> argparse.ArgumentParser:
-        command: argparse.ArgumentParser = commands.add_parser(
+    def add(name: str, ask: Command, text: str, *, watch: bool = False, **options: Any) -> _Parser:
+        command: _Parser = commands.add_parser(
             name, help=text, description=text[0].upper() + text[1:] + ".", **options
         )
         _common(command, argparse.SUPPRESS, argparse.SUPPRESS)
@@ -371,6 +412,22 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add("why", _why, "why a prefix or an address is routed as it is, step by step", watch=True)
     command.add_argument("target", metavar="PREFIX|IP")
+
+    command = add(
+        "plan",
+        _plan,
+        "what other resources would change: sessions, routes, rules; changes nothing",
+        epilog="exit codes: 0 nothing would change, 2 something would, 1 an error",
+    )
+    command.misused = Exit.DEGRADED
+    command.add_argument(
+        "-f",
+        "--filename",
+        dest="directory",
+        required=True,
+        metavar="DIR",
+        help="YAML and JSON files, in place of the daemon's own",
+    )
 
     add("reload", _reload, "read the configuration again, wait, and say what changed")
 

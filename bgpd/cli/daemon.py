@@ -76,7 +76,15 @@ def _parser(word: str) -> argparse.ArgumentParser:
     _add_config_option(command)
     command.set_defaults(run=_cleanup)
 
-    # These two bring much with them: only who asks for one waits for its imports.
+    # These bring much with them: only who asks for one waits for its imports.
+    if word == "plan":
+        from bgpd.cli.plan import add_parser as add_plan
+
+        add_plan(commands)
+    else:
+        commands.add_parser(
+            "plan", help="all that a node would do by a directory of resources", add_help=False
+        )
     if word == "policy":
         from bgpd.cli.policy import add_parser as add_policy
 

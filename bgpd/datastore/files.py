@@ -23,7 +23,7 @@ from asyncinotify import Mask
 from bgpd.datastore.decode import Decoded, Verdict, decode
 from bgpd.datastore.directories import CHANGES, Directories, Names, open_inotify
 from bgpd.datastore.endpoints import Endpoints
-from bgpd.datastore.objects import Failure, Objects
+from bgpd.datastore.objects import GRACE, Failure, Objects
 from bgpd.model.resources import Problem, Snapshot
 from bgpd.model.status import DatastoreStatus
 from bgpd.yamlfile import YamlError, load_documents, split_documents
@@ -94,6 +94,14 @@ class Files:
                     self._resyncs += 1
                     self._files = {name: file._replace(stamp=()) for name, file in self._files.items()}
 
+    async def foresee(self, files: Mapping[str, bytes]) -> Snapshot:
+        """What would hold if these were the files of the directory, name -> octets, once they were there for a while.
+
+        As always the last good version of an object stands that is no good there, and the workloads are those of now.
+        ``ValueError``: they would not be whole, and nothing would change. Works in a thread.
+        """
+        return await asyncio.to_thread(_foresee, self._objects.fork(), dict(self._files), files)
+
     def _timeout(self, directories: Directories) -> float:
         """Seconds until a look at everything is due."""
         timeout = RESCAN if directories.watched(self.path) else POLL
@@ -156,7 +164,7 @@ class Files:
             problem = Problem(name, "", f"cannot be read: {error.strerror}")
             self._objects.put(name, (), [Failure("io", problem)], whole=False)
             return True
-        digest = hashlib.blake2b(data, digest_size=16).digest()
+        digest = _digest(data)
         if known is not None and known.digest == digest:
             self._files[name] = known._replace(stamp=stamp)
             return True
@@ -168,6 +176,26 @@ class Files:
         self._files[name] = _File(stamp, digest, parsed.chunks)
         self._objects.put(name, parsed.objects, parsed.failures, parsed.whole)
         return True
+
+
+def _foresee(objects: Objects, known: Mapping[str, _File], files: Mapping[str, bytes]) -> Snapshot:
+    taken = {name: data for name, data in files.items() if _is_resource(name)}
+    for name, data in sorted(taken.items()):
+        file = known.get(name)
+        if file is None or file.digest != _digest(data):
+            parsed = parse(name, data, file.chunks if file is not None else {})
+            objects.put(name, parsed.objects, parsed.failures, parsed.whole)
+    for name in objects.places() - taken.keys():
+        objects.drop(name)
+    for now in (0.0, 2 * GRACE):  # what is not there any more goes
+        objects.settle(now, True)
+    if words := objects.detail():
+        raise ValueError(words)
+    return objects.snapshot()
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def parse(name: str, data: bytes, known: _Chunks) -> _Parsed:

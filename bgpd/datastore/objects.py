@@ -23,6 +23,7 @@ GRACE = 0.3
 """Seconds: ``git``, ``rsync`` and ConfigMap swaps take a file away for a moment."""
 
 log = logging.getLogger(__name__)
+_SILENT = logging.Logger(f"{__name__}.fork", logging.CRITICAL + 1)
 
 
 class Failure(NamedTuple):
@@ -71,6 +72,23 @@ class Objects:
         self._events: Counter[tuple[str, str]] = Counter()
         self._errors: Counter[str] = Counter({"yaml": 0, "invalid": 0, "duplicate": 0, "io": 0})
         self._last_event: float | None = None
+        self._log = log
+
+    def fork(self) -> Objects:
+        """The same objects for a trial: what is put there is seen, counted and logged nowhere else."""
+        twin = Objects(self._own.name)
+        twin._places = dict(self._places)
+        twin._said = {key: list(said) for key, said in self._said.items()}
+        twin._good = {kind: dict(good) for kind, good in self._good.items()}
+        twin._frozen = dict(self._frozen)
+        twin._home = dict(self._home)
+        twin._absent = dict.fromkeys(self._absent)
+        twin._failures = dict(self._failures)
+        twin._unusable = self._unusable
+        twin._local_workloads, twin._local_failures = self._local_workloads, self._local_failures
+        twin._told, twin._problems = set(self._told), self._problems
+        twin._log = _SILENT
+        return twin
 
     # -- what places say -----------------------------------------------------------------------------------------------
 
@@ -169,7 +187,7 @@ class Objects:
         self._events[key.kind, action] += 1
         self._last_event = time.time()
         self._changed = True
-        log.debug("event=resource action=%s kind=%s name=%s", action, key.kind, key.name)
+        self._log.debug("event=resource action=%s kind=%s name=%s", action, key.kind, key.name)
 
     def workloads(self, found: tuple[LocalWorkload, ...], failures: tuple[Failure, ...]) -> None:
         """The workloads of this node that speak BGP, all of them, and what is wrong with their files. They stand beside
@@ -206,7 +224,7 @@ class Objects:
         if in_sync != self._in_sync:
             self._in_sync = in_sync
             words = f" detail={self.detail()!r}" if self.detail() else ""
-            log.info("event=resources_%s%s", "in_sync" if in_sync else "lost", words)
+            self._log.info("event=resources_%s%s", "in_sync" if in_sync else "lost", words)
         self._tell()
         changed = whole and self._changed
         if changed:
@@ -268,7 +286,7 @@ class Objects:
         for failure in failures.keys() - self._told:
             if failure.reason:
                 self._errors[failure.reason] += 1
-            log.warning(
+            self._log.warning(
                 "event=resource_problem reason=%s source=%r path=%s message=%r",
                 failure.reason or "ignored",
                 failure.problem.source,

@@ -295,6 +295,11 @@ class Views(Protocol):
 
     def ready(self) -> list[Check]: ...
 
+    async def plan(self, files: Mapping[str, bytes]) -> Mapping[str, object]:
+        """What these resource files (name -> octets) would change in place of those that are there; docs/plan.md says
+        what is in it. ``Impossible`` where nothing can be foreseen."""
+        ...
+
     async def reload(self) -> str:
         """Re-reads the configuration; returns what changed in words, raises ``ConfigError`` (nothing changed)."""
         ...

@@ -14,6 +14,8 @@ GET   /v1/routes?table=&prefix=&peer=     ``{"table": ..., "routes": [RouteView]
 GET   /v1/blocks                          ``{"blocks": [BlockView]}``
 GET   /v1/why?target=                     ``{"explanations": [Explanation]}``
 GET   /v1/health?check=live|ready         ``{"check": ..., "ok": ..., "checks": [Check]}``; 503 when it fails
+POST  /v1/plan                            body: a line of JSON a resource file, ``{"name", "text"}``; answers with
+                                          what they would change (docs/plan.md); 409 when that cannot be told
 POST  /v1/reload                          ``{"message": ...}``; 422 with ``problems`` when refused
 POST  /v1/peer-action                     body ``{"action", "name", "message"}``; answers ``{"message": ...}``; 409
                                           when it cannot be done
@@ -21,7 +23,7 @@ GET   /metrics                            as on TCP
 ====  ==================================  ====================================================================
 
 On TCP: ``/metrics``, ``/livez`` and ``/readyz``, the last two with ``?verbose``. An error of the first kind of door is
-``{"error": ...}`` with 400, 404, 405, 409, 422 or 500.
+``{"error": ...}`` with 400, 404, 405, 409, 413, 422 or 500.
 """
 
 from __future__ import annotations
@@ -57,6 +59,9 @@ SLICE = 0.002
 """Seconds of work between two turns of the event loop while a long answer is made."""
 SHUTDOWN_TEXT_MAX = 255
 """Octets of a shutdown communication (RFC 9003 §2)."""
+
+PLAN_MAX = 64 * 1024 * 1024
+"""Octets of resources that are taken to be planned with."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -139,6 +144,7 @@ class Api:
                 web.get("/v1/blocks", self._blocks),
                 web.get("/v1/why", self._why),
                 web.get("/v1/health", self._health),
+                web.post("/v1/plan", self._plan),
                 web.post("/v1/reload", self._reload),
                 web.post("/v1/peer-action", self._peer_action),
                 web.get("/metrics", self._scrape),
@@ -232,6 +238,22 @@ class Api:
         ok = all(check.ok for check in checks)
         return _answer({"check": name, "ok": ok, "checks": document(checks)}, 200 if ok else 503)
 
+    async def _plan(self, request: web.Request) -> web.StreamResponse:
+        body = bytearray()
+        async for part in request.content.iter_any():
+            body += part
+            if len(body) > PLAN_MAX:
+                raise web.HTTPRequestEntityTooLarge(
+                    PLAN_MAX, len(body), text=f"more than {PLAN_MAX >> 20} MiB"
+                )
+        try:
+            files = await asyncio.to_thread(_files, body)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise web.HTTPBadRequest(text="each line must be an object with name and text") from None
+        found = await self._views.plan(files)
+        text = await asyncio.to_thread(json.dumps, found, ensure_ascii=False)
+        return web.Response(text=text + "\n", content_type="application/json")
+
     async def _reload(self, request: web.Request) -> web.StreamResponse:
         return _answer({"message": await self._views.reload()})
 
@@ -250,6 +272,15 @@ class Api:
         if len(message.encode()) > SHUTDOWN_TEXT_MAX:
             raise web.HTTPBadRequest(text=f"the message is longer than {SHUTDOWN_TEXT_MAX} octets (RFC 9003)")
         return _answer({"message": await self._views.peer_action(action, name, message)})
+
+
+def _files(body: bytearray) -> dict[str, bytes]:
+    """The files in the body of a plan; octets that are no UTF-8 came as surrogates (PEP 383)."""
+    files = {}
+    for line in body.splitlines():
+        entry = json.loads(line)
+        files[str(entry["name"])] = entry["text"].encode("utf-8", "surrogateescape")
+    return files
 
 
 def answers(path: Path) -> bool:

@@ -1,0 +1,98 @@
+"""``bgpd plan``: all that a node would do by a directory of resources; no daemon, no root, no network.
+
+``cli.daemon`` adds it; ``views.plan`` makes it by the daemon's rules. Exit codes: 0, also where resources are wrong
+(the problems say so); 2 when there is nothing to go on; 78 for a configuration that bgpd would refuse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretBytes
+
+from bgpd.cli import plans
+from bgpd.cli.kernelfacts import KernelFactsError, read_kernel
+from bgpd.cli.tables import Look, lines, on_terminal
+from bgpd.config import Config, ConfigError, Passwords, load, read_passwords
+from bgpd.datastore.offline import Unreadable, read
+from bgpd.model.resources import Problem
+from bgpd.views.plan import KernelFacts, Plan, document, plan
+
+EX_CONFIG = 78
+
+
+def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
+    """Adds ``plan``."""
+    command = commands.add_parser(
+        "plan",
+        help="all that a node would do by a directory of resources",
+        description="All that a node would do by the resources in a directory: sessions, announcements, blackholes, "
+        "rules for the kernel, and what is wrong. Needs no daemon, and changes nothing.",
+    )
+    command.add_argument("--resources", type=Path, required=True, metavar="DIR", help="YAML and JSON files")
+    command.add_argument("--node", required=True, metavar="NAME", help="whose plan it is")
+    command.add_argument(
+        "--config", type=Path, metavar="FILE", help="the node's configuration; all defaults without"
+    )
+    command.add_argument(
+        "--kernel",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="what ip -j route, ip -j -6 route or ip -j address printed on the node; may be given several times. "
+        "Without routes, borrowed addresses come from IPAM alone",
+    )
+    command.add_argument(
+        "-o", "--output", choices=("table", "json"), default="table", help="table (default) or json"
+    )
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command; returns its exit code."""
+    logging.getLogger("bgpd").addHandler(logging.NullHandler())  # what is wrong is told below, not logged
+    try:
+        made = _plan(arguments)
+    except ConfigError as error:
+        print(f"bgpd: {error}", file=sys.stderr)
+        return EX_CONFIG
+    except (Unreadable, KernelFactsError) as error:
+        print(f"bgpd: {error}", file=sys.stderr)
+        return 2
+    found = document(made)
+    if arguments.output == "json":
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return 0
+    terminal = on_terminal(sys.stdout)
+    for line in lines(plans.plan(found, Look(time.time(), terminal=terminal)), terminal=terminal):
+        print(line)
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> Plan:
+    given = load(arguments.config) if arguments.config is not None else Config(node=arguments.node)
+    config = given.model_copy(update={"node": arguments.node})
+    kernel = read_kernel(arguments.kernel, config.kernel) if arguments.kernel else KernelFacts()
+    passwords, absent = _passwords(config)
+    made = plan(read(arguments.resources, config.node), config, passwords, kernel)
+    return made._replace(problems=tuple(sorted({*made.problems, *absent}, key=str)))
+
+
+def _passwords(config: Config) -> tuple[Passwords, list[Problem]]:
+    """What the password files hold. One that cannot be read here may well be there on the node: it counts as good."""
+    passwords: dict[Path, SecretBytes | str] = {}
+    problems = []
+    for path, found in read_passwords(config).items():
+        if isinstance(found, str):
+            message = f"{found} here: the plan takes it that the node has a password there"
+            problems.append(Problem("configuration", f"password_file {path}", message))
+            found = SecretBytes(b"unknown")
+        passwords[path] = found
+    return passwords, problems
