@@ -380,7 +380,7 @@ class FamilyRib:
         """Whether an address that we announce has gone to another node with its workload."""
         own = self.origination.announce[prefix]
         return (
-            own.kind is OriginKind.BORROWED
+            own.kind in (OriginKind.BORROWED, OriginKind.BLOCK)
             and is_host(self.family, prefix)
             and self.elevating
             and is_elevated(selection, self.policy, own.metric)

@@ -2,13 +2,14 @@
 
 Called by the daemon at every snapshot and every change of the workloads' routes; the result is whole and does not
 depend on the order of anything. A block is ours when its BlockAffinity is confirmed and no IPAMBlock of exactly its
-CIDR names another owner; it is announced, and nothing inside it. One that is being released (``pendingDeletion``) is
-not: the addresses in use are announced one by one, and the blackhole stays until another node announces the block. A
-workload's host route inside a pool and outside our blocks is a borrowed address. One whose metric is below the normal
-priority is announced inside our own block too: its workload is being moved here (calico.md §3.5). The ranges of
-services are announced whole, and are never the kernel's (§5).
-
-A blackhole goes through the same rule as any route of its pool: where Felix writes those, it is Felix's (§2.9). What is
+CIDR names another owner; it is announced, and nothing inside it. One of a single address has no blackhole, which would
+stand where its workload's route is, and so is announced while that route is there only: packets to it would otherwise
+leave this node again. One that is being released (``pendingDeletion``) is not: the addresses in use are announced one
+by one, and the blackhole stays until another node announces the block. A workload's host route inside a pool and
+outside our blocks is a borrowed address. One whose metric is below the normal priority is announced inside our own
+block too: its workload is being moved here (calico.md §3.5). The ranges of services are announced whole, and are never
+the kernel's (§5). A blackhole goes through the same rule as any route of its pool: where Felix writes those, it is
+Felix's (§2.9).What is
 not announced by itself, others' routes in the kernel among it, is *offered*: a peer's filter may let it out.
 """
 
@@ -80,6 +81,11 @@ class _Block(NamedTuple):
     """Why it is not owned."""
 
 
+_NO_CANDIDATE = (
+    WorkloadRoute(Prefix(b""), ""),
+    "",
+    "a block of a single address, and no workload's route is there",
+)
 _RANK = {AffinityState.CONFIRMED: 0, AffinityState.PENDING_DELETION: 1, AffinityState.PENDING: 2}
 
 
@@ -135,9 +141,17 @@ def _family(
     hidden: dict[Prefix, str] = {}
     offered: dict[Prefix, Originated] = {}
     blackholes: dict[Prefix, LocalBlackhole] = {}
+    candidates = _candidates(snapshot, workloads, node, ipam_early, family)
 
     for cidr, block in own.items():
         source = f"BlockAffinity {block.affinity.name}"
+        found = Originated(OriginKind.BLOCK, source)
+        if is_host(family, cidr):
+            route, _, absent = candidates.get(cidr, _NO_CANDIDATE)
+            if absent:
+                hidden[cidr] = block.reason or absent
+                continue
+            found = _originated(OriginKind.BLOCK, source, route)
         if block.kept and not is_host(family, cidr):
             rule = own_policy.kernel_rule(cidr)
             if rule is None or rule.program:
@@ -147,11 +161,10 @@ def _family(
         if reason:
             hidden[cidr] = reason
             if block.kept:
-                offered[cidr] = Originated(OriginKind.BLOCK, source)
+                offered[cidr] = found
         else:
-            announce[cidr] = Originated(OriginKind.BLOCK, source)
+            announce[cidr] = found
 
-    candidates = _candidates(snapshot, workloads, node, ipam_early, family)
     for prefix, (route, source, absent) in candidates.items():
         if prefix in announce:
             continue  # a block of a single address

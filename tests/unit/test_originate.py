@@ -155,6 +155,17 @@ def test_pools_that_are_not_exported() -> None:
 def test_blocks_of_single_addresses_have_no_blackhole() -> None:
     said = say(snapshot(pool("10.48.0.0/24", 32), affinity("10.48.0.7/32")), "10.48.0.7")
     assert (said.announced, said.blackholes, said.hidden) == (["10.48.0.7/32"], [], {})
+
+
+def test_blocks_of_single_addresses_are_announced_while_a_workload_has_them() -> None:
+    """Without a blackhole a packet would leave this node again, by the default route."""
+    said = say(
+        snapshot(pool("10.48.0.0/24", 32), affinity("10.48.0.7/32"), affinity("10.48.0.8/32")), "10.48.0.8"
+    )
+    assert said.announced == ["10.48.0.8/32"]
+    assert said.hidden == {"10.48.0.7/32": "a block of a single address, and no workload's route is there"}
+    pending = say(snapshot(pool("10.48.0.0/24", 32), affinity("10.48.0.7/32", state=PENDING)))
+    assert "is pending" in pending.hidden["10.48.0.7/32"]
     assert next(iter(said.origination.announce.values())).kind is OriginKind.BLOCK
 
 

@@ -542,6 +542,24 @@ def test_46_a_moved_workload_takes_its_address_with_it(local_pref: int, mode: An
     assert HOST not in made.routes()
 
 
+def test_46_a_moved_workload_takes_its_block_of_a_single_address_with_it() -> None:
+    snap = snapshot(pool(), affinity(HOST))
+
+    def core_with(*metrics: int) -> Core:
+        made = core(policy(priorities="on"), A)
+        routes = {V4: frozenset(WorkloadRoute(pfx(HOST), "cali1", metric) for metric in metrics)}
+        made.router.originated({V4: originate(snap, routes, "me", policy=policy(priorities="on"))[V4]})
+        return made.settle()
+
+    assert told(core_with(512), A)[HOST].attributes.local_pref == INT_MAX - 512, "it comes"
+    made = core_with(1024)
+    made.hear(A, announce(path(A, attributes(local_pref=ENCODED)), HOST))
+    assert HOST not in made.routes(), "ours comes first"
+    made.hear(A, announce(path(A, attributes(local_pref=INT_MAX - 512)), HOST))
+    assert {at for _, text, at in made.fib if text == HOST} == {512}, "it goes"
+    assert HOST not in told(core_with(), A)
+
+
 # The kernel (14 to 17), services (42).
 
 
