@@ -89,7 +89,7 @@ class Adverts:
     def __init__(self, family: Family, is_client: Callable[[Path], bool]) -> None:
         self.family = family
         self.updates: tuple[Update, ...] = ()
-        """Another object whenever what they are told of some path may differ: decisions remember for which."""
+        """Another object whenever the groups are others: decisions remember for which they were made."""
         self.origination = Origination()
         self.policy, self.kept_inside = FamilyPolicy(), RoutePolicy().kept_inside
         self.prioritised = False
@@ -130,7 +130,6 @@ class Adverts:
 
     def forget(self) -> None:
         """What was worked out for paths no longer holds."""
-        self.updates = (*self.updates,)  # another object
         for update in self.updates:
             update.made.clear()
         self._review()

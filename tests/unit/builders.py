@@ -29,7 +29,7 @@ from bgpd.model.route import (
     Via,
     Withdraw,
 )
-from bgpd.router import Router
+from bgpd.router import Changes, Router
 from bgpd.rules.exports import Group, groups_of
 
 V4, V6 = Family.IPV4, Family.IPV6
@@ -239,6 +239,11 @@ class Core:
         """Decide all that is due and apply it; checks that what a group "was told before" is true."""
         while self.router.work(limit):
             pass
+        self.apply()
+        return self
+
+    def apply(self) -> Changes:
+        """Apply what was decided; returns it."""
         changes = self.router.take_changes()
         self.fib_changes, self.out_changes = {}, changes.adj_rib_out
         for family, entries in changes.fib.items():
@@ -265,7 +270,7 @@ class Core:
                 else:
                     told[prefix] = now
             assert told == table
-        return self
+        return changes
 
     def up(self, *peers: Peer) -> Core:
         for each in peers:

@@ -149,6 +149,16 @@ def test_38_a_filter_cannot_undo_what_the_protocol_forbids() -> None:
     assert set(told(made, X)) == {BLOCK}
 
 
+def test_38_another_rule_in_a_filter_is_applied_to_what_was_told_without_the_session() -> None:
+    peers_ = named(x=PeerPolicy(("f",)))
+    made = core(policy(filters=rules(reject(OTHER)), peers=peers_), A, X, blocks=[BLOCK])
+    made.hear(A, announce(path(A), OTHER))
+    for rule, left in ((reject(BLOCK), {OTHER}), (reject(), set()), (accept(), {BLOCK, OTHER})):
+        assert made.router.policy(policy(filters=rules(rule), peers=peers_)) == {}, "the group is the same"
+        made.settle()
+        assert set(told(made, X)) == left
+
+
 def test_39_operations_change_what_is_told_behind_our_own_as() -> None:
     change = accept(POOL, operations=(AddCommunity(7), PrependAsPath((9, 8)), SetPriority(500)))
     said = policy(filters=rules(change), peers=named(x=PeerPolicy(("f",)), a=PeerPolicy(("f",))))
