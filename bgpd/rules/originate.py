@@ -8,8 +8,9 @@ leave this node again. One that is being released (``pendingDeletion``) is not: 
 by one, and the blackhole stays until another node announces the block. A workload's host route inside a pool and
 outside our blocks is a borrowed address. One whose metric is below the normal priority is announced inside our own
 block too: its workload is being moved here (calico.md §3.5). The ranges of services are announced whole, and are never
-the kernel's (§5). A blackhole goes through the same rule as any route of its pool: where Felix writes those, it is
-Felix's (§2.9).What is
+the kernel's (§5).
+
+A blackhole goes through the same rule as any route of its pool: where Felix writes those, it is Felix's (§2.9). What is
 not announced by itself, others' routes in the kernel among it, is *offered*: a peer's filter may let it out.
 """
 
