@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import logging
 import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bgpd import __version__
 from bgpd.bgp.outbound import Outbound
@@ -43,7 +44,7 @@ from bgpd.model.status import (
     SessionState,
     Status,
 )
-from bgpd.observe.api import AlreadyRunning, Api, answers
+from bgpd.observe.claim import AlreadyRunning, Claim, answers
 from bgpd.observe.log import configure as configure_log
 from bgpd.observe.metrics import Metrics
 from bgpd.observe.sdnotify import Notifier
@@ -55,6 +56,9 @@ from bgpd.views.parts import Parts, local_words
 from bgpd.views.summary import Facts
 from bgpd.views.tables import Tables
 from bgpd.views.why import Why
+
+if TYPE_CHECKING:
+    from bgpd.observe.api import Api
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +78,8 @@ SWITCH_INTERVAL = 0.001
 it for microseconds, between two system calls."""
 AT_START = ("node", "datastore", "kernel", "metrics", "api", "state_directory")
 """Keys of the configuration that are read at the start only."""
+SESSIONS_FIRST = 0.75
+"""Seconds for the sessions to begin in, before the doors to the operator open."""
 LAG_WINDOW = 15
 """Housekeeping turns over which the worst event-loop lag is remembered."""
 
@@ -88,7 +94,7 @@ class Daemon:
         self._facts = Facts(config, str(config_path), time.time(), self._datastore, config_loaded=time.time())
         self._facts.in_the_way = NOT_YET_LISTENING
         self._metrics = Metrics(self)
-        self._api = Api(self, self._metrics, config.api.socket, config.metrics.listen)
+        self._api: Api | None = None
         self._notifier = Notifier.from_environment()
         self._kernel = make_kernel(config, self)
         self._programming = {f: Programming(f, self._kernel.fibs[f], self._metrics) for f in Family}
@@ -106,6 +112,8 @@ class Daemon:
         """What the service manager was told last, and when."""
         self._turn_scheduled = False
         self._intent_at: float | None = None
+        self._started_whole = asyncio.Event()
+        """In sync."""
         self._stopping = asyncio.Event()
         self._reload_asked = asyncio.Event()
 
@@ -132,11 +140,7 @@ class Daemon:
         )
         self._intent.reconfigured(self._config)
         self._parts = Parts(self._router, self._speaker, self._outbound, self._kernel, self._programming)
-        await self._api.start()
-        if self._api.metrics_error:
-            self._facts.problems.append(
-                Problem(str(self._config_path), "metrics.listen", self._api.metrics_error)
-            )
+        claim = Claim(self._config.api.socket)
         try:
             self.local_changed()
             node = self._config.node
@@ -145,12 +149,14 @@ class Daemon:
             gc.set_threshold(*GC_THRESHOLDS)
             gc.enable()
             sys.setswitchinterval(SWITCH_INTERVAL)
-            await self._live()
+            await self._live(claim)
         finally:
             self._notifier.stopping()
-            await self._api.stop()
+            if self._api is not None:
+                await self._api.stop()
+            claim.release()
 
-    async def _live(self) -> None:
+    async def _live(self, claim: Claim) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._kernel.run(), name="kernel"),
@@ -158,12 +164,26 @@ class Daemon:
                 group.create_task(self._keep_house(), name="housekeeping"),
                 group.create_task(self._watch_reloads(), name="reloads"),
                 group.create_task(self._follow(), name="datastore"),
+                group.create_task(self._serve(claim), name="api"),
                 *(group.create_task(p.run(), name=f"fib-{f.label}") for f, p in self._programming.items()),
             ]
             await self._stopping.wait()
             log.info("event=stopping routes=kept")
             for task in tasks:
                 task.cancel()
+
+    async def _serve(self, claim: Claim) -> None:
+        """Opens the doors to the operator once the sessions have had time to begin: what serves them takes a tenth of a
+        second to import. Who connects before waits."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SESSIONS_FIRST):
+                await self._started_whole.wait()
+        module = await asyncio.to_thread(importlib.import_module, "bgpd.observe.api")
+        self._api = api = module.Api(self, self._metrics, claim, self._config.metrics.listen)
+        await api.start()
+        gc.freeze()
+        if api.metrics_error:
+            self._facts.problems.append(Problem(str(self._config_path), "metrics.listen", api.metrics_error))
 
     async def _follow(self) -> None:
         """The newest whole truth of the datastore, as it comes."""
@@ -301,6 +321,7 @@ class Daemon:
             return
         if self._convergence.over(time.monotonic()):
             facts.in_sync = True
+            self._started_whole.set()
             swept = sum(programming.release() for programming in self._programming.values())
             log.info("event=in_sync after=%.1fs swept=%d", time.monotonic() - self._started, swept)
 

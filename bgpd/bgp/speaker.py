@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 AT_ONCE, PACE = 50, 0.01
 """Sessions that begin in one turn of the event loop, and seconds until the next so many do."""
+TURN = 0.005
+"""Seconds of taking what peers sent in one turn of the event loop."""
 REJECT_LOG = 10.0
 """Seconds between two lines about connections that nobody wanted."""
 
@@ -67,6 +70,9 @@ class Speaker:
         self._failure: asyncio.Future[None] | None = None
         self._listeners = Listeners(lambda: Link(self, outgoing=False), handler.listening_changed)
         self._rejected, self._reject_logged = 0, 0.0
+        self._behind: deque[tuple[Link, bytes]] = deque()
+        """Octets that came after a turn of the event loop had had its share of them."""
+        self._turn_ends: float | None = None
 
     async def run(self) -> None:
         """Until cancelled. A bug of ours raises here."""
@@ -231,8 +237,28 @@ class Speaker:
             runner.dialled(link)
 
     def link_received(self, link: Link, data: bytes) -> None:
-        """Octets came."""
-        runner, connection = self._links[link], link.connection
+        """Octets came. A thousand sockets may have some in one turn of the event loop: what is beyond its share waits for
+        the next."""
+        if self._turn_ends is None:
+            self._turn_ends = now() + TURN
+            asyncio.get_running_loop().call_soon(self.guarded, self._next_turn)
+        if self._behind or now() >= self._turn_ends:
+            link.pause(True)
+            self._behind.append((link, data))
+        else:
+            self._take(link, data)
+
+    def _next_turn(self) -> None:
+        self._turn_ends = end = now() + TURN
+        while self._behind:
+            if now() >= end:
+                asyncio.get_running_loop().call_soon(self.guarded, self._next_turn)
+                return
+            self._take(*self._behind.popleft())
+        self._turn_ends = None
+
+    def _take(self, link: Link, data: bytes) -> None:
+        runner, connection = self._links.get(link), link.connection
         if runner is not None and connection is not None:
             runner.received(connection, data)
 
@@ -243,7 +269,10 @@ class Speaker:
             runner.writable(connection)
 
     def link_lost(self, link: Link, message: str) -> None:
-        """TCP is gone."""
+        """TCP is gone. What came before still counts: a NOTIFICATION may be the last of it."""
+        for waiting in [each for each in self._behind if each[0] is link]:
+            self._behind.remove(waiting)
+            self._take(*waiting)
         runner, connection = self._links.pop(link, None), link.connection
         if self.tasks is not None and runner is not None and connection is not None:
             runner.lost(connection, message)

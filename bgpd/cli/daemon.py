@@ -147,7 +147,7 @@ def _config_schema(arguments: argparse.Namespace) -> int:
 def _cleanup(arguments: argparse.Namespace) -> int:
     from bgpd.config import ConfigError, load
     from bgpd.daemon import cleanup
-    from bgpd.observe.api import answers
+    from bgpd.observe.claim import answers
 
     try:
         config = load(arguments.config)

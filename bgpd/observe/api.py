@@ -29,23 +29,18 @@ On TCP: ``/metrics``, ``/livez`` and ``/readyz``, the last two with ``?verbose``
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
 import json
 import logging
 import os
-import socket
-import stat
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 from time import perf_counter
 from typing import Any, get_args
 
 from bgpd.config import ConfigError
 from bgpd.model.prefix import family_of, make_prefix, parse_address, prefix_text
 from bgpd.model.status import Check, Impossible, NotFound, PeerAction, RouteTable, Views
+from bgpd.observe.claim import Claim
 from bgpd.observe.document import SCHEMA_VERSION, document, encode, encode_route
 from bgpd.observe.metrics import Metrics
 from bgpd.shallow import shallow
@@ -66,36 +61,26 @@ PLAN_MAX = 64 * 1024 * 1024
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class AlreadyRunning(Exception):
-    """Another daemon answers on the socket."""
-
-
 class Api:
     """Both doors of one daemon. ``metrics_listen`` is (address, port), or ``None`` for no TCP door."""
 
     def __init__(
-        self, views: Views, metrics: Metrics, socket_path: Path, metrics_listen: tuple[str, int] | None
+        self,
+        views: Views,
+        metrics: Metrics,
+        claim: Claim,
+        metrics_listen: tuple[str, int] | None,
     ) -> None:
         self._views, self._metrics = views, metrics
-        self._path, self._listen = socket_path, metrics_listen
+        self._claim, self._listen = claim, metrics_listen
         self._runners: list[web.AppRunner] = []
-        self._inode: tuple[int, int] | None = None
         self.metrics_error = ""
 
     async def start(self) -> None:
-        """Opens both doors. ``AlreadyRunning``, or ``OSError`` that names the socket.
-
-        A taken metrics port stops no routing: ``metrics_error`` says so then.
-        """
+        """Opens both doors. A taken metrics port stops no routing: ``metrics_error`` says so then."""
         try:
             control = await self._runner(self._control())
-            door = claim(self._path)
-            try:
-                self._inode = _inode(self._path)
-                await web.SockSite(control, door).start()
-            except BaseException:
-                door.close()
-                raise
+            await web.SockSite(control, self._claim.socket).start()
             if self._listen is not None:
                 host, port = self._listen
                 public = await self._runner(self._public())
@@ -110,13 +95,11 @@ class Api:
             raise
 
     async def stop(self) -> None:
-        """Closes both; the socket's file goes if it is still the one made here."""
+        """Closes both, and gives up the claim."""
         runners, self._runners = self._runners, []
-        if self._inode is not None and _inode(self._path) == self._inode:
-            self._path.unlink(missing_ok=True)
-        self._inode = None
         for runner in runners:
             await runner.cleanup()
+        self._claim.release()
 
     @property
     def metrics_address(self) -> tuple[str, int] | None:
@@ -281,63 +264,6 @@ def _files(body: bytearray) -> dict[str, bytes]:
         entry = json.loads(line)
         files[str(entry["name"])] = entry["text"].encode("utf-8", "surrogateescape")
     return files
-
-
-def answers(path: Path) -> bool:
-    """Whether a daemon listens on a unix socket. ``PermissionError`` when it cannot be told."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-            return False
-        except (BlockingIOError, TimeoutError):
-            return True  # its queue is full: it is there, if stuck
-        except OSError as error:
-            if error.errno == errno.ENOTSOCK:
-                return False
-            raise
-    return True
-
-
-def claim(path: Path) -> socket.socket:
-    """The bound socket of this daemon at ``path``, mode 0660; a file left there by a dead one goes.
-
-    ``AlreadyRunning`` when a daemon listens there, ``OSError`` when the path is something else or cannot be bound. The
-    directory is locked meanwhile, so that of two daemons that start at once one loses.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AlreadyRunning(f"another bgpd is starting on {path}") from None
-        if answers(path):
-            raise AlreadyRunning(f"another bgpd answers on {path}")
-        with suppress(FileNotFoundError):
-            if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise FileExistsError(errno.EEXIST, f"{path} is there and is no socket")
-            path.unlink()
-        door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            door.bind(str(path))
-            path.chmod(0o660)
-            door.listen(128)  # before the lock goes: from here on it answers
-        except OSError as error:
-            door.close()
-            raise OSError(error.errno, f"cannot listen on {path}: {error.strerror or error}") from None
-        return door
-    finally:
-        os.close(directory)
-
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _answer(content: dict[str, Any], status: int = 200) -> web.Response:

@@ -34,6 +34,9 @@ def configure(level: str = "info", style: Format = "auto", stream: TextIO | None
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # Nobody reads where in the source a line was written, or by which thread; a thousand sessions come up in a second.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    vars(logging)["_srcfile"] = None  # the way that logging's documentation names to do without the caller
     # What libraries say in passing is not the operator's business.
     for name in ("asyncio", "aiohttp", "pyroute2"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

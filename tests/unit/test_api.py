@@ -21,7 +21,8 @@ from fake_views import BAD_POOL, FakeViews
 
 from bgpd.model import status
 from bgpd.model.status import Check, RouteTable, RouteView, SessionState
-from bgpd.observe.api import AlreadyRunning, Api, answers, claim
+from bgpd.observe.api import Api
+from bgpd.observe.claim import AlreadyRunning, Claim, answers
 from bgpd.observe.document import COMPOUND_KEYS, document, encode_route
 from bgpd.observe.metrics import Metrics
 
@@ -40,7 +41,7 @@ def views() -> FakeViews:
 
 @pytest.fixture
 async def api(views: FakeViews, directory: Path) -> AsyncIterator[Api]:
-    door = Api(views, Metrics(views), directory / "api.sock", ("127.0.0.1", 0))
+    door = Api(views, Metrics(views), Claim(directory / "api.sock"), ("127.0.0.1", 0))
     await door.start()
     yield door
     await door.stop()
@@ -346,7 +347,7 @@ async def test_the_socket_is_for_the_group_and_goes_with_the_daemon(
     views: FakeViews, directory: Path
 ) -> None:
     path = directory / "made" / "api.sock"
-    door = Api(views, Metrics(views), path, None)
+    door = Api(views, Metrics(views), Claim(path), None)
     await door.start()
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
     assert answers(path) and door.metrics_address is None
@@ -354,13 +355,9 @@ async def test_the_socket_is_for_the_group_and_goes_with_the_daemon(
     assert not path.exists()
 
 
-async def test_a_second_daemon_is_refused_and_the_first_stays(
-    api: Api, views: FakeViews, directory: Path
-) -> None:
-    second = Api(views, Metrics(views), directory / "api.sock", None)
+async def test_a_second_daemon_is_refused_and_the_first_stays(api: Api, directory: Path) -> None:
     with pytest.raises(AlreadyRunning, match=r"api\.sock"):
-        await second.start()
-    await second.stop()
+        Claim(directory / "api.sock")
     assert answers(directory / "api.sock")
 
 
@@ -372,7 +369,7 @@ def test_a_stuck_daemon_is_there_all_the_same(directory: Path) -> None:
         waiting.connect(str(path))  # the queue is full now
         assert answers(path)
         with pytest.raises(AlreadyRunning):
-            claim(path)
+            Claim(path)
 
 
 def test_the_file_of_a_dead_daemon_is_replaced(directory: Path) -> None:
@@ -380,15 +377,17 @@ def test_the_file_of_a_dead_daemon_is_replaced(directory: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     assert path.exists() and not answers(path)
-    with claim(path):
-        assert answers(path)
+    claim = Claim(path)
+    assert answers(path)
+    claim.release()
+    assert not path.exists()
 
 
 def test_a_file_that_is_no_socket_is_left_alone(directory: Path) -> None:
     path = directory / "api.sock"
     path.write_text("precious")
     with pytest.raises(FileExistsError):
-        claim(path)
+        Claim(path)
     assert path.read_text() == "precious"
 
 
@@ -397,19 +396,20 @@ def test_two_that_start_at_once(directory: Path) -> None:
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(AlreadyRunning):
-            claim(directory / "api.sock")
+            Claim(directory / "api.sock")
     finally:
         os.close(held)
 
 
 async def test_a_daemon_leaves_the_socket_of_the_next(views: FakeViews, directory: Path) -> None:
     path = directory / "api.sock"
-    first = Api(views, Metrics(views), path, None)
+    first = Api(views, Metrics(views), Claim(path), None)
     await first.start()
     path.unlink()
-    with claim(path):
-        await first.stop()
-        assert answers(path)
+    second = Claim(path)
+    await first.stop()
+    assert answers(path)
+    second.release()
 
 
 async def test_a_taken_metrics_port_is_named_and_stops_nothing_else(
@@ -419,7 +419,7 @@ async def test_a_taken_metrics_port_is_named_and_stops_nothing_else(
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        door = Api(views, Metrics(views), directory / "api.sock", ("127.0.0.1", port))
+        door = Api(views, Metrics(views), Claim(directory / "api.sock"), ("127.0.0.1", port))
         await door.start()
         try:
             assert (

@@ -30,6 +30,7 @@ from bgpd.cli.tables import SAMPLE, Look, Table, ago, cell, lines, short_stamp
 from bgpd.model.resources import Problem
 from bgpd.model.status import Check, RouteTable, RouteView
 from bgpd.observe.api import Api
+from bgpd.observe.claim import Claim
 from bgpd.observe.document import document
 from bgpd.observe.metrics import Metrics
 
@@ -54,7 +55,7 @@ def served() -> Iterator[tuple[FakeViews, Path]]:
     loop = asyncio.new_event_loop()
 
     async def serve(path: Path) -> None:
-        door = Api(views, Metrics(views), path, None)
+        door = Api(views, Metrics(views), Claim(path), None)
         await door.start()
         ready.set()
         await end.wait()
