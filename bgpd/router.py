@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from bgpd.advertise import OutChanges, Telling, usable
 from bgpd.deciding import MOST_ALTERED, FamilyRib, FibChanges, Resolve
 from bgpd.model.peer import Down, DownReason, Peer, PeerId
-from bgpd.model.prefix import Address, Family, Prefix
+from bgpd.model.prefix import Address, Family, Prefix, is_host
 from bgpd.model.route import (
     Announce,
     BeginRefresh,
@@ -31,7 +31,9 @@ from bgpd.model.route import (
     Out,
     Path,
     Reason,
+    Resolution,
     RibEvent,
+    Unresolved,
     Via,
     Withdraw,
 )
@@ -66,9 +68,13 @@ class Router:
     """See the module. ``resolve`` tells where a next hop leads; the kernel door's, or a table in tests."""
 
     def __init__(self, resolve: Resolve, max_paths: int = 16) -> None:
-        self._resolve, self._max_paths = resolve, max_paths
+        self._kernel_resolve, self._max_paths = resolve, max_paths
+        self._gateways: dict[Address, Address] = {}
+        """Next hops that a host route of ours leads to -> over what: the kernel knows the ways of others only."""
         self._policy = RoutePolicy()
-        self._ribs = {family: FamilyRib(family, resolve, max_paths, self._is_client) for family in Family}
+        self._ribs = {
+            family: FamilyRib(family, self.resolve, max_paths, self._is_client) for family in Family
+        }
         self._peers: dict[PeerId, Peer] = {}
         self._groups: dict[PeerId, dict[Family, Group]] = {}
         """Of established sessions."""
@@ -204,6 +210,7 @@ class Router:
                 old.exported_services,
             ):
                 rib.decide_all()
+        self._review_gateways()
 
     def workloads_ranked(self, ranked: bool) -> None:
         """Whether this node's own workloads tell that LOCAL_PREF carries the kernel's metric (``are_ranked``): known
@@ -221,6 +228,8 @@ class Router:
 
     def next_hops_changed(self, addresses: frozenset[Address]) -> None:
         """These resolve otherwise than before: every prefix with a path through one is decided again."""
+        if self._gateways:
+            addresses |= {hop for hop, gateway in self._gateways.items() if gateway in addresses}
         for rib in self._ribs.values():
             rib.epoch = object()
             if rib.adj_rib_in.candidates:
@@ -352,6 +361,10 @@ class Router:
         """Whether LOCAL_PREF carries the kernel's metric, here and now."""
         return self._prioritised
 
+    def resolve(self, address: Address) -> Resolution | Unresolved:
+        """Where a next hop leads: as the kernel has it, or over the ``reachableBy`` of the peer that it is."""
+        return self._kernel_resolve(self._gateways.get(address, address))
+
     def counts(self, peer: PeerId, family: Family) -> tuple[int, int, int]:
         """(received, accepted, stale) paths of a peer."""
         return self._ribs[family].adj_rib_in.counts(peer)
@@ -395,7 +408,7 @@ class Router:
                 taken[made] = path
             else:
                 refused[path] = made
-        best, multipath, lost = judge(list(taken), self._resolve, self._max_paths, _accept)
+        best, multipath, lost = judge(list(taken), self.resolve, self._max_paths, _accept)
         refused.update((taken[path], reason) for path, reason in lost.items())
         return taken[best] if best else None, tuple(taken[path] for path in multipath), refused
 
@@ -426,9 +439,21 @@ class Router:
         rule, selection = rib.policy.kernel_rule(prefix), rib.loc_rib.get(prefix)
         if selection is None:
             return rule, None
-        return rule, place(selection, rule, rib.policy, rib.tunnels.get, self._resolve, self._max_paths)
+        return rule, place(selection, rule, rib.policy, rib.tunnels.get, self.resolve, self._max_paths)
 
     # Inside.
+
+    def _review_gateways(self) -> None:
+        before = self._gateways
+        self._gateways = {
+            Address(prefix[1:]): static.gateway
+            for family, rib in self._ribs.items()
+            for prefix, static in rib.origination.statics.items()
+            if is_host(family, prefix)
+        }
+        if before != self._gateways:
+            differ = before.items() ^ self._gateways.items()
+            self.next_hops_changed(frozenset(hop for hop, _ in differ))
 
     def _is_client(self, path: Path) -> bool:
         return path.peer.ibgp and self._policy.of(path.peer).client

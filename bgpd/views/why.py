@@ -244,7 +244,7 @@ class Why:
             )
 
     def _resolved(self, next_hop: Address) -> Step:
-        resolution = self._parts.kernel.resolve(next_hop)
+        resolution = self._parts.router.resolve(next_hop)
         text = address_text(next_hop)
         if isinstance(resolution, Unresolved):
             return Step("next hop", f"{text}: {resolution.value}", False)

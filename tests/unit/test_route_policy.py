@@ -811,6 +811,29 @@ def test_37_reachable_by_is_a_host_route_in_the_kernel_that_nobody_is_told() -> 
     assert made.settle().routes() == {"192.0.2.9/32": via("10.0.1.1")}
 
 
+def test_37_what_the_peer_announces_leads_over_its_reachable_by() -> None:
+    far = peer("192.0.2.9", 65009)
+    made = core(policy(), far)
+    made.resolver.set("192.0.2.9", Unresolved.NO_ROUTE)
+    made.hear(far, announce(path(far), "172.16.0.0/24", "192.0.2.0/24"))
+    assert made.routes() == {}
+
+    def reachable(gateway: str) -> None:
+        said = policy(family=FamilyPolicy(reachable={pfx("192.0.2.9/32"): reach(gateway)}))
+        made.router.originated(originate(Snapshot(), {}, "me", policy=said))
+        made.settle()
+
+    for gateway in ("10.0.1.1", "10.0.1.2"):
+        reachable(gateway)
+        assert made.routes() == dict.fromkeys(("172.16.0.0/24", "192.0.2.0/24", "192.0.2.9/32"), via(gateway))
+    made.router.next_hops_changed(made.resolver.set("10.0.1.2", Unresolved.LINK_DOWN))
+    assert made.settle().routes() == {}
+    made.router.next_hops_changed(made.resolver.set("10.0.1.2", None))
+    assert set(made.settle().routes()) == {"172.16.0.0/24", "192.0.2.0/24", "192.0.2.9/32"}
+    made.router.originated(originate(Snapshot(), {}, "me", policy=policy()))
+    assert made.settle().routes() == {}
+
+
 def reach(gateway: str) -> StaticRoute:
     return StaticRoute(addr(gateway), "BGPPeer tor reachableBy")
 
