@@ -223,6 +223,8 @@ def test_a_pair(net: Net) -> None:
     assert "originator_id" not in of_rr2["rr2_ipv4"] and "cluster_list" not in of_rr2["rr2_ipv4"]
     assert seen([of_rr2["rr1_ipv4"]]) == {"rr1": (ipv4("rr2"), ipv4("rr2"), ID)}
 
+    told = ground.bgpds["rr1"].bgpctl("why", block("bird2")).stdout
+    assert "reflected to our client" in told and "reflected from our client Node_10_9_0_4" in told
     # The borrowed address: the owner of its block passes it on as well, so that nobody goes through the owner.
     assert seen(ground.bird1.paths(f"{BORROWED}/32")) == dict.fromkeys(REFLECTORS, (BORROWER, BORROWER, ID))
     ground.near.run("ping", "-c1", "-W5", BORROWED)
