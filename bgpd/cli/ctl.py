@@ -265,16 +265,15 @@ def _plan(client: Client, arguments: argparse.Namespace) -> Answer:
 
 def _resources(directory: str) -> list[dict[str, str]]:
     """The files of a directory that the datastore reads too; ``Unreadable``."""
+    files, path = [], directory
     try:
-        names = [name for name in os.listdir(directory) if name.endswith(RESOURCES) and name[0] != "."]
-        files = []
-        for name in sorted(names):
+        for name in sorted(os.listdir(directory)):
             path = os.path.join(directory, name)
-            if os.path.isfile(path):
+            if name.endswith(RESOURCES) and name[0] != "." and os.path.isfile(path):
                 with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
                     files.append({"name": name, "text": file.read()})
     except OSError as error:
-        raise Unreadable(f"{error.filename or directory}: {error.strerror}") from None
+        raise Unreadable(f"{path}: {error.strerror}") from None
     return files
 
 

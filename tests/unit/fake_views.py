@@ -5,7 +5,7 @@ Everything is a plain value that a test may replace; actions are recorded in ``a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from bgpd.config import ConfigError
@@ -18,6 +18,7 @@ from bgpd.model.status import (
     Explanation,
     FamilyCounts,
     FibStatus,
+    Impossible,
     NotFound,
     PeerAction,
     PeerStatus,
@@ -31,6 +32,19 @@ from bgpd.model.status import (
 NOW = 1_763_906_531.0
 """When this was: 2025-11-23 14:02:11 UTC."""
 
+NO_CHANGES: Mapping[str, object] = {
+    "schema_version": 1,
+    "node": "worker2",
+    "changes": False,
+    "settings": [],
+    "filters": [],
+    "sessions": {"added": [], "removed": [], "reset": [], "changed": []},
+    "announce": {"added": [], "removed": [], "changed": []},
+    "blackholes": {"added": [], "removed": []},
+    "kernel_rules": {"added": [], "removed": [], "changed": []},
+    "problems": {"added": [], "gone": []},
+}
+"""What ``views.changes`` finds where nothing would change."""
 CONFLICT = Problem("kernel ipv4", "", "10.48.2.0/29: in our way is proto static via 10.0.1.1 dev ens5")
 BAD_POOL = Problem("pools.yaml: IPPool broken", "spec.cidr", "'10.48.0.0/240' is not a prefix")
 
@@ -221,6 +235,10 @@ class FakeViews:
             Check("speaker", True),
         ]
         self.asked: list[tuple[str, ...]] = []
+        self.planned: dict[str, bytes] = {}
+        """The files of the last plan."""
+        self.plan_now: Mapping[str, object] = NO_CHANGES
+        self.refuse_plan = ""
 
     def status(self) -> Status:
         return Status(
@@ -305,6 +323,12 @@ class FakeViews:
 
     def ready(self) -> list[Check]:
         return self.ready_now
+
+    async def plan(self, files: Mapping[str, bytes]) -> Mapping[str, object]:
+        self.planned = dict(files)
+        if self.refuse_plan:
+            raise Impossible(self.refuse_plan)
+        return self.plan_now
 
     async def reload(self) -> str:
         self.asked.append(("reload",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import io
 import json
 import logging
 import os
@@ -430,6 +431,50 @@ async def test_a_taken_metrics_port_is_named_and_stops_nothing_else(
         finally:
             await door.stop()
     assert not (directory / "api.sock").exists()
+
+
+# Plans.
+
+
+async def plan(client: aiohttp.ClientSession, body: str | bytes | io.BytesIO, expected: int = 200) -> Any:
+    async with client.post("/v1/plan", data=body) as response:
+        assert response.status == expected, await response.text()
+        return await response.json()
+
+
+async def test_a_plan_of_files(views: FakeViews, client: aiohttp.ClientSession) -> None:
+    large = "x" * 200_000  # more than any other question may have
+    lines = [
+        {"name": "a.yaml", "text": "kind: Ü\r\n---\n"},
+        {"name": "b.yaml", "text": b"\xff\xfe".decode("utf-8", "surrogateescape")},
+        {"name": "c.json", "text": large},
+    ]
+    found = await plan(client, "\n".join(map(json.dumps, lines)))
+    assert found == views.plan_now
+    assert views.planned == {
+        "a.yaml": "kind: Ü\r\n---\n".encode(),
+        "b.yaml": b"\xff\xfe",
+        "c.json": large.encode(),
+    }
+    assert await plan(client, b"") == views.plan_now and views.planned == {}
+
+
+async def test_a_plan_that_cannot_be_made(
+    views: FakeViews, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for body in (
+        b"{",
+        b"[]",
+        b"{}",
+        b'{"name": "a"}',
+        b'{"name": "a", "text": 1}',
+        b'{"name":"a","text":"\\ud800"}',
+    ):
+        assert "an object with name and text" in (await plan(client, body, 400))["error"]
+    views.refuse_plan = "nothing would change: there is no Node"
+    assert await plan(client, b"", 409) == {"schema_version": 1, "error": views.refuse_plan}
+    monkeypatch.setattr("bgpd.observe.api.PLAN_MAX", 1 << 20)
+    assert "more than 1 MiB" in (await plan(client, io.BytesIO(bytes(3 << 20)), 413))["error"]
 
 
 # JSON.

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from fake_views import NOW, FakeViews
+from fake_views import NO_CHANGES, NOW, FakeViews
 
 from bgpd.cli import ctl, peers, screens
 from bgpd.cli.client import Client, Unreachable
@@ -625,3 +625,142 @@ def test_output_that_cannot_be_encoded_does_not_fail(
     assert ctl.main(["peers"]) == 0
     stream.flush()
     assert b"Ger?t entfernt" in stream.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+# Plans.
+
+PLANNED_PEER = {"name": "Global_10_0_1_1", "address": "10.0.1.1", "asn": 65001}
+ROUTE = {"prefix": "10.48.2.0/26", "kind": "block", "communities": [], "source": "BlockAffinity x"}
+RULE = {
+    "cidr": "10.48.0.0/16",
+    "action": "program",
+    "tunnel": "tunl0",
+    "when": "cross-subnet",
+    "reason": "IPPool p",
+}
+CHANGES = {
+    **NO_CHANGES,
+    "changes": True,
+    "settings": [{"setting": "ipv4.host_routes", "before": [], "after": ["10.9.9.9/32 via 10.0.1.1"]}],
+    "filters": [{"name": "out", "change": "changed", "lists": ["exportV4", "exportV6"], "peers": ["a", "b"]}],
+    "sessions": {
+        "added": [PLANNED_PEER],
+        "removed": [{"name": "Mesh_1", "address": "1.1.1.1", "established": True, "why": "gone\x1b[2J"}],
+        "reset": [
+            {
+                "name": "Mesh_2",
+                "address": "1.1.1.2",
+                "established": False,
+                "fields": [
+                    {"field": "filters", "before": [], "after": ["a", "b"], "resets": False},
+                    {"field": "keepalive_s", "before": None, "after": 10, "resets": True},
+                    {"field": "password", "before": True, "after": True, "resets": True},
+                ],
+            }
+        ],
+        "changed": [
+            {
+                "name": "Mesh_3",
+                "address": "1.1.1.3",
+                "established": True,
+                "fields": [{"field": "passive", "before": True, "after": False, "resets": False}],
+            }
+        ],
+    },
+    "announce": {
+        "added": [ROUTE],
+        "removed": [ROUTE],
+        "changed": [{"prefix": "10.48.2.0/26", "before": ROUTE, "after": {**ROUTE, "communities": ["1:2"]}}],
+    },
+    "blackholes": {"added": ["10.48.2.0/26"], "removed": ["10.48.3.0/26"]},
+    "kernel_rules": {
+        "added": [RULE],
+        "removed": [RULE],
+        "changed": [
+            {"cidr": "10.48.0.0/16", "before": RULE, "after": {**RULE, "action": "reject", "tunnel": None}}
+        ],
+    },
+    "problems": {
+        "added": [{"source": "BGPPeer x", "path": "spec.peerIP", "message": "bad"}],
+        "gone": [{"source": "y", "path": "", "message": "worse"}],
+    },
+}
+
+
+@pytest.fixture
+def resources(tmp_path: Path) -> Path:
+    """A directory of resources, and what is none."""
+    (tmp_path / "a.yaml").write_bytes(b"kind: \xc3\x9c\r\n")
+    (tmp_path / "b.json").write_bytes(b"\xff")
+    (tmp_path / "c.yml").symlink_to(tmp_path / "a.yaml")
+    (tmp_path / "d.yaml").mkdir()
+    (tmp_path / ".e.yaml").write_text("hidden")
+    (tmp_path / "f.txt").write_text("text")
+    return tmp_path
+
+
+def test_a_plan_sends_the_files(bgpctl: Bgpctl, views: FakeViews, resources: Path) -> None:
+    assert bgpctl("plan", "-f", str(resources)) == (0, "Nothing would change on worker2.\n", "")
+    kind = b"kind: \xc3\x9c\r\n"
+    assert views.planned == {"a.yaml": kind, "b.json": b"\xff", "c.yml": kind}
+
+
+def test_a_plan_with_changes(bgpctl: Bgpctl, views: FakeViews, resources: Path) -> None:
+    views.plan_now = CHANGES
+    result = bgpctl("plan", "-f", str(resources))
+    assert (result.code, result.err) == (2, "")
+    assert (
+        result.out
+        == """\
+On worker2 would change:
+
+The node
+  ~ ipv4.host_routes [] -> [10.9.9.9/32 via 10.0.1.1]
+
+Sessions
+  ! Mesh_2 (not established) is reset: keepalive_s none -> 10; another password; and without that: \
+filters [] -> [a, b]
+  - Mesh_1 ends: gone?[2J
+  + Global_10_0_1_1 10.0.1.1 AS 65001
+  ~ Mesh_3 stays: passive true -> false
+
+Filters
+  ~ out exportV4 exportV6, of a, b
+
+Announced routes
+  + 10.48.2.0/26 block (BlockAffinity x)
+  - 10.48.2.0/26 block (BlockAffinity x)
+  ~ 10.48.2.0/26 communities [] -> [1:2]
+
+Blackholes
+  + 10.48.2.0/26
+  - 10.48.3.0/26
+
+Kernel rules
+  + 10.48.0.0/16 program over tunl0 across subnets (IPPool p)
+  - 10.48.0.0/16 program over tunl0 across subnets (IPPool p)
+  ~ 10.48.0.0/16 program over tunl0 across subnets (IPPool p) -> reject across subnets (IPPool p)
+
+Problems
+  + BGPPeer x: spec.peerIP: bad
+  - y: worse
+"""
+    )
+    result = bgpctl("plan", "-f", str(resources), "-o", "json")
+    assert result.code == 2 and json.loads(result.out) == CHANGES
+
+
+def test_a_plan_fails_with_one(bgpctl: Bgpctl, views: FakeViews, resources: Path, tmp_path: Path) -> None:
+    def failing(words: str, *argv: str) -> None:
+        result = bgpctl("plan", *argv)
+        assert (result.code, result.out) == (1, "") and words in result.err, result
+
+    failing("required: -f")
+    failing("unrecognized arguments: x", "-f", str(resources), "x")
+    failing("/nowhere: No such file", "-f", "/nowhere")
+    failing("a.yaml: Not a directory", "-f", str(resources / "a.yaml"))
+    views.refuse_plan = "nothing would change: there is no Node 'worker2'"
+    failing(views.refuse_plan, "-f", str(resources))
+    failing("bgpd does not run here", "-f", str(tmp_path), "--socket", str(tmp_path / "none"))
+    (resources / "g.yaml").symlink_to("/proc/self/mem")
+    failing("g.yaml: Input/output error", "-f", str(resources))
