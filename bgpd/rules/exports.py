@@ -47,7 +47,6 @@ class ExportRefusal(Enum):
     NO_ADVERTISE = "it carries the community no-advertise"
     NO_EXPORT = "it carries the community no-export, and the peer is external"
     NO_PEER = "it carries the community no-peer, and the peer is external"
-    LOOP = "the peer's AS is already on its AS path"
     FILTERED = "an export filter rejects it"
     DEFAULT_ROUTE = "a default route is never passed on"
     POOL_DISABLED = "it is inside a pool with disableBGPExport"
@@ -64,8 +63,6 @@ class Group(NamedTuple):
     family: Family
     ibgp: bool
     local_asn: int
-    peer_asn: int
-    """0 on internal sessions, where it changes nothing."""
     next_hop: Address
     asn4: bool
     next_hop_mode: NextHopMode = NextHopMode.AUTO
@@ -95,7 +92,6 @@ def groups_of(peer: Peer, policy: RoutePolicy | None = None) -> dict[Family, Gro
                 family,
                 peer.ibgp,
                 config.local_asn,
-                0 if peer.ibgp else config.asn,
                 next_hop,
                 peer.asn4,
                 own.next_hop,
@@ -121,8 +117,6 @@ def protocol_refusal(path: Path, group: Group, from_client: bool = False) -> Exp
             return ExportRefusal.NO_EXPORT
         if communities and NO_PEER in communities:
             return ExportRefusal.NO_PEER
-        if group.peer_asn in path.attributes.asns():
-            return ExportRefusal.LOOP
     return None
 
 
@@ -131,7 +125,8 @@ def learned_out(
 ) -> Out | ExportRefusal:
     """What a group is told of a learned path, where nothing but the protocol forbids it.
 
-    External: our AS in front; no LOCAL_PREF, MED (RFC 4271 §5.1) or community that stays inside an AS. Internal:
+    External: our AS in front (the peer's own may be further back: looking for loops is the receiver's, RFC 4271 §9.1.2,
+    and it may allow some); no LOCAL_PREF, MED (RFC 4271 §5.1) or community that stays inside an AS. Internal:
     LOCAL_PREF added; of an internal peer's route, ORIGINATOR_ID and CLUSTER_LIST (RFC 4456 §8). The next hop is ours to
     external peers, and stays as it is to internal ones, unless the peer's ``nextHopMode`` says otherwise.
     """

@@ -43,7 +43,7 @@ def test_sessions_that_hear_the_same_octets_are_one_group() -> None:
     assert group(peer("10.0.1.31")) == group(IBGP)
     assert group(peer("10.0.2.9", 65001)) == group(EBGP)
     assert group(EBGP) != group(IBGP)
-    assert group(EBGP) != group(FAR), "whether a route loops depends on the peer's AS"
+    assert group(EBGP) == group(FAR), "the peer's AS changes nothing"
     assert group(peer("10.0.1.31", asn4=False)) != group(IBGP)
 
 
@@ -107,8 +107,12 @@ def test_external_to_internal_adds_a_local_preference_and_keeps_med() -> None:
 def test_external_to_external() -> None:
     out = learned_out(path(EBGP, attributes(65001, med=7)), group(FAR))
     assert out == Out(attributes(OWN_AS, 65001), ME, EBGP.id)
-    back = learned_out(path(EBGP, attributes(65001, 65002)), group(FAR))
-    assert back is ExportRefusal.LOOP
+
+
+def test_a_path_with_the_peers_as_on_it_is_its_own_to_refuse() -> None:
+    """It may allow its AS there (numAllowedLocalASNumbers), and Calico tells it too."""
+    out = learned_out(path(EBGP, attributes(65001, 65002)), group(FAR))
+    assert out == Out(attributes(OWN_AS, 65001, 65002), ME, EBGP.id)
 
 
 @pytest.mark.parametrize(

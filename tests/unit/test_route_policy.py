@@ -220,6 +220,31 @@ def test_39_a_local_route_with_an_interface_is_a_filters_to_let_out() -> None:
     assert made.routes() == {"192.0.2.0/24": via("10.0.1.30")}, "what BGP says comes before another's route"
 
 
+def test_8_18_others_routes_inside_a_pool_are_not_told_by_themselves() -> None:
+    """Felix's to other nodes among them, with or without a tunnel: those nodes tell their own blocks."""
+    said = policy(filters=rules(accept("192.0.2.0/24")), peers=named(x=PeerPolicy(("f",))))
+    felix = ForeignRoute(pfx(OTHER), RouteSource.KERNEL, "eth0", addr("10.0.1.30"))
+    subnet = ForeignRoute(pfx("10.48.9.0/24"), RouteSource.DIRECT, "br0")
+    made = core(said, A, X)
+    snap = Snapshot(pools={"p": IPPool("p", V4, pfx(POOL), 26)})
+    made.router.originated(originate(snap, {}, "me", policy=said, foreign={V4: frozenset((felix, subnet))}))
+    made.settle()
+    for to in (A, X):
+        assert told(made, to) == {}
+        group = made.router.groups_of(to)[V4]
+        for prefix in (felix.prefix, subnet.prefix):
+            assert made.router.exported(V4, prefix, group) is ExportRefusal.NOT_OURS_TO_SAY
+
+
+def test_56_addresses_of_ignored_interfaces_are_not_told() -> None:
+    snap = Snapshot(pools={"p": IPPool("p", V4, pfx(POOL), 26)})
+    tunnel, workload = WorkloadRoute(pfx(HOST), "tunl0", 0, True), WorkloadRoute(pfx("10.48.0.8/32"), "tunl1")
+    for ignored, announced in (((), {HOST, "10.48.0.8/32"}), (("tun*",), {"10.48.0.8/32"})):
+        said = policy(ignored_interfaces=ignored)
+        found = originate(snap, {V4: frozenset((tunnel, workload))}, "me", policy=said)
+        assert set(found[V4].announce) == {pfx(text) for text in announced}
+
+
 def test_without_export_filters_others_routes_are_not_looked_at() -> None:
     said = policy()
     foreign = {V4: frozenset((ForeignRoute(pfx("192.0.2.0/24"), RouteSource.KERNEL, "eth0"),))}
@@ -864,8 +889,8 @@ def test_53_every_path_is_told_with_an_identifier_of_its_source() -> None:
     assert set(told(made, wide)) == {f"{OTHER}#{by[B.id]}", f"{HOST}#{by[A.id]}", f"{BLOCK}#{by[None]}"}
     made.hear(A, announce(path(A), OTHER))
     assert f"{OTHER}#{by[A.id]}" in told(made, wide), "the same identifier as before"
-    made.hear(A, announce(path(A, attributes(65002, local_pref=100)), OTHER))
-    assert f"{OTHER}#{by[A.id]}" not in told(made, wide), "what loops is not told"
+    made.hear(A, announce(path(A, attributes(local_pref=100, communities=(NO_EXPORT,))), OTHER))
+    assert f"{OTHER}#{by[A.id]}" not in told(made, wide), "what may not leave the AS is not told"
 
 
 def test_53_filters_look_at_each_path() -> None:
