@@ -43,7 +43,7 @@ from bgpd.model.route import (
     Via,
     WorkloadRoute,
 )
-from bgpd.rules.exports import NO_PEER, ExportRefusal, groups_of
+from bgpd.rules.exports import NO_EXPORT, NO_PEER, ExportRefusal, groups_of
 from bgpd.rules.filters import INT_MAX
 from bgpd.rules.forwarding import KernelRefusal
 from bgpd.rules.imports import GRACEFUL_SHUTDOWN
@@ -889,7 +889,7 @@ def test_53_every_path_is_told_with_an_identifier_of_its_source() -> None:
     assert set(told(made, wide)) == {f"{OTHER}#{by[B.id]}", f"{HOST}#{by[A.id]}", f"{BLOCK}#{by[None]}"}
     made.hear(A, announce(path(A), OTHER))
     assert f"{OTHER}#{by[A.id]}" in told(made, wide), "the same identifier as before"
-    made.hear(A, announce(path(A, attributes(local_pref=100, communities=(NO_EXPORT,))), OTHER))
+    made.hear(A, announce(path(A, attributes(local_pref=100, communities=(0xFFFFFF01,))), OTHER))
     assert f"{OTHER}#{by[A.id]}" not in told(made, wide), "what may not leave the AS is not told"
 
 
