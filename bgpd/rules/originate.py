@@ -142,7 +142,7 @@ def _family(
     hidden: dict[Prefix, str] = {}
     offered: dict[Prefix, Originated] = {}
     blackholes: dict[Prefix, LocalBlackhole] = {}
-    candidates = _candidates(snapshot, workloads, node, ipam_early, family)
+    candidates = _candidates(snapshot, workloads, node, ipam_early, family, policy.ignored_interfaces)
 
     for cidr, block in own.items():
         source = f"BlockAffinity {block.affinity.name}"
@@ -256,11 +256,19 @@ def _concealed(prefix: Prefix, concealing: Iterable[IPPool]) -> str:
 
 
 def _candidates(
-    snapshot: Snapshot, workloads: Workloads, node: str, ipam_early: bool, family: Family
+    snapshot: Snapshot,
+    workloads: Workloads,
+    node: str,
+    ipam_early: bool,
+    family: Family,
+    ignored: tuple[str, ...],
 ) -> dict[Prefix, tuple[WorkloadRoute, str, str]]:
-    """Addresses in use on this node -> (its route, where we know it from, why it does not count)."""
+    """Addresses in use on this node -> (its route, where we know it from, why it does not count). The addresses of
+    ``ignored`` interfaces are not among them."""
     routes: dict[Prefix, WorkloadRoute] = {}
     for route in sorted(workloads.get(family, ()), key=lambda route: (route.metric, route.interface)):
+        if route.direct and any(fnmatchcase(route.interface, pattern) for pattern in ignored):
+            continue
         if is_host(family, route.prefix):
             routes.setdefault(route.prefix, route)
     known: dict[Prefix, tuple[IPAMBlock, Allocation]] = {}
