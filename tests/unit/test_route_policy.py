@@ -43,7 +43,7 @@ from bgpd.model.route import (
     Via,
     WorkloadRoute,
 )
-from bgpd.rules.exports import NO_EXPORT, NO_PEER, ExportRefusal, groups_of
+from bgpd.rules.exports import NO_PEER, ExportRefusal, groups_of
 from bgpd.rules.filters import INT_MAX
 from bgpd.rules.forwarding import KernelRefusal
 from bgpd.rules.imports import GRACEFUL_SHUTDOWN
