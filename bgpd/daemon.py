@@ -48,6 +48,7 @@ from bgpd.observe.claim import AlreadyRunning, Claim, answers
 from bgpd.observe.log import configure as configure_log
 from bgpd.observe.metrics import Metrics
 from bgpd.observe.sdnotify import Notifier
+from bgpd.orders import Orders
 from bgpd.programming import Programming
 from bgpd.router import Router
 from bgpd.shutdowns import Shutdowns
@@ -105,6 +106,7 @@ class Daemon:
         self._intent: Intent
         self._parts: Parts
         self._shutdowns = Shutdowns(config.state_directory)
+        self._orders: Orders
         self._workloads_dirty = False
         self._rival: str | None = None
         self._ready_told = False
@@ -139,6 +141,7 @@ class Daemon:
             self._config, self._kernel, self._router, self._outbound, self._speaker, self._convergence
         )
         self._intent.reconfigured(self._config)
+        self._orders = Orders(self._speaker, self._outbound, self._intent, self._shutdowns)
         self._parts = Parts(self._router, self._speaker, self._outbound, self._kernel, self._programming)
         claim = Claim(self._config.api.socket)
         try:
@@ -502,41 +505,9 @@ class Daemon:
 
     async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
         """Shut down, enable, reset or refresh one session."""
-        peer = self._parts.find_peer(name).id
-        if action == "shutdown":
-            self._speaker.shutdown(peer, message)
-            self._intent.await_peers()
-            self._remember_shutdowns(f"{peer} is shut down, but only until bgpd restarts")
-            return f"{peer} is shut down, also over restarts, until bgpctl peer enable {peer}"
-        if action == "enable":
-            self._speaker.enable(peer)
-            self._intent.await_peers()
-            self._remember_shutdowns(f"{peer} is enabled, but only until bgpd restarts")
-            return f"{peer} is enabled"
-        if peer in self._speaker.shutdowns:
-            raise Impossible(f"{peer} is shut down; bgpctl peer enable {peer} lets it come back")
-        if action == "reset":
-            self._speaker.reset(peer, message)
-            return f"{peer} was reset"
-        session = self._speaker.peer(peer)
-        if session is None:
-            raise Impossible(f"{peer} is not established")
-        if action == "soft-in":
-            if not self._speaker.request_refresh(peer):
-                raise Impossible(f"{peer} cannot refresh: it did not announce the capability (RFC 2918)")
-            return f"{peer} was asked for its routes again"
-        for family in session.families:
-            self._outbound.refresh(session, family)
+        said = self._orders.carry_out(action, self._parts.find_peer(name).id, message)
         self._kick()
-        return f"{peer} is told all routes again"
-
-    def _remember_shutdowns(self, otherwise: str) -> None:
-        try:
-            self._shutdowns.write(self._speaker.shutdowns)
-        except OSError as error:
-            why = f"{error.filename or self._config.state_directory}: {error.strerror}"
-            log.warning("event=state_not_kept cause=%r", why)
-            raise Impossible(f"{otherwise}: {why}") from None
+        return said
 
 
 def make_kernel(config: Config, handler: KernelHandler | None) -> Kernel:

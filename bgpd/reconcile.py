@@ -130,8 +130,8 @@ class Reconciler(Generic[K, V]):
             self._deletes.update(filter(self._in_flight.puts.__contains__, keys))
 
     def adopt(self, actual: Mapping[K, V]) -> None:
-        """The first reading (in parts, as long as nothing is wanted): all of it is ours from before, and stays until it is
-        wanted, replaced or released."""
+        """The first reading (in parts, as long as nothing is wanted): all of it is ours from before, and stays until it
+        is wanted, replaced or released."""
         self.held.update(actual)
         for key in actual:
             self._keep(key)

@@ -16,6 +16,7 @@ class Shutdowns:
     """Peers that the operator shut down, each with the words, kept over restarts in the state directory."""
 
     def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self._file = directory / "shutdowns.json"
 
     def read(self) -> dict[PeerId, str]:

@@ -237,8 +237,8 @@ class Speaker:
             runner.dialled(link)
 
     def link_received(self, link: Link, data: bytes) -> None:
-        """Octets came. A thousand sockets may have some in one turn of the event loop: what is beyond its share waits for
-        the next."""
+        """Octets came. A thousand sockets may have some in one turn of the event loop: what is beyond its share waits
+        for the next."""
         if self._turn_ends is None:
             self._turn_ends = now() + TURN
             asyncio.get_running_loop().call_soon(self.guarded, self._next_turn)
