@@ -2,6 +2,10 @@
 
 ``daemon`` hands over what the router decided (``want``) and what the kernel door tells (``changed``, ``suspect``); the
 task writes batch after batch and compares all when something may have gone unseen.
+
+A route of before the start that shares traffic between several hops keeps them until all are told of again, or the
+start is over: otherwise the hop that is told of first had all the traffic for a while. (RFC 4724 §4.1 would have us
+wait with every decision; but what is told instead of such a route, rather than less of it, is done at once.)
 """
 
 from __future__ import annotations
@@ -11,12 +15,12 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
 from bgpd.model.prefix import Family, prefix_text
-from bgpd.model.route import FibKey, Forwarding
+from bgpd.model.route import FibKey, Forwarding, Via
 from bgpd.model.status import Target
 from bgpd.observe.metrics import Metrics
 from bgpd.reconcile import Drift, Reconciler
@@ -43,6 +47,10 @@ class Programming:
     """What others changed and we put right: ``missing extra changed`` -> count."""
     last_sync: float | None = None
     """Unix time of the last write or compare."""
+    _wide: dict[FibKey, Via] = field(default_factory=dict)
+    """Routes of before with several hops that are not told of whole yet; empty once the start is over."""
+    _narrower: dict[FibKey, Via] = field(default_factory=dict)
+    """What is wanted in place of some of them: fewer of their hops."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _compare_cause: str = ""
     _heard_at: float | None = None
@@ -54,6 +62,10 @@ class Programming:
         keys = iter(found)
         while part := {key: found[key] for key in islice(keys, SLICE)}:
             self.reconciler.adopt(part)
+            several = {
+                key: value for key, value in part.items() if type(value) is Via and len(value.hops) > 1
+            }
+            self._wide.update(several)
             await asyncio.sleep(0)
 
     def heard(self, now: float) -> None:
@@ -63,8 +75,33 @@ class Programming:
 
     def want(self, changes: Mapping[FibKey, Forwarding | None]) -> None:
         """What the router decided."""
-        self.reconciler.want(changes)
+        self.reconciler.want(self._kept_wide(changes) if self._wide else changes)
         self._wake.set()
+
+    def _kept_wide(self, changes: Mapping[FibKey, Forwarding | None]) -> Mapping[FibKey, Forwarding | None]:
+        """Changes less those that only take hops away from a route of before."""
+        told = self._wide.keys() & changes.keys()
+        if not told:
+            return changes
+        passed = dict(changes)
+        for key in told:
+            value = changes[key]
+            if isinstance(value, Via) and set(value.hops) < set(self._wide[key].hops):
+                self._narrower[key] = value
+                del passed[key]
+            else:
+                del self._wide[key]
+                self._narrower.pop(key, None)
+        return passed
+
+    def _narrow(self, keys: Iterable[FibKey]) -> None:
+        """Routes of before are kept wide no longer."""
+        kept: dict[FibKey, Forwarding | None] = {}
+        for key in keys:
+            self._wide.pop(key, None)
+            if (value := self._narrower.pop(key, None)) is not None:
+                kept[key] = value
+        self.reconciler.want(kept)
 
     def settled(self, settled: bool) -> None:
         """Whether the router has decided all that it knows of."""
@@ -79,6 +116,7 @@ class Programming:
 
     def release(self) -> int:
         """The start is over: what was adopted and is not wanted goes. How many."""
+        self._narrow(list(self._wide))
         self._wake.set()
         return self.reconciler.release()
 
@@ -91,6 +129,9 @@ class Programming:
                 kinds["missing" if value is None else "extra" if wanted is None else "changed"] += 1
         self._count_repairs(kinds)
         self.reconciler.observe(changes)
+        if self._wide:
+            known = self._wide.keys() & changes.keys()
+            self._narrow([key for key in known if changes[key] != self._wide[key]])
         self._wake.set()
 
     def suspect(self, cause: str) -> None:
@@ -145,7 +186,9 @@ class Programming:
         cause, self._compare_cause = self._compare_cause, ""
         started = time.monotonic()
         self.reconciler.begin_reading()
-        self.drift = self.reconciler.compare(await self.target.read())
+        found = await self.target.read()
+        self.drift = self.reconciler.compare(found)
+        self._narrow([key for key, wide in self._wide.items() if found.get(key) != wide])
         self.metrics.observe_reconcile("compare", time.monotonic() - started)
         self.last_sync = time.time()
         self._count_repairs(Counter(self.drift._asdict()))
