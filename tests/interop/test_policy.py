@@ -1,6 +1,6 @@
 """What a peer may tell and is told, changed while routes flow: no session knows of it, and no packet is lost.
 
-One node with three peers: an external BIRD and an external FRR, and an internal BIRD. Every test begins with the same
+One node with three peers: an external BIRD and an external FRR, and an internal BIRD. Every story begins with the same
 resources, and writes others; at its end the sessions must be those that there were, and the traffic of two routes that
 nothing bears on must have gone on (one learned from BIRD, one that FRR learned of the node).
 """
@@ -8,17 +8,13 @@ nothing bears on must have gone on (one learned from BIRD, one that FRR learned 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
-from tests.conftest import NET
 from tests.interop.far import FarFrr
 from tests.interop.suite import ASN, BLOCKS, BORROWED, OWN, Ground, hops, same, unmoved
 from tests.netlab import Bird, Net, bgp_configuration, bgp_filter, bgp_peer, node, pool, wait_until
 from tests.netns.cluster import Ping, pod
-
-pytestmark = pytest.mark.xdist_group("policy")
 
 SOON = 2.0
 """Seconds within which a change is everywhere."""
@@ -94,7 +90,7 @@ class World:
         self.bgpd.wait_established()
 
     def base(self) -> None:
-        """The resources that every test begins with, and the routes that BIRD announces then."""
+        """The resources that every story begins with, and the routes that BIRD announces then."""
         self.cluster()
         self.peers()
         self.filters()
@@ -162,36 +158,26 @@ class World:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """What every story begins and ends with; see the module."""
+        self.base()
+        told = OWN | {INSIDE, "fd48:0:0:2::/122"}
+        self.soon(lambda: self.told_frr() == told and self.told_outer() == OWN, "all is told")
+        self.soon(lambda: set(map(same, ROUTES)) <= self.kernel(), "all is in the kernel")
+        sessions = unmoved(self.sessions())
+        pings = [Ping(self.pod, "192.168.7.1", 0.01), Ping(self.far.namespace, POD, 0.01)]
+        yield
+        for ping in pings:
+            sent, lost = ping.lost()
+            assert sent and not lost
+        assert self.sessions() == sessions
+
 
 PEER_IDS = ("10.9.0.1", "fd09::1")
 
 
-@pytest.fixture(scope="module")
-def made() -> Iterator[World]:
-    with Net() as net:
-        world = World(net)
-        world.start()
-        yield world
-
-
-@pytest.fixture
-def world(made: World, request: pytest.FixtureRequest) -> Iterator[World]:
-    """See the module: what every test begins and ends with."""
-    request.node.stash[NET] = made.net
-    made.base()
-    told = OWN | {INSIDE, "fd48:0:0:2::/122"}
-    made.soon(lambda: made.told_frr() == told and made.told_outer() == OWN, "all is told")
-    made.soon(lambda: set(map(same, ROUTES)) <= made.kernel(), "all is in the kernel")
-    sessions = unmoved(made.sessions())
-    pings = [Ping(made.pod, "192.168.7.1", 0.01), Ping(made.far.namespace, POD, 0.01)]
-    yield made
-    for ping in pings:
-        sent, lost = ping.lost()
-        assert sent and not lost
-    assert made.sessions() == sessions
-
-
-def test_export_filters(world: World) -> None:
+def export_filters(world: World) -> None:
     """A peer gets one, it is edited, another joins it, all go: this peer alone is told otherwise, and at once."""
     hosts = {
         "cidr": "10.48.0.0/16",
@@ -246,7 +232,7 @@ def test_export_filters(world: World) -> None:
     assert world.at_outer(BLOCK, "community") == world.at_outer(BLOCK, "large_community") == ""
 
 
-def test_import_filters(world: World) -> None:
+def import_filters(world: World) -> None:
     """The same of what a peer tells: in the kernel, and for those that are told of it."""
     world.filters(
         bgp_filter(
@@ -292,7 +278,7 @@ def test_import_filters(world: World) -> None:
     world.soon(lambda: world.at_frr(INSIDE)["aspath"]["string"] == "64512 65001", "as it came")
 
 
-def test_next_hops(world: World) -> None:
+def next_hops(world: World) -> None:
     """``nextHopMode`` of an external and of an internal peer, and ``keepOriginalNextHop``."""
 
     def both(frr: str, inner: str) -> None:
@@ -312,7 +298,7 @@ def test_next_hops(world: World) -> None:
     both(here, OUTER)
 
 
-def test_prefix_advertisements(world: World) -> None:
+def prefix_advertisements(world: World) -> None:
     """Communities of a CIDR, standard and large, by name and not; the node's own list replaces the cluster's."""
 
     def texts(prefix: str) -> tuple[str, str, str, str]:
@@ -354,7 +340,7 @@ def test_prefix_advertisements(world: World) -> None:
     world.soon(lambda: texts(LONE) == ("(64512,4)", "", "64512:4", ""), "the cluster's again")
 
 
-def test_well_known_communities(world: World) -> None:
+def well_known_communities(world: World) -> None:
     """no-export, no-advertise and no-peer are honoured; GRACEFUL_SHUTDOWN makes a way the last one, and stays."""
     assert world.at_inner(INSIDE, "community") == "(65001,7)"
     for value, inside in (("65535, 65281", True), ("65535, 65284", True), ("65535, 65282", False)):
@@ -375,7 +361,7 @@ def test_well_known_communities(world: World) -> None:
     assert hops(world.ground.kernel()[KEPT]) == {OUTER}, "the only way stays one"
 
 
-def test_own_as_on_the_path(world: World) -> None:
+def own_as_on_the_path(world: World) -> None:
     """``numAllowedLocalASNumbers``: as often as it says, our AS may be on the path."""
     world.announce({OUTSIDE: f"bgp_path.prepend({ASN});"})
     world.soon(lambda: OUTSIDE not in world.kernel(), "a loop")
@@ -386,3 +372,18 @@ def test_own_as_on_the_path(world: World) -> None:
     world.soon(lambda: OUTSIDE not in world.kernel(), "twice is not")
     world.peers(outer4={"numAllowedLocalASNumbers": 2})
     world.soon(lambda: OUTSIDE in world.kernel(), "twice is allowed")
+
+
+def test_changes_while_routes_flow(net: Net) -> None:
+    world = World(net)
+    world.start()
+    for story in (
+        export_filters,
+        import_filters,
+        next_hops,
+        prefix_advertisements,
+        well_known_communities,
+        own_as_on_the_path,
+    ):
+        with world.undisturbed():
+            story(world)

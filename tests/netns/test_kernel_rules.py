@@ -2,22 +2,17 @@
 
 Three nodes of which worker2 is looked at, and a ToR (BIRD, external) that peers with it. Every pool has a block on each
 node. This kernel has no IPIP, and a veth is called ``tunl0``: what leads through it is written the same. By the Node's
-address worker1 is in worker2's subnet, control is not. Every test begins with the same resources and writes others.
+address worker1 is in worker2's subnet, control is not. Every story begins with the same resources and writes others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
-from tests.conftest import NET
-from tests.interop.suite import unmoved
 from tests.netlab import Bird, Net, affinity, bgp_configuration, bgp_peer, node, pool, wait_until
 from tests.netns.cluster import BLOCK, BLOCK6, IPV4, IPV6, Cluster
-
-pytestmark = pytest.mark.xdist_group("kernel rules")
 
 HERE, NEAR, FAR, TOR = "worker2", "worker1", "control", "10.0.1.1"
 POOLS: dict[str, tuple[int, dict[str, str]]] = {
@@ -155,27 +150,17 @@ class World:
     def sessions(self) -> dict[str, object]:
         return {name: peer["since"] for name, peer in self.bgpd.peers().items()}
 
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[World]:
-    with Net() as net:
-        world = World(net)
-        world.start()
-        yield world
-
-
-@pytest.fixture
-def world(made: World, request: pytest.FixtureRequest) -> Iterator[World]:
-    """See the module. No rule of the kernel is a session's business."""
-    request.node.stash[NET] = made.net
-    made.write()
-    made.cluster.wait_routes(HERE, made.expected(), 5)
-    sessions = unmoved(made.sessions())
-    yield made
-    assert made.sessions() == sessions
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """What every story begins with. No rule of the kernel is a session's business."""
+        self.write()
+        self.routes()
+        sessions = self.sessions()
+        yield
+        assert self.sessions() == sessions
 
 
-def test_tunnel(world: World) -> None:
+def through_the_tunnel(world: World) -> None:
     """Without ``tunl0``, or while it is down, nothing of a pool over IPIP is written that should go through it; once it
     is there, all is. The other routes do not move."""
     monitor = world.space.monitor()
@@ -195,12 +180,12 @@ def test_tunnel(world: World) -> None:
     assert not gone, gone
 
 
-def test_who_writes_what(world: World) -> None:
+def who_writes_what(world: World) -> None:
     """The four values of ``programClusterRoutes``, blackholes as the rest; VXLAN is always left to Felix."""
-    tunnel = block("always", NEAR).replace(".192/26", ".200")
-    world.space.ip("address", "add", f"{tunnel}/32", "dev", "tunl0")
+    address = block("always", NEAR).replace(".192/26", ".200")
+    world.space.ip("address", "add", f"{address}/32", "dev", "tunl0")
     all_peers = {"Mesh_10_0_1_20", "Mesh_10_0_1_30", "Node_10_0_1_1"}
-    world.soon(lambda: world.told(f"{tunnel}/32") == all_peers, "tunl0's borrowed address is told")
+    world.soon(lambda: world.told(f"{address}/32") == all_peers, "tunl0's borrowed address is told")
     assert "IPPool vxlan has vxlanMode Always: Felix writes its routes" in world.why(block("vxlan", NEAR))
     monitor = world.space.monitor()
 
@@ -209,7 +194,7 @@ def test_who_writes_what(world: World) -> None:
     text = world.why(block("always", FAR))
     assert "programClusterRoutes is EnabledNoEncapOnly: Felix writes its routes" in text
     # Felix brings tunnel addresses to the nodes of the cluster then; who is outside must still be told.
-    world.soon(lambda: world.told(f"{tunnel}/32") == {"Node_10_0_1_1"}, "it is told to external peers only")
+    world.soon(lambda: world.told(f"{address}/32") == {"Node_10_0_1_1"}, "it is told to external peers only")
     world.write(None)
     world.routes(ours="plain")
     gone = [line for line in monitor.stop() if "10.48.0." in line or "172.16" in line]
@@ -217,16 +202,16 @@ def test_who_writes_what(world: World) -> None:
 
     world.write("EnabledIPIPOnly")
     world.routes(ours="always cross")
-    world.soon(lambda: world.told(f"{tunnel}/32") == all_peers, "it is told to all again")
+    world.soon(lambda: world.told(f"{address}/32") == all_peers, "it is told to all again")
     world.write("Disabled")
     world.routes(ours="")
     assert {*world.tor.heard("node")} >= {block(of, name) for of in POOLS for name in BLOCK}, (
         "told all the same"
     )
-    world.space.ip("address", "delete", f"{tunnel}/32", "dev", "tunl0")
+    world.space.ip("address", "delete", f"{address}/32", "dev", "tunl0")
 
 
-def test_wireguard(world: World) -> None:
+def wireguard(world: World) -> None:
     """Between two nodes that both have it Felix's routes lead; one of them alone changes nothing."""
     monitor = world.space.monitor()
     world.write(encrypted=(HERE,))
@@ -241,7 +226,7 @@ def test_wireguard(world: World) -> None:
     world.routes()
 
 
-def test_services(world: World) -> None:
+def service_ranges(world: World) -> None:
     """Their ranges are told, by a node that is not excluded from it, and never written: neither as blackholes, nor what
     others say of them."""
     services = {
@@ -269,3 +254,11 @@ def test_services(world: World) -> None:
     for name in (NEAR, FAR, HERE):
         world.write(name=name)
     world.routes()
+
+
+def test_kernel_rules(net: Net) -> None:
+    world = World(net)
+    world.start()
+    for story in (through_the_tunnel, who_writes_what, wireguard, service_ranges):
+        with world.undisturbed():
+            story(world)
