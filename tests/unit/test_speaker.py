@@ -506,6 +506,26 @@ async def test_a_listener_that_comes_later_has_all_passwords() -> None:
             await until(lambda: ours.up and theirs.up)
 
 
+async def test_another_port_to_listen_on_leaves_the_sessions() -> None:
+    here, there = config(2, 3, passive=True), config(3, 2)
+    async with speaking(2, here) as (speaker, ours), speaking(3, there) as (other, theirs):
+        await until(lambda: ours.up and theirs.up)
+        kept = ours.up[here.id]
+        speaker.configure({here.id: here}, [address(2)], PORT + 1)
+        other.configure({there.id: replace(there, port=PORT + 1)}, [address(3)], PORT)
+        place = address_text(address(2))
+        await until(lambda: speaker.listening)
+        async with asyncio.timeout(10):
+            _, writer = await asyncio.open_connection(place, PORT + 1)
+        writer.close()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(place, PORT)
+        assert ours.up[here.id] is kept and not ours.downs and not theirs.downs
+        other.reset(there.id)
+        await until(lambda: ours.downs and ours.up and theirs.up)
+        assert ours.up[here.id] is not kept
+
+
 async def test_two_peers_of_one_address_with_two_passwords() -> None:
     """The kernel has one key an address: the first peer's; the other can only be dialled, and says so."""
     one = config(2, 3, id=PeerId("a"), passive=True, password="first")
