@@ -131,7 +131,7 @@ class AdjRibIn:
             elif isinstance(current, Path):
                 candidates[prefix] = (current, path)
             else:
-                candidates[prefix] = (*(other for other in current if other is not old), path)
+                candidates[prefix] = (*_less(current, old), path)
             dirty[prefix] = None
 
     def withdraw(self, peer: Peer, prefixes: Iterable[Prefix], path_id: int, dirty: Dirty) -> None:
@@ -197,8 +197,16 @@ class AdjRibIn:
         if current is path:
             del self.candidates[prefix]
         elif current is not None and not isinstance(current, Path):
-            rest = [other for other in current if other is not path]
-            self.candidates[prefix] = rest[0] if len(rest) == 1 else tuple(rest)
+            rest = _less(current, path)
+            self.candidates[prefix] = rest[0] if len(rest) == 1 else rest
+
+
+def _less(paths: tuple[Path, ...], path: Path | None) -> tuple[Path, ...]:
+    """Paths without one of them: once, since what was given up and is not yet swept may have been said again."""
+    for place, each in enumerate(paths):
+        if each is path:
+            return (*paths[:place], *paths[place + 1 :])
+    return paths
 
 
 def longest_match(table: Mapping[Prefix, object], host: Prefix) -> list[Prefix]:

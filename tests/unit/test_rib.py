@@ -138,6 +138,27 @@ def test_a_flush_under_way_spares_the_next_session() -> None:
     assert all(rib.paths(prefix) == (after,) for prefix in prefixes)
 
 
+def test_a_sweep_under_way_spares_what_the_same_session_says_again() -> None:
+    """A refresh (RFC 7313) leaves a path out, and then the session announces it: the codec makes it the same object."""
+    rib, a, other = AdjRibIn(), peer(), path(peer("10.0.1.9"))
+    prefixes = [pfx(f"10.{n}.0.0/26") for n in range(20)]
+    same = path(a)
+    said(rib, same, *prefixes)
+    said(rib, other, prefixes[3])
+    rib.mark_stale(a.id)
+    assert rib.sweep_stale(a.id) == 20
+    said(rib, same, *prefixes)
+    drain(rib, 7)
+    assert all(rib.paths(prefix) == (same,) for prefix in prefixes if prefix != prefixes[3])
+    assert set(rib.paths(prefixes[3])) == {same, other} and len(rib.paths(prefixes[3])) == 2
+    assert rib.counts(a.id) == (20, 20, 0)
+    said(rib, path(a, attributes(local_pref=7)), *prefixes)
+    assert all(same not in rib.paths(prefix) for prefix in prefixes)
+    rib.flush(a.id)
+    drain(rib, 7)
+    assert rib.candidates == {prefixes[3]: other}
+
+
 def test_refused_paths_are_counted_through_all_changes() -> None:
     rib, a = AdjRibIn(), peer()
     bad, good = path(a, attributes(1)), path(a)
