@@ -223,6 +223,8 @@ class Reconciler(Generic[K, V]):
             else:
                 self._deletes.difference_update(asked)
             deletes += [key for key in asked if not self._is_unproven(key)] if self._unproven else asked
+        if not self._deletes:
+            self._held_back_since = None
         if not puts and not deletes:
             return None
         self._in_flight, self._flying_deletes = Batch(puts, tuple(deletes)), None

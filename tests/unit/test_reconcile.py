@@ -142,6 +142,12 @@ def test_deletes_do_not_wait_for_ever() -> None:
     assert rig.settle() == []
     rig.now = HOLD_BACK
     assert rig.settle() == [("delete", A)]
+    assert rig.it.next_deadline() is None, "nothing waits any more: who asks at once again would ask for ever"
+    rig.it.want({A: "1"})
+    rig.settle()
+    rig.it.want({A: None})
+    assert rig.settle() == [], "the next delete waits its own time"
+    assert rig.it.next_deadline() == 2 * HOLD_BACK
 
 
 def test_what_is_wanted_again_while_its_delete_waits_is_left_alone() -> None:
@@ -152,8 +158,11 @@ def test_what_is_wanted_again_while_its_delete_waits_is_left_alone() -> None:
     rig.it.want({A: None})
     rig.settle()
     rig.it.want({A: "1"})
+    assert rig.settle() == []
+    assert rig.it.next_deadline() is None
     rig.it.unsettled = False
     assert rig.settle() == []
+    assert rig.it.next_deadline() is None
     assert rig.equal()
 
 
