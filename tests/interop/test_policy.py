@@ -220,12 +220,15 @@ def export_filters(world: World) -> None:
     # Two filters, one of which does not exist yet: skipped, and said so.
     world.peers(outer4={"filters": ["absent", "to-outer"]})
     world.soon(lambda: world.told_outer() == {*OWN, "10.9.0.0/24"} - {LONE}, "IPv6 again")
-    world.soon(
-        lambda: any("absent" in p["message"] for p in world.bgpd.status()["problems"]), "it is missing"
-    )
+
+    def said_missing() -> bool:
+        return any("absent" in problem["message"] for problem in world.bgpd.status()["problems"])
+
+    world.soon(said_missing, "it is missing")
     first = bgp_filter("absent", exportV4=[{"cidr": LONE, "matchOperator": "Equal", "action": "Accept"}])
     world.filters(first, bgp_filter("to-outer", exportV4=rules))
     world.soon(lambda: LONE in world.told_outer(), "the first filter that matches has the word")
+    world.soon(lambda: not said_missing(), "and is no problem any more")
     world.peers()
     world.soon(lambda: world.told_outer() == OWN, "all, and nothing more")
     world.soon(lambda: world.at_outer(BLOCK, "as_path") == "64512", "as it is")
