@@ -274,7 +274,8 @@ def _candidates(
     known: dict[Prefix, tuple[IPAMBlock, Allocation]] = {}
     by_cidr = _by_cidr(snapshot, family)
     for block in by_cidr.values():
-        if node in block.borrowers or (node == block.affinity and routes):
+        single = is_host(family, block.cidr)
+        if node in block.borrowers or (node == block.affinity and (routes or single)):
             for allocation in block.allocations:
                 if allocation.node == node:
                     known[host_prefix(allocation.address)] = (block, allocation)
@@ -283,7 +284,7 @@ def _candidates(
         words = _words(*known[prefix], node) if prefix in known else ""
         if prefix in routes:
             found[prefix] = (routes[prefix], f"route on {routes[prefix].interface}{words}", "")
-        elif (block := known[prefix][0]).affinity != node:
+        elif (block := known[prefix][0]).affinity != node or is_host(family, block.cidr):
             absent = f"IPAMBlock {block.name} gives it to this node, but no workload's route is there"
             none = WorkloadRoute(prefix, "")
             found[prefix] = (none, f"IPAMBlock {block.name}{words}", "" if ipam_early else absent)

@@ -166,6 +166,12 @@ def test_blocks_of_single_addresses_are_announced_while_a_workload_has_them() ->
     assert said.hidden == {"10.48.0.7/32": "a block of a single address, and no workload's route is there"}
     pending = say(snapshot(pool("10.48.0.0/24", 32), affinity("10.48.0.7/32", state=PENDING)))
     assert "is pending" in pending.hidden["10.48.0.7/32"]
+    known = snapshot(
+        pool("10.48.0.0/24", 32), affinity("10.48.0.7/32"), block("10.48.0.7/32", "me", a10_48_0_7="me")
+    )
+    late, early = say(known), say(known, ipam_early=True)
+    assert late.announced == [] and "no workload's route is there" in late.hidden["10.48.0.7/32"]
+    assert (early.announced, early.hidden) == (["10.48.0.7/32"], {})
     assert next(iter(said.origination.announce.values())).kind is OriginKind.BLOCK
 
 
