@@ -18,6 +18,7 @@ from tests.interop.confd import Style, Timers, bird_conf
 from tests.netlab import (
     Bgpd,
     Bird,
+    Ended,
     Monitor,
     Net,
     affinity,
@@ -227,8 +228,9 @@ class Mesh:
 
     def sessions_up(self) -> bool:
         """All sessions of all nodes, from both ends; every start is over, and nothing of before is waited for."""
-        for bgpd in self.bgpds.values():
-            assert bgpd.running, f"{bgpd.name} ended:\n{bgpd.log}"
+        for daemon in (*self.bgpds.values(), *self.birds.values()):
+            if not daemon.running:
+                raise Ended(f"{daemon.name} ended:\n{daemon.log}")
         for bird in self.birds.values():
             assert bird.birdc("show protocols").count("Established") == 6, bird.birdc("show protocols")
             assert "recovery in progress" not in bird.birdc("show status"), bird.name
