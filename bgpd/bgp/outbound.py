@@ -184,7 +184,7 @@ class Outbound:
         """A session's socket has drained."""
         for member in self._of(peer):
             member.blocked = False
-            if member.behind or member.end_of_rib_due:
+            if member.behind or member.end_of_rib_due or member.refreshing:
                 self._due[member] = None
 
     def refresh(self, peer: Peer, family: Family) -> bool:

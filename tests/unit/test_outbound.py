@@ -404,6 +404,22 @@ def test_the_answer_to_a_refresh_is_framed_where_the_peer_knows_that() -> None:
     assert (octets[21], octets[-2]) == (1, 2), "begin, end"
 
 
+def test_an_empty_refresh_ends_too_once_the_socket_takes_more() -> None:
+    """The other family of the session may have filled it."""
+    line, knows = Line(), replace(peer(), enhanced_refresh=True)
+    line.join(knows)
+    line.it.release_end_of_rib()
+    line.settle()
+    line.sent.pop(knows)
+    line.full.add(knows)
+    line.it.refresh(knows, V4)
+    line.settle()
+    line.full.discard(knows)
+    line.it.writable(knows)
+    line.settle()
+    assert list(message_types(b"".join(line.sent[knows]))) == [5, 5]
+
+
 def test_a_link_local_address_of_ours_goes_beside_our_own_next_hop_only() -> None:
     line = Line()
     on_link = peer("fe80::30", families=[V6])
