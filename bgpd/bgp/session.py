@@ -408,7 +408,9 @@ class Session:
             )
             if now - connection.established_at >= STABLE:
                 self._attempts = self._errors = 0
-        if closure.reason is not DownReason.REPLACED and self.established is None:
+        # A peer that we told of an error, or that told us, may hang up on the next attempts without a word.
+        mute = notification is None and connection.received_open is None and self._errors > 0
+        if closure.reason is not DownReason.REPLACED and self.established is None and not mute:
             self._error(message, quiet=connection.state is SessionState.ESTABLISHED)
         if self.connections or not self.admin_up:
             return

@@ -680,6 +680,18 @@ def test_errors_that_the_peer_sees_back_off_too() -> None:
     assert sent(connection)[1:] == []
 
 
+def test_hanging_up_without_a_word_does_not_hide_the_error_before() -> None:
+    session = make()
+    session.receive(dial(session), encode_notification(Notification(2, 2)), 0.0)
+    now = session.next_deadline()
+    assert now is not None
+    session.tick(now)
+    connection = dial(session, now)
+    session.lost(connection, "the peer closed the connection", now)
+    assert session.last_error == "NOTIFICATION received 2/2 Bad Peer AS"
+    assert session.state is SessionState.ACTIVE
+
+
 def test_passive_never_dials() -> None:
     session = make(replace(CONFIG, passive=True))
     assert not session.take_dial(100.0)
