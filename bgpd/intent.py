@@ -27,6 +27,7 @@ from bgpd.router import Router
 from bgpd.rules.originate import originate
 from bgpd.rules.peering import Peering, peers
 from bgpd.rules.policy import RoutePolicy, are_ranked, route_policy
+from bgpd.rules.services import Services, services
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Intent:
     snapshot: Snapshot | None = None
     peering: Peering | None = None
     policy: RoutePolicy = field(default_factory=RoutePolicy)
+    services: Services | None = None
     originations: Mapping[Family, Origination] = field(default_factory=dict)
     passwords: Passwords = field(default_factory=dict, repr=False)
     """As the configuration's files had them when it was read."""
@@ -73,7 +75,8 @@ class Intent:
             self._causes = causes
             self._find_peers(snapshot)
         assert self.peering is not None
-        self.policy = route_policy(snapshot, self.config.node, self.config, self.peering)
+        self.services = services(snapshot, self.config.node, self.services)
+        self.policy = route_policy(snapshot, self.config.node, self.config, self.peering, self.services)
         self.kernel.follow_foreign = any(self.policy.filters_exports(family) for family in Family)
         moved = self.router.policy(self.policy)
         groups = {group for of_peer in moved.values() for group in of_peer.values()}
@@ -118,5 +121,6 @@ class Intent:
                 self.config.originate.ipam_early,
                 self.policy,
                 foreign,
+                self.services,
             )
             self.router.originated(self.originations)

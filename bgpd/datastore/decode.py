@@ -1,10 +1,11 @@
 """Calico's objects as read from YAML or JSON -> ``model.resources``, each problem named. Shared by the datastores.
 
-Accepted are the shapes of ``projectcalico.org/v3``, of ``crd.projectcalico.org/v1`` and of core/v1 Nodes with Calico's
-annotations and Secrets (calico.md §4), alone or in a ``List``. ``decode`` takes one document and returns one
+Accepted are the shapes of ``projectcalico.org/v3``, of ``crd.projectcalico.org/v1`` and, of Kubernetes, Nodes with
+Calico's annotations, Secrets, Services and EndpointSlices (calico.md §4, §5), alone or in a ``List``. ``decode`` takes
+one document and returns one
 ``Decoded`` an object: good, gone (a tombstone, or nothing of ours) or bad. What a good object says without effect (a
 key that nobody knows, an entry that is left out) is a problem of it. The kinds are read in ``ipam``, ``nodes``,
-``bgpresources`` and ``bgpfilters``.
+``bgpresources``, ``bgpfilters`` and ``services``.
 """
 
 from __future__ import annotations
@@ -14,23 +15,51 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
-from bgpd.datastore import bgpfilters, bgpresources, ipam, nodes
+from bgpd.datastore import bgpfilters, bgpresources, ipam, nodes, services
 from bgpd.datastore.fields import Bad, Fields
 from bgpd.model.resources import (
     BGPConfiguration,
     BGPFilter,
     BGPPeer,
     BlockAffinity,
+    EndpointSlice,
     IPAMBlock,
     IPPool,
     Node,
     Problem,
     Secret,
+    Service,
 )
 
-Resource = IPPool | BlockAffinity | IPAMBlock | Node | BGPConfiguration | BGPPeer | BGPFilter | Secret
-KINDS = ("IPPool", "BlockAffinity", "IPAMBlock", "Node", "BGPConfiguration", "BGPPeer", "BGPFilter", "Secret")
-CALICO_GROUPS = ("projectcalico.org/v3", "crd.projectcalico.org/v1")
+Resource = (
+    IPPool
+    | BlockAffinity
+    | IPAMBlock
+    | Node
+    | BGPConfiguration
+    | BGPPeer
+    | BGPFilter
+    | Secret
+    | Service
+    | EndpointSlice
+)
+KINDS = (
+    "IPPool",
+    "BlockAffinity",
+    "IPAMBlock",
+    "Node",
+    "BGPConfiguration",
+    "BGPPeer",
+    "BGPFilter",
+    "Secret",
+    "Service",
+    "EndpointSlice",
+)
+V3 = "projectcalico.org/v3"
+CALICO_GROUPS = (V3, "crd.projectcalico.org/v1")
+DISCOVERY = "discovery.k8s.io/v1"
+NAMESPACED = ("Service", "EndpointSlice")
+"""Kinds of which two namespaces may each have one of a name."""
 
 
 class Key(NamedTuple):
@@ -38,6 +67,7 @@ class Key(NamedTuple):
 
     kind: str
     name: str
+    """``namespace/name`` of the ``NAMESPACED`` kinds."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
@@ -98,9 +128,7 @@ def _object(document: dict[str, Any], source: str, where: str) -> Decoded:
             return _nameless(
                 source, where + path, "expected, but not there" if value is None else "expected text"
             )
-    decoder = _DECODERS.get(
-        (str(kind), "v1" if group == "v1" else "calico" if group in CALICO_GROUPS else "")
-    )
+    decoder = _DECODERS.get((str(kind), V3 if group in CALICO_GROUPS else str(group)))
     if decoder is None:
         return _other(str(kind), str(group), name, source)
     if not isinstance(name, str) or not name:
@@ -108,6 +136,13 @@ def _object(document: dict[str, Any], source: str, where: str) -> Decoded:
             "expected, but not there" if name is None else f"expected text, not {name!r}: put it in quotes"
         )
         return _nameless(f"{source}: {kind}", f"{where}metadata.name", message)
+    if kind in NAMESPACED:
+        assert isinstance(metadata, dict)
+        namespace = metadata.get("namespace") or "default"
+        if not isinstance(namespace, str):
+            message = f"expected text, not {namespace!r}: put it in quotes"
+            return _nameless(f"{source}: {kind} {name}", f"{where}metadata.namespace", message)
+        name = f"{namespace}/{name}"
     key = Key(str(kind), name)
     notes: list[tuple[str, str]] = []
     resource: Resource | None = None
@@ -122,21 +157,27 @@ def _object(document: dict[str, Any], source: str, where: str) -> Decoded:
 
 def _other(kind: str, group: str, name: object, source: str) -> Decoded:
     """An object we do not read: silent, except where somebody may rely on it."""
-    if group.partition("/")[0] in ("projectcalico.org", "crd.projectcalico.org") and kind in KINDS:
-        expected = "v1" if kind == "Secret" else " or ".join(CALICO_GROUPS)
+    said = group.partition("/")[0]
+    calico = said in ("projectcalico.org", "crd.projectcalico.org") and kind in KINDS
+    if calico or (said == "discovery.k8s.io" and kind == "EndpointSlice"):
+        expected = {"Secret": "v1", "Service": "v1", "EndpointSlice": DISCOVERY}.get(
+            kind, " or ".join(CALICO_GROUPS)
+        )
         message = f"expected {expected}, not {group!r}"
         return _nameless(f"{source}: {kind} {name}", "apiVersion", message)
     return Decoded(Verdict.IGNORED)
 
 
 _DECODERS: Mapping[tuple[str, str], Callable[[str, Fields], Resource | None]] = {
-    ("IPPool", "calico"): ipam.pool,
-    ("BlockAffinity", "calico"): ipam.affinity,
-    ("IPAMBlock", "calico"): ipam.block,
-    ("BGPConfiguration", "calico"): bgpresources.configuration,
-    ("BGPPeer", "calico"): bgpresources.peer,
-    ("BGPFilter", "calico"): bgpfilters.bgp_filter,
-    ("Node", "calico"): nodes.calico_node,
+    ("IPPool", V3): ipam.pool,
+    ("BlockAffinity", V3): ipam.affinity,
+    ("IPAMBlock", V3): ipam.block,
+    ("BGPConfiguration", V3): bgpresources.configuration,
+    ("BGPPeer", V3): bgpresources.peer,
+    ("BGPFilter", V3): bgpfilters.bgp_filter,
+    ("Node", V3): nodes.calico_node,
     ("Node", "v1"): nodes.kubernetes_node,
     ("Secret", "v1"): bgpresources.secret,
+    ("Service", "v1"): services.service,
+    ("EndpointSlice", DISCOVERY): services.endpoint_slice,
 }

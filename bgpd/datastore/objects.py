@@ -259,6 +259,8 @@ class Objects:
             peers=self._frozen["BGPPeer"],
             filters=self._frozen["BGPFilter"],
             secrets=self._frozen["Secret"],
+            services=self._frozen["Service"],
+            endpoint_slices=self._frozen["EndpointSlice"],
             local_workloads=self._local_workloads or (),
             problems=self._problems,
             unusable=self._unusable,

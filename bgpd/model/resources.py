@@ -292,6 +292,42 @@ class BGPFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class Service:
+    """A core/v1 Service: who may be told of its addresses (calico.md §5)."""
+
+    name: str
+    """``namespace/name``."""
+    type: str = "ClusterIP"
+    cluster_ips: tuple[Address, ...] = ()
+    """None of a headless one."""
+    external_ips: tuple[Address, ...] = ()
+    load_balancer_ips: tuple[Address, ...] = ()
+    """``status.loadBalancer.ingress``; host names are left out."""
+    local: bool = False
+    """``externalTrafficPolicy: Local``. Unset is as ``Cluster``."""
+
+
+class Endpoint(NamedTuple):
+    """Where an endpoint of a service is; those that are alike are one."""
+
+    node: str | None
+    ready: bool
+    """Kubernetes does not say: it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSlice:
+    """Some of the endpoints of a service, of one family."""
+
+    name: str
+    """``namespace/name``; another's than the service's."""
+    service: str
+    """``namespace/name``."""
+    family: Family
+    endpoints: frozenset[Endpoint] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class LocalWorkload:
     """A pod of this node that speaks BGP to it: one of Felix's endpoint-status files."""
 
@@ -316,6 +352,9 @@ class Snapshot:
     peers: Mapping[str, BGPPeer] = field(default_factory=dict)
     filters: Mapping[str, BGPFilter] = field(default_factory=dict)
     secrets: Mapping[str, Secret] = field(default_factory=dict)
+    services: Mapping[str, Service] = field(default_factory=dict)
+    endpoint_slices: Mapping[str, EndpointSlice] = field(default_factory=dict)
+    """Both by ``namespace/name``."""
     local_workloads: tuple[LocalWorkload, ...] = ()
     problems: tuple[Problem, ...] = ()
     """Objects that could not be read or that hold something unsupported; the last good version of each stands."""

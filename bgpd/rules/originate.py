@@ -7,8 +7,8 @@ stand where its workload's route is, and so is announced while that route is the
 leave this node again. One that is being released (``pendingDeletion``) is not: the addresses in use are announced one
 by one, and the blackhole stays until another node announces the block. A workload's host route inside a pool and
 outside our blocks is a borrowed address. One whose metric is below the normal priority is announced inside our own
-block too: its workload is being moved here (calico.md §3.5). The ranges of services are announced whole, and are never
-the kernel's (§5).
+block too: its workload is being moved here (calico.md §3.5). The ranges of services are announced whole, their single
+addresses as ``rules.services`` says, and neither are the kernel's (§5).
 
 A blackhole goes through the same rule as any route of its pool: where Felix writes those, it is Felix's (§2.9). What is
 not announced by itself, others' routes in the kernel among it, is *offered*: a peer's filter may let it out.
@@ -16,6 +16,7 @@ not announced by itself, others' routes in the kernel among it, is *offered*: a 
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -29,6 +30,7 @@ from bgpd.model.prefix import (
     host_prefix,
     is_host,
     make_prefix,
+    network_address,
     prefix_text,
 )
 from bgpd.model.resources import AffinityState, Allocation, BlockAffinity, IPAMBlock, IPPool, Snapshot
@@ -45,6 +47,7 @@ from bgpd.model.route import (
 )
 from bgpd.model.status import BlockView
 from bgpd.rules.policy import FamilyPolicy, RoutePolicy
+from bgpd.rules.services import ServiceAddresses, Services, services
 
 NOT_DIRECT = ("cali*", "kube-ipvs*")
 """Interfaces whose addresses are no candidates: workloads' ends, and services'."""
@@ -57,13 +60,23 @@ def originate(
     ipam_early: bool = False,
     policy: RoutePolicy | None = None,
     foreign: ForeignRoutes | None = None,
+    of_services: Services | None = None,
 ) -> Mapping[Family, Origination]:
     """What ``node`` says and keeps, of both families. With ``ipam_early`` an address that IPAM gave to this node counts
-    as borrowed before the kernel has its route. ``foreign``: others' routes in the kernel, where filters want them."""
+    as borrowed before the kernel has its route. ``foreign``: others' routes in the kernel, where filters want them.
+    ``of_services``: what ``rules.services`` says of the snapshot, where that is known already."""
     policy, foreign = policy or RoutePolicy(), foreign or {}
+    of_services = of_services or services(snapshot, node)
     return {
         family: _family(
-            snapshot, workloads, node, ipam_early, family, policy, foreign.get(family, frozenset())
+            snapshot,
+            workloads,
+            node,
+            ipam_early,
+            family,
+            policy,
+            foreign.get(family, frozenset()),
+            of_services.families[family],
         )
         for family in Family
     }
@@ -132,6 +145,7 @@ def _family(
     family: Family,
     policy: RoutePolicy,
     foreign: Iterable[ForeignRoute],
+    addresses: ServiceAddresses,
 ) -> Origination:
     own_policy = policy.families[family]
     pools = sorted((p for p in snapshot.pools.values() if p.family is family), key=lambda p: (p.cidr, p.name))
@@ -183,13 +197,16 @@ def _family(
             hidden.pop(prefix, None)
             offered.pop(prefix, None)
 
-    for prefix, source in own_policy.services.items():
-        if prefix not in announce:
-            service = Originated(OriginKind.SERVICE, source)
-            if reason := _concealed(prefix, concealing):
-                hidden[prefix], offered[prefix] = reason, service
-            else:
-                announce[prefix] = service
+    _of_services(
+        family,
+        own_policy,
+        addresses,
+        [block.cidr for block in owned],
+        concealing,
+        announce,
+        hidden,
+        offered,
+    )
     if policy.filters_exports(family):
         _offer(foreign, own_policy, policy.ignored_interfaces, announce, offered)
 
@@ -203,6 +220,46 @@ def _family(
         exported_services=(*own_policy.services, *own_policy.reexported),
         statics=own_policy.reachable,
     )
+
+
+def _of_services(
+    family: Family,
+    policy: FamilyPolicy,
+    addresses: ServiceAddresses,
+    owned: Iterable[Prefix],
+    concealing: Iterable[IPPool],
+    announce: dict[Prefix, Originated],
+    hidden: dict[Prefix, str],
+    offered: dict[Prefix, Originated],
+) -> None:
+    """Adds what is announced of services; what is announced as a block's or a workload's stays that."""
+    ranges = {cidr: Originated(OriginKind.SERVICE, name) for cidr, name in policy.services.items()}
+    told = {**addresses.announce, **ranges}
+    for prefix in told.keys() & announce.keys():
+        del told[prefix]
+    # There may be thousands of addresses, and none of them in one of the few blocks and pools.
+    hosts = sorted(addresses.announce)
+    outer = [(cidr, _inside(family, cidr, (cidr,))) for cidr in owned]
+    outer += [(pool.cidr, _concealed(pool.cidr, (pool,))) for pool in concealing]
+    for cidr, reason in outer:
+        for prefix in (*_hosts_in(family, hosts, cidr), *(each for each in ranges if covers(cidr, each))):
+            if prefix in told:
+                hidden[prefix], offered[prefix] = reason, told.pop(prefix)
+    for prefix in told.keys() & hidden.keys():
+        del hidden[prefix]
+        offered.pop(prefix, None)
+    announce.update(told)
+    for prefix, reason in addresses.hidden.items():
+        if prefix not in announce:
+            hidden.setdefault(prefix, reason)
+
+
+def _hosts_in(family: Family, hosts: list[Prefix], cidr: Prefix) -> list[Prefix]:
+    """Those of some single addresses, sorted, that are inside a CIDR."""
+    low = int.from_bytes(network_address(family, cidr))
+    high = low | (1 << (family.bits - cidr[0])) - 1
+    first, last = (host_prefix(Address(end.to_bytes(family.octets))) for end in (low, high))
+    return hosts[bisect_left(hosts, first) : bisect_right(hosts, last)]
 
 
 def _originated(kind: OriginKind, source: str, route: WorkloadRoute) -> Originated:

@@ -8,7 +8,7 @@ before and decides again what differs, while the sessions stay. ``rules.imports`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -21,7 +21,6 @@ from bgpd.model.prefix import (
     covers,
     family_of,
     host_prefix,
-    is_host,
     make_prefix,
 )
 from bgpd.model.resources import (
@@ -37,13 +36,13 @@ from bgpd.model.resources import (
 from bgpd.model.route import StaticRoute, Workloads
 from bgpd.rules.filters import Chain, Direction, chain
 from bgpd.rules.peering import Peering
+from bgpd.rules.services import CLUSTER_IPS, Services, announced_ranges, is_excluded, ranges, services
 
 NORMAL_PRIORITY = 1024
 """The metric of a workload's route unless a BGPConfiguration says otherwise."""
 ENCODED = 1 << 30
 """A LOCAL_PREF above it is INT_MAX less a metric: nobody sets such a one by hand."""
 TUNNEL = "tunl0"
-EXCLUDE_SERVICES = "node.kubernetes.io/exclude-from-external-load-balancers"
 KEPT_INSIDE: tuple[str, ...] = ("*.cali", "*.calico")
 NOBODYS = PeerPolicy()
 
@@ -70,6 +69,8 @@ class FamilyPolicy:
     """Communities that each route inside a CIDR gets, once the built-in rules let it out."""
     kernel_rules: tuple[KernelRule, ...] = ()
     """In order."""
+    service_addresses: Mapping[Prefix, KernelRule] = field(default_factory=dict)
+    """Of services' addresses outside the ranges of services: each decides, before all others."""
     own_subnet: Prefix | None = None
     """Of this node's address, where its length is known."""
     encrypted: Mapping[Address, str] = field(default_factory=dict)
@@ -84,10 +85,17 @@ class FamilyPolicy:
     @property
     def plain(self) -> bool:
         """Whether every learned route is written as its next hop resolves."""
-        return not self.encrypted and all(rule.program and not rule.tunnel for rule in self.kernel_rules)
+        return not self.encrypted and all(rule.program and not rule.tunnel for rule in self.all_rules)
+
+    @property
+    def all_rules(self) -> tuple[KernelRule, ...]:
+        """The kernel rules, in order."""
+        return (*self.service_addresses.values(), *self.kernel_rules)
 
     def kernel_rule(self, prefix: Prefix) -> KernelRule | None:
         """The rule that decides on a prefix; without one it is written as it resolves."""
+        if own := self.service_addresses.get(prefix):
+            return own
         return next((rule for rule in self.kernel_rules if covers(rule.cidr, prefix)), None)
 
 
@@ -157,8 +165,12 @@ class RoutePolicy:
         return any(self.exporting(policy.filters, family) for policy in policies)
 
 
-def route_policy(snapshot: Snapshot, node: str, config: Config, peering: Peering) -> RoutePolicy:
-    """The policy of ``node``; independent of the order of the snapshot's mappings."""
+def route_policy(
+    snapshot: Snapshot, node: str, config: Config, peering: Peering, of_services: Services | None = None
+) -> RoutePolicy:
+    """The policy of ``node``; independent of the order of the snapshot's mappings. ``of_services``: what
+    ``rules.services`` says of the snapshot, where that is known already."""
+    of_services = of_services or services(snapshot, node)
     cluster = snapshot.bgp_configurations.get("default") or BGPConfiguration()
     mine = snapshot.bgp_configurations.get(f"node.{node}") or BGPConfiguration()
     own = snapshot.nodes.get(node) or Node(node)
@@ -171,7 +183,17 @@ def route_policy(snapshot: Snapshot, node: str, config: Config, peering: Peering
         ranges=peering.dynamic,
         filters=dict(snapshot.filters),
         families={
-            family: _family(family, snapshot, own, cluster, mine, programmed, peering) for family in Family
+            family: _family(
+                family,
+                snapshot,
+                own,
+                cluster,
+                mine,
+                programmed,
+                peering,
+                of_services.families[family].outside,
+            )
+            for family in Family
         },
         cluster_id=own.route_reflector_cluster_id,
         priorities=config.bgp.route_priority,
@@ -195,6 +217,7 @@ def _family(
     mine: BGPConfiguration,
     programmed: ClusterRoutes,
     peering: Peering,
+    outside: Mapping[Prefix, str],
 ) -> FamilyPolicy:
     four = family is Family.IPV4
     normal = cluster.ipv4_normal_route_priority if four else cluster.ipv6_normal_route_priority
@@ -202,15 +225,14 @@ def _family(
     if advertisements is None:
         advertisements = cluster.prefix_advertisements or ()
     network = own.ipv4_network if four else own.ipv6_network
-    ranges = list(_service_ranges(cluster, family))
-    announced = {} if own.labels.get(EXCLUDE_SERVICES) == "true" else dict(_announced(cluster, family))
+    of_services = list(ranges(cluster, family))
     reflects = own.route_reflector_cluster_id is not None
     pools = sorted(
         (pool for pool in snapshot.pools.values() if pool.family is family),
         key=lambda pool: (-pool.cidr[0], pool.cidr, pool.name),
     )
-    services = (
-        KernelRule(cidr, False, f"inside {name}: services are the kernel's own") for cidr, name in ranges
+    service_rules = (
+        KernelRule(cidr, False, f"inside {name}: services are the kernel's own") for cidr, name in of_services
     )
     encrypted = {}
     if family in own.wireguard:
@@ -223,38 +245,21 @@ def _family(
         advertisements=tuple(
             (each.cidr, each.communities) for each in advertisements if each.family is family
         ),
-        kernel_rules=(*services, *(_pool_rule(pool, programmed) for pool in pools)),
+        kernel_rules=(*service_rules, *(_pool_rule(pool, programmed) for pool in pools)),
+        service_addresses={
+            prefix: KernelRule(prefix, False, f"{words}: services are the kernel's own")
+            for prefix, words in outside.items()
+        },
         own_subnet=None if network is None else make_prefix(network.network.packed, network.prefixlen),
         encrypted=encrypted,
-        services=announced,
-        reexported=tuple(cidr for cidr, name in ranges if reflects and name != "serviceClusterIPs"),
+        services={} if is_excluded(own) else dict(announced_ranges(cluster, family)),
+        reexported=tuple(cidr for cidr, name in of_services if reflects and name != CLUSTER_IPS),
         reachable={
             host_prefix(peer.address): StaticRoute(peer.reachable_by, f"{peer.source} reachableBy")
             for _, peer in sorted(peering.peers.items())
             if peer.reachable_by is not None and family_of(peer.address) is family
         },
     )
-
-
-def _service_ranges(cluster: BGPConfiguration, family: Family) -> Iterator[tuple[Prefix, str]]:
-    named = (
-        ("serviceClusterIPs", cluster.service_cluster_ips),
-        ("serviceExternalIPs", cluster.service_external_ips),
-        ("serviceLoadBalancerIPs", cluster.service_load_balancer_ips),
-    )
-    for name, ranges in named:
-        for each in ranges:
-            if each.family is family:
-                yield each.cidr, name
-
-
-def _announced(cluster: BGPConfiguration, family: Family) -> Iterator[tuple[Prefix, str]]:
-    """The ranges that are announced whole (calico.md §5): a single address is its service's own business."""
-    for cidr, name in _service_ranges(cluster, family):
-        single = name != "serviceClusterIPs" and is_host(family, cidr)
-        aggregated = name != "serviceLoadBalancerIPs" or cluster.service_load_balancer_aggregation
-        if aggregated and not single:
-            yield cidr, f"BGPConfiguration default {name}"
 
 
 def _pool_rule(pool: IPPool, programmed: ClusterRoutes) -> KernelRule:

@@ -276,7 +276,7 @@ def _rules(before: Plan, after: Plan) -> Json:
 def _first_rules(of: Plan) -> dict[str, Json]:
     found: dict[str, Json] = {}
     for family in Family:
-        for rule in of.policy.families[family].kernel_rules:
+        for rule in of.policy.families[family].all_rules:
             entry = rule_document(family, rule)
             found.setdefault(entry["cidr"], entry)
     return found

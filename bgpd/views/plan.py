@@ -29,6 +29,7 @@ from bgpd.rules.filters import Subject
 from bgpd.rules.originate import originate
 from bgpd.rules.peering import Listen, Peering, peers
 from bgpd.rules.policy import KernelRule, RoutePolicy, are_ranked, route_policy
+from bgpd.rules.services import services
 
 SCHEMA_VERSION = 1
 Json = dict[str, Any]
@@ -74,9 +75,10 @@ def plan(
     """What ``config.node`` would do. ``encoded``: an internal peer is known to send LOCAL_PREF with a metric in it."""
     node = config.node
     peering = peers(snapshot, node, config, passwords)
-    policy = route_policy(snapshot, node, config, peering)
+    of_services = services(snapshot, node)
+    policy = route_policy(snapshot, node, config, peering, of_services)
     made = {
-        early: originate(snapshot, kernel.workloads, node, early, policy, kernel.foreign)
+        early: originate(snapshot, kernel.workloads, node, early, policy, kernel.foreign, of_services)
         for early in {config.originate.ipam_early or family not in kernel.known for family in Family}
     }
     originations = {
@@ -128,9 +130,7 @@ def document(of: Plan) -> Json:
         "announce": list(announced(of).values()),
         "blackholes": blackholes(of),
         "kernel_rules": [
-            rule_document(family, rule)
-            for family in Family
-            for rule in of.policy.families[family].kernel_rules
+            rule_document(family, rule) for family in Family for rule in of.policy.families[family].all_rules
         ],
         "problems": [problem_document(problem) for problem in of.problems],
     }

@@ -16,12 +16,13 @@ from bgpd.model.prefix import (
     covers,
     family_of,
     host_prefix,
+    is_host,
     parse_address,
     parse_prefix,
     prefix_text,
 )
 from bgpd.model.resources import Action, AffinityState, BlockAffinity, Snapshot
-from bgpd.model.route import BLACKHOLE, OriginKind, Out, Path, Reason, Unresolved, Via
+from bgpd.model.route import BLACKHOLE, Originated, OriginKind, Out, Path, Reason, Unresolved, Via
 from bgpd.model.status import Explanation, SessionState, Step
 from bgpd.rib import longest_match
 from bgpd.rules.exports import ExportRefusal
@@ -34,6 +35,13 @@ _KIND = {
     OriginKind.SERVICE: "a range of services",
     OriginKind.STATIC: "a route in the kernel",
 }
+
+
+def _kind(family: Family, prefix: Prefix, own: Originated) -> str:
+    """What a route of this node is, in words."""
+    if own.kind is OriginKind.SERVICE and is_host(family, prefix):
+        return "an address of a service"
+    return _KIND[own.kind]
 
 
 class Why:
@@ -78,7 +86,7 @@ class Why:
         steps: list[Step] = []
         own, hole = origination.announce.get(prefix), origination.blackholes.get(prefix)
         if own:
-            steps.append(Step("origin", f"ours to announce, as {_KIND[own.kind]}: {own.source}"))
+            steps.append(Step("origin", f"ours to announce, as {_kind(family, prefix, own)}: {own.source}"))
         if hole:
             released = " (until another node announces it)" if hole.yields else ""
             steps.append(Step("origin", f"ours to keep as a blackhole{released}: {hole.source}"))
@@ -86,7 +94,10 @@ class Why:
             steps.append(Step("origin", f"not announced: {reason}", False))
         if offer := origination.offered.get(prefix):
             steps.append(
-                Step("origin", f"{_KIND[offer.kind]} of this node ({offer.source}): filters may let it out")
+                Step(
+                    "origin",
+                    f"{_kind(family, prefix, offer)} of this node ({offer.source}): filters may let it out",
+                )
             )
         if static := origination.statics.get(prefix):
             gateway = address_text(static.gateway)
@@ -124,7 +135,7 @@ class Why:
         if own and chosen:
             verdict = f"learned from {chosen.best.peer.id}, where the workload has moved"
         elif own:
-            verdict = f"{_KIND[own.kind]} of this node, announced"
+            verdict = f"{_kind(family, prefix, own)} of this node, announced"
         elif static:
             verdict = "a static route of this node, kept in the kernel"
         elif hole and not chosen:
@@ -140,7 +151,7 @@ class Why:
         elif reason:
             verdict = "known here, but not announced"
         elif offer:
-            verdict = f"{_KIND[offer.kind]} of this node, told where a filter accepts it"
+            verdict = f"{_kind(family, prefix, offer)} of this node, told where a filter accepts it"
         elif local:
             verdict = local
         elif kernel_step.ok and self._parts.held_keys(family, prefix):

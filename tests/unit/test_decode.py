@@ -367,15 +367,24 @@ def test_other_kinds() -> None:
         thing("Pod", {}, group="v1"),
         thing("FelixConfiguration", {}),
         thing("Node", {}, group="x/v1"),
+        thing("Service", {}, group="serving.knative.dev/v1"),
     ):
         assert one(document) == Decoded(Verdict.IGNORED)
 
 
-@pytest.mark.parametrize(("kind", "group"), [("BGPFilter", "projectcalico.org/v2"), ("Secret", V3)])
-def test_kinds_of_another_group(kind: str, group: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "group", "expected"),
+    [
+        ("BGPFilter", "projectcalico.org/v2", f"{V3} or {V1}"),
+        ("Secret", V3, "v1"),
+        ("Service", V3, "v1"),
+        ("EndpointSlice", V1, "discovery.k8s.io/v1"),
+        ("EndpointSlice", "discovery.k8s.io/v1beta1", "discovery.k8s.io/v1"),
+    ],
+)
+def test_kinds_of_another_group(kind: str, group: str, expected: str) -> None:
     decoded = one(thing(kind, {}, group=group))
     assert decoded.verdict is Verdict.BAD
-    expected = "v1" if kind == "Secret" else f"{V3} or {V1}"
     assert (decoded.problems[0].path, decoded.problems[0].message) == (
         "apiVersion",
         f"expected {expected}, not {group!r}",
@@ -395,7 +404,7 @@ def test_the_examples_are_good_and_of_every_kind(all_of_it: bool) -> None:
     assert [d.problems for d in found if d.problems] == []
     assert {d.verdict for d in found} == {Verdict.GOOD}
     kinds = {d.key.kind for d in found if d.key}
-    assert kinds == set(KINDS) - (set() if all_of_it else {"Secret"})
+    assert kinds == set(KINDS) - (set() if all_of_it else {"Secret", "Service", "EndpointSlice"})
     if all_of_it:
         resources = {d.key: d.resource for d in found}
         tor, secret = resources[Key("BGPPeer", "tor-rack1")], resources[Key("Secret", "bgp-passwords")]
