@@ -249,8 +249,8 @@ class ApiOptions(_Section):
 class LogOptions(_Section):
     """The log, on standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    """``debug`` has a line a route."""
+    level: Literal["auto", "debug", "info", "warning", "error"] = "auto"
+    """``auto``: what BGPConfiguration's ``logSeverityScreen`` says, ``info`` without it; ``debug`` has a line a route."""
     format: Literal["auto", "text", "json"] = "auto"
     """``auto``: text, with journal priorities under systemd."""
 

@@ -112,6 +112,7 @@ class Daemon:
         self._ready_told = False
         self._told = ("", 0.0)
         """What the service manager was told last, and when."""
+        self._log_level: str = config.log.level
         self._turn_scheduled = False
         self._intent_at: float | None = None
         self._started_whole = asyncio.Event()
@@ -202,6 +203,9 @@ class Daemon:
         self._intent_at = time.monotonic()
         intent.decide(facts.snapshot)
         facts.peering, facts.originations = intent.peering, intent.originations
+        if intent.peering is not None and intent.peering.log_level != self._log_level:
+            self._log_level = intent.peering.log_level
+            configure_log(self._log_level, self._config.log.format)
         self._workloads_dirty = False
         self._turn()  # what we announce is known before a session can come up
         intent.engage()
@@ -485,7 +489,8 @@ class Daemon:
         self._config = facts.config = new.model_copy(
             update={key: getattr(self._config, key) for key in fixed}
         )
-        configure_log(new.log.level, new.log.format)
+        self._log_level = new.log.level
+        configure_log(self._log_level, new.log.format)
         self._intent.reconfigured(self._config)
         self._intent_changed()
         words = ", ".join(key for key in changed if key not in fixed)

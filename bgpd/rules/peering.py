@@ -43,6 +43,10 @@ class Listen(NamedTuple):
     port: int
 
 
+LOG_LEVELS = {"debug": "debug", "warning": "warning", "error": "error", "fatal": "error", "none": "error"}
+"""``logSeverityScreen`` in lower case -> our level; anything else is ``info``, as in Calico."""
+
+
 class Peering(NamedTuple):
     """All sessions of this node, whole."""
 
@@ -53,6 +57,8 @@ class Peering(NamedTuple):
     listen: Listen
     asn: int
     router_id: Address
+    log_level: str
+    """``debug info warning error``, by ``logSeverityScreen``."""
     problems: tuple[Problem, ...]
 
 
@@ -109,7 +115,7 @@ class _Peering:
         self.unused_options(names)
         self.odd_nodes()
         problems = tuple(dict.fromkeys(self.problems))
-        return Peering(found, policies, dynamic, self.listen(found), self.asn, self.router_id, problems)
+        return Peering(found, policies, dynamic, self.listen(found), self.asn, self.router_id, self.log_level(), problems)
 
     # What concerns the whole node.
 
@@ -120,6 +126,13 @@ class _Peering:
         if chosen == "auto" and self.own.ipv4 is not None:
             return self.own.ipv4
         return hashed_router_id(self.own.name)
+
+    def log_level(self) -> str:
+        if self.config.log.level != "auto":
+            return self.config.log.level
+        mine = self.snapshot.bgp_configurations.get(f"node.{self.own.name}") or BGPConfiguration()
+        severity = mine.log_severity_screen or self.cluster.settings.log_severity_screen or ""
+        return LOG_LEVELS.get(severity.lower(), "info")
 
     def listen(self, found: Mapping[PeerId, PeerConfig]) -> Listen:
         mine = self.snapshot.bgp_configurations.get(f"node.{self.own.name}") or BGPConfiguration()

@@ -88,7 +88,7 @@ def test_all_mistakes_at_once() -> None:
         "not 'enabled'",
         "metrics.listen": "9179 is not ADDRESS:PORT, such as 127.0.0.1:9179 or [::1]:9179",
         "api": "expected keys and values, not a list",
-        "log.level": "expected debug, info, warning or error, not 'loud'",
+        "log.level": "expected auto, debug, info, warning or error, not 'loud'",
     }
 
 

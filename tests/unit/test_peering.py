@@ -53,6 +53,23 @@ def names(found: Peering) -> set[str]:
 MESH_OFF = BGPConfiguration("default", node_to_node_mesh_enabled=False)
 
 
+@pytest.mark.parametrize(
+    ("severity", "own", "config", "level"),
+    [
+        (None, None, "", "info"),
+        ("Debug", None, "", "debug"),
+        ("Debug", "Warning", "", "warning"),
+        ("Fatal", None, "", "error"),
+        ("Loud", None, "", "info"),
+        ("Debug", None, "log: {level: error}", "error"),
+    ],
+)
+def test_the_level_of_the_log(severity: str | None, own: str | None, config: str, level: str) -> None:
+    cluster = BGPConfiguration(log_severity_screen=severity)
+    mine = BGPConfiguration("node.worker1", log_severity_screen=own)
+    assert peering(snapshot(CLUSTER, (), cluster, mine), config=config).log_level == level
+
+
 def test_the_mesh() -> None:
     found = peering(snapshot())
     assert found.peers["Mesh_10_0_1_20"] == PeerConfig(  # type: ignore[index]
