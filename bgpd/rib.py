@@ -107,8 +107,11 @@ class AdjRibIn:
         fresh, stale, candidates = table.fresh, table.stale, self.candidates
         path_id = path.path_id
         if refused or table.refused:
-            keys = [(path_id, prefix) for prefix in prefixes] if path_id else prefixes
-            (table.refused.update if refused else table.refused.difference_update)(keys)
+            keys: Sequence[Key] = [(path_id, prefix) for prefix in prefixes] if path_id else prefixes
+            if refused:
+                table.refused.update(keys)
+            else:  # what is not new is not decided again, and what filters said of it holds
+                table.refused.difference_update(key for key in keys if fresh.get(key) is not path)
         if len(prefixes) > 8 and not path_id and candidates.keys().isdisjoint(prefixes):
             new = dict.fromkeys(
                 prefixes, path

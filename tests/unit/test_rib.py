@@ -138,6 +138,18 @@ def test_a_flush_under_way_spares_the_next_session() -> None:
     assert all(rib.paths(prefix) == (after,) for prefix in prefixes)
 
 
+def test_what_a_filter_refused_stays_counted_when_the_peer_says_the_same_again() -> None:
+    rib, a = AdjRibIn(), peer()
+    what = path(a)
+    said(rib, what, P, Q)
+    rib.refuse(P, what, True)
+    assert rib.counts(a.id) == (2, 1, 0)
+    assert said(rib, what, P, Q) == set()
+    assert rib.counts(a.id) == (2, 1, 0), "nothing is decided again, so nobody would count it anew"
+    said(rib, path(a, attributes(local_pref=7)), P)
+    assert rib.counts(a.id) == (2, 2, 0)
+
+
 def test_a_sweep_under_way_spares_what_the_same_session_says_again() -> None:
     """A refresh (RFC 7313) leaves a path out, and then the session announces it: the codec makes it the same object."""
     rib, a, other = AdjRibIn(), peer(), path(peer("10.0.1.9"))
