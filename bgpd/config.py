@@ -250,7 +250,7 @@ class LogOptions(_Section):
     """The log, on standard error."""
 
     level: Literal["auto", "debug", "info", "warning", "error"] = "auto"
-    """``auto``: what BGPConfiguration's ``logSeverityScreen`` says, ``info`` without it; ``debug`` has a line a route."""
+    """``auto``: as BGPConfiguration's ``logSeverityScreen`` says, ``info`` without it. ``debug`` has a line a route."""
     format: Literal["auto", "text", "json"] = "auto"
     """``auto``: text, with journal priorities under systemd."""
 
@@ -331,7 +331,9 @@ def _describe() -> None:
     module = sys.modules[__name__]
     for section in ast.parse(inspect.getsource(module)).body:
         model = getattr(module, section.name, None) if isinstance(section, ast.ClassDef) else None
-        if not (isinstance(section, ast.ClassDef) and isinstance(model, type) and issubclass(model, BaseModel)):
+        if not (
+            isinstance(section, ast.ClassDef) and isinstance(model, type) and issubclass(model, BaseModel)
+        ):
             continue
         for field, text in pairwise(section.body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):

@@ -26,7 +26,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 def configure(level: str = "info", style: Format = "auto", stream: TextIO | None = None) -> None:
     """Sends all logging to ``stream`` (standard error); a second call takes the place of the first.
 
-    ``level`` is ``debug info warning error``, or ``auto``: ``info`` until the resources say otherwise. As a style ``auto``
+    ``level`` is ``debug info warning error``, or ``auto``: ``info`` until the resources say otherwise. A style ``auto``
     is text.
     """
     level = "info" if level == "auto" else level

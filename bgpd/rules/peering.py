@@ -115,7 +115,9 @@ class _Peering:
         self.unused_options(names)
         self.odd_nodes()
         problems = tuple(dict.fromkeys(self.problems))
-        return Peering(found, policies, dynamic, self.listen(found), self.asn, self.router_id, self.log_level(), problems)
+        return Peering(
+            found, policies, dynamic, self.listen(found), self.asn, self.router_id, self.log_level(), problems
+        )
 
     # What concerns the whole node.
 
