@@ -29,9 +29,14 @@ class World:
         self.reading: dict[Key, str] | None = None
 
     def want(self, key: Key, value: str | None) -> None:
-        if value is not None:
-            self.ever_wanted.add(key[0])
-        self.it.want({key: value})
+        self.want_many({key: value})
+
+    def want_many(self, changes: dict[Key, str | None]) -> None:
+        self.ever_wanted |= {key[0] for key, value in changes.items() if value is not None}
+        self.it.want(changes)
+
+    def unsettle(self, unsettled: bool) -> None:
+        self.it.unsettled = unsettled
 
     def take(self) -> None:
         """A batch leaves; it is carried out at once, and its outcome told by ``land``."""
@@ -103,6 +108,7 @@ class World:
         self.target.refuse.clear()
         self.it.paused = False
         self.release()
+        self.it.unsettled = self.now % 2 > 1  # some are never told that all is decided
         self.hear(len(self.words))
         self.begin_reading()
         self.end_reading()
@@ -123,7 +129,10 @@ keys = st.sampled_from(KEYS)
 maybe = st.one_of(st.none(), st.sampled_from(VALUES))
 actions = st.one_of(
     st.tuples(st.just("want"), keys, maybe),
-    st.tuples(st.just("want"), keys, maybe),
+    st.tuples(st.just("want_many"), st.dictionaries(keys, maybe)),
+    st.tuples(st.just("want_many"), st.dictionaries(keys, st.none())),
+    st.tuples(st.just("want_many"), st.dictionaries(keys, st.sampled_from(VALUES))),
+    st.tuples(st.just("unsettle"), st.booleans()),
     st.tuples(st.just("take")),
     st.tuples(st.just("land")),
     st.tuples(st.just("meddle"), keys, maybe),
@@ -134,7 +143,7 @@ actions = st.one_of(
     st.tuples(st.just("refuse"), keys),
     st.tuples(st.just("allow"), keys),
     st.tuples(st.just("pause"), st.booleans()),
-    st.tuples(st.just("wait"), st.sampled_from([0.05, 0.2, 40.0])),
+    st.tuples(st.just("wait"), st.sampled_from([0.05, 0.2, 1.5, 40.0])),
     st.tuples(st.just("release")),
 )
 
