@@ -79,6 +79,10 @@ SWITCH_INTERVAL = 0.001
 it for microseconds, between two system calls."""
 AT_START = ("node", "datastore", "kernel", "metrics", "api", "state_directory")
 """Keys of the configuration that are read at the start only."""
+MOST_BEHIND = 16384
+"""Prefixes that are read and not yet in the kernel, about, beyond which sessions are not read."""
+MOST_THROTTLED = 1.0
+"""Seconds without reading, at most: hold timers run on."""
 SESSIONS_FIRST = 0.75
 """Seconds for the sessions to begin in, before the doors to the operator open."""
 LAG_WINDOW = 15
@@ -98,7 +102,10 @@ class Daemon:
         self._api: Api | None = None
         self._notifier = Notifier.from_environment()
         self._kernel = make_kernel(config, self)
-        self._programming = {f: Programming(f, self._kernel.fibs[f], self._metrics) for f in Family}
+        self._programming = {
+            f: Programming(f, self._kernel.fibs[f], self._metrics, progressed=self._review_backlog)
+            for f in Family
+        }
         self._router = Router(self._kernel.resolve)
         self._outbound = Outbound(self._send)
         self._convergence = Convergence()
@@ -112,6 +119,7 @@ class Daemon:
         self._ready_told = False
         self._told = ("", 0.0)
         """What the service manager was told last, and when."""
+        self._throttled_at = 0.0
         self._log_level: str = config.log.level
         self._turn_scheduled = False
         self._intent_at: float | None = None
@@ -253,8 +261,21 @@ class Daemon:
         behind = self._outbound.work(settled=not more)
         for peer, family, count in self._router.take_over_limit():
             self._speaker.check_limit(peer, family, count)
+        self._review_backlog()
         if more or behind:
             self._kick()
+
+    def _review_backlog(self) -> None:
+        """Reads no further than what was read is decided and written, or memory would hold a large table twice."""
+        backlog = self._router.backlog
+        backlog += sum(programming.reconciler.queued for programming in self._programming.values())
+        now = time.monotonic()
+        if not self._speaker.throttled:
+            if backlog > MOST_BEHIND:
+                self._throttled_at = now
+                self._speaker.throttle(True)
+        elif backlog < MOST_BEHIND // 2 or now >= self._throttled_at + MOST_THROTTLED:
+            self._speaker.throttle(False)
 
     async def _keep_house(self) -> None:
         """What time alone brings: stale routes' end, the end of the start, whole compares, the watchdog."""
@@ -271,6 +292,7 @@ class Daemon:
             if deadline is not None and deadline <= now:
                 self._router.tick(now)
                 self._kick()
+            self._review_backlog()
             self._check_alone()
             self._check_in_sync()
             if now >= next_compare:

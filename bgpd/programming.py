@@ -15,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -41,6 +41,8 @@ class Programming:
     reconciler: Reconciler[FibKey, Forwarding] = field(
         default_factory=lambda: Reconciler(kin=lambda key: key[0])
     )
+    progressed: Callable[[], None] = lambda: None
+    """Called after each batch."""
     drift: Drift = NO_DRIFT
     """Of the last whole compare."""
     repairs: Counter[str] = field(default_factory=Counter)
@@ -158,6 +160,7 @@ class Programming:
                 if errors:
                     self._refused(errors)
                 reconciler.done(batch, errors, now)
+                self.progressed()
                 self.metrics.observe_reconcile("apply", now - started)
                 self.last_sync = time.time()
             if self._compare_cause:

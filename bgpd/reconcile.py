@@ -282,6 +282,11 @@ class Reconciler(Generic[K, V]):
         return len(self._queue) + len(self._doubts) + len(self._deletes) + len(self._waiting)
 
     @property
+    def queued(self) -> int:
+        """Keys that wait for their turn to be put."""
+        return 0 if self.paused else len(self._queue)
+
+    @property
     def kept(self) -> int:
         """Adopted keys that are not wanted and not yet released."""
         return sum(len(keys) for keys in self._unproven.values())

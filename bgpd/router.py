@@ -204,11 +204,7 @@ class Router:
                 for prefix in before.keys() | after.keys():
                     if before.get(prefix) != after.get(prefix):
                         rib.dirty[prefix] = None
-            if (new.exported_pools, new.hidden_pools, new.exported_services) != (
-                old.exported_pools,
-                old.hidden_pools,
-                old.exported_services,
-            ):
+            if _passed_on(new) != _passed_on(old):
                 rib.decide_all()
         self._review_gateways()
 
@@ -320,6 +316,11 @@ class Router:
     def busy(self) -> bool:
         """Whether ``work`` has something to do."""
         return any(rib.busy for rib in self._ribs.values())
+
+    @property
+    def backlog(self) -> int:
+        """Prefixes that wait for their decision."""
+        return sum(len(rib.dirty) + len(rib.queue) for rib in self._ribs.values())
 
     def take_changes(self) -> Changes:
         """What was decided since the last call."""
@@ -509,3 +510,13 @@ class Router:
 
 def _accept(path: Path) -> None:
     """Import has had its word already."""
+
+
+def _passed_on(origination: Origination) -> tuple[tuple[Prefix, ...], ...]:
+    """What decides on the learned routes that are passed on."""
+    return (
+        origination.exported_pools,
+        origination.hidden_pools,
+        origination.exported_services,
+        origination.kept_services,
+    )

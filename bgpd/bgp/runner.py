@@ -18,6 +18,7 @@ from bgpd.bgp.protection import Net
 from bgpd.bgp.session import Session
 from bgpd.bgp.transport import Dial, DialFailed, Link
 from bgpd.model.peer import DownReason
+from bgpd.model.status import SessionState
 
 
 class World(Protocol):
@@ -26,6 +27,8 @@ class World(Protocol):
     handler: Handler
     tasks: asyncio.TaskGroup | None
     """``None`` while nothing moves: before the start and after the end."""
+    throttled: bool
+    """While set, no established session is read."""
 
     async def may_dial(self) -> None:
         """Returns when peers may be dialled."""
@@ -142,7 +145,7 @@ class Runner:
         if session.expired(now()):
             self._world.over(self)
             return
-        if session.work_due and self._work is None:
+        if session.work_due and self._work is None and not self._world.throttled:
             self._work = asyncio.get_running_loop().call_soon(self._world.guarded, self._go_on)
         if self._dial is not None and self._dial_epoch != session.epoch:
             self._dial.give_up()
@@ -157,7 +160,8 @@ class Runner:
                 link.write(data)
             closure = connection.closure
             if closure is None:
-                link.pause(connection.work_due)
+                established = connection.state is SessionState.ESTABLISHED
+                link.pause(connection.work_due or (established and self._world.throttled))
                 continue
             del self.links[connection]
             if closure.notification is not None and closure.reason is not DownReason.NOTIFICATION_RX:

@@ -67,6 +67,7 @@ class Speaker:
         self._admission = Admission()
         self._links: dict[Link, Runner | None] = {}
         self.tasks: asyncio.TaskGroup | None = None
+        self.throttled = False
         self._failure: asyncio.Future[None] | None = None
         self._listeners = Listeners(lambda: Link(self, outgoing=False), handler.listening_changed)
         self._rejected, self._reject_logged = 0, 0.0
@@ -182,6 +183,14 @@ class Speaker:
         link.write(data)
         connection.sent(data, now())
         return not link.full
+
+    def throttle(self, throttled: bool) -> None:
+        """What was read is more than we can carry on with: read no established session until told again. What peers
+        send meanwhile waits in the kernel, theirs and ours."""
+        self.throttled = throttled
+        if not throttled:
+            for runner in list(self._runners.values()):
+                runner.pump()
 
     # Questions.
 

@@ -34,6 +34,7 @@ V4 = Family.IPV4
 PORT = 1790
 HOP = parse_address("10.0.1.30")
 TABLE = [make_prefix((10 << 24 | i << 6).to_bytes(4, "big"), 26) for i in range(100_000)]
+MORE = [make_prefix((11 << 24 | i << 6).to_bytes(4, "big"), 26) for i in range(1000)]
 _process = os.getpid()
 
 
@@ -409,6 +410,29 @@ async def test_a_flood_is_read_in_portions(monkeypatch: pytest.MonkeyPatch) -> N
         await until(lambda: ours.end_of_rib)
         assert list(ours.table) == TABLE
         assert batches >= 15
+
+
+async def test_a_throttled_speaker_reads_no_session_but_makes_them() -> None:
+    async with (
+        speaking(2, config(2, 3), config(2, 4)) as (slow, ours),
+        speaking(3, config(3, 2)) as (one, _),
+    ):
+        await until(lambda: slow.count()[0] == 1 and one.count()[0] == 1)
+        slow.throttle(True)
+        peer = one.peer(PeerId("peer2"))
+        assert peer is not None
+        for octets in encode_announcements(V4, Attributes(local_pref=100), HOP, TABLE, True):
+            one.send(peer, octets)
+        one.send(peer, end_of_rib(V4))
+        await until(lambda: len(ours.table) > 0)  # what was asked for before it was told
+        async with speaking(4, config(4, 2)) as (other, _):
+            await until(lambda: slow.count()[0] == 2 and other.count()[0] == 1)
+        for octets in encode_announcements(V4, Attributes(local_pref=100), HOP, MORE, True):
+            one.send(peer, octets)
+        await asyncio.sleep(0.1)
+        assert not ours.table.keys() & set(MORE)
+        slow.throttle(False)
+        await until(lambda: ours.table.keys() >= set(MORE))
 
 
 async def test_a_bug_of_ours_ends_the_speaker() -> None:
