@@ -310,7 +310,9 @@ class Origination:
     offered: Mapping[Prefix, Originated] = field(default_factory=dict)
     """Routes of this node that a peer is told only where a filter accepts them."""
     exported_services: tuple[Prefix, ...] = ()
-    """Ranges of services whose learned routes may be passed on."""
+    """Ranges of services whose learned routes may be passed on: a route reflector's."""
+    kept_services: tuple[Prefix, ...] = ()
+    """Ranges of services whose learned routes are not: traffic would come here, where no endpoint may be."""
     statics: Mapping[Prefix, StaticRoute] = field(default_factory=dict)
 
 

@@ -3,8 +3,12 @@
 In this order: what the protocol forbids (internal routes between internal peers that are not reflected, RFC 4456 §6;
 well-known communities, RFC 1997 and RFC 3765); the peer's filters, whose Accept lets out what the built-in rules would
 not, and whose Reject ends; the built-in rules. Those let out this node's own blocks, addresses and services, and
-learned routes inside a pool without ``disableBGPExport`` or inside a service's range; nothing else, never a default
-route (RFC 8212 in spirit). What they let out gets the communities of ``prefixAdvertisements``.
+learned routes inside a pool without ``disableBGPExport``; nothing else, never a default route (RFC 8212 in spirit).
+What they let out gets the communities of ``prefixAdvertisements``.
+
+Learned routes inside the ranges of services are passed on by a route reflector only. Each node announces these ranges
+itself; a single address is announced by the nodes that have an endpoint, and whoever passes it on with itself as the
+next hop draws traffic that dies there (Calico does: calico#5235, #6074).
 
 An own block hides the sub-prefixes that *this node* originates (``rules.originate`` leaves them out); what it learned
 from others inside its own block passes (Calico's filter drops them too, so that a reflector's clients reach a borrowed
@@ -50,6 +54,7 @@ class ExportRefusal(Enum):
     FILTERED = "an export filter rejects it"
     DEFAULT_ROUTE = "a default route is never passed on"
     POOL_DISABLED = "it is inside a pool with disableBGPExport"
+    OF_SERVICES = "it is another node's address of a service, and traffic to it must not come here"
     NOT_IN_POOL = "it is a learned route outside every pool"
     NOT_OURS_TO_SAY = "no filter accepts it, and by itself it is not announced"
     INTERFACE = "it leads over an interface that Felix brings to the other nodes by itself"
@@ -196,6 +201,9 @@ def prefix_refusal(prefix: Prefix, origination: Origination) -> ExportRefusal | 
     for pool in origination.hidden_pools:
         if covers(pool, prefix):
             return ExportRefusal.POOL_DISABLED
+    for cidr in origination.kept_services:
+        if covers(cidr, prefix):
+            return ExportRefusal.OF_SERVICES
     for pool in origination.exported_pools:
         if covers(pool, prefix):
             return None

@@ -217,7 +217,8 @@ def _family(
         hidden_pools=tuple(pool.cidr for pool in concealing),
         hidden=hidden,
         offered=offered,
-        exported_services=(*own_policy.services, *own_policy.reexported),
+        exported_services=own_policy.reexported,
+        kept_services=own_policy.kept_services,
         statics=own_policy.reachable,
     )
 

@@ -78,7 +78,9 @@ class FamilyPolicy:
     services: Mapping[Prefix, str] = field(default_factory=dict)
     """Ranges of services that this node announces, each with the field that says so."""
     reexported: tuple[Prefix, ...] = ()
-    """Ranges of services whose learned routes a route reflector passes on."""
+    """Ranges of services whose learned routes are passed on: by a route reflector."""
+    kept_services: tuple[Prefix, ...] = ()
+    """Ranges of services whose learned routes are passed on to nobody: any node's that is no route reflector."""
     reachable: Mapping[Prefix, StaticRoute] = field(default_factory=dict)
     """Host routes to peers, over their ``reachableBy``."""
 
@@ -226,6 +228,7 @@ def _family(
         advertisements = cluster.prefix_advertisements or ()
     network = own.ipv4_network if four else own.ipv6_network
     of_services = list(ranges(cluster, family))
+    announced = {} if is_excluded(own) else dict(announced_ranges(cluster, family))
     reflects = own.route_reflector_cluster_id is not None
     pools = sorted(
         (pool for pool in snapshot.pools.values() if pool.family is family),
@@ -252,8 +255,11 @@ def _family(
         },
         own_subnet=None if network is None else make_prefix(network.network.packed, network.prefixlen),
         encrypted=encrypted,
-        services={} if is_excluded(own) else dict(announced_ranges(cluster, family)),
-        reexported=tuple(cidr for cidr, name in of_services if reflects and name != CLUSTER_IPS),
+        services=announced,
+        reexported=(*announced, *(cidr for cidr, name in of_services if name != CLUSTER_IPS))
+        if reflects
+        else (),
+        kept_services=() if reflects else tuple(cidr for cidr, _ in of_services),
         reachable={
             host_prefix(peer.address): StaticRoute(peer.reachable_by, f"{peer.source} reachableBy")
             for _, peer in sorted(peering.peers.items())

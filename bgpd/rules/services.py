@@ -78,7 +78,8 @@ class ServiceAddresses(NamedTuple):
     hidden: Mapping[Prefix, str] = {}
     """Why the others are not announced here, in words."""
     outside: Mapping[Prefix, str] = {}
-    """Those that some node may announce though no range holds them, each with whose it is."""
+    """Those that a node may announce though no range holds them, each with whose it is. Whether one does now is of no
+    matter: another node may see the same resources a moment later, and announce them until then."""
 
 
 class _Use(NamedTuple):
@@ -156,14 +157,14 @@ def _judge(found: Mapping[str, Service], cluster: BGPConfiguration, excluded: bo
         if not uses:
             continue
         never = _never(service)
-        always = "" if never or service.local else _always(service, held)
-        if not never and not always and not service.local and cluster.service_load_balancer_aggregation:
-            never = "its externalTrafficPolicy is not Local: only ranges are announced"
         if not never:
             for use in uses:
                 if not any(covers(cidr, use.prefix) for cidr, _ in held[use.family]):
                     judged.outside[use.family].setdefault(use.prefix, use.words)
             never = f"this node has the label {EXCLUDE_SERVICES}" if excluded else ""
+        always = "" if never or service.local else _always(service, held)
+        if not never and not always and not service.local and cluster.service_load_balancer_aggregation:
+            never = "its externalTrafficPolicy is not Local: only ranges are announced"
         if never or always:
             table = judged.hidden if never else judged.announce
             for use in uses:

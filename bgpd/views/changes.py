@@ -212,6 +212,7 @@ def _node_settings(of: Plan) -> dict[str, object]:
             "exported_pools": origination.exported_pools,
             "hidden_pools": origination.hidden_pools,
             "exported_services": origination.exported_services,
+            "kept_services": origination.kept_services,
         }
         found |= {
             f"{family.label}.{name}": sorted({prefix_text(family, prefix) for prefix in value})

@@ -4,13 +4,16 @@ Numbers in names are rows of the feature table of calico.md §11."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bgpd.config import parse
+from bgpd.datastore.decode import Verdict, decode
 from bgpd.model.peer import Peer, PeerPolicy
 from bgpd.model.prefix import Family, family_of, parse_address, parse_prefix, prefix_text
 from bgpd.model.resources import (
@@ -26,12 +29,14 @@ from bgpd.model.resources import (
     Snapshot,
 )
 from bgpd.model.route import Origination, OriginKind, Out, RouteSource, WorkloadRoute
+from bgpd.rules.exports import ExportRefusal, prefix_refusal
 from bgpd.rules.filters import INT_MAX
 from bgpd.rules.originate import originate
 from bgpd.rules.peering import peers
 from bgpd.rules.policy import RoutePolicy, route_policy
 from bgpd.rules.services import EXCLUDE_SERVICES, Services, services
 from bgpd.views.plan import KernelFacts, document, plan
+from bgpd.yamlfile import load_documents
 from tests.unit.builders import ME, V4, V6, Core, addr, announce, attributes, path, peer, pfx
 from tests.unit.ground import Ground
 
@@ -390,6 +395,8 @@ def told(made: Core, to: Peer, family: Family = V4) -> dict[str, Out]:
 
 
 def test_43_an_address_is_told_beside_its_range_and_follows_its_endpoint() -> None:
+    """And what another node announces is not passed on: traffic to it must not come here. (Calico tells it to external
+    peers, with this node as the next hop.)"""
     web = service(balanced=(BALANCED,), local=True)
     made = core(snapshot(web, slice_of(HERE)), A, X)
     own = {f"{CLUSTER}/32", f"{BALANCED}/32"}
@@ -403,19 +410,18 @@ def test_43_an_address_is_told_beside_its_range_and_follows_its_endpoint() -> No
     made.settle()
     assert told(made, X).keys() == BY_ITSELF
     made.hear(A, announce(path(A), *own))
-    assert told(made, X).keys() == BY_ITSELF | own, (
-        "the other node's go on to external peers, as their ranges do"
-    )
+    assert told(made, X).keys() == BY_ITSELF, "the other node's are its own to tell"
     assert made.routes() == {}, "and never into the kernel"
 
 
 def test_43_44_nothing_of_services_is_the_kernels() -> None:
-    """Cluster IPs outside of all ranges too, as long as some node may announce them; on an excluded node as well."""
+    """Cluster IPs outside of all ranges too, whatever the policy: another node may still announce them by an older one;
+    on an excluded node as well."""
     outside = "172.30.0.1"
     for labels in ({}, EXCLUDED):
         for local, config, kept_out in (
             (True, RANGES, True),
-            (False, RANGES, False),
+            (False, RANGES, True),
             (False, ONE_BY_ONE, True),
             (True, replace(RANGES, service_cluster_ips=()), False),
         ):
@@ -441,13 +447,24 @@ def test_44_an_excluded_node_says_nothing_and_keeps_nothing() -> None:
 
 
 def test_42_43_a_reflector_passes_single_addresses_on() -> None:
-    """Those inside the ranges of load balancer and external IPs, whatever it announces itself."""
-    said = snapshot(labels=EXCLUDED)
-    own = replace(said.nodes["me"], route_reflector_cluster_id=ROUTE_REFLECTOR)
-    made = core(replace(said, nodes={"me": own}), A, X)
-    passed = {f"{text}/32" for text in (EXTERNAL, BALANCED, SINGLE_EXTERNAL, SINGLE_BALANCED)}
-    made.hear(A, announce(path(A), *passed, f"{CLUSTER}/32"))
-    assert (told(made, X).keys(), made.routes()) == (passed, {})
+    """Those inside the ranges of load balancer and external IPs always, of cluster IPs where it announces these; a node
+    that is none passes on nothing of services, not even inside a pool, unless a filter lets it out."""
+    balancers = IPPool("balancers", V4, pfx("203.0.113.0/24"), 26)
+    for labels, cluster_id, passed in (
+        (EXCLUDED, ROUTE_REFLECTOR, {EXTERNAL, BALANCED, SINGLE_EXTERNAL, SINGLE_BALANCED}),
+        ({}, ROUTE_REFLECTOR, {EXTERNAL, BALANCED, SINGLE_EXTERNAL, SINGLE_BALANCED, CLUSTER}),
+        ({}, None, set()),
+        (EXCLUDED, None, set()),
+    ):
+        said = snapshot(labels=labels, pools={"balancers": balancers})
+        own = replace(said.nodes["me"], route_reflector_cluster_id=cluster_id)
+        made = core(replace(said, nodes={"me": own}), A, X)
+        every = (EXTERNAL, BALANCED, SINGLE_EXTERNAL, SINGLE_BALANCED, CLUSTER)
+        made.hear(A, announce(path(A), *(f"{text}/32" for text in every)))
+        assert told(made, X).keys() - BY_ITSELF == {f"{text}/32" for text in passed}, (labels, cluster_id)
+        assert made.routes() == {}
+    found = origination(said)
+    assert prefix_refusal(pfx(f"{BALANCED}/32"), found) is ExportRefusal.OF_SERVICES
 
 
 def test_communities_of_prefix_advertisements_hold_for_addresses_of_services() -> None:
@@ -557,3 +574,19 @@ def test_a_plan_lists_them() -> None:
     assert made["blackholes"] == []
     rules = {each["cidr"]: each["action"] for each in made["kernel_rules"]}
     assert rules["172.30.0.1/32"] == "reject" == rules["203.0.113.0/24"]
+
+
+def test_the_examples() -> None:
+    """docs/services.md, and what is switched off in config/resources: the lines of which ``#`` has no space behind."""
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "services.md").read_text()
+    text = (root / "config" / "resources" / "services.yaml").read_text()
+    texts = [*re.findall(r"```yaml\n(.*?)```", page, re.DOTALL), re.sub(r"(?m)^( *)#(?=\S)", r"\1", text)]
+    values = [document.value for text in texts for document in load_documents(text, "example")]
+    found = [each for value in values for each in decode(value, "example")]
+    assert [(each.verdict, each.problems) for each in found] == [(Verdict.GOOD, ())] * 3
+    config, web, endpoints = (each.resource for each in found)
+    assert isinstance(config, BGPConfiguration)
+    assert isinstance(web, Service) and isinstance(endpoints, EndpointSlice)
+    said = snapshot(web, endpoints, config=config)
+    assert announced(said) == {} and set(announced(services(said, "worker2"))) == {"10.96.4.2", "203.0.113.7"}
