@@ -513,7 +513,10 @@ class Daemon:
         )
         self._log_level = new.log.level
         configure_log(self._log_level, new.log.format)
+        passwords = self._intent.passwords
         self._intent.reconfigured(self._config)
+        if self._intent.passwords != passwords:
+            changed.append("password files")
         self._intent_changed()
         words = ", ".join(key for key in changed if key not in fixed)
         told = f"changed: {words}" if words else "nothing changed"

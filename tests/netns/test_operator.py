@@ -100,6 +100,25 @@ def test_a_refused_configuration_and_one_that_names_nobody(net: Net) -> None:
     assert worker1.established() and not any(worker1.peers()["Mesh_10_0_1_31"]["flaps"].values())
 
 
+def test_a_password_file_is_read_anew_by_a_reload(net: Net) -> None:
+    """Though not a word of the configuration is another; and nobody is told what it holds."""
+    cluster = Cluster(net, "worker1", "worker2")
+    secret = net.directory / "password"
+    secret.write_text("first-secret\n")
+    for bgpd in cluster.bgpds.values():
+        bgpd.configure(bgp={"defaults": {"password_file": str(secret)}})
+    cluster.start()
+    assert cluster.bgpds["worker1"].bgpctl("reload").stdout == "nothing changed\n"
+    secret.write_text("second-secret\n")
+    for bgpd in cluster.bgpds.values():
+        assert bgpd.bgpctl("reload").stdout == "changed: password files\n"
+    for bgpd in cluster.bgpds.values():
+        bgpd.wait(lambda bgpd=bgpd: any(p["flaps"].values() for p in bgpd.peers().values()), "a reset")  # type: ignore[misc]
+        bgpd.wait_established()
+        told = bgpd.log + bgpd.describe() + bgpd.bgpctl("peers").stdout
+        assert "-secret" not in told, told
+
+
 def test_a_start_that_waits_for_resources_goes_on(
     net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
