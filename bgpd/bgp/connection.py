@@ -52,7 +52,7 @@ OPEN_TIME = 60.0
 """Seconds a peer has for its OPEN."""
 LOG_EVERY = 10.0
 """Seconds between two lines about malformed UPDATEs of one session."""
-BUDGET = 5000.0
+BUDGET = 3000.0
 """Work of one ``next_event``, in estimated microseconds, the RIB's part included; then ``work_due``."""
 _EXTENDED = frozenset((Family.IPV4,))
 """What may have IPv6 next hops (RFC 8950)."""
