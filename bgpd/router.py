@@ -263,6 +263,7 @@ class Router:
                 rib.policy != old.families[family]
                 or (new.kept_inside, new.cluster_id) != (old.kept_inside, old.cluster_id)
                 or new.clients != old.clients
+                or new.priorities != old.priorities
                 or any(update.chain != before for update, before in chains)
             ):
                 rib.revalue()

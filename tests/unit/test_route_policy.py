@@ -577,6 +577,19 @@ def test_46_a_moved_workload_takes_its_address_with_it(local_pref: int, mode: An
     assert HOST not in made.routes()
 
 
+def test_46_off_gives_an_address_back_that_an_import_filter_had_moved() -> None:
+    """Nobody sends a metric, so nothing else switches."""
+    filters = rules(accept(operations=(SetPriority(512),)), direction="import")
+    said = policy(filters=filters, peers=named(x=PeerPolicy(("f",))))
+    made = core(said, B, X, borrowed=[HOST])
+    made.hear(X, announce(path(X), HOST))
+    assert not made.router.prioritised
+    assert told(made, B)[HOST].source == X.id
+    made.router.policy(replace(said, priorities="off"))
+    made.settle()
+    assert told(made, B)[HOST].source is None
+
+
 def test_46_a_moved_workload_takes_its_block_of_a_single_address_with_it() -> None:
     snap = snapshot(pool(), affinity(HOST))
 
