@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -40,8 +41,9 @@ Said = dict[tuple[str, int], int]
 
 @st.composite
 def any_policies(draw: st.DrawFn) -> RoutePolicy:
-    mode = st.sampled_from(["on", "off", "auto", "auto"])
-    return replace(draw(policies()), priorities=draw(mode), priorities_set=draw(st.booleans()))
+    modes: list[Literal["auto", "on", "off"]] = ["on", "off", "auto", "auto"]
+    mode = draw(st.sampled_from(modes))
+    return replace(draw(policies()), priorities=mode, priorities_set=draw(st.booleans()))
 
 
 name = st.sampled_from(NAMES)
@@ -91,7 +93,7 @@ class Longer(Lived):
         """Who sent a LOCAL_PREF with a metric in it, in the present session."""
         self._paths: dict[tuple[str, int, int], Path] = {}
         deliver = self.wire.outbound._send
-        self.wire.outbound._send = lambda to, octets: deliver(to, octets) and str(to.id) not in self.full  # type: ignore[method-assign]
+        self.wire.outbound._send = lambda to, octets: deliver(to, octets) and str(to.id) not in self.full
 
     def hear(self, name: str, event: RibEvent) -> None:
         self.core.router.received(self.session[name], [event], 0.0)
