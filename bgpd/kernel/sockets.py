@@ -160,6 +160,10 @@ class _Order(NamedTuple):
     answers: asyncio.Future[list[bytes]]
 
 
+_Outcome = tuple[dict[int, list[bytes]], Exception | None]
+"""The answers by the batch that they are for, and why not all of them came."""
+
+
 class Commands:
     """The socket that orders are given through."""
 
@@ -219,11 +223,15 @@ class Commands:
                 if not orders:
                     self._working = False
                     return
-            outcome = self._exchange(orders)
+            outcome: _Outcome
+            try:
+                outcome = self._exchange(orders)
+            except Exception as bug:  # otherwise the worker ends unseen, and the answers are waited for for ever
+                outcome = {}, bug
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 loop.call_soon_threadsafe(_deliver, orders, *outcome)
 
-    def _exchange(self, orders: list[_Order]) -> tuple[dict[int, list[bytes]], OSError | None]:
+    def _exchange(self, orders: list[_Order]) -> _Outcome:
         """One send, then the answers up to that of the last message, by the batch that they are for."""
         answers: dict[int, list[bytes]] = {order.base: [] for order in orders}
         final = orders[-1].messages
@@ -250,7 +258,7 @@ class Commands:
         self._socket.close()
 
 
-def _deliver(orders: list[_Order], answers: dict[int, list[bytes]], error: OSError | None) -> None:
+def _deliver(orders: list[_Order], answers: dict[int, list[bytes]], error: Exception | None) -> None:
     for order in orders:
         if order.answers.done():  # nobody waits any more
             continue

@@ -10,11 +10,13 @@ import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bgpd.kernel import rtnetlink as rt
 from bgpd.kernel.door import Kernel, networkd_manages_links
+from bgpd.kernel.sockets import Commands
 from bgpd.model.prefix import Family, parse_address, parse_prefix, prefix_text
 from bgpd.model.route import BLACKHOLE, FibKey, Forwarding, Unresolved, Via
 from tests.netns.kernel import IDS, Door, Netns, Recorder, key, running_door
@@ -420,3 +422,26 @@ def test_networkd_is_seen_by_the_links_it_manages(tmp_path: Path, monkeypatch: p
     assert not networkd_manages_links()
     (tmp_path / "links" / "2").write_text("ADMIN_STATE=configured\n")
     assert networkd_manages_links()
+
+
+@pytest.mark.parametrize("count", [1, 100])
+async def test_a_bug_in_the_worker_is_seen_and_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Where it is carried out: at once, or by the worker, which would die of it unseen."""
+
+    def broken(self: Commands, orders: object) -> None:
+        raise ZeroDivisionError
+
+    def answered(self: Commands, orders: list[Any]) -> object:
+        return {order.base: [b"yes"] for order in orders}, None
+
+    commands, batch = Commands(), [rt.request(rt.GETLINK)] * count
+    try:
+        monkeypatch.setattr(Commands, "_exchange", broken)
+        with pytest.raises(ZeroDivisionError):
+            await asyncio.wait_for(commands.submit(commands.base(), batch), 2)
+        monkeypatch.setattr(Commands, "_exchange", answered)
+        assert await asyncio.wait_for(commands.submit(commands.base(), batch), 2) == [b"yes"]
+    finally:
+        commands.close()
