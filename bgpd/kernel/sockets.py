@@ -226,7 +226,7 @@ class Commands:
             outcome: _Outcome
             try:
                 outcome = self._exchange(orders)
-            except Exception as bug:  # otherwise the worker ends unseen, and the answers are waited for for ever
+            except Exception as bug:  # otherwise the worker ends unseen, and its answers never come
                 outcome = {}, bug
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 loop.call_soon_threadsafe(_deliver, orders, *outcome)
