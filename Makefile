@@ -28,7 +28,7 @@ demo: setup ## a three-node cluster in network namespaces, told step by step
 	@$(BIN)/bgpd lab demo containerlab/workers.clab.yml
 
 test: setup ## the whole default suite, namespaces and interop included
-	$(BIN)/pytest -n 4 $(ARGS)
+	$(BIN)/pytest -n 4 --dist worksteal $(ARGS)
 
 boot: setup .stamps/boot/.ready ## the systemd unit in a machine really booted (makes a Debian to boot the first time: minutes)
 	$(BIN)/pytest -m boot tests/boot $(ARGS)
