@@ -101,8 +101,9 @@ async def until(
 ) -> float:
     """Seconds from ``start`` until a count reached ``goal`` from below or above.
 
-    Looks rarely while the goal is far, by the rate so far, and often when it is near, since looking costs the kernel
-    time too; never so rarely that the result is off by more than 5 %, or by what looking costs.
+    Looks rarely while the goal is far, by the rate so far, and often when it is near, since looking takes a processor
+    too: a tenth of one, until half of the time left would go by. Near the goal the result is off by 5 % at most, or by what
+    looking costs.
     """
     first = ready()
     while True:
@@ -117,7 +118,8 @@ async def until(
         looking = time.monotonic() - now
         rate = abs(count - first) / max(now - start, 1e-6)
         left = abs(goal - count) / rate if rate else 0.0
-        await asyncio.sleep(max(0.002, 2 * looking, min(left / 3, 0.05 * (now - start))))
+        soon = max(2 * looking, min(left / 3, 0.05 * (now - start)))
+        await asyncio.sleep(max(0.002, soon, min(8 * looking, left / 2)))
 
 
 async def holds(predicate: Callable[[], bool], what: str, every: float, limit: float = LIMIT) -> float:

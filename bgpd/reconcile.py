@@ -21,7 +21,7 @@ V = TypeVar("V")
 
 RETRY_FIRST, RETRY_MOST = 0.1, 30.0
 """Seconds until a failed key is tried again: doubling from the first to the most."""
-HOLD_BACK, HOLD_BACK_MOST = 1.0, 1 << 16
+HOLD_BACK, HOLD_BACK_MOST = 1.0, 1 << 13
 """Seconds that deletes wait for puts that are still on their way, and how many of them do."""
 
 

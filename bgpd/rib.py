@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from random import Random
 
 from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Prefix
@@ -21,6 +23,8 @@ Dirty = dict[Prefix, object]
 LocRib = dict[Prefix, Selection]
 AdjRibOut = dict[Prefix, Out]
 Key = Prefix | tuple[int, Prefix]
+RUN, MOST_SCATTERED = 16, 1 << 17
+"""Given-up paths that go together, and among how many such runs are scattered: a few milliseconds of work."""
 
 
 @dataclass(slots=True)
@@ -47,6 +51,8 @@ class AdjRibIn:
         self.candidates: dict[Prefix, Path | tuple[Path, ...]] = {}
         self._tables: dict[PeerId, _Table] = {}
         self._doomed: deque[dict[Key, Path]] = deque()
+        self._order: list[Key] = []
+        """What of the first of them goes, from the end on."""
 
     def paths(self, prefix: Prefix) -> tuple[Path, ...]:
         """Every path of a prefix."""
@@ -177,8 +183,13 @@ class AdjRibIn:
         candidates, done = self.candidates, 0
         while self._doomed and done < limit:
             entries = self._doomed[0]
-            for _ in range(min(len(entries), limit - done)):
-                key, path = entries.popitem()
+            if not self._order:
+                self._order = _scattered(entries)
+            while self._order and done < limit:
+                key = self._order.pop()
+                path = entries.pop(key, None)
+                if path is None:
+                    continue  # said again meanwhile
                 prefix = key if isinstance(key, bytes) else key[1]
                 if candidates.get(prefix) is path:
                     del candidates[prefix]
@@ -188,6 +199,7 @@ class AdjRibIn:
                 done += 1
             if not entries:
                 self._doomed.popleft()
+                self._order = []
         return done
 
     @property
@@ -202,6 +214,15 @@ class AdjRibIn:
         elif current is not None and not isinstance(current, Path):
             rest = _less(current, path)
             self.candidates[prefix] = rest[0] if len(rest) == 1 else rest
+
+
+def _scattered(entries: Iterable[Key]) -> list[Key]:
+    """Keys in small runs, the runs in a random order, the same each time. The kernel's trie gives up scattered routes
+    in half the time that neighbours in a row take; in the memory of our own tables neighbours lie side by side."""
+    keys = list(islice(entries, MOST_SCATTERED))
+    starts = list(range(0, len(keys), RUN))
+    Random(len(keys)).shuffle(starts)
+    return [key for start in starts for key in keys[start : start + RUN]]
 
 
 def _less(paths: tuple[Path, ...], path: Path | None) -> tuple[Path, ...]:
