@@ -102,8 +102,8 @@ async def until(
     """Seconds from ``start`` until a count reached ``goal`` from below or above.
 
     Looks rarely while the goal is far, by the rate so far, and often when it is near, since looking takes a processor
-    too: a tenth of one, until half of the time left would go by. Near the goal the result is off by 5 % at most, or by what
-    looking costs.
+    too: a tenth of one, until half of the time left would go by. Near the goal the result is off by 5 % at most, or by
+    what looking costs.
     """
     first = ready()
     while True:
