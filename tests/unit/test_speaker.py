@@ -675,7 +675,7 @@ async def test_dynamic_neighbours_of_another_as_or_password() -> None:
             speaking(4, config(4, 2, password="range", local_asn=65009)) as (_, four),
             speaking(5, config(5, 2)) as (_, five),
         ):
-            await until(lambda: three.up and len(four.attempts) > 0)
+            await until(lambda: ours.up and three.up and len(four.attempts) > 0)
             await until(lambda: [s.last_error for s in speaker.statuses() if "65009" in s.last_error])
             assert len(ours.up) == 1 and not four.up and not five.up and not five.attempts
 
