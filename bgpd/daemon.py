@@ -310,6 +310,8 @@ class Daemon:
         text = f"{up}/{sessions} peers up, {held} routes in the kernel"
         if wrong:
             text = "not ready: " + "; ".join(f"{check.name}: {check.detail}" for check in wrong)
+        if refused := self._facts.config_error:
+            text += f"; configuration refused: {refused.splitlines()[0]}"
         if not wrong and not self._ready_told:
             self._ready_told = True
             log.info("event=ready after=%.2fs", time.monotonic() - self._started)
