@@ -237,9 +237,9 @@ class FamilyRib:
         """The hot loop: from candidates to the kernel's route and the update groups' tables."""
         if self._decide_alike(prefixes):
             return
-        candidates, loc_rib, decisions = self.adj_rib_in.candidates, self.loc_rib, self.decisions
+        candidates, loc_rib = self.adj_rib_in.candidates, self.loc_rib
         origination, local, special, usual = self.origination, self.local, self.special, self.metric
-        adverts, epoch, plain = self.adverts, self.epoch, self.plain
+        adverts, plain = self.adverts, self.plain
         updates, filtered, placed = adverts.updates, adverts.filtered, self.placed
         find = self.imported if self.importing else candidates.get
         fib = self.fib
@@ -260,13 +260,7 @@ class FamilyRib:
             outs: Sequence[Told] = ()
             at = usual
             if found is not None:
-                key = id(found) if type(found) is Path else tuple(map(id, found))
-                decision = decisions.get(key)
-                if decision is None or decision.epoch is not epoch:
-                    decision = decisions[key] = self._decision(found, epoch)
-                if decision.updates is not updates:
-                    decision.outs = adverts.bases(decision.selection) if decision.selection else ()
-                    decision.updates = updates
+                decision = self._decided(found)
                 selection, wanted = decision.selection, decision.forwarding
                 outs, at = decision.outs, decision.metric
             if prefix in special:
@@ -327,12 +321,7 @@ class FamilyRib:
                 forget(prefix, None)
             self.fib.update(dict.fromkeys(zip(prefixes, repeat(self.metric))))
         else:
-            decision = self.decisions.get(id(found))
-            if decision is None or decision.epoch is not self.epoch:
-                decision = self.decisions[id(found)] = self._decision(found, self.epoch)
-            if decision.updates is not self.adverts.updates:
-                decision.outs = self.adverts.bases(decision.selection) if decision.selection else ()
-                decision.updates = self.adverts.updates
+            decision = self._decided(found)
             selection = decision.selection
             if selection is None or decision.outs or decision.metric != self.metric:
                 return False
@@ -347,14 +336,29 @@ class FamilyRib:
                         self.adverts.tell(update, prefix, None)
         return True
 
-    def _decision(self, found: Path | tuple[Path, ...], epoch: object) -> _Decision:
+    def _decided(self, found: Path | tuple[Path, ...]) -> _Decision:
+        """The decision for some candidates, as it is now: made before for other prefixes, or new."""
+        key = id(found) if type(found) is Path else tuple(map(id, found))
+        decision = self.decisions.get(key)
+        if decision is None or decision.epoch is not self.epoch:
+            decision = self.decisions[key] = self._decision(found)
+        if decision.updates is not self.adverts.updates:
+            decision.outs = self.adverts.bases(decision.selection) if decision.selection else ()
+            decision.updates = self.adverts.updates
+        return decision
+
+    def _decision(self, found: Path | tuple[Path, ...]) -> _Decision:
         paths = (found,) if isinstance(found, Path) else found
         selection = select(paths, self._resolve, self._max_paths, self._refusal)
         if selection is None:
-            return _Decision(found, epoch, None, None, self.metric)
+            return _Decision(found, self.epoch, None, None, self.metric)
         wanted = forwarding(selection, self._resolve, self._max_paths)
         return _Decision(
-            found, epoch, selection, wanted, metric(selection) if self.adverts.prioritised else self.metric
+            found,
+            self.epoch,
+            selection,
+            wanted,
+            metric(selection) if self.adverts.prioritised else self.metric,
         )
 
     def _refusal(self, path: Path) -> Reason | None:

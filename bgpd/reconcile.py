@@ -65,8 +65,7 @@ class Reconciler(Generic[K, V]):
         self._doubts: dict[K, None] = {}
         """Keys to look at again: what is held of them may have changed."""
         self._deletes: set[K] = set()
-        """Keys that may be held and not wanted; they wait for the last put. They go in a set's order, which is a random
-        one: the kernel's trie gives up scattered routes in a third of the time that neighbours in a row take."""
+        """Keys that may be held and not wanted; they wait for the last put, and go in any order."""
         self._failures: dict[K, int] = {}
         """How often a key failed since it last succeeded or was told anew."""
         self._waiting: dict[K, float] = {}

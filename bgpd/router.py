@@ -499,9 +499,7 @@ class Router:
             self._review_priorities()
 
     def _review_priorities(self) -> None:
-        policy = self._policy
-        auto = policy.priorities_set or self._ranked or bool(self._encoders)
-        now = auto if policy.priorities == "auto" else policy.priorities == "on"
+        now = self._policy.prioritised(self._ranked or self.encoded)
         if now != self._prioritised:
             self._prioritised = now
             for rib in self._ribs.values():

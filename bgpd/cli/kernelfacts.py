@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bgpd.cli.routes import short
 from bgpd.config import KernelOptions
+from bgpd.model.interface import matches
 from bgpd.model.prefix import (
     Address,
     Family,
@@ -72,7 +73,7 @@ def _lists(path: Path) -> Iterator[tuple[str, list[Any]]]:
         except RecursionError:
             raise KernelFactsError(f"{path}: not JSON of ip: nested too deep") from None
         if not isinstance(found, list):
-            raise KernelFactsError(f"{path}: expected a list, as ip -j prints it, not {_short(found)}")
+            raise KernelFactsError(f"{path}: expected a list, as ip -j prints it, not {short(found)}")
         number += 1
         yield f"{path}: " + (f"list {number}, " if start or end < len(text) else ""), found
         start = end + len(text[end:]) - len(text[end:].lstrip())
@@ -124,7 +125,7 @@ class _Reader:
             return
         gateway, device = hops[0]
         workload = len(hops) == 1 and gateway is None and is_host(family, prefix)
-        if workload and _matches(device, self.options.workload_interfaces):
+        if workload and matches(device, self.options.workload_interfaces):
             self.workloads[family].add(WorkloadRoute(prefix, device, metric))
         if protocol not in _OURS_OR_KERNELS:
             self.foreign[family].add(ForeignRoute(prefix, RouteSource.KERNEL, device, gateway, metric))
@@ -148,7 +149,7 @@ class _Reader:
         if length > family.bits:
             item.bad("prefixlen", f"expected at most {family.bits}, not {length}")
         subnet = make_prefix(item.address("address") or own, length)
-        if _matches(interface, self.options.tunnel_interfaces) and not is_link_local(own):
+        if matches(interface, self.options.tunnel_interfaces) and not is_link_local(own):
             self.workloads[family].add(WorkloadRoute(host_prefix(own), interface, direct=True))
         if not any(covers(outer, subnet) for outer in _INSIDE[family]):
             self.foreign[family].add(ForeignRoute(subnet, RouteSource.DIRECT, interface))
@@ -160,7 +161,7 @@ class _Item:
     def __init__(self, place: str, value: object) -> None:
         self.place = place
         if not isinstance(value, dict):
-            raise KernelFactsError(f"{place}: expected an object, as ip -j prints it, not {_short(value)}")
+            raise KernelFactsError(f"{place}: expected an object, as ip -j prints it, not {short(value)}")
         self.value: dict[str, Any] = value
 
     def bad(self, key: str, message: str) -> NoReturn:
@@ -169,19 +170,19 @@ class _Item:
     def text(self, key: str) -> str | None:
         value = self.value.get(key)
         if value is not None and not isinstance(value, str):
-            self.bad(key, f"expected a text, not {_short(value)}")
+            self.bad(key, f"expected a text, not {short(value)}")
         return value
 
     def number(self, key: str, default: int = 0) -> int:
         value = self.value.get(key, default)
         if type(value) is not int or not 0 <= value <= 0xFFFFFFFF:
-            self.bad(key, f"expected a number, not {_short(value)}")
+            self.bad(key, f"expected a number, not {short(value)}")
         return value
 
     def entries(self, key: str) -> list[Any]:
         value = self.value.get(key, [])
         if not isinstance(value, list):
-            self.bad(key, f"expected a list, not {_short(value)}")
+            self.bad(key, f"expected a list, not {short(value)}")
         return value
 
     def address(self, key: str) -> Address | None:
@@ -217,12 +218,3 @@ class _Item:
             if device := leg.text("dev"):
                 found.append((leg.address("gateway") or other, device))
         return found
-
-
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -12,7 +12,6 @@ import json
 import logging
 import sys
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +19,7 @@ from bgpd.advertise import Adverts, Telling
 from bgpd.cli.routes import Route, RouteError, read_routes, written
 from bgpd.config import Config
 from bgpd.datastore.offline import Unreadable, read
+from bgpd.model.interface import matches
 from bgpd.model.peer import Peer, PeerConfig, PeerId
 from bgpd.model.prefix import Family, address_text, covers, family_of, is_host
 from bgpd.model.resources import IPPool, Snapshot
@@ -226,7 +226,7 @@ def _told_of_own(node: _NodeView, peer: Peer, route: Route, source: RouteSource)
         route.bad("local_pref", f"expected a number from 1 to {INT_MAX - 1} with source {source.value}")
     # A LOCAL_PREF that is given stands for the metric that makes it.
     metric = route.metric if given.local_pref is None else INT_MAX - given.local_pref
-    prioritised = given.local_pref is not None or _prioritised(node.policy)
+    prioritised = given.local_pref is not None or node.policy.prioritised(False)
     origination = _origination(node, route.family, route)
     known = origination.announce.get(route.prefix) or origination.offered.get(route.prefix)
     own = Originated(
@@ -283,7 +283,7 @@ def _origination(node: _NodeView, family: Family, route: Route | None = None) ->
     if route is not None and route.source in (RouteSource.KERNEL, RouteSource.DIRECT):
         direct, kernel = route.source is RouteSource.DIRECT, node.config.kernel
         patterns = kernel.tunnel_interfaces if direct else kernel.workload_interfaces
-        ours = any(fnmatchcase(route.interface, pattern) for pattern in patterns)
+        ours = matches(route.interface, patterns)
         if ours and is_host(family, route.prefix) and route.next_hop is None:
             workloads = frozenset({WorkloadRoute(route.prefix, route.interface, route.metric, direct)})
         found = ForeignRoute(route.prefix, route.source, route.interface, route.next_hop, route.metric)
@@ -292,11 +292,6 @@ def _origination(node: _NodeView, family: Family, route: Route | None = None) ->
     name = node.config.node
     made = originate(node.snapshot, {family: workloads}, name, early, node.policy, {family: foreign})
     return made[family]
-
-
-def _prioritised(policy: RoutePolicy) -> bool:
-    """Whether LOCAL_PREF carries the metric, where no peer has said anything yet."""
-    return policy.priorities_set if policy.priorities == "auto" else policy.priorities == "on"
 
 
 def _pool(node: _NodeView, route: Route, hidden: bool = False) -> IPPool | None:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from bgpd.datastore.fields import parse_asn, parse_community
 from bgpd.model.prefix import Address, Family, Prefix, family_of, parse_address, parse_prefix, prefix_text
+from bgpd.model.resources import community_text
 from bgpd.model.route import AsPath, Attributes, RouteSource, SegmentType
 
 KEYS = (
@@ -85,8 +86,8 @@ def written(family: Family, prefix: Prefix, attributes: Attributes) -> dict[str,
         "prefix": prefix_text(family, prefix),
         "local_pref": attributes.local_pref,
         "as_path": path,
-        "communities": [f"{value >> 16}:{value & 0xFFFF}" for value in attributes.communities],
-        "large_communities": [":".join(map(str, value)) for value in attributes.large_communities],
+        "communities": [community_text(value) for value in attributes.communities],
+        "large_communities": [community_text(value) for value in attributes.large_communities],
     }
 
 
@@ -113,7 +114,7 @@ class _Reader:
     def __init__(self, place: str, value: object) -> None:
         self.place = place
         if not isinstance(value, dict):
-            self.bad("", f"expected a route, an object with {', '.join(KEYS)}; not {_short(value)}")
+            self.bad("", f"expected a route, an object with {', '.join(KEYS)}; not {short(value)}")
         self.value: dict[str, Any] = value
         for key in value:
             if key not in KEYS:
@@ -159,19 +160,19 @@ class _Reader:
     def text(self, key: str) -> str | None:
         value = self.value.get(key)
         if value is not None and not isinstance(value, str):
-            self.bad(key, f"expected a text, not {_short(value)}")
+            self.bad(key, f"expected a text, not {short(value)}")
         return value
 
     def number(self, key: str) -> int | None:
         value = self.value.get(key)
         if value is not None and (type(value) is not int or not 0 <= value <= MOST):
-            self.bad(key, f"expected a number from 0 to {MOST}, not {_short(value)}")
+            self.bad(key, f"expected a number from 0 to {MOST}, not {short(value)}")
         return value
 
     def entries(self, key: str) -> list[Any]:
         value = self.value.get(key)
         if value is not None and not isinstance(value, list):
-            self.bad(key, f"expected a list, not {_short(value)}")
+            self.bad(key, f"expected a list, not {short(value)}")
         return value or []
 
     def communities(self, key: str, large: bool = False) -> list[int | tuple[int, int, int]]:
@@ -221,6 +222,7 @@ def _sequences(asns: list[int]) -> AsPath:
     )
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A JSON value for messages, cut where it is long."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:37]}..."

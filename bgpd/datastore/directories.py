@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -151,3 +152,8 @@ class Directories:
                 yield path, None
             else:
                 yield path, frozenset((name,))
+
+
+def stamp_of(seen: os.stat_result) -> tuple[int, ...]:
+    """What tells that a file is not the one that was read: it differs with the file, its length or its times."""
+    return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns

@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bgpd.datastore.directories import Names
+from bgpd.datastore.directories import Names, stamp_of
 from bgpd.datastore.fields import Bad, Fields, plain_address
 from bgpd.datastore.objects import Failure
 from bgpd.model.prefix import Address, Family, family_of, parse_prefix
@@ -80,7 +80,7 @@ class Endpoints:
             seen = path.stat()
             if not stat.S_ISREG(seen.st_mode):
                 raise FileNotFoundError
-            stamp = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+            stamp = stamp_of(seen)
             if known is not None and known.stamp == stamp and not force:
                 return
             data = path.read_bytes()

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from asyncinotify import Mask
 
 from bgpd.datastore.decode import Decoded, Verdict, decode
-from bgpd.datastore.directories import CHANGES, Directories, Names, open_inotify
+from bgpd.datastore.directories import CHANGES, Directories, Names, open_inotify, stamp_of
 from bgpd.datastore.endpoints import Endpoints
 from bgpd.datastore.objects import GRACE, Failure, Objects
 from bgpd.model.resources import Problem, Snapshot
@@ -118,7 +118,7 @@ class Files:
                 return
             gone = self._objects.places() - listed - {""}
         else:
-            listed, gone = {name for name in names if _is_resource(name)}, set()
+            listed, gone = {name for name in names if is_resource(name)}, set()
         for name in sorted(listed):
             if not await self._read_file(name, force=names is not None):
                 gone.add(name)
@@ -129,7 +129,7 @@ class Files:
     def _list(self) -> set[str] | None:
         """Names of the files in the directory; ``None`` when it cannot be read."""
         try:
-            names = {name for name in os.listdir(self.path) if _is_resource(name)}
+            names = {name for name in os.listdir(self.path) if is_resource(name)}
         except OSError as error:
             words = (
                 "does not exist"
@@ -153,7 +153,7 @@ class Files:
             seen = path.stat()
             if not stat.S_ISREG(seen.st_mode):
                 return False
-            stamp = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns)
+            stamp = stamp_of(seen)
             if known is not None and known.stamp == stamp and not force:
                 return True
             data = path.read_bytes()
@@ -179,7 +179,7 @@ class Files:
 
 
 def _foresee(objects: Objects, known: Mapping[str, _File], files: Mapping[str, bytes]) -> Snapshot:
-    taken = {name: data for name, data in files.items() if _is_resource(name)}
+    taken = {name: data for name, data in files.items() if is_resource(name)}
     for name, data in sorted(taken.items()):
         file = known.get(name)
         if file is None or file.digest != _digest(data):
@@ -230,5 +230,6 @@ def parse(name: str, data: bytes, known: _Chunks) -> _Parsed:
     return _Parsed(tuple(objects), tuple(failures), whole, chunks)
 
 
-def _is_resource(name: str) -> bool:
+def is_resource(name: str) -> bool:
+    """Whether a file of the directory is read, by its name."""
     return name.endswith(SUFFIXES) and not name.startswith(".")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bgpd.datastore.files import SUFFIXES, parse
+from bgpd.datastore.files import is_resource, parse
 from bgpd.datastore.objects import Failure, Objects
 from bgpd.model.resources import Problem, Snapshot
 
@@ -20,7 +20,7 @@ def read(directory: Path, node: str) -> Snapshot:
     """All that the directory says; what is wrong with single objects is in ``problems``. Raises ``Unreadable``."""
     objects = Objects(node)
     try:
-        names = sorted(n for n in os.listdir(directory) if n.endswith(SUFFIXES) and not n.startswith("."))
+        names = sorted(name for name in os.listdir(directory) if is_resource(name))
     except OSError as error:
         raise Unreadable(f"{directory}: {error.strerror}") from None
     for name in names:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 
 from bgpd.kernel import rtnetlink as rt
 from bgpd.kernel.interfaces import InterfaceAddress, Link, read_address, read_link
@@ -19,6 +18,7 @@ from bgpd.kernel.nexthops import NextHops
 from bgpd.kernel.others import Others
 from bgpd.kernel.rtnetlink import Body
 from bgpd.kernel.sockets import dump_each
+from bgpd.model.interface import matches
 from bgpd.model.prefix import Address, Family, Prefix, covers, family_of, host_prefix, make_prefix
 from bgpd.model.route import (
     ForeignRoute,
@@ -160,14 +160,14 @@ class Neighbours:
                     continue
                 hop = body.hops[0]
                 link = self.links.get(hop.ifindex)
-                if hop.gateway is None and link is not None and _matches(link.name, self._workload_patterns):
+                if hop.gateway is None and link is not None and matches(link.name, self._workload_patterns):
                     found.add(WorkloadRoute(prefix, link.name, body.metric))
         for address in self._addresses.values():
             link = self.links.get(address.ifindex)
             if (
                 address.family is family
                 and link is not None
-                and _matches(link.name, self._tunnel_patterns)
+                and matches(link.name, self._tunnel_patterns)
                 and not (family is Family.IPV6 and covers(_LINK_LOCAL, address.subnet))
             ):
                 found.add(WorkloadRoute(host_prefix(address.address), link.name, direct=True))
@@ -198,7 +198,7 @@ class Neighbours:
         return {
             link.name: link.ifindex
             for link in self.links.values()
-            if link.up and _matches(link.name, self._tunnel_patterns)
+            if link.up and matches(link.name, self._tunnel_patterns)
         }
 
     # Resolution.
@@ -322,7 +322,3 @@ class Neighbours:
             return body.hops
         hops = self._nexthops.hops(body.nexthop)
         return body.hops or None if hops is None else hops
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -130,6 +130,13 @@ Community = int | tuple[int, int, int]
 """Standard, its 32 bits (RFC 1997), or large (RFC 8092)."""
 
 
+def community_text(community: Community) -> str:
+    """``64512:100``, or ``64512:1:2`` of a large one."""
+    if isinstance(community, int):
+        return f"{community >> 16}:{community & 0xFFFF}"
+    return ":".join(map(str, community))
+
+
 class SecretKey(NamedTuple):
     """``secretKeyRef``: where a password is."""
 
@@ -361,3 +368,9 @@ class Snapshot:
     unusable: frozenset[tuple[str, str]] = frozenset()
     """(kind, name) of objects that are there but never were good: who relies on one, a peer on its filter, must not go
     on as if it did not exist."""
+
+    def settings(self, node: str | None = None) -> BGPConfiguration:
+        """The cluster's BGPConfiguration, or that of one node (``node.<name>``); one that says nothing where there is
+        none."""
+        name = "default" if node is None else f"node.{node}"
+        return self.bgp_configurations.get(name) or BGPConfiguration(name)

@@ -22,9 +22,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from enum import Enum
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from bgpd.model.interface import matches
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, Family, Prefix, covers, is_link_local
 from bgpd.model.resources import Action, AddCommunity, NextHopMode, Operation
@@ -220,9 +220,9 @@ def interface_refusal(
     interface = originated.interface
     if not interface:
         return None
-    if fnmatchcase(interface, NEVER_TOLD):
+    if matches(interface, (NEVER_TOLD,)):
         return ExportRefusal.INTERFACE
-    if group.ibgp and any(fnmatchcase(interface, pattern) for pattern in kept_inside):
+    if group.ibgp and matches(interface, kept_inside):
         return ExportRefusal.INTERFACE
     return None
 

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from bgpd.model.interface import matches
 from bgpd.model.prefix import (
     Address,
     Family,
@@ -286,7 +286,7 @@ def _offer(
     )
     for route in order:
         direct = route.source is RouteSource.DIRECT
-        if direct and any(fnmatchcase(route.interface, pattern) for pattern in not_direct):
+        if direct and matches(route.interface, not_direct):
             continue
         if route.prefix not in announce and route.prefix not in offered:
             words = (
@@ -325,7 +325,7 @@ def _candidates(
     ``ignored`` interfaces are not among them."""
     routes: dict[Prefix, WorkloadRoute] = {}
     for route in sorted(workloads.get(family, ()), key=lambda route: (route.metric, route.interface)):
-        if route.direct and any(fnmatchcase(route.interface, pattern) for pattern in ignored):
+        if route.direct and matches(route.interface, ignored):
             continue
         if is_host(family, route.prefix):
             routes.setdefault(route.prefix, route)

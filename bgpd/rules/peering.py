@@ -26,7 +26,7 @@ from bgpd.model.prefix import (
     is_link_local,
     network_address,
 )
-from bgpd.model.resources import BGPConfiguration, Problem, SecretKey, Snapshot
+from bgpd.model.resources import Problem, SecretKey, Snapshot
 from bgpd.rules.peers import DEFAULT_PORT, Cluster, Wanted
 
 RESTART_TIME = 120
@@ -132,12 +132,12 @@ class _Peering:
     def log_level(self) -> str:
         if self.config.log.level != "auto":
             return self.config.log.level
-        mine = self.snapshot.bgp_configurations.get(f"node.{self.own.name}") or BGPConfiguration()
+        mine = self.snapshot.settings(self.own.name)
         severity = mine.log_severity_screen or self.cluster.settings.log_severity_screen or ""
         return LOG_LEVELS.get(severity.lower(), "info")
 
     def listen(self, found: Mapping[PeerId, PeerConfig]) -> Listen:
-        mine = self.snapshot.bgp_configurations.get(f"node.{self.own.name}") or BGPConfiguration()
+        mine = self.snapshot.settings(self.own.name)
         by_node = mine.bind_mode_node_ip
         if by_node is None:
             by_node = self.cluster.settings.bind_mode_node_ip

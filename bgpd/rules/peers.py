@@ -17,7 +17,7 @@ from typing import NamedTuple
 from bgpd.config import Config
 from bgpd.model.peer import PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, address_text, family_of, is_link_local
-from bgpd.model.resources import BGPConfiguration, BGPPeer, Node, Problem, Snapshot
+from bgpd.model.resources import BGPPeer, Node, Problem, Snapshot
 from bgpd.rules.selector import parse
 
 DEFAULT_ASN = 64512
@@ -70,7 +70,7 @@ class Cluster:
     def __init__(self, snapshot: Snapshot, node: str, config: Config) -> None:
         self.snapshot, self.config = snapshot, config
         self.own = snapshot.nodes.get(node) or Node(node)
-        self.settings = snapshot.bgp_configurations.get("default") or BGPConfiguration()
+        self.settings = snapshot.settings()
         self.owners = {
             address: other
             for _, other in sorted(snapshot.nodes.items(), reverse=True)
@@ -86,8 +86,8 @@ class Cluster:
         return node.asn or self.settings.as_number or DEFAULT_ASN
 
     def port_of(self, node: Node) -> int:
-        theirs = self.snapshot.bgp_configurations.get(f"node.{node.name}")
-        return (theirs and theirs.listen_port) or self.settings.listen_port or self.config.bgp.port
+        theirs = self.snapshot.settings(node.name)
+        return theirs.listen_port or self.settings.listen_port or self.config.bgp.port
 
     def waits(self, address: Address) -> bool:
         """Whether we leave the dialling to the other end: BIRD nodes compare the texts of the two addresses too."""

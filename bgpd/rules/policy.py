@@ -146,6 +146,11 @@ class RoutePolicy:
         """The peers that are clients of ours, as a route reflector."""
         return frozenset(peer for peer, policy in self.peers.items() if policy.client)
 
+    def prioritised(self, evidence: bool) -> bool:
+        """Whether LOCAL_PREF carries the metric. ``evidence``: an internal peer, or this node's own workloads, tell
+        that the cluster does so."""
+        return self.priorities == "on" or (self.priorities == "auto" and (self.priorities_set or evidence))
+
     def chain(self, names: tuple[str, ...], direction: Direction, family: Family) -> Chain | None:
         """The rules of filters, in order; ``None`` without any."""
         if not names:
@@ -173,8 +178,7 @@ def route_policy(
     """The policy of ``node``; independent of the order of the snapshot's mappings. ``of_services``: what
     ``rules.services`` says of the snapshot, where that is known already."""
     of_services = of_services or services(snapshot, node)
-    cluster = snapshot.bgp_configurations.get("default") or BGPConfiguration()
-    mine = snapshot.bgp_configurations.get(f"node.{node}") or BGPConfiguration()
+    cluster, mine = snapshot.settings(), snapshot.settings(node)
     own = snapshot.nodes.get(node) or Node(node)
     programmed = cluster.program_cluster_routes or config.kernel.program_cluster_routes
     kept_inside = KEPT_INSIDE

@@ -127,7 +127,7 @@ class Services:
 def services(snapshot: Snapshot, node: str, before: Services | None = None) -> Services:
     """The single addresses that ``node`` announces. ``before``, the result for an earlier snapshot, saves the work for
     what is the same object in both; it changes nothing else."""
-    cluster = snapshot.bgp_configurations.get("default") or BGPConfiguration()
+    cluster = snapshot.settings()
     own = snapshot.nodes.get(node) or Node(node)
     causes = (snapshot.services, cluster, is_excluded(own))
     if before is not None and before._node == node and _same(before._causes, causes):

@@ -12,7 +12,7 @@ from dataclasses import fields
 from bgpd.bgp.session import reset_by
 from bgpd.model.peer import PeerConfig, PeerId, PeerPolicy
 from bgpd.model.prefix import Address, Family, address_text, prefix_text
-from bgpd.model.resources import BGPFilter
+from bgpd.model.resources import BGPFilter, community_text
 from bgpd.rules.policy import FamilyPolicy
 from bgpd.views.plan import (
     SCHEMA_VERSION,
@@ -21,7 +21,6 @@ from bgpd.views.plan import (
     Session,
     announced,
     blackholes,
-    community_text,
     listen_documents,
     number,
     ordered,

@@ -10,6 +10,7 @@ from bgpd.bgp.speaker import Speaker
 from bgpd.kernel.door import Kernel
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, Family, Prefix, address_text, host_prefix
+from bgpd.model.resources import community_text
 from bgpd.model.route import Attributes, FibKey, Forwarding, SegmentType, Via
 from bgpd.model.status import FamilyCounts, NotFound, PeerStatus, SessionState
 from bgpd.programming import Programming
@@ -123,8 +124,8 @@ def as_path_text(attributes: Attributes) -> str:
 
 def community_texts(attributes: Attributes) -> tuple[str, ...]:
     """Standard and large communities: ``65000:100``, ``65000:1:2``, well-known ones by name."""
-    standard = (WELL_KNOWN.get(c, f"{c >> 16}:{c & 0xFFFF}") for c in attributes.communities)
-    return (*standard, *(":".join(map(str, large)) for large in attributes.large_communities))
+    standard = (WELL_KNOWN.get(c) or community_text(c) for c in attributes.communities)
+    return (*standard, *map(community_text, attributes.large_communities))
 
 
 def local_words(addresses: Iterable[Address], connected: Mapping[Prefix, str]) -> dict[Prefix, str]:

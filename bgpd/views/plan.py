@@ -22,7 +22,7 @@ from bgpd.model.prefix import (
     network_address,
     prefix_text,
 )
-from bgpd.model.resources import Action, Community, Problem, Snapshot
+from bgpd.model.resources import Action, Community, Problem, Snapshot, community_text
 from bgpd.model.route import Attributes, ForeignRoutes, Originated, Origination, Workloads
 from bgpd.rules.exports import own_local_pref
 from bgpd.rules.filters import Subject
@@ -84,8 +84,7 @@ def plan(
     originations = {
         family: made[config.originate.ipam_early or family not in kernel.known][family] for family in Family
     }
-    by_itself = policy.priorities_set or encoded or are_ranked(kernel.workloads)
-    prioritised = by_itself if policy.priorities == "auto" else policy.priorities == "on"
+    prioritised = policy.prioritised(encoded or are_ranked(kernel.workloads))
     found = (*snapshot.problems, *peering.problems, *_tunnel_problems(policy, kernel))
     return Plan(node, peering, policy, originations, prioritised, tuple(sorted(set(found), key=str)))
 
@@ -252,13 +251,6 @@ def _let_out(of: Plan, family: Family, prefix: Prefix, own: Originated) -> bool:
 
 def _order(family: Family, prefix: Prefix) -> tuple[bytes, int]:
     return network_address(family, prefix), prefix[0]
-
-
-def community_text(community: Community) -> str:
-    """``64512:100``, or ``64512:1:2`` of a large one."""
-    if isinstance(community, int):
-        return f"{community >> 16}:{community & 0xFFFF}"
-    return ":".join(map(str, community))
 
 
 def blackholes(of: Plan) -> list[str]:
