@@ -3,23 +3,22 @@
 One process a node. Three sources of truth come in (resources, peers, the kernel), one writer decides, two targets are
 kept equal to what it decided: what peers hear and what the kernel forwards.
 
-The rooms, top down; imports go down only, and rooms of one floor do not know each other (on floor 4 ``daemon`` uses
-``views``, and both ``programming``):
+The rooms, top down. Imports go down only, and rooms of one floor do not know each other:
 
 =====  ====================================================================================================
 floor  rooms
 =====  ====================================================================================================
-5      ``cli`` the commands: bgpd (the daemon and its offline tools) and bgpctl (talks to a running one)
-4      ``daemon`` the wiring: one TaskGroup, signals, readiness; ``views`` what the operator sees, made of the
-       live parts; ``intent`` resources and configuration, to sessions, policy and originations;
-       ``programming`` what is wanted, into the kernel; ``lab`` topologies in network namespaces
+6      ``cli`` the commands: bgpd (the daemon and its offline tools) and bgpctl (talks to a running one)
+5      ``daemon`` the wiring: life, intent (resources and configuration, to sessions, policy, originations),
+       admin (the operator's orders), startup (when a start is over);
+       ``lab`` topologies in network namespaces
+4      ``views`` what the operator sees, made of the live parts
 3      the doors: ``bgp`` to the peers, ``datastore`` to the intent, ``kernel`` to Linux, ``observe`` to the
        operator
-2      ``router`` the single writer: events in, changes out (``deciding`` and ``advertise``, of one family each,
-       are its parts); ``reconcile`` keeps an outside thing equal to
-       what we want; ``convergence`` says when a start is over
-1      ``rules`` the decisions, pure; ``rib`` Adj-RIB-In, Loc-RIB, Adj-RIB-Out
-0      ``model`` the words: frozen values; ``config`` this node's YAML; ``yamlfile`` the strict loader
+2      ``rib`` the tables and their single writer: events in, changes out;
+       ``fib`` keeps the kernel equal to what is wanted
+1      ``rules`` the decisions, pure
+0      ``model`` the words: frozen values; ``config`` this node's YAML; ``lean_import`` a corner of a large package
 =====  ====================================================================================================
 
 RFCs followed: 4271 (BGP-4), 4760 (multiprotocol), 6793 (four-octet AS), 4456 (route reflection), 2918 and 7313 (route

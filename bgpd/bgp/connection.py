@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import NamedTuple
 
-from bgpd.bgp.exa import (
+from bgpd.bgp.wire.exa import (
     KEEPALIVE,
     KEEPALIVE_MESSAGE,
     MESSAGE_NAMES,
@@ -40,7 +40,7 @@ from bgpd.bgp.exa import (
     encode_refresh,
     multiprotocol_data,
 )
-from bgpd.bgp.wire import Decoder, Framer, message_types
+from bgpd.bgp.wire.update import Decoder, Framer, message_types
 from bgpd.model.peer import DownReason, Peer, PeerConfig
 from bgpd.model.prefix import Address, Family, address_text
 from bgpd.model.route import BeginRefresh, EndRefresh, RibEvent

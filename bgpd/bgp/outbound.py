@@ -6,7 +6,7 @@ session starts that way, with the whole table missed. When it has caught up and 
 (``release_end_of_rib``), it is told End-of-RIB (RFC 4724 §4.1), once. Nothing is told to the session it was learned
 from. A session that another policy puts into another group is told the difference between what it was told and the new
 group's table, once that is whole (``move``). The answer to a refresh has a begin and an end where the peer knows them
-(RFC 7313). ``daemon`` calls this with what ``router`` decided; ``speaker`` carries the octets.
+(RFC 7313). ``daemon`` calls this with what ``rib.router`` decided; ``speaker`` carries the octets.
 
 A table is keyed by NLRI: prefixes, with path identifiers in front in groups that take several paths (RFC 7911).
 """
@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from bgpd.bgp.exa import RefreshKind, encode_refresh
-from bgpd.bgp.wire import encode_announcements, encode_withdrawals, end_of_rib
+from bgpd.bgp.wire.exa import RefreshKind, encode_refresh
+from bgpd.bgp.wire.update import encode_announcements, encode_withdrawals, end_of_rib
 from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix
 from bgpd.model.route import Attributes, Out

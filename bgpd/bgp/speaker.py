@@ -21,7 +21,6 @@ from random import Random
 from typing import Any
 
 from bgpd.bgp.admission import Admission, Neighbour
-from bgpd.bgp.exa import Cease, Notification, encode_notification
 from bgpd.bgp.handler import Handler
 from bgpd.bgp.listeners import Listeners
 from bgpd.bgp.protection import Net, admit
@@ -29,6 +28,7 @@ from bgpd.bgp.report import status
 from bgpd.bgp.runner import Runner, now
 from bgpd.bgp.session import Session
 from bgpd.bgp.transport import Link
+from bgpd.bgp.wire.exa import Cease, Notification, encode_notification
 from bgpd.model.peer import DynamicRange, Peer, PeerConfig, PeerId
 from bgpd.model.prefix import Address, Family, address_text, is_link_local, prefix_text
 from bgpd.model.status import PeerStatus
@@ -56,7 +56,7 @@ class Speaker:
     ) -> None:
         """``restarted``: the first session with each peer says that we have restarted (RFC 4724 §4.1).
 
-        ``shutdowns``: peers that the operator had shut down before, each with the words; they stay so.
+        ``daemon.shutdowns``: peers that the operator had shut down before, each with the words; they stay so.
         """
         self.handler = handler
         self._restarted = restarted

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from bgpd import __version__
 
 if TYPE_CHECKING:
-    from bgpd.config import ConfigError
+    from bgpd.config.config import ConfigError
 
 DEFAULT_CONFIG = Path("/etc/bgpd/bgpd.yaml")
 EX_CONFIG = 78
@@ -113,8 +113,8 @@ def _add_config_option(command: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     # What is imported stays: collecting garbage meanwhile looks through all of it for nothing.
     gc.disable()
-    from bgpd.config import ConfigError
-    from bgpd.daemon import run
+    from bgpd.config.config import ConfigError
+    from bgpd.daemon.daemon import run
 
     try:
         return run(arguments.config)
@@ -126,7 +126,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _config_check(arguments: argparse.Namespace) -> int:
-    from bgpd.config import ConfigError, load
+    from bgpd.config.config import ConfigError, load
 
     try:
         load(arguments.file)
@@ -137,7 +137,7 @@ def _config_check(arguments: argparse.Namespace) -> int:
 
 
 def _config_schema(arguments: argparse.Namespace) -> int:
-    from bgpd.config import schema
+    from bgpd.config.config import schema
 
     json.dump(schema(), sys.stdout, indent=2, ensure_ascii=False)
     print()
@@ -145,9 +145,9 @@ def _config_schema(arguments: argparse.Namespace) -> int:
 
 
 def _cleanup(arguments: argparse.Namespace) -> int:
-    from bgpd.config import ConfigError, load
-    from bgpd.daemon import cleanup
-    from bgpd.observe.claim import answers
+    from bgpd.config.config import ConfigError, load
+    from bgpd.daemon.daemon import cleanup
+    from bgpd.observe.control_socket import answers
 
     try:
         config = load(arguments.config)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bgpd.cli.routes import short
-from bgpd.config import KernelOptions
+from bgpd.config.config import KernelOptions
 from bgpd.model.interface import matches
 from bgpd.model.prefix import (
     Address,

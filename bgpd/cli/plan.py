@@ -20,7 +20,7 @@ from bgpd.cli import plans
 from bgpd.cli.daemon import EX_CONFIG
 from bgpd.cli.kernelfacts import KernelFactsError, read_kernel
 from bgpd.cli.tables import Look, lines, on_terminal
-from bgpd.config import Config, ConfigError, Passwords, load, read_passwords
+from bgpd.config.config import Config, ConfigError, Passwords, load, read_passwords
 from bgpd.datastore.offline import Unreadable, read
 from bgpd.model.resources import Problem
 from bgpd.views.plan import KernelFacts, Plan, document, plan

@@ -1,8 +1,8 @@
 """``bgpd policy test``: what this node would make of routes, by its resources alone; no daemon, no root, no kernel.
 
 ``cli.daemon`` adds it. The rules are those of the daemon: ``rules.peering`` says which sessions there are,
-``rules.imports`` what may be heard, ``rules.originate`` and ``advertise`` what a peer is told. The node's configuration
-file is not read: its defaults hold. Passwords mean nothing here, so a pipeline need not have the Secrets.
+``rules.imports`` what may be heard, ``rules.originate`` and ``rib.groups`` what a peer is told. The node's
+configuration file is not read: its defaults hold. Passwords mean nothing here, so a pipeline need not have the Secrets.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from bgpd.advertise import Adverts, Telling
 from bgpd.cli.routes import Route, RouteError, read_routes, written
-from bgpd.config import Config
+from bgpd.config.config import Config
 from bgpd.datastore.offline import Unreadable, read
 from bgpd.model.interface import matches
 from bgpd.model.peer import Peer, PeerConfig, PeerId
@@ -36,6 +35,7 @@ from bgpd.model.route import (
 from bgpd.model.route import (
     Path as Learned,
 )
+from bgpd.rib.groups import Adverts, Telling
 from bgpd.rules.exports import ExportRefusal, groups_of, own_local_pref
 from bgpd.rules.filters import INT_MAX
 from bgpd.rules.imports import (

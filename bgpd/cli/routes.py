@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bgpd.datastore.fields import parse_asn, parse_community
+from bgpd.datastore.calico.fields import parse_asn, parse_community
 from bgpd.model.prefix import Address, Family, Prefix, family_of, parse_address, parse_prefix, prefix_text
 from bgpd.model.resources import community_text
 from bgpd.model.route import AsPath, Attributes, RouteSource, SegmentType

@@ -15,8 +15,8 @@ import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bgpd.datastore.calico.fields import Bad, Fields, plain_address
 from bgpd.datastore.directories import Names, stamp_of
-from bgpd.datastore.fields import Bad, Fields, plain_address
 from bgpd.datastore.objects import Failure
 from bgpd.model.prefix import Address, Family, family_of, parse_prefix
 from bgpd.model.resources import LocalWorkload, Problem

@@ -20,13 +20,13 @@ from typing import NamedTuple
 
 from asyncinotify import Mask
 
-from bgpd.datastore.decode import Decoded, Verdict, decode
+from bgpd.config.yaml import YamlError, load_documents, split_documents
+from bgpd.datastore.calico.decode import Decoded, Verdict, decode
 from bgpd.datastore.directories import CHANGES, Directories, Names, open_inotify, stamp_of
 from bgpd.datastore.endpoints import Endpoints
 from bgpd.datastore.objects import GRACE, Failure, Objects
 from bgpd.model.resources import Problem, Snapshot
 from bgpd.model.status import DatastoreStatus
-from bgpd.yamlfile import YamlError, load_documents, split_documents
 
 RESCAN = 10.0
 POLL = 1.0

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from bgpd.datastore.decode import KINDS, Decoded, Key, Resource, Verdict
+from bgpd.datastore.calico.decode import KINDS, Decoded, Key, Resource, Verdict
 from bgpd.model.resources import LocalWorkload, Problem, Snapshot
 from bgpd.model.status import DatastoreStatus
 

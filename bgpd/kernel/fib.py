@@ -13,7 +13,7 @@ Ours is what has ``proto bird`` in table main, is unicast or a blackhole, and ha
 - A batch asks for one acknowledgement, at its end; errors come unasked, and name their message.
 - An IPv6 route that another appends to ours becomes further legs of it, and only the event tells whose they are.
 
-``daemon`` drives ``read`` and ``apply`` through a ``reconcile.Reconciler``; ``door`` brings the events.
+``daemon`` drives ``read`` and ``apply`` through a ``fib.delta.Reconciler``; ``kernel`` brings the events.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from collections.abc import AsyncIterator, Container, Iterable, Mapping
 from typing import Protocol, TypeVar
 
 from bgpd.kernel import rtnetlink as rt
-from bgpd.kernel.held import STRANGE, Held, Object, Spelling, meaning
-from bgpd.kernel.nexthops import NextHops
-from bgpd.kernel.others import Others
+from bgpd.kernel.foreign import Others
+from bgpd.kernel.installed import STRANGE, Held, Object, Spelling, meaning
+from bgpd.kernel.nexthop_objects import NextHops
 from bgpd.kernel.rtnetlink import Body
 from bgpd.kernel.sockets import DUMP_ATTEMPTS, Commands, Interrupted, dump
 from bgpd.kernel.writer import ObjectsMode, Writer
@@ -125,7 +125,7 @@ class Fib:
         return result
 
     async def _sync(self) -> None:
-        """Reads table main: ours into ``held``, the others' into ``Others``; tells what that changes."""
+        """Reads table main: ours into ``installed``, the others' into ``Others``; tells what that changes."""
         touched, touched_prefixes = self._touched = set[FibKey](), set[Prefix]()
         held = self.held
         ours: dict[FibKey, Spelling] = {}

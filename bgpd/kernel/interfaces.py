@@ -1,6 +1,7 @@
 """Links and addresses of netlink messages as values, by pyroute2: they are few, and its parsers know them all.
 
-Used by ``neighbours`` and ``door``, which bring the octets; routes, of which there are many, are ``rtnetlink``'s.
+Used by ``nexthop_tracking`` and ``kernel``, which bring the octets; routes, of which there are many, are
+``rtnetlink``'s.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bgpd.kernel.rtnetlink import Message
+from bgpd.lean_import import shallow
 from bgpd.model.prefix import Address, Family, Prefix, make_prefix, parse_address
-from bgpd.shallow import shallow
 
 with shallow("pyroute2"):
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg

@@ -1,4 +1,4 @@
-"""Who else writes routes of our protocol: a command that ran and ended, or a daemon that lives. Used by ``door``.
+"""Who else writes routes of our protocol: a command that ran and ended, or a daemon that lives. Used by ``kernel``.
 
 The kernel's notification carries the port id of the socket that asked. What ``ip route replace ... proto bird`` wrote
 is put right; against another daemon, BIRD say, we would write for ever. They are told apart by whether the port still

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Literal, NamedTuple, cast
 
 from bgpd.kernel import rtnetlink as rt
-from bgpd.kernel.held import STRANGE, Held, Object, Spelling, meaning
-from bgpd.kernel.nexthops import NextHops
-from bgpd.kernel.others import Others
+from bgpd.kernel.foreign import Others
+from bgpd.kernel.installed import STRANGE, Held, Object, Spelling, meaning
+from bgpd.kernel.nexthop_objects import NextHops
 from bgpd.kernel.sockets import TURN, Commands, Replies
 from bgpd.model.prefix import Family
 from bgpd.model.route import BLACKHOLE, Blackhole, FibKey, Forwarding, Via

@@ -32,7 +32,7 @@ from pydantic import (
     model_validator,
 )
 
-from bgpd.yamlfile import YamlError, load_documents
+from bgpd.config.yaml import YamlError, load_documents
 
 ENGINE_KEYS = frozenset(
     (

@@ -19,7 +19,7 @@ V = TypeVar("V")
 
 
 class Target(Protocol[K, V]):
-    """An outside thing that is kept equal to what we want; ``reconcile.Reconciler`` says what to do next."""
+    """An outside thing that is kept equal to what we want; ``fib.delta.Reconciler`` says what to do next."""
 
     async def read(self) -> dict[K, V]:
         """All that is ours there, now."""

@@ -4,7 +4,7 @@ The daemon owns the one ``Api``, hands it its ``Views`` and starts it before any
 what tells that another daemon is at work here. All answers come from the views, in the event loop; what may be long
 (routes, peers) is made and sent in slices of a few milliseconds, and the text of a scrape is made in a thread.
 
-On the unix socket, mode 0660 (``document`` says what the values look like; each answer has ``schema_version``):
+On the unix socket, mode 0660 (``as_json`` says what the values look like; each answer has ``schema_version``):
 
 ====  ==================================  ====================================================================
 GET   /v1/status                          one ``Status``
@@ -37,13 +37,13 @@ from itertools import islice
 from time import perf_counter
 from typing import Any, get_args
 
-from bgpd.config import ConfigError
+from bgpd.config.config import ConfigError
+from bgpd.lean_import import shallow
 from bgpd.model.prefix import family_of, make_prefix, parse_address, prefix_text
 from bgpd.model.status import Check, Impossible, NotFound, PeerAction, RouteTable, Views
-from bgpd.observe.claim import Claim
-from bgpd.observe.document import SCHEMA_VERSION, document, encode, encode_route
+from bgpd.observe.as_json import SCHEMA_VERSION, document, encode, encode_route
+from bgpd.observe.control_socket import Claim
 from bgpd.observe.metrics import Metrics
-from bgpd.shallow import shallow
 
 with shallow("aiohttp"):
     from aiohttp import web

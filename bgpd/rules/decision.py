@@ -10,7 +10,7 @@ and a MED triangle has one winner. What is left after e) is the multipath set, s
 content, internal and external never mix, and there is no oldest-route step. A path identifier (RFC 7911) breaks the
 last tie. A missing LOCAL_PREF counts 100, a missing MED 0.
 
-Called by ``router`` for prefixes with more than one path, and by ``bgpctl why`` for all.
+Called by ``rib.router`` for prefixes with more than one path, and by ``bgpctl why`` for all.
 """
 
 from __future__ import annotations

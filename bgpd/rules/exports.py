@@ -14,7 +14,7 @@ An own block hides the sub-prefixes that *this node* originates (``rules.origina
 from others inside its own block passes (Calico's filter drops them too, so that a reflector's clients reach a borrowed
 address by a hair-pin through the block's owner: calico.md §3.4). Each refusal is an enum member, kept as data.
 
-Sessions that are told the same octets are one ``Group``. Called by ``advertise``.
+Sessions that are told the same octets are one ``Group``. Called by ``rib.groups``.
 """
 
 from __future__ import annotations

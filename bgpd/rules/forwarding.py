@@ -1,4 +1,4 @@
-"""From the decision to the kernel: the route wanted for a Selection. Called by ``router``.
+"""From the decision to the kernel: the route wanted for a Selection. Called by ``rib.router``.
 
 Mostly a route leads where its next hops resolve. ``place`` is for families whose policy says more (calico.md §2.9):
 which routes Felix writes instead, and which lead through a tunnel device straight to the BGP next hop.

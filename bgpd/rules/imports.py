@@ -5,7 +5,7 @@ ORIGINATOR_ID or cluster (RFC 4456 §8). Then the peer's filters accept, alter o
 accepted as it is (calico.md §2.8). Adj-RIB-In keeps what was received, so that another filter needs no session.
 
 A path with GRACEFUL_SHUTDOWN gets LOCAL_PREF 0, from whichever peer it comes (RFC 8326 §4.2): a node of this cluster
-that is drained says it to internal peers. Called by ``router``; ``bgpctl why`` tells the refusals.
+that is drained says it to internal peers. Called by ``rib.router``; ``bgpctl why`` tells the refusals.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from bgpd.config import Config, ListenRange, Passwords, PeerOptions
+from bgpd.config.config import Config, ListenRange, Passwords, PeerOptions
 from bgpd.model.peer import DynamicRange, PeerConfig, PeerId, PeerKind, PeerPolicy
 from bgpd.model.prefix import (
     Address,

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from bgpd.config import Config
+from bgpd.config.config import Config
 from bgpd.model.peer import PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, address_text, family_of, is_link_local
 from bgpd.model.resources import BGPPeer, Node, Problem, Snapshot

@@ -1,6 +1,6 @@
 """All that the configuration says on routes, as one value: who is told what, what goes into the kernel, and how.
 
-``route_policy`` makes it anew from the resources at every change; ``router.Router.policy`` compares it with the one
+``route_policy`` makes it anew from the resources at every change; ``rib.router.Router.policy`` compares it with the one
 before and decides again what differs, while the sessions stay. ``rules.imports``, ``rules.exports`` and
 ``rules.forwarding`` apply it; ``rules.originate`` takes from it what this node says and keeps. calico.md §2.7 to §2.9,
 §5 and §8.
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from bgpd.config import Config
+from bgpd.config.config import Config
 from bgpd.model.peer import DynamicRange, Peer, PeerId, PeerKind, PeerPolicy
 from bgpd.model.prefix import (
     Address,

@@ -1,5 +1,5 @@
-"""Services and their endpoints -> which addresses of services this node announces (calico.md §5). Called by ``intent``
-and by ``originate``; ``policy`` asks for the ranges.
+"""Services and their endpoints -> which addresses of services this node announces (calico.md §5). Called by
+``daemon.intent`` and by ``originate``; ``policy`` asks for the ranges.
 
 The ranges of BGPConfiguration are announced whole, by every node that is not excluded by its label. Beside them single
 addresses are, of a Service of which one of these holds:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from bgpd.config import Config, Passwords
+from bgpd.config.config import Config, Passwords
 from bgpd.model.peer import PeerConfig, PeerPolicy
 from bgpd.model.prefix import (
     Family,

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from bgpd import __version__
-from bgpd.config import Config
+from bgpd.config.config import Config
 from bgpd.model.prefix import Family, address_text, prefix_text
 from bgpd.model.resources import Problem, Snapshot
 from bgpd.model.route import Origination, OriginKind, default_metric
 from bgpd.model.status import BlockView, Check, Datastore, FibStatus, SessionState, Status
 from bgpd.rules.originate import blocks
 from bgpd.rules.peering import Peering
-from bgpd.views.parts import Parts
+from bgpd.views.live import Parts
 
 FAILING_SHOWN = 5
 """Routes that cannot be written that the status names, of each family."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from bgpd.model.prefix import Family, Prefix, address_text, covers, parse_prefix, prefix_text
 from bgpd.model.route import BLACKHOLE, FibKey, Origin, Out, Path, default_metric
 from bgpd.model.status import PeerStatus, RouteTable, RouteView
-from bgpd.views.parts import Parts, as_path_text, community_texts
+from bgpd.views.live import Parts, as_path_text, community_texts
 
 
 @dataclass(frozen=True, slots=True)

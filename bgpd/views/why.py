@@ -24,10 +24,10 @@ from bgpd.model.prefix import (
 from bgpd.model.resources import Action, AffinityState, BlockAffinity, Snapshot
 from bgpd.model.route import BLACKHOLE, Originated, OriginKind, Out, Path, Reason, Unresolved, Via
 from bgpd.model.status import Explanation, SessionState, Step
-from bgpd.rib import longest_match
+from bgpd.rib.tables import longest_match
 from bgpd.rules.exports import ExportRefusal
 from bgpd.rules.forwarding import KernelRefusal, is_tunnelled
-from bgpd.views.parts import Parts, as_path_text, community_texts
+from bgpd.views.live import Parts, as_path_text, community_texts
 
 _KIND = {
     OriginKind.BLOCK: "a block",

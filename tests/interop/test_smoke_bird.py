@@ -16,7 +16,7 @@ HERE6, THERE6 = "fd00:1::31", "fd00:1::30"
 SPEAKER = """
 import asyncio, json, sys
 from bgpd.bgp.speaker import Speaker
-from bgpd.bgp.wire import encode_announcements, encode_withdrawals, end_of_rib
+from bgpd.bgp.wire.update import encode_announcements, encode_withdrawals, end_of_rib
 from bgpd.model.peer import PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Family, address_text, parse_address, parse_prefix, prefix_text
 from bgpd.model.route import Announce, Attributes, EndOfRib, Withdraw, SegmentType

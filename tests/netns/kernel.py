@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bgpd.kernel.door import Kernel
+from bgpd.kernel.kernel import Kernel
 from bgpd.model.prefix import Address, Family, parse_address, parse_prefix, prefix_text
 from bgpd.model.route import FibKey, Forwarding, Hop, Via
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bgpd.bgp.outbound import Outbound
-from bgpd.bgp.wire import Decoder, Framer
+from bgpd.bgp.wire.update import Decoder, Framer
 from bgpd.model.peer import Peer, PeerPolicy
 from bgpd.model.prefix import Prefix
 from bgpd.model.resources import (

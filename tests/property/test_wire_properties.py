@@ -13,8 +13,8 @@ from exabgp.bgp.message.open.capability import Negotiated
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgpd.bgp.exa import Capabilities, Codec, OpenMessage, ProtocolError, encode_open
-from bgpd.bgp.wire import Decoder, Framer, encode_announcements, encode_withdrawals, message
+from bgpd.bgp.wire.exa import Capabilities, Codec, OpenMessage, ProtocolError, encode_open
+from bgpd.bgp.wire.update import Decoder, Framer, encode_announcements, encode_withdrawals, message
 from bgpd.model.peer import Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, Prefix, make_prefix, parse_address
 from bgpd.model.route import Announce, Attributes, Origin, RibEvent, SegmentType, Withdraw

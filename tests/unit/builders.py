@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from bgpd.bgp.outbound import Outbound
-from bgpd.bgp.wire import Decoder, Framer
+from bgpd.bgp.wire.update import Decoder, Framer
 from bgpd.model.peer import Down, DownReason, Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, Prefix, parse_address, parse_prefix, prefix_text
 from bgpd.model.route import (
@@ -29,7 +29,7 @@ from bgpd.model.route import (
     Via,
     Withdraw,
 )
-from bgpd.router import Changes, Router
+from bgpd.rib.router import Changes, Router
 from bgpd.rules.exports import Group, groups_of
 
 V4, V6 = Family.IPV4, Family.IPV6

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from bgpd.config import ConfigError
+from bgpd.config.config import ConfigError
 from bgpd.model.prefix import covers, parse_prefix
 from bgpd.model.resources import Problem
 from bgpd.model.status import (

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from bgpd.bgp.outbound import Outbound
+from bgpd.fib.programmer import Programming
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, Family
 from bgpd.model.resources import Snapshot
 from bgpd.model.status import PeerStatus
-from bgpd.programming import Programming
 from bgpd.rules.exports import groups_of
-from bgpd.views.parts import Parts
+from bgpd.views.live import Parts
 from bgpd.views.why import Why
 from tests.unit.builders import Core, pfx
 from tests.unit.fake_views import mesh_peer

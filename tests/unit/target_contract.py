@@ -1,4 +1,4 @@
-"""What ``reconcile`` relies on of a Target: a suite for the fake and for the real thing (house rule 15).
+"""What ``fib.delta`` relies on of a Target: a suite for the fake and for the real thing (house rule 15).
 
 Subclass ``TargetContract`` in a test module and say how to make the target and how somebody else changes it.
 """

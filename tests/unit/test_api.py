@@ -23,8 +23,8 @@ from fake_views import BAD_POOL, FakeViews
 from bgpd.model import status
 from bgpd.model.status import Check, RouteTable, RouteView, SessionState
 from bgpd.observe.api import Api
-from bgpd.observe.claim import AlreadyRunning, Claim, answers
-from bgpd.observe.document import COMPOUND_KEYS, document, encode_route
+from bgpd.observe.as_json import COMPOUND_KEYS, document, encode_route
+from bgpd.observe.control_socket import AlreadyRunning, Claim, answers
 from bgpd.observe.metrics import Metrics
 
 

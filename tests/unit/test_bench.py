@@ -38,7 +38,7 @@ from bench.nodes import quantile
 from bench.probe import Lags
 from bench.report import Run
 from bench.work import CASES, FLOORS, SIZES, Work, hopeless, plan, subjects
-from bgpd.bgp.wire import Decoder
+from bgpd.bgp.wire.update import Decoder
 from bgpd.model.route import Announce, EndOfRib, RibEvent
 from tests.unit.builders import V4, V6, peer
 

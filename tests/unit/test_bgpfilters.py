@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bgpd.datastore.decode import Verdict
+from bgpd.datastore.calico.decode import Verdict
 from bgpd.model.prefix import Family, parse_prefix
 from bgpd.model.resources import (
     Action,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bgpd.datastore.decode import Verdict
-from bgpd.datastore.fields import parse_community, parse_duration
+from bgpd.datastore.calico.decode import Verdict
+from bgpd.datastore.calico.fields import parse_community, parse_duration
 from bgpd.model.prefix import parse_address, parse_prefix
 from bgpd.model.resources import (
     BGPConfiguration,

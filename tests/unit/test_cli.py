@@ -16,7 +16,7 @@ import pytest
 
 from bgpd import __version__
 from bgpd.cli import daemon
-from bgpd.config import load
+from bgpd.config.config import load
 
 BAD = """\
 router_id: 10.0.0.300
@@ -28,10 +28,10 @@ metrics:
 
 
 class Daemon(ModuleType):
-    """In place of ``bgpd.daemon``: records what it is asked, and fails as told."""
+    """In place of ``bgpd.daemon.daemon``: records what it is asked, and fails as told."""
 
     def __init__(self) -> None:
-        super().__init__("bgpd.daemon")
+        super().__init__("bgpd.daemon.daemon")
         self.asked: list[tuple[str, Any]] = []
         self.error: Exception | None = None
 
@@ -52,7 +52,7 @@ class Daemon(ModuleType):
 @pytest.fixture
 def wired(monkeypatch: pytest.MonkeyPatch) -> Daemon:
     stand_in = Daemon()
-    monkeypatch.setitem(sys.modules, "bgpd.daemon", stand_in)
+    monkeypatch.setitem(sys.modules, "bgpd.daemon.daemon", stand_in)
     return stand_in
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from bgpd.config import Config, ConfigError, load, parse, read_passwords, schema
-from bgpd.config_values import Endpoint
+from bgpd.config.config import Config, ConfigError, load, parse, read_passwords, schema
+from bgpd.config.values import Endpoint
 from bgpd.model.peer import PeerId
 from bgpd.model.prefix import Family, parse_address
 from bgpd.model.resources import ClusterRoutes

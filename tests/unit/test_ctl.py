@@ -30,8 +30,8 @@ from bgpd.cli.tables import SAMPLE, Look, Table, ago, cell, lines, short_stamp
 from bgpd.model.resources import Problem
 from bgpd.model.status import Check, RouteTable, RouteView
 from bgpd.observe.api import Api
-from bgpd.observe.claim import Claim
-from bgpd.observe.document import document
+from bgpd.observe.as_json import document
+from bgpd.observe.control_socket import Claim
 from bgpd.observe.metrics import Metrics
 
 HEAVY = (

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from netaddr import IPNetwork
 
-from bgpd.datastore.decode import KINDS, Decoded, Key, Verdict, decode
-from bgpd.datastore.fields import parse_asn
+from bgpd.config.yaml import load_documents
+from bgpd.datastore.calico.decode import KINDS, Decoded, Key, Verdict, decode
+from bgpd.datastore.calico.fields import parse_asn
 from bgpd.model.prefix import Family, parse_address, parse_prefix
 from bgpd.model.resources import (
     AffinityState,
@@ -24,7 +25,6 @@ from bgpd.model.resources import (
     Node,
     Secret,
 )
-from bgpd.yamlfile import load_documents
 
 EXAMPLES = Path(__file__).parents[2] / "config" / "resources"
 V3, V1 = "projectcalico.org/v3", "crd.projectcalico.org/v1"

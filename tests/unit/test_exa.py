@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from bgpd.bgp import exa
-from bgpd.bgp.exa import (
+from bgpd.bgp.wire import exa
+from bgpd.bgp.wire.exa import (
     Capabilities,
     Codec,
     GracefulRestart,
@@ -209,6 +209,9 @@ def test_a_long_path_is_split_into_segments() -> None:
 
 
 def test_nothing_of_exabgp_but_its_codecs_is_imported() -> None:
-    code = "import sys, bgpd.bgp.exa; print([m for m in sys.modules if m.startswith(('exabgp.rea', 'exabgp.conf'))])"
+    code = (
+        "import sys, bgpd.bgp.wire.exa;"
+        " print([m for m in sys.modules if m.startswith(('exabgp.rea', 'exabgp.conf'))])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bgpd.datastore import directories, files
-from bgpd.datastore.decode import Verdict
+from bgpd.datastore.calico.decode import Verdict
 from bgpd.datastore.files import Files
 from bgpd.model.prefix import parse_prefix
 from bgpd.model.resources import Snapshot

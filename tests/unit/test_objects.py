@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bgpd.datastore.decode import Decoded, Key, Verdict
+from bgpd.datastore.calico.decode import Decoded, Key, Verdict
 from bgpd.datastore.objects import GRACE, Failure, Objects
 from bgpd.model.prefix import parse_address, parse_prefix
 from bgpd.model.resources import BGPFilter, IPPool, LocalWorkload, Node, Problem, Secret

@@ -8,7 +8,7 @@ import pytest
 
 from bgpd.bgp import outbound as module
 from bgpd.bgp.outbound import CHUNK
-from bgpd.bgp.wire import message_types
+from bgpd.bgp.wire.update import message_types
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Family, Prefix, prefix_text
 from bgpd.model.route import Attributes, Out

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretBytes
 
-from bgpd.config import Passwords, parse
+from bgpd.config.config import Passwords, parse
 from bgpd.model.peer import PeerConfig, PeerId, PeerKind, PeerPolicy
 from bgpd.model.prefix import Family, parse_address, parse_prefix
 from bgpd.model.resources import (

@@ -9,12 +9,12 @@ from types import MappingProxyType
 
 from pydantic import SecretBytes
 
-from bgpd.config import parse
-from bgpd.datastore.decode import decode
+from bgpd.config.config import parse
+from bgpd.config.yaml import load_documents
+from bgpd.datastore.calico.decode import decode
 from bgpd.model.prefix import Family, parse_address
 from bgpd.model.resources import BGPConfiguration, BGPFilter, BGPPeer, LocalWorkload, Node, Secret, Snapshot
 from bgpd.rules.peering import peers
-from bgpd.yamlfile import load_documents
 
 PAGE = (Path(__file__).parents[2] / "docs" / "peers.md").read_text()
 CLUSTER_ID = parse_address("244.0.0.1")

@@ -19,7 +19,7 @@ from bgpd.model.prefix import (
     parse_prefix,
     prefix_text,
 )
-from bgpd.rib import longest_match
+from bgpd.rib.tables import longest_match
 
 V4, V6 = Family.IPV4, Family.IPV6
 

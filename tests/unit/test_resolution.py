@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from bgpd.kernel import rtnetlink as rt
+from bgpd.kernel.foreign import Others
 from bgpd.kernel.interfaces import InterfaceAddress, Link
-from bgpd.kernel.neighbours import Neighbours
-from bgpd.kernel.nexthops import NextHops
-from bgpd.kernel.others import Others
+from bgpd.kernel.nexthop_objects import NextHops
+from bgpd.kernel.nexthop_tracking import Neighbours
 from bgpd.model.prefix import Address, Family, parse_address, parse_prefix
 from bgpd.model.route import Hop, Resolution, Unresolved, Via, WorkloadRoute
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bgpd.datastore.decode import Decoded, Key, Verdict, decode
+from bgpd.datastore.calico.decode import Decoded, Key, Verdict, decode
 from bgpd.datastore.objects import Objects
 from bgpd.model.prefix import Family, parse_address
 from bgpd.model.resources import Endpoint, EndpointSlice, Node, Service

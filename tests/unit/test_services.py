@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from bgpd.config import parse
-from bgpd.datastore.decode import Verdict, decode
+from bgpd.config.config import parse
+from bgpd.config.yaml import load_documents
+from bgpd.datastore.calico.decode import Verdict, decode
 from bgpd.model.peer import Peer, PeerPolicy
 from bgpd.model.prefix import Family, family_of, parse_address, parse_prefix, prefix_text
 from bgpd.model.resources import (
@@ -36,7 +37,6 @@ from bgpd.rules.peering import peers
 from bgpd.rules.policy import RoutePolicy, route_policy
 from bgpd.rules.services import EXCLUDE_SERVICES, Services, services
 from bgpd.views.plan import KernelFacts, document, plan
-from bgpd.yamlfile import load_documents
 from tests.unit.builders import ME, V4, V6, Core, addr, announce, attributes, path, peer, pfx
 from tests.unit.ground import Ground
 

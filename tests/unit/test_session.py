@@ -12,7 +12,8 @@ import pytest
 
 from bgpd.bgp import connection as connection_module
 from bgpd.bgp.connection import Connection, Refresh, Routes, Up
-from bgpd.bgp.exa import (
+from bgpd.bgp.session import Ended, Session, SessionEvent
+from bgpd.bgp.wire.exa import (
     KEEPALIVE_MESSAGE,
     Capabilities,
     GracefulRestart,
@@ -25,8 +26,7 @@ from bgpd.bgp.exa import (
     encode_open,
     encode_refresh,
 )
-from bgpd.bgp.session import Ended, Session, SessionEvent
-from bgpd.bgp.wire import Framer, encode_announcements, end_of_rib, message
+from bgpd.bgp.wire.update import Framer, encode_announcements, end_of_rib, message
 from bgpd.model.peer import DownReason, Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, make_prefix, parse_address
 from bgpd.model.route import Announce, Attributes, BeginRefresh, EndOfRib, EndRefresh
@@ -503,7 +503,7 @@ def test_a_bug_in_decoding_ends_only_this_session(monkeypatch: pytest.MonkeyPatc
     def trip(*_: Any) -> None:
         raise ZeroDivisionError("tripped")
 
-    monkeypatch.setattr("bgpd.bgp.wire.Decoder.decode", trip)
+    monkeypatch.setattr("bgpd.bgp.wire.update.Decoder.decode", trip)
     session.receive(connection, end_of_rib(V4), 0.0)
     assert (notification(connection).code, notification_code(session)) == (3, "NOTIFICATION sent 3/1")
 

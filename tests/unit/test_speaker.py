@@ -12,7 +12,9 @@ from dataclasses import replace
 
 import pytest
 
-from bgpd.bgp.exa import (
+from bgpd.bgp.speaker import Speaker
+from bgpd.bgp.transport import HIGH_WATER, dialling_socket, listening_socket
+from bgpd.bgp.wire.exa import (
     KEEPALIVE_MESSAGE,
     Capabilities,
     GracefulRestart,
@@ -22,9 +24,7 @@ from bgpd.bgp.exa import (
     encode_notification,
     encode_open,
 )
-from bgpd.bgp.speaker import Speaker
-from bgpd.bgp.transport import HIGH_WATER, dialling_socket, listening_socket
-from bgpd.bgp.wire import Framer, encode_announcements, end_of_rib
+from bgpd.bgp.wire.update import Framer, encode_announcements, end_of_rib
 from bgpd.model.peer import Down, DownReason, DynamicRange, Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, Prefix, address_text, make_prefix, parse_address
 from bgpd.model.route import Announce, Attributes, EndOfRib, RibEvent

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from bgpd.config import parse
+from bgpd.config.config import parse
 from bgpd.model.resources import Node, Snapshot
 from bgpd.model.status import DatastoreStatus
 from bgpd.views.summary import FAILING_SHOWN, Facts, ready, status

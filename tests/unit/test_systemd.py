@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bgpd.config import Config
+from bgpd.config.config import Config
 
 SHIPPED = Path(__file__).parents[2] / "systemd"
 INSTALLED = "/opt/bgpd/bin"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bgpd.config.yaml import load_documents
 from bgpd.lab import TopologyError, load_topology
 from bgpd.lab.demo import ADDRESSES, BLOCKS, BORROWED, BORROWED_ORDINAL, PODS, UNUSED
-from bgpd.yamlfile import load_documents
 
 SHIPPED = Path(__file__).parents[2] / "containerlab"
 

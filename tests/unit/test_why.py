@@ -9,7 +9,7 @@ import pytest
 from bgpd.model.resources import AffinityState, BlockAffinity, Node, Snapshot
 from bgpd.model.route import BLACKHOLE, Hop, Resolution, Unresolved, Via
 from bgpd.model.status import PeerStatus, SessionState
-from bgpd.views.parts import local_words
+from bgpd.views.live import local_words
 from tests.unit.builders import (
     V4,
     addr,

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from bgpd.bgp import attributes as attributes_module
-from bgpd.bgp.exa import KEEPALIVE_MESSAGE, ProtocolError
-from bgpd.bgp.wire import (
+from bgpd.bgp.wire import attributes as attributes_module
+from bgpd.bgp.wire.exa import KEEPALIVE_MESSAGE, ProtocolError
+from bgpd.bgp.wire.update import (
     Decoder,
     Framer,
     encode_announcements,

@@ -1,0 +1,400 @@
+"""This node's configuration: YAML text to a frozen ``Config``, or a ``ConfigError`` that names every key at fault.
+
+Called by the commands (``load``, ``schema``) and by the daemon's reload. What the cluster shares is not here but in
+resources (``datastore``). Every key has a default, so an empty file is a valid one; an unknown key is an error. The
+descriptions below are the reference: ``schema()`` carries them.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import socket
+import sys
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretBytes,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from bgpd.config.values import (
+    AbsolutePath,
+    AddressText,
+    Asns,
+    ClusterRoutesMode,
+    Endpoint,
+    Families,
+    HoldTime,
+    InterfacePattern,
+    ListenEndpoint,
+    NetworkText,
+    NodeName,
+    Port,
+    RouterId,
+)
+from bgpd.config.yaml import YamlError, load_documents
+from bgpd.model.peer import PeerId
+from bgpd.model.prefix import Address, address_text, covers, parse_address
+from bgpd.model.resources import ClusterRoutes, Problem
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be taken. ``str()`` is one line a problem: file, key path, what was expected."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def _hostname() -> str:
+    return socket.gethostname().lower()
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, value: object) -> object:
+        """A section all of whose keys are commented out is empty, not an error."""
+        return {} if value is None else value
+
+
+class DatastoreOptions(_Section):
+    """Where the cluster's resources come from."""
+
+    type: Literal["files"] = "files"
+    """``files``: a directory of YAML documents, watched."""
+    path: AbsolutePath = Path("/etc/bgpd/resources")
+    """The directory; its files named ``*.yaml``, ``*.yml`` and ``*.json`` are read, its subdirectories are not."""
+    endpoint_status: AbsolutePath = Path("/var/run/calico/endpoint-status")
+    """The directory in which Felix tells of this node's pods that peer with it; without it there are none."""
+
+
+class PeerOptions(_Section):
+    """What may be set for one session."""
+
+    hold_time: HoldTime = 90
+    """Seconds without a message after which the session is down, 0 (never) or 3 to 65535; the lower of both sides'."""
+    max_prefixes: Annotated[StrictInt, Field(ge=1)] | None = None
+    """Prefixes of one family after which the session is closed; null is no limit."""
+    families: Families | None = None
+    """Address families of the session, of ``ipv4`` and ``ipv6``; null is the one that its addresses are of."""
+    password_file: AbsolutePath | None = None
+    """A file with the TCP MD5 password (RFC 2385), 1 to 80 octets, an end of line not counted; it comes before any
+    Secret that a resource names. Read at start and by a reload. null is none."""
+    add_path: StrictBool = True
+    """Announce ADD-PATH (RFC 7911): several routes of one prefix, both ways."""
+    extended_next_hop: StrictBool = False
+    """Announce IPv4 routes with IPv6 next hops (RFC 8950), where ``families`` has ipv4 and the session runs on IPv6."""
+
+
+class ListenRange(PeerOptions):
+    """Neighbours that may come from inside a prefix without being named. What a peer may have set may be set here."""
+
+    prefix: NetworkText
+    """Where they come from; ranges do not overlap. A peer that is named has its own settings, inside it too."""
+    asns: Asns
+    """The AS numbers that they may have."""
+    max_sessions: Annotated[StrictInt, Field(ge=1)] = 100
+    """At a time."""
+    filters: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Names of BGPFilters, in order."""
+    ttl_security: Annotated[StrictInt, Field(ge=1, le=255)] | None = None
+    """GTSM (RFC 5082): the most hops to a neighbour, 1 is directly connected; null is off."""
+
+
+def _disjoint(ranges: tuple[ListenRange, ...]) -> tuple[ListenRange, ...]:
+    for place, one in enumerate(ranges):
+        for other in ranges[:place]:
+            shorter, longer = sorted((one.prefix, other.prefix), key=lambda network: network.prefix[0])
+            if shorter.family is longer.family and covers(shorter.prefix, longer.prefix):
+                raise ValueError(f"{one.prefix} overlaps {other.prefix}")
+    return ranges
+
+
+class BgpOptions(_Section):
+    """Sessions: how we listen, and what differs from peer to peer."""
+
+    listen: tuple[AddressText, ...] = Field(
+        default=(Address(bytes(4)), Address(bytes(16))), json_schema_extra={"default": ["0.0.0.0", "::"]}
+    )
+    """Addresses to listen on; BGPConfiguration ``bindMode: NodeIP`` replaces them with the node's own."""
+    port: Port = 179
+    """TCP port, used where no BGPConfiguration sets ``listenPort``: ours, and that of the cluster's other nodes."""
+    defaults: PeerOptions = PeerOptions()
+    """For every peer."""
+    peers: Annotated[
+        Mapping[str, PeerOptions], BeforeValidator(lambda value: {} if value is None else value)
+    ] = Field(default_factory=dict)
+    """By peer name (``Mesh_10_0_1_30``) or address: the same keys; those that are set override the defaults."""
+    listen_ranges: Annotated[tuple[ListenRange, ...], AfterValidator(_disjoint)] = ()
+    """Neighbours that are not named one by one, by the prefix they come from."""
+    route_priority: Literal["auto", "on", "off"] = "auto"
+    """LOCAL_PREF is 2147483647 less the kernel's metric, as Calico 3.32 and later does it. ``auto``: where a
+    BGPConfiguration sets ipv4NormalRoutePriority or ipv6NormalRoutePriority, an internal peer does the same, or the
+    routes of this node's own workloads have a metric (IPv4; Felix gives them one since then)."""
+
+    @model_validator(mode="after")
+    def _canonical(self) -> BgpOptions:
+        names: dict[str, PeerOptions] = {}
+        for name, options in self.peers.items():
+            canonical = _canonical_name(name)
+            if canonical in names:
+                raise PydanticCustomError("twice", "peers: {name} is given twice", {"name": canonical})
+            names[canonical] = options
+        object.__setattr__(self, "peers", names)
+        return self
+
+    def for_peer(self, name: PeerId, address: Address) -> PeerOptions:
+        """The options of one session: the peer's by name over the peer's by address over the defaults."""
+        if not self.peers:
+            return self.defaults
+        laid = [self.peers.get(address_text(address)), self.peers.get(name)]
+        update = {
+            key: getattr(layer, key) for layer in laid if layer is not None for key in layer.model_fields_set
+        }
+        return self.defaults.model_copy(update=update) if update else self.defaults
+
+    def for_range(self, of: ListenRange) -> PeerOptions:
+        """The options of a range's sessions: its own over the defaults."""
+        keys = of.model_fields_set & PeerOptions.model_fields.keys()
+        return self.defaults.model_copy(update={key: getattr(of, key) for key in keys})
+
+    def place(self, key: str, name: PeerId, address: Address) -> str:
+        """The path of the key that decides an option of one session: ``bgp.defaults.password_file``."""
+        for layer in (name, address_text(address)):
+            if layer in self.peers and key in self.peers[layer].model_fields_set:
+                return f"bgp.peers.{layer}.{key}"
+        return f"bgp.defaults.{key}"
+
+
+def _canonical_name(name: str) -> str:
+    try:
+        return address_text(parse_address(name))
+    except ValueError:
+        return name
+
+
+class OriginateOptions(_Section):
+    """What this node announces."""
+
+    ipam_early: StrictBool = False
+    """Announce a borrowed address as soon as IPAM gives it to this node, before the kernel has the workload's route.
+    Until that route is there, a packet to it goes round between this node and the block's owner until its TTL ends."""
+
+
+class NexthopIds(_Section):
+    """The range of kernel nexthop object ids that are ours; nobody else on the node may use it."""
+
+    first: Annotated[StrictInt, Field(ge=1, le=0xFFFFFFFF)] = 0x62600000
+    last: Annotated[StrictInt, Field(ge=1, le=0xFFFFFFFF)] = 0x626FFFFF
+
+    @model_validator(mode="after")
+    def _ordered(self) -> NexthopIds:
+        if self.last < self.first:
+            raise PydanticCustomError("range", "last is less than first")
+        return self
+
+
+class KernelOptions(_Section):
+    """The kernel's routes."""
+
+    workload_interfaces: tuple[InterfacePattern, ...] = ("cali*",)
+    """Interfaces whose host routes are workloads of this node; ``*`` stands for any characters."""
+    tunnel_interfaces: tuple[InterfacePattern, ...] = (
+        "tunl0",
+        "vxlan.calico",
+        "vxlan-v6.calico",
+        "wireguard.cali",
+        "wg-v6.cali",
+    )
+    """Interfaces whose own addresses count as this node's workloads."""
+    nexthop_objects: Literal["auto", "always", "never"] = "auto"
+    """Write routes over kernel nexthop objects: ``auto`` does once a family has more than 64 distinct next hops."""
+    nexthop_ids: NexthopIds = NexthopIds()
+    program_cluster_routes: ClusterRoutesMode = ClusterRoutes.NO_ENCAP_ONLY
+    """Which routes to other nodes' pods are ours to write, where BGPConfiguration does not set programClusterRoutes:
+    ``EnabledNoEncapOnly`` (Calico 3.33 and later; Felix writes those over IPIP) or ``Enabled`` (before: both)."""
+
+
+class MetricsOptions(_Section):
+    """Prometheus metrics and health checks, over HTTP."""
+
+    listen: ListenEndpoint | None = Endpoint("127.0.0.1", 9179)
+    """``ADDRESS:PORT`` for ``/metrics``, ``/livez`` and ``/readyz``; null is off."""
+
+
+class ApiOptions(_Section):
+    """What bgpctl talks to."""
+
+    socket: AbsolutePath = Path("/run/bgpd/api.sock")
+    """The unix socket; who may write to it may command the daemon."""
+
+
+class LogOptions(_Section):
+    """The log, on standard error."""
+
+    level: Literal["auto", "debug", "info", "warning", "error"] = "auto"
+    """``auto``: as BGPConfiguration's ``logSeverityScreen`` says, ``info`` without it. ``debug`` has a line a route."""
+    format: Literal["auto", "text", "json"] = "auto"
+    """``auto``: text, with journal priorities under systemd."""
+
+
+class Config(_Section):
+    """Configuration of bgpd on one node."""
+
+    node: NodeName = Field(default_factory=_hostname)
+    """Name of this machine's Node resource; the host name in lower case unless set."""
+    router_id: RouterId = "auto"
+    """BGP identifier: ``auto`` (the node's IPv4 address, ``hash`` without one), ``hash`` (made of the node's name) or
+    an IPv4 address."""
+    datastore: DatastoreOptions = DatastoreOptions()
+    bgp: BgpOptions = BgpOptions()
+    originate: OriginateOptions = OriginateOptions()
+    kernel: KernelOptions = KernelOptions()
+    metrics: MetricsOptions = MetricsOptions()
+    api: ApiOptions = ApiOptions()
+    state_directory: AbsolutePath = Path("/var/lib/bgpd")
+    """Where a peer's shutdown by the operator is remembered over restarts."""
+    log: LogOptions = LogOptions()
+
+
+def load(path: Path) -> Config:
+    """The configuration in a file; raises ``ConfigError``, also for a file that cannot be read."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError([Problem(str(path), "", f"cannot be read: {error.strerror}")]) from None
+    return parse(text, str(path))
+
+
+def parse(text: str | bytes, source: str) -> Config:
+    """The configuration in a text; ``source`` names it in the ``ConfigError`` that holds all of its mistakes."""
+    try:
+        documents = load_documents(text, source)
+    except YamlError as error:
+        where = f"{error.source}:{error.line}:{error.column}"
+        raise ConfigError([Problem(where, "", error.message)]) from None
+    if len(documents) > 1:
+        raise ConfigError(
+            [Problem(f"{source}:{documents[1].line}", "", "expected one document, not several")]
+        )
+    value = documents[0].value if documents else None
+    if value is not None and not isinstance(value, dict):
+        raise ConfigError([Problem(source, "", "expected keys and values, such as node: worker1")])
+    try:
+        return Config.model_validate(value or {})
+    except ValidationError as error:
+        raise ConfigError([_problem(source, details) for details in error.errors()]) from None
+
+
+Passwords = Mapping[Path, SecretBytes | str]
+"""What each password file holds; a text says why it cannot be read."""
+
+
+def read_passwords(config: Config) -> Passwords:
+    """The files that a configuration names as ``password_file``, for ``rules.peering``; never raises."""
+    options = (config.bgp.defaults, *config.bgp.peers.values(), *config.bgp.listen_ranges)
+    found: dict[Path, SecretBytes | str] = {}
+    for path in {each.password_file for each in options if each.password_file is not None}:
+        try:
+            with path.open("rb") as file:
+                found[path] = SecretBytes(file.read(_PASSWORD_READ))
+        except OSError as error:
+            found[path] = f"cannot be read: {error.strerror}"
+    return found
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the file, for editors; it is the reference of all keys."""
+    _describe()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+
+
+def _describe() -> None:
+    """Makes the texts under the fields their descriptions: only here, since reading the source costs a start 15 ms."""
+    module = sys.modules[__name__]
+    for section in ast.parse(inspect.getsource(module)).body:
+        model = getattr(module, section.name, None) if isinstance(section, ast.ClassDef) else None
+        if not (
+            isinstance(section, ast.ClassDef) and isinstance(model, type) and issubclass(model, BaseModel)
+        ):
+            continue
+        for field, text in pairwise(section.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                assert isinstance(field.target, ast.Name) and isinstance(text.value, ast.Constant)
+                description = inspect.cleandoc(str(text.value.value))
+                for each in (model, *model.__subclasses__()):
+                    if field.target.id in each.model_fields:
+                        each.model_fields[field.target.id].description = description
+        model.model_rebuild(force=True)
+
+
+_PASSWORD_READ = 1024
+"""More than a password may have, so that a longer one is noticed."""
+_EXPECTED = {
+    "string_type": "expected text",
+    "string_too_short": "expected text that is not empty",
+    "int_type": "expected a whole number",
+    "bool_type": "expected true or false",
+    "tuple_type": "expected a list",
+    "mapping_type": "expected keys and values",
+    "model_type": "expected keys and values",
+    "dict_type": "expected keys and values",
+}
+
+
+def _problem(source: str, details: ErrorDetails) -> Problem:
+    kind, found = details["type"], details["input"]
+    path = ".".join(str(part) for part in details["loc"])
+    if kind == "extra_forbidden":
+        section = _section(details["loc"][:-1])
+        close = difflib.get_close_matches(str(details["loc"][-1]), section, 1)
+        known = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(section)}"
+        return Problem(source, path, f"unknown key: {known}")
+    if kind == "missing":
+        return Problem(source, path, "expected, but not there")
+    if kind == "value_error":
+        return Problem(source, path, str(details["ctx"]["error"]))
+    if kind == "literal_error":
+        return Problem(
+            source, path, f"expected {details['ctx']['expected'].replace(chr(39), '')}, not {found!r}"
+        )
+    if kind in _EXPECTED:
+        return Problem(source, path, f"{_EXPECTED[kind]}, not {_short(found)}")
+    message = details["msg"].removeprefix("Input should be ")
+    return Problem(
+        source, path, message if message == details["msg"] else f"expected {message}, not {_short(found)}"
+    )
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict | list):
+        return "a list" if isinstance(value, list) else "keys and values"
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else repr(value)[:60]
+
+
+def _section(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are known at a place of the file."""
+    section: type[BaseModel] = Config
+    for part in location:
+        if part in section.model_fields:
+            kind = section.model_fields[str(part)].annotation
+            section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else PeerOptions
+            section = ListenRange if part == "listen_ranges" else section
+    return list(section.model_fields)

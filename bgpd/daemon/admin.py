@@ -1,0 +1,65 @@
+"""What the operator orders of one session: shut it down, enable, reset or refresh it.
+
+``daemon`` brings the orders of the API here. A shutdown is remembered over restarts (``daemon.shutdowns``).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from bgpd.bgp.outbound import Outbound
+from bgpd.bgp.speaker import Speaker
+from bgpd.daemon.intent import Intent
+from bgpd.daemon.shutdowns import Shutdowns
+from bgpd.model.peer import PeerId
+from bgpd.model.status import Impossible, PeerAction
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """See the module."""
+
+    speaker: Speaker
+    outbound: Outbound
+    intent: Intent
+    shutdowns: Shutdowns
+
+    def carry_out(self, action: PeerAction, peer: PeerId, message: str) -> str:
+        """What was done, in words; ``Impossible`` says why it was not, or not wholly."""
+        speaker = self.speaker
+        if action == "shutdown":
+            speaker.shutdown(peer, message)
+            self.intent.await_peers()
+            self._remember(f"{peer} is shut down, but only until bgpd restarts")
+            return f"{peer} is shut down, also over restarts, until bgpctl peer enable {peer}"
+        if action == "enable":
+            speaker.enable(peer)
+            self.intent.await_peers()
+            self._remember(f"{peer} is enabled, but only until bgpd restarts")
+            return f"{peer} is enabled"
+        if peer in speaker.shutdowns:
+            raise Impossible(f"{peer} is shut down; bgpctl peer enable {peer} lets it come back")
+        if action == "reset":
+            speaker.reset(peer, message)
+            return f"{peer} was reset"
+        session = speaker.peer(peer)
+        if session is None:
+            raise Impossible(f"{peer} is not established")
+        if action == "soft-in":
+            if not speaker.request_refresh(peer):
+                raise Impossible(f"{peer} cannot refresh: it did not announce the capability (RFC 2918)")
+            return f"{peer} was asked for its routes again"
+        for family in session.families:
+            self.outbound.refresh(session, family)
+        return f"{peer} is told all routes again"
+
+    def _remember(self, otherwise: str) -> None:
+        try:
+            self.shutdowns.write(self.speaker.shutdowns)
+        except OSError as error:
+            why = f"{error.filename or self.shutdowns.directory}: {error.strerror}"
+            log.warning("event=state_not_kept cause=%r", why)
+            raise Impossible(f"{otherwise}: {why}") from None

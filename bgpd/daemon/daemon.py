@@ -1,0 +1,588 @@
+"""The wiring: one process, one event loop, one TaskGroup (house rule 14).
+
+Doors report here; the router decides; this module carries what it decided to the reconcilers and the update groups,
+and keeps time. It also owns the rules of a start and an end: nothing is written while another routing daemon is at
+work here, nothing old is swept before the start is over (house rule 5), and a stop leaves the routes in the kernel and
+closes sessions without a NOTIFICATION, so that peers keep them too (RFC 4724).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import importlib
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bgpd import __version__
+from bgpd.bgp.outbound import Outbound
+from bgpd.bgp.speaker import Speaker
+from bgpd.config.config import Config, ConfigError, load
+from bgpd.daemon.admin import Orders
+from bgpd.daemon.intent import Intent
+from bgpd.daemon.shutdowns import Shutdowns
+from bgpd.daemon.startup import DEADLINE, Convergence
+from bgpd.datastore.files import Files
+from bgpd.fib.programmer import Programming
+from bgpd.kernel.kernel import Kernel, KernelHandler
+from bgpd.model.peer import Down, Peer, PeerId
+from bgpd.model.prefix import Address, Family
+from bgpd.model.resources import Problem
+from bgpd.model.route import Announce, EndOfRib, FibKey, Forwarding, RibEvent, Withdraw
+from bgpd.model.status import (
+    BlockView,
+    Check,
+    Explanation,
+    Impossible,
+    PeerAction,
+    PeerStatus,
+    RouteTable,
+    RouteView,
+    SessionState,
+    Status,
+)
+from bgpd.observe.control_socket import AlreadyRunning, Claim, answers
+from bgpd.observe.log import configure as configure_log
+from bgpd.observe.metrics import Metrics
+from bgpd.observe.sdnotify import Notifier
+from bgpd.rib.router import Router
+from bgpd.views import summary
+from bgpd.views.live import Parts, local_words
+from bgpd.views.summary import Facts
+from bgpd.views.tables import Tables
+from bgpd.views.why import Why
+
+if TYPE_CHECKING:
+    from bgpd.observe.api import Api
+
+log = logging.getLogger(__name__)
+
+SLICE = 0.004
+"""Seconds of deciding before the event loop gets a turn."""
+COMPARE_EVERY = 60.0
+"""Seconds between whole compares of the kernel's routes with ours."""
+HOUSEKEEPING, HOUSEKEEPING_AT_START = 1.0, 0.05
+TELL_EVERY = 10.0
+"""Seconds between two words to the service manager that say the same."""
+NOT_YET_LISTENING = "the BGP port is not yet ours"
+GC_THRESHOLDS = (10_000, 5, 1000)
+"""Tables are large and free of cycles: a full collection walks them all for nothing, and holds the loop meanwhile; one
+of the middle generation walks 50,000 objects, which takes 12 ms."""
+SWITCH_INTERVAL = 0.001
+"""Seconds after which the thread that writes to the kernel gets the interpreter lock from a busy event loop: it needs
+it for microseconds, between two system calls."""
+AT_START = ("node", "datastore", "kernel", "metrics", "api", "state_directory")
+"""Keys of the configuration that are read at the start only."""
+MOST_BEHIND = 16384
+"""Prefixes that are read and not yet in the kernel, about, beyond which sessions are not read."""
+MOST_THROTTLED = 1.0
+"""Seconds without reading, at most: hold timers run on."""
+SESSIONS_FIRST = 0.75
+"""Seconds for the sessions to begin in, before the doors to the operator open."""
+LAG_WINDOW = 15
+"""Housekeeping turns over which the worst event-loop lag is remembered."""
+
+
+class Daemon:
+    """One node's bgpd. Fulfils ``speaker.Handler``, ``kernel.kernel.KernelHandler`` and ``model.status.Views``."""
+
+    def __init__(self, config_path: Path, config: Config) -> None:
+        self._config_path, self._config = config_path, config
+        self._started = time.monotonic()
+        self._datastore = Files(config.datastore.path, config.node, config.datastore.endpoint_status)
+        self._facts = Facts(config, str(config_path), time.time(), self._datastore, config_loaded=time.time())
+        self._facts.in_the_way = NOT_YET_LISTENING
+        self._metrics = Metrics(self)
+        self._api: Api | None = None
+        self._notifier = Notifier.from_environment()
+        self._kernel = make_kernel(config, self)
+        self._programming = {
+            f: Programming(f, self._kernel.fibs[f], self._metrics, progressed=self._review_backlog)
+            for f in Family
+        }
+        self._router = Router(self._kernel.resolve)
+        self._outbound = Outbound(self._send)
+        self._convergence = Convergence()
+        self._speaker: Speaker
+        self._intent: Intent
+        self._parts: Parts
+        self._shutdowns = Shutdowns(config.state_directory)
+        self._orders: Orders
+        self._workloads_dirty = False
+        self._rival: str | None = None
+        self._ready_told = False
+        self._told = ("", 0.0)
+        """What the service manager was told last, and when."""
+        self._throttled_at = 0.0
+        self._log_level: str = config.log.level
+        self._turn_scheduled = False
+        self._intent_at: float | None = None
+        self._started_whole = asyncio.Event()
+        """In sync."""
+        self._stopping = asyncio.Event()
+        self._reload_asked = asyncio.Event()
+
+    # Life.
+
+    async def run(self) -> None:
+        """Lives until SIGTERM or SIGINT. ``AlreadyRunning`` where another bgpd answers; a bug raises out of here.
+
+        In any case the kernel's routes stay.
+        """
+        if answers(self._config.api.socket):
+            raise AlreadyRunning(f"another bgpd answers on {self._config.api.socket}")
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
+        await self._kernel.start()
+        for programming in self._programming.values():
+            await programming.adopt()
+        adopted = sum(len(programming.reconciler.held) for programming in self._programming.values())
+        self._speaker = Speaker(self, restarted=adopted > 0, shutdowns=self._shutdowns.read())
+        self._intent = Intent(
+            self._config, self._kernel, self._router, self._outbound, self._speaker, self._convergence
+        )
+        self._intent.reconfigured(self._config)
+        self._orders = Orders(self._speaker, self._outbound, self._intent, self._shutdowns)
+        self._parts = Parts(self._router, self._speaker, self._outbound, self._kernel, self._programming)
+        claim = Claim(self._config.api.socket)
+        try:
+            self.local_changed()
+            node = self._config.node
+            log.info("event=started version=%s node=%s adopted=%d", __version__, node, adopted)
+            gc.freeze()
+            gc.set_threshold(*GC_THRESHOLDS)
+            gc.enable()
+            sys.setswitchinterval(SWITCH_INTERVAL)
+            await self._live(claim)
+        finally:
+            self._notifier.stopping()
+            if self._api is not None:
+                await self._api.stop()
+            claim.release()
+
+    async def _live(self, claim: Claim) -> None:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._kernel.run(), name="kernel"),
+                group.create_task(self._speaker.run(), name="speaker"),
+                group.create_task(self._keep_house(), name="housekeeping"),
+                group.create_task(self._watch_reloads(), name="reloads"),
+                group.create_task(self._follow(), name="datastore"),
+                group.create_task(self._serve(claim), name="api"),
+                *(group.create_task(p.run(), name=f"fib-{f.label}") for f, p in self._programming.items()),
+            ]
+            await self._stopping.wait()
+            log.info("event=stopping routes=kept")
+            for task in tasks:
+                task.cancel()
+
+    async def _serve(self, claim: Claim) -> None:
+        """Opens the doors to the operator once the sessions have had time to begin: what serves them takes a tenth of a
+        second to import. Who connects before waits."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SESSIONS_FIRST):
+                await self._started_whole.wait()
+        module = await asyncio.to_thread(importlib.import_module, "bgpd.observe.api")
+        self._api = api = module.Api(self, self._metrics, claim, self._config.metrics.listen)
+        await api.start()
+        gc.freeze()
+        if api.metrics_error:
+            self._facts.problems.append(Problem(str(self._config_path), "metrics.listen", api.metrics_error))
+
+    async def _follow(self) -> None:
+        """The newest whole truth of the datastore, as it comes."""
+        async for snapshot in self._datastore.watch():
+            self._facts.snapshot = snapshot
+            self._intent_changed()
+
+    def _intent_changed(self) -> None:
+        """The resources or the configuration differ: sessions, policy and originations anew."""
+        facts, intent = self._facts, self._intent
+        if facts.snapshot is None:
+            return
+        self._intent_at = time.monotonic()
+        intent.decide(facts.snapshot)
+        facts.peering, facts.originations = intent.peering, intent.originations
+        if intent.peering is not None and intent.peering.log_level != self._log_level:
+            self._log_level = intent.peering.log_level
+            configure_log(self._log_level, self._config.log.format)
+        self._workloads_dirty = False
+        self._turn()  # what we announce is known before a session can come up
+        intent.engage()
+        self._outbound.release_end_of_rib()
+        self._check_alone()
+        self._kick()
+
+    def _originate(self) -> None:
+        self._workloads_dirty = False
+        self._intent.originate()
+        self._facts.originations = self._intent.originations
+
+    def _send(self, peer: Peer, octets: bytes) -> bool:
+        return self._speaker.send(peer, octets)
+
+    # One turn: decide a slice, carry on what was decided.
+
+    def _kick(self) -> None:
+        if not self._turn_scheduled:
+            self._turn_scheduled = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_scheduled = False
+        if self._workloads_dirty:
+            self._originate()
+        end = time.monotonic() + SLICE
+        more = self._router.work()
+        while more and time.monotonic() < end:
+            more = self._router.work()
+        changes = self._router.take_changes()
+        for family, fib in changes.fib.items():
+            if fib:
+                self._programming[family].want(fib)
+        for programming in self._programming.values():
+            programming.settled(not more)
+        for group, told in changes.adj_rib_out.items():
+            self._outbound.changed(group, told)
+        if changes.fib or changes.adj_rib_out:
+            self._facts.last_routes_change = time.time()
+        if changes.adj_rib_out and self._intent_at is not None:
+            self._metrics.observe_propagation("origination", time.monotonic() - self._intent_at)
+        if not more:
+            self._intent_at = None
+        behind = self._outbound.work(settled=not more)
+        for peer, family, count in self._router.take_over_limit():
+            self._speaker.check_limit(peer, family, count)
+        self._review_backlog()
+        if more or behind:
+            self._kick()
+
+    def _review_backlog(self) -> None:
+        """Reads no further than what was read is decided and written, or memory would hold a large table twice."""
+        backlog = self._router.backlog
+        backlog += sum(programming.reconciler.queued for programming in self._programming.values())
+        now = time.monotonic()
+        if not self._speaker.throttled:
+            if backlog > MOST_BEHIND:
+                self._throttled_at = now
+                self._speaker.throttle(True)
+        elif backlog < MOST_BEHIND // 2 or now >= self._throttled_at + MOST_THROTTLED:
+            self._speaker.throttle(False)
+
+    async def _keep_house(self) -> None:
+        """What time alone brings: stale routes' end, the end of the start, whole compares, the watchdog."""
+        next_compare = self._started + COMPARE_EVERY
+        watchdog_due = 0.0
+        while True:
+            starting = not self._facts.in_sync and time.monotonic() < self._started + DEADLINE
+            interval = HOUSEKEEPING_AT_START if starting else HOUSEKEEPING
+            due = time.monotonic() + interval
+            await asyncio.sleep(interval)
+            now = time.monotonic()
+            self._facts.lags = [*self._facts.lags[-LAG_WINDOW:], max(0.0, now - due)]
+            deadline = self._router.next_deadline()
+            if deadline is not None and deadline <= now:
+                self._router.tick(now)
+                self._kick()
+            self._review_backlog()
+            self._check_alone()
+            self._check_in_sync()
+            if now >= next_compare:
+                next_compare = now + COMPARE_EVERY
+                self.fib_suspect(None, "every minute")
+            self._tell_systemd(now)
+            if self._notifier.watchdog_interval is not None and now >= watchdog_due:
+                watchdog_due = now + self._notifier.watchdog_interval
+                self._notifier.watchdog()
+
+    def _tell_systemd(self, now: float) -> None:
+        wrong = [check for check in self.ready() if not check.ok]
+        up, sessions = self._speaker.count()
+        held = sum(len(programming.reconciler.held) for programming in self._programming.values())
+        text = f"{up}/{sessions} peers up, {held} routes in the kernel"
+        if wrong:
+            text = "not ready: " + "; ".join(f"{check.name}: {check.detail}" for check in wrong)
+        if refused := self._facts.config_error:
+            text += f"; configuration refused: {refused.splitlines()[0]}"
+        if not wrong and not self._ready_told:
+            self._ready_told = True
+            log.info("event=ready after=%.2fs", time.monotonic() - self._started)
+            self._notifier.ready(text)
+        elif text != self._told[0] or now >= self._told[1] + TELL_EVERY:
+            (self._notifier.status if self._ready_told else self._notifier.starting)(text)
+        else:
+            return
+        self._told = (text, now)
+
+    def _check_alone(self) -> None:
+        """While another routing daemon is at work here, nothing is written or swept."""
+        before, now = self._facts.in_the_way, self._in_the_way()
+        if now == before:
+            return
+        self._facts.in_the_way = now
+        for programming in self._programming.values():
+            programming.pause(now is not None)
+            if now is None and before != NOT_YET_LISTENING:
+                programming.suspect("another daemon was at work here")
+        if now is None:
+            log.info("event=writing cause=%r", "nobody else writes here")
+        elif now != NOT_YET_LISTENING:
+            log.warning("event=not_writing cause=%r", now)
+
+    def _in_the_way(self) -> str | None:
+        if self._rival is not None:
+            return self._rival
+        if self._speaker.port_taken:
+            return self._speaker.listen_error
+        if self._facts.peering is None or not self._speaker.listening:
+            return NOT_YET_LISTENING
+        return None
+
+    def _check_in_sync(self) -> None:
+        facts = self._facts
+        if facts.in_sync or self._router.busy or facts.in_the_way is not None:
+            return
+        if self._convergence.over(time.monotonic()):
+            facts.in_sync = True
+            self._started_whole.set()
+            swept = sum(programming.release() for programming in self._programming.values())
+            log.info("event=in_sync after=%.1fs swept=%d", time.monotonic() - self._started, swept)
+
+    # What the sessions say (speaker.Handler).
+
+    def established(self, peer: Peer) -> None:
+        """A session came up."""
+        self._router.session_up(peer, time.monotonic())
+        groups = self._router.groups_of(peer)
+        tables = {family: self._router.adj_rib_out(group) for family, group in groups.items()}
+        self._outbound.join(peer, groups, tables)
+        self._convergence.established(peer.id, peer.families)
+        self._kick()
+
+    def down(self, peer: Peer, down: Down) -> None:
+        """A session ended."""
+        self._outbound.leave(peer)
+        self._router.session_down(peer, down, time.monotonic())
+        self._kick()
+
+    def received(self, peer: Peer, events: Sequence[RibEvent]) -> None:
+        """A session said something."""
+        now = time.monotonic()
+        self._router.received(peer, events, now)
+        for event in events:
+            if isinstance(event, EndOfRib):
+                self._convergence.heard(peer.id, event.family)
+            elif isinstance(event, Announce | Withdraw):
+                self._programming[event.family].heard(now)
+        self._kick()
+
+    def refresh_requested(self, peer: Peer, family: Family) -> None:
+        """A session wants to hear all again (RFC 2918)."""
+        self._outbound.refresh(peer, family)
+        self._kick()
+
+    def writable(self, peer: Peer) -> None:
+        """A session's socket has drained."""
+        self._outbound.writable(peer)
+        self._kick()
+
+    def listening_changed(self) -> None:
+        """The BGP port became ours, or is another's."""
+        self._check_alone()
+
+    def attempted(self, peer_id: PeerId, refused: bool) -> None:
+        """A dial ended."""
+        self._convergence.attempted(peer_id, refused)
+
+    # What the kernel says (kernel.door.KernelHandler).
+
+    def fib_changed(self, family: Family, changes: Mapping[FibKey, Forwarding | None]) -> None:
+        """Somebody else changed what is ours."""
+        self._programming[family].changed(changes)
+
+    def fib_suspect(self, family: Family | None, cause: str) -> None:
+        """Routes may have gone without notice."""
+        for each in Family if family is None else (family,):
+            self._programming[each].suspect(cause)
+
+    def next_hops_changed(self, addresses: frozenset[Address]) -> None:
+        """Next hops lead elsewhere than before."""
+        self._router.next_hops_changed(addresses)
+        self._kick()
+
+    def workloads_changed(self) -> None:
+        """A workload came or went."""
+        self._workloads_dirty = True
+        self._intent_at = self._intent_at or time.monotonic()
+        self._kick()
+
+    def local_changed(self) -> None:
+        """Own addresses, connected subnets or tunnels differ."""
+        self._router.tunnels_changed(self._kernel.tunnels())
+        for family in Family:
+            words = local_words(self._kernel.addresses(family), self._kernel.connected(family))
+            self._router.local_prefixes(family, words)
+        self._kick()
+
+    def rival(self, who: str | None) -> None:
+        """Another daemon writes routes of our protocol; ``None``: it is gone."""
+        self._rival = f"another daemon writes `proto bird` routes: {who}" if who else None
+        self._check_alone()
+
+    # What the operator sees and asks (model.status.Views).
+
+    def status(self) -> Status:
+        """One screen."""
+        return summary.status(self._parts, self._facts)
+
+    def peers(self) -> list[PeerStatus]:
+        """Every wanted session."""
+        return self._parts.peers()
+
+    def routes(
+        self, table: RouteTable, prefix: str | None, peer: str | None, longer: bool = False
+    ) -> Iterable[RouteView]:
+        """Rows of a table."""
+        return Tables(self._parts).routes(table, prefix, peer, longer)
+
+    def blocks(self) -> list[BlockView]:
+        """Blocks that are ours, that we lend from or borrow of."""
+        return summary.block_rows(self._facts)
+
+    def why(self, target: str) -> list[Explanation]:
+        """Explanations of a prefix or an address."""
+        return Why(self._parts, self._facts.snapshot).why(target)
+
+    def live(self) -> list[Check]:
+        """Liveness."""
+        return summary.live(self._facts)
+
+    def ready(self) -> list[Check]:
+        """Readiness."""
+        return summary.ready(self._parts, self._facts)
+
+    async def plan(self, files: Mapping[str, bytes]) -> Mapping[str, object]:
+        """What other resource files would change. Reading and deciding take a thread, so that sessions do not wait."""
+        try:
+            snapshot = await self._datastore.foresee(files)
+        except ValueError as error:
+            raise Impossible(f"nothing would change: {error}; what was read last would stand") from None
+        now = self._intent.snapshot
+        if now is None:
+            raise Impossible("no resources were whole yet: there is nothing to compare with")
+        kernel, foreign = self._kernel.workloads(), self._kernel.foreign()
+        up = {status.id for status in self._speaker.statuses() if status.state is SessionState.ESTABLISHED}
+        config, passwords, encoded = self._config, self._intent.passwords, self._router.encoded
+
+        def compare() -> Mapping[str, object]:
+            from bgpd.views.changes import changes  # no start waits for what is seldom asked
+            from bgpd.views.plan import KernelFacts, plan
+
+            known = KernelFacts(kernel, foreign, frozenset(Family))
+            before, after = (plan(each, config, passwords, known, encoded) for each in (now, snapshot))
+            return changes(before, after, up)
+
+        return await asyncio.to_thread(compare)
+
+    async def reload(self) -> str:
+        """Re-read the configuration file. ``ConfigError``: nothing changed."""
+        facts = self._facts
+        self._notifier.reloading()
+        try:
+            new = load(self._config_path)
+        except ConfigError as error:
+            facts.reloads["failure"] += 1
+            facts.config_error = str(error)
+            log.error("event=reload result=failure error=%r", str(error))
+            raise
+        finally:
+            if self._ready_told:
+                self._notifier.ready(self._told[0])
+        facts.reloads["success"] += 1
+        facts.config_error, facts.config_loaded = "", time.time()
+        changed = [key for key in type(new).model_fields if getattr(new, key) != getattr(self._config, key)]
+        fixed = [key for key in changed if key in AT_START]
+        self._config = facts.config = new.model_copy(
+            update={key: getattr(self._config, key) for key in fixed}
+        )
+        self._log_level = new.log.level
+        configure_log(self._log_level, new.log.format)
+        passwords = self._intent.passwords
+        self._intent.reconfigured(self._config)
+        if self._intent.passwords != passwords:
+            changed.append("password files")
+        self._intent_changed()
+        words = ", ".join(key for key in changed if key not in fixed)
+        told = f"changed: {words}" if words else "nothing changed"
+        if fixed:
+            told += f"; from the next start on: {', '.join(fixed)}"
+        log.info("event=reload result=success words=%r", told)
+        return told
+
+    async def _watch_reloads(self) -> None:
+        """SIGHUP is a reload whose outcome only the log tells."""
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            with contextlib.suppress(ConfigError):
+                await self.reload()
+
+    async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
+        """Shut down, enable, reset or refresh one session."""
+        said = self._orders.carry_out(action, self._parts.find_peer(name).id, message)
+        self._kick()
+        return said
+
+
+def make_kernel(config: Config, handler: KernelHandler | None) -> Kernel:
+    """The kernel door as the configuration wants it."""
+    kernel = config.kernel
+    return Kernel(
+        handler,
+        workload_interfaces=kernel.workload_interfaces,
+        tunnel_interfaces=kernel.tunnel_interfaces,
+        nexthop_objects=kernel.nexthop_objects,
+        nexthop_ids=range(kernel.nexthop_ids.first, kernel.nexthop_ids.last + 1),
+    )
+
+
+def run(config_path: Path) -> int:
+    """The daemon, until it is told to stop. Raises ``ConfigError`` for a bad configuration; returns an exit code."""
+    config = load(config_path)
+    configure_log(config.log.level, config.log.format)
+    return _main(lambda: Daemon(config_path, config).run())
+
+
+def cleanup(config: Config) -> int:
+    """Remove all that is ours from the kernel; the daemon must not be running. Returns an exit code."""
+
+    async def remove() -> None:
+        door = make_kernel(config, None)
+        await door.start()
+        try:
+            for family in Family:
+                count = await door.fibs[family].remove_all()
+                print(f"{family.label}: {count} routes removed")
+        finally:
+            await door.close()
+
+    return _main(remove)
+
+
+def _main(work: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    try:
+        asyncio.run(work())
+    except AlreadyRunning as error:
+        print(f"bgpd: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0

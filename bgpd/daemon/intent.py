@@ -1,0 +1,126 @@
+"""From the intent to the live parts: resources and configuration become sessions, a route policy, and originations.
+
+``daemon`` calls this when the datastore has another snapshot, the configuration was read again, or the workloads of
+this node differ. What follows from it is the rules' (``rules.peering``, ``rules.policy``, ``rules.originate``); this
+hands it to the speaker, the router and the update groups, in the order that tells no peer anything false: what is told
+is known before a session can come up.
+"""
+
+from __future__ import annotations
+
+import logging
+import operator
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bgpd.bgp.outbound import Outbound
+from bgpd.bgp.speaker import Speaker
+from bgpd.config.config import Config, Passwords, read_passwords
+from bgpd.daemon.startup import Convergence
+from bgpd.kernel.kernel import Kernel
+from bgpd.model.peer import PeerId
+from bgpd.model.prefix import Family
+from bgpd.model.resources import Snapshot
+from bgpd.model.route import Origination
+from bgpd.rib.router import Router
+from bgpd.rules.originate import originate
+from bgpd.rules.peering import Peering, peers
+from bgpd.rules.policy import RoutePolicy, are_ranked, route_policy
+from bgpd.rules.services import Services, services
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Intent:
+    """What this node must do, as the newest resources and configuration say it."""
+
+    config: Config
+    kernel: Kernel
+    router: Router
+    outbound: Outbound
+    speaker: Speaker
+    convergence: Convergence
+    snapshot: Snapshot | None = None
+    peering: Peering | None = None
+    policy: RoutePolicy = field(default_factory=RoutePolicy)
+    services: Services | None = None
+    originations: Mapping[Family, Origination] = field(default_factory=dict)
+    passwords: Passwords = field(default_factory=dict, repr=False)
+    """As the configuration's files had them when it was read."""
+    _causes: tuple[object, ...] = ()
+    _engaged: Peering | None = None
+    """What the speaker was told."""
+
+    def reconfigured(self, config: Config) -> None:
+        """The configuration was read, at the start or again: its password files too."""
+        self.config, self.passwords = config, read_passwords(config)
+        self._causes = ()
+
+    def decide(self, snapshot: Snapshot) -> None:
+        """The resources or the configuration differ: what to tell and to keep is decided; ``engage`` must follow."""
+        self.snapshot = snapshot
+        # A kind that did not change is the same object from snapshot to snapshot.
+        causes = (
+            snapshot.nodes,
+            snapshot.peers,
+            snapshot.bgp_configurations,
+            snapshot.secrets,
+            snapshot.filters,
+            snapshot.local_workloads,
+            snapshot.unusable,
+        )
+        if not self._causes or any(map(operator.is_not, causes, self._causes)):
+            self._causes = causes
+            self._find_peers(snapshot)
+        assert self.peering is not None
+        self.services = services(snapshot, self.config.node, self.services)
+        self.policy = route_policy(snapshot, self.config.node, self.config, self.peering, self.services)
+        self.kernel.follow_foreign = any(self.policy.filters_exports(family) for family in Family)
+        moved = self.router.policy(self.policy)
+        groups = {group for of_peer in moved.values() for group in of_peer.values()}
+        self.outbound.move(moved, {group: self.router.adj_rib_out(group) for group in groups})
+        self.originate()
+
+    def _find_peers(self, snapshot: Snapshot) -> None:
+        before = self.peering
+        self.peering = peering = peers(snapshot, self.config.node, self.config, self.passwords)
+        for problem in peering.problems:
+            if not before or problem not in before.problems:
+                log.warning("event=peering_problem source=%r cause=%r", problem.source, str(problem))
+
+    def engage(self) -> None:
+        """The sessions that are wanted: dialled, waited for, or ended."""
+        before, found = self._engaged, self.peering
+        if found is None or found is before:
+            return
+        self._engaged = found
+        gone = self.speaker.configure(found.peers, found.listen.addresses, found.listen.port, found.dynamic)
+        self.await_peers()
+        for peer in {*gone, *(before.peers.keys() - found.peers.keys() if before else ())}:
+            self.router.forget(peer)
+
+    def await_peers(self) -> None:
+        """The start waits for every peer that is wanted, but for those that the operator has shut down."""
+        if self.peering is not None:
+            down: Mapping[PeerId, str] = self.speaker.shutdowns
+            wanted = {peer: config for peer, config in self.peering.peers.items() if peer not in down}
+            self.convergence.configured(wanted, time.monotonic())
+
+    def originate(self) -> None:
+        """What this node announces and keeps, anew."""
+        if self.snapshot is not None:
+            foreign = self.kernel.foreign() if self.kernel.follow_foreign else None
+            workloads = self.kernel.workloads()
+            self.router.workloads_ranked(are_ranked(workloads))
+            self.originations = originate(
+                self.snapshot,
+                workloads,
+                self.config.node,
+                self.config.originate.ipam_early,
+                self.policy,
+                foreign,
+                self.services,
+            )
+            self.router.originated(self.originations)

@@ -1,0 +1,139 @@
+"""Node, of projectcalico.org/v3 and of core/v1 with Calico's annotations (calico.md §4.5). For ``decode``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from netaddr import IPNetwork
+
+from bgpd.datastore.calico.fields import Fields
+from bgpd.model.prefix import Address, Family, family_of, parse_address, parse_prefix, prefix_text
+from bgpd.model.resources import Node
+
+_ANNOTATION = "projectcalico.org/"
+
+
+def calico_node(name: str, fields: Fields) -> Node:
+    spec, status = fields.section("spec"), fields.section("status")
+    bgp, wireguard = spec.section("bgp"), spec.section("wireguard")
+    tunnels = [
+        (bgp, "ipv4IPIPTunnelAddr", Family.IPV4),
+        (spec, "ipv4VXLANTunnelAddr", Family.IPV4),
+        (spec, "ipv6VXLANTunnelAddr", Family.IPV6),
+        (wireguard, "interfaceIPv4Address", Family.IPV4),
+        (wireguard, "interfaceIPv6Address", Family.IPV6),
+    ]
+    # A status does not survive every export of a resource: the interface's address says as much.
+    protected = frozenset(
+        family
+        for family, key, address in (
+            (Family.IPV4, "wireguardPublicKey", "interfaceIPv4Address"),
+            (Family.IPV6, "wireguardPublicKeyV6", "interfaceIPv6Address"),
+        )
+        if status.text(key) or wireguard.get(address)
+    )
+    labels = _labels(fields.section("metadata"), {})
+    names = ("ipv4Address", "ipv6Address", "asNumber", "routeReflectorClusterID")
+    return _node(name, labels, bgp, names, tunnels, protected)
+
+
+def kubernetes_node(name: str, fields: Fields) -> Node:
+    metadata = fields.section("metadata")
+    annotations = metadata.section("annotations")
+    tunnels = [
+        (annotations, _ANNOTATION + key, Family.IPV6 if "IPv6" in key else Family.IPV4)
+        for key in (
+            "IPv4IPIPTunnelAddr",
+            "IPv4VXLANTunnelAddr",
+            "IPv6VXLANTunnelAddr",
+            "IPv4WireguardInterfaceAddr",
+            "IPv6WireguardInterfaceAddr",
+        )
+    ]
+    protected = frozenset(
+        family
+        for family, key in ((Family.IPV4, "WireguardPublicKey"), (Family.IPV6, "WireguardPublicKeyV6"))
+        if annotations.text(_ANNOTATION + key)
+    )
+    labels = _labels(metadata, _json(annotations, _ANNOTATION + "labels"))
+    names = ("IPv4Address", "IPv6Address", "ASNumber", "RouteReflectorClusterID")
+    return _node(name, labels, annotations, tuple(_ANNOTATION + key for key in names), tunnels, protected)
+
+
+def _node(
+    name: str,
+    labels: Mapping[str, str],
+    bgp: Fields,
+    names: tuple[str, ...],
+    tunnels: list[tuple[Fields, str, Family]],
+    wireguard: frozenset[Family],
+) -> Node:
+    ipv4, ipv6, asn, cluster = names
+    address4, network4 = bgp.parsed(ipv4, _of(Family.IPV4, _interface)) or (None, None)
+    address6, network6 = bgp.parsed(ipv6, _of(Family.IPV6, _interface)) or (None, None)
+    addresses = [where.parsed(key, _of(family, _interface)) for where, key, family in tunnels]
+    cluster_id = bgp.parsed(cluster, _of(Family.IPV4, _interface))
+    return Node(
+        name,
+        labels,
+        ipv4=address4,
+        ipv6=address6,
+        ipv4_network=network4,
+        ipv6_network=network6,
+        asn=bgp.asn(asn),
+        route_reflector_cluster_id=cluster_id[0] if cluster_id else None,
+        tunnel_addresses=tuple(found[0] for found in addresses if found),
+        wireguard=wireguard,
+    )
+
+
+def _of(
+    family: Family, parse: Callable[[str], tuple[Address, IPNetwork | None]]
+) -> Callable[[str], tuple[Address, IPNetwork | None]]:
+    """``parse``, refusing an address of the other family."""
+
+    def checked(text: str) -> tuple[Address, IPNetwork | None]:
+        found = parse(text)
+        if family_of(found[0]) is not family:
+            raise ValueError(f"{text!r} is not of {family.label}")
+        return found
+
+    return checked
+
+
+def _interface(text: str) -> tuple[Address, IPNetwork | None]:
+    """``address`` or ``address/length``, with the subnet when there is a length."""
+    try:
+        family, prefix = parse_prefix(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an address such as 10.0.1.20/24 or fd00::14/64") from None
+    network = IPNetwork(prefix_text(family, prefix)) if "/" in text else None
+    return parse_address(text.partition("/")[0]), network
+
+
+def _labels(metadata: Fields, beneath: Mapping[str, Any]) -> dict[str, str]:
+    """Labels of an object: its own, over those that Calico keeps in annotations."""
+    annotations = metadata.section("annotations")
+    kept = _json(annotations, _ANNOTATION + "metadata").get("labels") or {}
+    if not isinstance(kept, dict):
+        annotations.bad(_ANNOTATION + "metadata", "expected labels of keys and values")
+    labels = {**kept, **beneath, **metadata.section("labels").data}
+    for key, value in labels.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            metadata.bad(f"labels.{key}", f"expected text, not {value!r}: put it in quotes")
+    return labels
+
+
+def _json(annotations: Fields, key: str) -> dict[str, Any]:
+    """An annotation that holds a JSON object."""
+    text = annotations.text(key)
+    value: object
+    try:
+        value = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        annotations.bad(key, "expected a JSON object")
+    return value

@@ -1,0 +1,319 @@
+"""Adj-RIB-Out of one family: the update groups, what each is told of a prefix, and what of that changed.
+
+Part of ``router``, which decides and calls this; apart from it because what is chosen and what is told of it are two
+subjects. A group's ``table`` is keyed by NLRI, the octets that go on the wire: the prefix, or path identifier and
+prefix where the peer takes several paths (RFC 7911). ``Update.state`` says by prefix what was told of it; without
+path identifiers the two are one dictionary.
+
+The fast road: what the protocol lets a group know depends on the path alone and is worked out once a decision; where
+no group has filters and nothing adds communities, the prefix only has to be inside a pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import NamedTuple
+
+from bgpd.model.peer import PeerId
+from bgpd.model.prefix import Family, Prefix
+from bgpd.model.route import (
+    UNUSABLE,
+    Attributes,
+    Originated,
+    Origination,
+    Out,
+    Path,
+    RouteSource,
+    Selection,
+)
+from bgpd.rib.tables import AdjRibOut
+from bgpd.rules.exports import (
+    ExportRefusal,
+    Group,
+    Ruling,
+    interface_refusal,
+    learned_out,
+    local_out,
+    own_local_pref,
+    prefix_refusal,
+    protocol_refusal,
+    ruling,
+)
+from bgpd.rules.filters import Chain, Subject
+from bgpd.rules.imports import with_local_pref
+from bgpd.rules.policy import FamilyPolicy, RoutePolicy
+
+Told = Out | tuple[Out, ...] | None
+"""What a group is told of a prefix; a tuple, never an empty one, where it takes several paths."""
+OutChanges = dict[Prefix, tuple[Out | None, Out | None]]
+"""NLRI -> (what the group was told before this batch, what it is told now)."""
+MOST_MADE = 65536
+"""What was worked out for a group and is remembered."""
+
+
+@dataclass(slots=True, eq=False)
+class Update:
+    """One update group and what it is told."""
+
+    group: Group
+    chain: Chain | None
+    members: int = 0
+    table: AdjRibOut = field(default_factory=dict)
+    """By NLRI; live for ``bgp.outbound``."""
+    state: dict[Prefix, Out | tuple[Out, ...]] = field(default_factory=dict)
+    changes: OutChanges = field(default_factory=dict)
+    """Since they were taken."""
+    made: dict[object, Out | ExportRefusal] = field(default_factory=dict)
+    """Outs that filters or communities made, by path and operations: equal ones are one object."""
+
+    def __post_init__(self) -> None:
+        if not self.group.add_path:
+            self.state = self.table  # type: ignore[assignment]  # narrower values
+
+
+class Telling(NamedTuple):
+    """What one group is told of one route, and which rule said so; for ``bgpctl why``."""
+
+    path: Path | None
+    """``None``: this node's own."""
+    out: Out | ExportRefusal
+    rule: str
+    """The filter's rule that decided; empty for the built-in ones."""
+
+
+class Adverts:
+    """See the module. ``is_client`` tells whether a path's peer is a client of ours (RFC 4456)."""
+
+    def __init__(self, family: Family, is_client: Callable[[Path], bool]) -> None:
+        self.family = family
+        self.updates: tuple[Update, ...] = ()
+        """Another object whenever the groups are others: decisions remember for which they were made."""
+        self.origination = Origination()
+        self.policy, self.kept_inside = FamilyPolicy(), RoutePolicy().kept_inside
+        self.prioritised = False
+        self.filtered = False
+        """Whether the slow road is needed: a group has filters, or communities are added."""
+        self._is_client = is_client
+        self._path_ids: dict[tuple[PeerId | None, int], int] = {}
+
+    # Groups.
+
+    def find(self, group: Group) -> Update | None:
+        """The update group, if it has members."""
+        return next((update for update in self.updates if update.group == group), None)
+
+    def join(self, group: Group, chain: Chain | None) -> bool:
+        """A session is told what ``group`` is told. Whether the group is new, so that its table must be filled."""
+        if update := self.find(group):
+            update.members += 1
+            return False
+        self.updates = (*self.updates, Update(group, chain, 1))
+        self._review()
+        return True
+
+    def leave(self, group: Group) -> None:
+        """A session is told something else, or nothing."""
+        if update := self.find(group):
+            update.members -= 1
+            if not update.members:
+                self.updates = tuple(other for other in self.updates if other is not update)
+                self._review()
+
+    def configure(self, policy: RoutePolicy) -> None:
+        """Another policy: what each group is told of any route may differ."""
+        self.policy, self.kept_inside = policy.families[self.family], policy.kept_inside
+        for update in self.updates:
+            update.chain = policy.chain(update.group.filters, "export", self.family)
+        self.forget()
+
+    def forget(self) -> None:
+        """What was worked out for paths no longer holds."""
+        for update in self.updates:
+            update.made.clear()
+        self._review()
+
+    def _review(self) -> None:
+        self.filtered = bool(self.policy.advertisements) or any(update.chain for update in self.updates)
+
+    # Learned routes.
+
+    def bases(self, selection: Selection) -> tuple[Told, ...]:
+        """What each group may be told, as far as the paths alone say; empty when that is nothing at all."""
+        found = tuple(self._base(update, selection) for update in self.updates)
+        return found if any(found) else ()
+
+    def _base(self, update: Update, selection: Selection) -> Told:
+        group = update.group
+        if not group.add_path:
+            out = self._learned(selection.best, group)
+            return out if isinstance(out, Out) else None
+        outs = [
+            out._replace(path_id=self._path_id(path))
+            for path in usable(selection)
+            if isinstance(out := self._learned(path, group), Out)
+        ]
+        return tuple(sorted(outs, key=attrgetter("path_id"))) or None
+
+    def _learned(self, path: Path, group: Group) -> Out | ExportRefusal:
+        return learned_out(path, group, group.ibgp and self._is_client(path))
+
+    def learned(self, prefix: Prefix, selection: Selection, bases: Sequence[Told]) -> Sequence[Told]:
+        """The slow road: what each group is told of a learned prefix, where filters or communities bear on it."""
+        builtin = prefix_refusal(prefix, self.origination)
+        found: list[Told] = []
+        for update, base in zip(self.updates, bases, strict=True):
+            if not base or (builtin and update.chain is None):
+                found.append(None)
+            elif isinstance(base, Out):
+                found.append(self._filtered(update, prefix, selection.best, base, builtin))
+            else:
+                by_id = {self._path_id(path): path for path in usable(selection)}
+                outs = (self._filtered(update, prefix, by_id[out.path_id], out, builtin) for out in base)
+                found.append(tuple(out for out in outs if out is not None) or None)
+        return found
+
+    def _filtered(
+        self, update: Update, prefix: Prefix, path: Path, base: Out, builtin: ExportRefusal | None
+    ) -> Out | None:
+        said = self._rule_learned(update, prefix, path, builtin)
+        if said.refusal:
+            return None
+        if not said.operations:
+            return base
+        made = update.made.get((path, said.operations))
+        if made is None:
+            if len(update.made) >= MOST_MADE:
+                update.made.clear()
+            made = learned_out(path, update.group, self._is_client(path), said.operations)
+            if isinstance(made, Out):
+                made = made._replace(path_id=base.path_id)
+            update.made[path, said.operations] = made
+        return made if isinstance(made, Out) else None
+
+    def _rule_learned(
+        self, update: Update, prefix: Prefix, path: Path, builtin: ExportRefusal | None
+    ) -> Ruling:
+        attributes = with_local_pref(path.attributes)
+        subject = Subject(self.family, prefix, RouteSource.BGP, "", attributes)
+        return ruling(subject, update.group, update.chain, builtin, self.policy)
+
+    def _path_id(self, path: Path | None) -> int:
+        """Of a source of routes: the same for all prefixes, and from session to session."""
+        key = (None, 0) if path is None else (path.peer.id, path.path_id)
+        return self._path_ids.setdefault(key, len(self._path_ids) + 1)
+
+    # This node's own.
+
+    def own(self, prefix: Prefix, originated: Originated, announced: bool) -> Sequence[Told]:
+        """What each group is told of a route of this node. ``announced``: by the built-in rules too."""
+        if not announced and not self.filtered:
+            return ()
+        return [self._own(update, prefix, originated, announced) for update in self.updates]
+
+    def _own(self, update: Update, prefix: Prefix, originated: Originated, announced: bool) -> Told:
+        said = self._rule_own(update, prefix, originated, announced)
+        if said.refusal:
+            return None
+        local_pref = own_local_pref(originated, self.policy, self.prioritised)
+        key = (local_pref, said.operations, originated.gateway)
+        made = update.made.get(key)
+        if made is None:
+            made = update.made[key] = local_out(update.group, local_pref, said.operations, originated.gateway)
+        assert isinstance(made, Out)
+        return (made._replace(path_id=self._path_id(None)),) if update.group.add_path else made
+
+    def _rule_own(self, update: Update, prefix: Prefix, originated: Originated, announced: bool) -> Ruling:
+        builtin = (
+            interface_refusal(originated, update.group, self.kept_inside)
+            if announced
+            else ExportRefusal.NOT_OURS_TO_SAY
+        )
+        attributes = Attributes(local_pref=own_local_pref(originated, self.policy, self.prioritised))
+        subject = Subject(self.family, prefix, originated.route_source, originated.interface, attributes)
+        return ruling(subject, update.group, update.chain, builtin, self.policy)
+
+    # Telling.
+
+    def tell(self, update: Update, prefix: Prefix, out: Told) -> None:
+        """A group is told something else of a prefix than before."""
+        changes = update.changes
+        if update.state is update.table:
+            _put(update.table, changes, prefix, out)  # type: ignore[arg-type]  # not a tuple of several
+            return
+        now = {each.path_id: each for each in out or () if isinstance(each, Out)}
+        before = update.state.pop(prefix, ())
+        for path_id in {each.path_id for each in before if isinstance(each, Out)} - now.keys():
+            _put(update.table, changes, _nlri(path_id, prefix), None)
+        for path_id, each in now.items():
+            if update.table.get(nlri := _nlri(path_id, prefix)) != each:
+                _put(update.table, changes, nlri, each)
+        if out:
+            update.state[prefix] = out
+
+    def take_changes(self) -> dict[Group, OutChanges]:
+        """What the groups are told otherwise since the last call."""
+        found = {}
+        for update in self.updates:
+            if update.changes:
+                found[update.group], update.changes = update.changes, {}
+        return found
+
+    # For the operator.
+
+    def tellings(
+        self, prefix: Prefix, group: Group, own: Originated | None, announced: bool, paths: Iterable[Path]
+    ) -> list[Telling]:
+        """What a group is told of a prefix, and why: of our own route, or else of each of ``paths``."""
+        update = self.find(group)
+        if update is None:
+            return []
+        if own is not None:
+            said = self._rule_own(update, prefix, own, announced)
+            out = self._own(update, prefix, own, announced)
+            return [Telling(None, said.refusal or _one(out), said.rule)]
+        found = []
+        builtin = prefix_refusal(prefix, self.origination)
+        for path in paths:
+            if refusal := protocol_refusal(path, group, self._is_client(path)):
+                found.append(Telling(path, refusal, ""))
+                continue
+            said = self._rule_learned(update, prefix, path, builtin)
+            base = learned_out(path, group, self._is_client(path), said.operations)
+            found.append(Telling(path, said.refusal or base, said.rule))
+        return found
+
+
+def usable(selection: Selection) -> list[Path]:
+    """The paths of a decision that could forward, the best first."""
+    lost = (path for path, reason in selection.rejected.items() if reason not in UNUSABLE)
+    return list(dict.fromkeys((*selection.multipath, *lost)))
+
+
+def prefix_of(group: Group, nlri: Prefix) -> Prefix:
+    """The prefix in a key of a group's table."""
+    return Prefix(nlri[4:]) if group.add_path else nlri
+
+
+def _one(out: Told) -> Out | ExportRefusal:
+    if isinstance(out, Out):
+        return out
+    return out[0] if out else ExportRefusal.NOT_OURS_TO_SAY
+
+
+def _nlri(path_id: int, prefix: Prefix) -> Prefix:
+    return Prefix(path_id.to_bytes(4, "big") + prefix)
+
+
+def _put(table: AdjRibOut, changes: OutChanges, nlri: Prefix, out: Out | None) -> None:
+    pair = changes.get(nlri)
+    before = pair[0] if pair else table.get(nlri)
+    if pair and before == out:
+        del changes[nlri]
+    else:
+        changes[nlri] = (before, out)
+    if out is None:
+        del table[nlri]
+    else:
+        table[nlri] = out

@@ -1,0 +1,521 @@
+"""The single writer: what happened comes in, what must change goes out. Owns every RIB and does no I/O.
+
+``daemon`` calls the event methods as the doors report, then ``work`` until nothing is due (a slice at a time, so that
+the event loop is never held), and passes ``take_changes`` on: forwarding to the reconcilers, Adj-RIB-Out to the update
+groups. Decisions depend on present state alone (house rule 4): an event may come twice or late.
+
+A prefix of this node's own (announced, a blackhole, or a static route) is not up for decision: what peers say of it is
+kept and hidden; but a workload that has moved takes its address with it (calico.md §3.5). The same holds for the node's
+own addresses and connected subnets. Everything else is decided by ``rules.decision``.
+
+Adj-RIB-In holds what was received, so another policy (``policy``) touches no session. The hot road is that of peers
+without import filters and of families whose routes all go into the kernel as they resolve: a decision is found by its
+candidates' identities. The other roads pay for what they ask, prefix by prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bgpd.model.peer import Down, DownReason, Peer, PeerId
+from bgpd.model.prefix import Address, Family, Prefix, is_host
+from bgpd.model.route import (
+    Announce,
+    BeginRefresh,
+    EndRefresh,
+    FibKey,
+    Origination,
+    Out,
+    Path,
+    Reason,
+    Resolution,
+    RibEvent,
+    Unresolved,
+    Via,
+    Withdraw,
+)
+from bgpd.rib.family import MOST_ALTERED, FamilyRib, FibChanges, Resolve
+from bgpd.rib.groups import OutChanges, Telling, usable
+from bgpd.rib.tables import AdjRibIn, AdjRibOut, LocRib
+from bgpd.rules.decision import judge
+from bgpd.rules.exports import ExportRefusal, Group, groups_of
+from bgpd.rules.filters import Verdict
+from bgpd.rules.forwarding import KernelRefusal, place
+from bgpd.rules.imports import (
+    GRACEFUL_SHUTDOWN,
+    ImportRules,
+    import_refusal,
+    import_rules,
+    received,
+)
+from bgpd.rules.policy import ENCODED, FamilyPolicy, KernelRule, RoutePolicy
+
+STALE_TIME = 360.0
+"""Seconds that stale routes wait for End-of-RIB once their peer is back (RFC 4724 §4.2, the upper bound that it leaves
+to us): a peer may hold its End-of-RIB until it converged itself, in BIRD 240 s."""
+
+
+@dataclass(slots=True)
+class Changes:
+    """What one turn of work decided. ``None`` is "gone"."""
+
+    fib: dict[Family, FibChanges] = field(default_factory=dict)
+    adj_rib_out: dict[Group, OutChanges] = field(default_factory=dict)
+
+
+class Router:
+    """See the module. ``resolve`` tells where a next hop leads; the kernel door's, or a table in tests."""
+
+    def __init__(self, resolve: Resolve, max_paths: int = 16) -> None:
+        self._kernel_resolve, self._max_paths = resolve, max_paths
+        self._gateways: dict[Address, Address] = {}
+        """Next hops that a host route of ours leads to -> over what: the kernel knows the ways of others only."""
+        self._policy = RoutePolicy()
+        self._ribs = {
+            family: FamilyRib(family, self.resolve, max_paths, self._is_client) for family in Family
+        }
+        self._peers: dict[PeerId, Peer] = {}
+        self._groups: dict[PeerId, dict[Family, Group]] = {}
+        """Of established sessions."""
+        self._altered: dict[Path, Path] = {}
+        """Paths that are taken in otherwise than they were received."""
+        self._encoders: dict[PeerId, Peer] = {}
+        """Internal sessions that sent a LOCAL_PREF that carries a metric; of one that ended, while its routes stay."""
+        self._prioritised = self._ranked = False
+        self._stale_until: dict[tuple[PeerId, Family], float] = {}
+        self._refreshing: set[tuple[PeerId, Family]] = set()
+        self._over_limit: dict[PeerId, tuple[Peer, Family, int]] = {}
+
+    # What happened.
+
+    def session_up(self, peer: Peer, now: float) -> None:
+        """A session is established: its routes will follow, and it joins its update groups.
+
+        Stale routes wait for its End-of-RIB, ``STALE_TIME`` at most; those of a family whose forwarding the peer did
+        not preserve, or that this session does not carry, go at once (RFC 4724 §4.2).
+        """
+        before = self._peers.get(peer.id)
+        if before is peer:
+            return
+        if before is not None:  # its end comes late, or never
+            replaced = Down(DownReason.REPLACED, "", before.restart_families, before.restart_time)
+            self.session_down(before, replaced, now)
+        self._peers[peer.id] = peer
+        kept = peer.families & peer.forwarding_preserved
+        for family, rib in self._ribs.items():
+            key = peer.id, family
+            if family not in kept:
+                self._stale_until.pop(key, None)
+                rib.forget(peer.id)
+            elif key in self._stale_until:
+                self._stale_until[key] = now + STALE_TIME
+            rib.set_rules(peer, import_rules(self._policy, peer, family))
+        self._review_encoders()
+        self._groups[peer.id] = groups = groups_of(peer, self._policy)
+        for family, group in groups.items():
+            self._join(self._ribs[family], group)
+
+    def session_down(self, peer: Peer, down: Down, now: float) -> None:
+        """A session ended. Routes of the families in ``down.keep`` stay as stale for ``down.keep_seconds``.
+
+        Word of a session that another has replaced comes too late to mean anything.
+        """
+        if self._peers.get(peer.id) is not peer:
+            return
+        del self._peers[peer.id]
+        self._over_limit.pop(peer.id, None)
+        for family, rib in self._ribs.items():
+            self._refreshing.discard((peer.id, family))
+            if family in down.keep:
+                rib.adj_rib_in.mark_stale(peer.id)
+                self._stale_until[peer.id, family] = now + down.keep_seconds
+            else:
+                self._stale_until.pop((peer.id, family), None)
+                rib.forget(peer.id)
+        for family, group in self._groups.pop(peer.id).items():
+            self._leave(self._ribs[family], group)
+        self._review_encoders()
+
+    def forget(self, peer: PeerId) -> None:
+        """The peer is no longer wanted: its session, if its end was not told, and whatever it left go."""
+        if session := self._peers.get(peer):
+            self.session_down(session, Down(DownReason.CONFIG, ""), 0.0)
+        for family, rib in self._ribs.items():
+            self._stale_until.pop((peer, family), None)
+            rib.forget(peer)
+        self._review_encoders()
+
+    def received(self, peer: Peer, events: Sequence[RibEvent], now: float = 0.0) -> None:
+        """What a session said, in order."""
+        if self._peers.get(peer.id) is not peer:
+            return
+        limit, zoned, internal = peer.config.max_prefixes, peer.config.interface is not None, peer.ibgp
+        peer_id = peer.id
+        for event in events:
+            rib = self._ribs[event.family]
+            if isinstance(event, Announce):
+                path = event.path
+                attributes = path.attributes
+                if zoned or (attributes.communities and GRACEFUL_SHUTDOWN in attributes.communities):
+                    path = self._as_taken(path)
+                refused = import_refusal(path, rib.rules[peer_id]) is not None
+                rib.adj_rib_in.announce(path, event.prefixes, rib.dirty, refused)
+                if internal and (attributes.local_pref or 0) > ENCODED:
+                    self._encodes(peer)
+                if limit is not None:
+                    received_, _, stale = rib.adj_rib_in.counts(peer.id)
+                    if received_ - stale > limit:
+                        self._over_limit[peer.id] = (peer, event.family, received_ - stale)
+            elif isinstance(event, Withdraw):
+                rib.adj_rib_in.withdraw(peer, event.prefixes, event.path_id, rib.dirty)
+            else:
+                self._marker(peer, rib, event, now)
+
+    def _marker(self, peer: Peer, rib: FamilyRib, event: RibEvent, now: float) -> None:
+        """End-of-RIB (RFC 4724), or the begin or end of a refresh (RFC 7313 §4)."""
+        key = peer.id, rib.family
+        if isinstance(event, BeginRefresh):
+            if key not in self._stale_until:  # otherwise the first telling is still under way
+                rib.adj_rib_in.mark_stale(peer.id)
+                self._stale_until[key] = now + STALE_TIME
+                self._refreshing.add(key)
+            return
+        if isinstance(event, EndRefresh) != (key in self._refreshing):
+            return
+        self._refreshing.discard(key)
+        self._stale_until.pop(key, None)
+        rib.adj_rib_in.sweep_stale(peer.id)
+        self._review_encoders()
+
+    def originated(self, originations: Mapping[Family, Origination]) -> None:
+        """What this node announces and keeps, whole; only what differs from before is decided again."""
+        for family, new in originations.items():
+            rib, old = self._ribs[family], self._ribs[family].origination
+            rib.origination = rib.adverts.origination = new
+            rib.specials()
+            pairs: tuple[tuple[Mapping[Prefix, object], Mapping[Prefix, object]], ...] = (
+                (old.announce, new.announce),
+                (old.blackholes, new.blackholes),
+                (old.statics, new.statics),
+                (old.offered, new.offered) if rib.adverts.filtered else ({}, {}),
+            )
+            for before, after in pairs:
+                for prefix in before.keys() | after.keys():
+                    if before.get(prefix) != after.get(prefix):
+                        rib.dirty[prefix] = None
+            if _passed_on(new) != _passed_on(old):
+                rib.decide_all()
+        self._review_gateways()
+
+    def workloads_ranked(self, ranked: bool) -> None:
+        """Whether this node's own workloads tell that LOCAL_PREF carries the kernel's metric (``are_ranked``): known
+        before a peer has said anything, so that no peer hears another LOCAL_PREF first."""
+        if ranked != self._ranked:
+            self._ranked = ranked
+            self._review_priorities()
+
+    def local_prefixes(self, family: Family, local: Mapping[Prefix, str]) -> None:
+        """This node's own addresses and connected subnets, each with a word for it: never taken from a peer."""
+        rib = self._ribs[family]
+        rib.dirty.update(dict.fromkeys(rib.local.keys() ^ local.keys()))
+        rib.local = dict(local)
+        rib.specials()
+
+    def next_hops_changed(self, addresses: frozenset[Address]) -> None:
+        """These resolve otherwise than before: every prefix with a path through one is decided again."""
+        if self._gateways:
+            addresses |= {hop for hop, gateway in self._gateways.items() if gateway in addresses}
+        for rib in self._ribs.values():
+            rib.epoch = object()
+            if rib.adj_rib_in.candidates:
+                rib.moved |= addresses
+            for prefix, static in rib.origination.statics.items():
+                if static.gateway in addresses:
+                    rib.dirty[prefix] = None
+
+    def tunnels_changed(self, devices: Mapping[str, int]) -> None:
+        """The tunnel devices that are up, name -> index, are others than before."""
+        for rib in self._ribs.values():
+            before, rib.tunnels = rib.tunnels, dict(devices)
+            if devices != before and any(rule.tunnel for rule in rib.policy.kernel_rules):
+                rib.revalue()
+
+    def policy(self, new: RoutePolicy) -> dict[Peer, dict[Family, Group]]:
+        """Another policy: what differs by it is decided again, no session is touched. One that the policy does not know
+        is about to end, and stays as it is.
+
+        Returns the sessions that are told by other groups now, with these (``Outbound.move``). Changes decided before
+        must have been taken.
+        """
+        old, self._policy = self._policy, new
+        if new == old:
+            return {}
+        for family, rib in self._ribs.items():
+            for peer in {**rib.adj_rib_in.peers(), **self._peers}.values():
+                if new.known(peer) is not None:
+                    rib.set_rules(peer, import_rules(new, peer, family))
+            chains = [(update, update.chain) for update in rib.adverts.updates]
+            rib.adverts.configure(new)
+            rib.policy = new.families[family]
+            rib.plain, rib.elevating = rib.policy.plain, new.priorities != "off"
+            if (
+                rib.policy != old.families[family]
+                or (new.kept_inside, new.cluster_id) != (old.kept_inside, old.cluster_id)
+                or new.clients != old.clients
+                or new.priorities != old.priorities
+                or any(update.chain != before for update, before in chains)
+            ):
+                rib.revalue()
+        moved = {}
+        for peer in self._peers.values():
+            before, after = self._groups[peer.id], groups_of(peer, new)
+            if before != after and new.known(peer) is not None:
+                moved[peer] = self._groups[peer.id] = after
+                for family in Family:
+                    if before.get(family) != after.get(family):
+                        if group := after.get(family):
+                            self._join(self._ribs[family], group)
+                        if group := before.get(family):
+                            self._leave(self._ribs[family], group)
+        self._review_priorities()
+        return moved
+
+    def tick(self, now: float) -> None:
+        """Stale routes whose time is up go (RFC 4724 §4.2)."""
+        for key in [key for key, deadline in self._stale_until.items() if deadline <= now]:
+            del self._stale_until[key]
+            self._refreshing.discard(key)
+            self._ribs[key[1]].adj_rib_in.sweep_stale(key[0])
+        self._review_encoders()
+
+    def next_deadline(self) -> float | None:
+        """When ``tick`` is next needed."""
+        return min(self._stale_until.values(), default=None)
+
+    # The work, and what comes of it.
+
+    def work(self, limit: int = 256) -> bool:
+        """Decide up to ``limit`` prefixes of each family. Whether more is due.
+
+        A prefix costs half a microsecond where others have its paths, twenty where it has two paths of its own.
+        """
+        for rib in self._ribs.values():
+            if rib.moved or rib.scan:
+                rib.look_for_moved(limit * 8)  # looking costs far less than deciding
+            rib.adj_rib_in.sweep(limit, rib.dirty)
+            queue = rib.queue
+            if not queue and rib.dirty:
+                queue.extend(rib.dirty)
+                rib.dirty = {}
+            if queue:
+                rib.decide([queue.popleft() for _ in range(min(limit, len(queue)))])
+                rib.forget_decisions(limit)
+        return self.busy
+
+    @property
+    def busy(self) -> bool:
+        """Whether ``work`` has something to do."""
+        return any(rib.busy for rib in self._ribs.values())
+
+    @property
+    def backlog(self) -> int:
+        """Prefixes that wait for their decision."""
+        return sum(len(rib.dirty) + len(rib.queue) for rib in self._ribs.values())
+
+    def take_changes(self) -> Changes:
+        """What was decided since the last call."""
+        changes = Changes()
+        for family, rib in self._ribs.items():
+            if rib.fib:
+                changes.fib[family], rib.fib = rib.fib, {}
+            changes.adj_rib_out.update(rib.adverts.take_changes())
+        return changes
+
+    def take_over_limit(self) -> list[tuple[Peer, Family, int]]:
+        """Sessions that announced more than their ``max_prefixes``, with the family and the count."""
+        found, self._over_limit = list(self._over_limit.values()), {}
+        return found
+
+    def groups_of(self, peer: Peer) -> Mapping[Family, Group]:
+        """The update groups of a session, under the present policy."""
+        return self._groups.get(peer.id) or groups_of(peer, self._policy)
+
+    def adj_rib_out(self, group: Group) -> AdjRibOut:
+        """The table of an update group; live, to be read only."""
+        update = self._ribs[group.family].adverts.find(group)
+        return update.table if update else {}
+
+    @property
+    def groups(self) -> int:
+        """How many update groups there are."""
+        return sum(len(rib.adverts.updates) for rib in self._ribs.values())
+
+    # What is there, for the operator.
+
+    @property
+    def encoded(self) -> bool:
+        """Whether an internal peer sends LOCAL_PREFs that carry the kernel's metric."""
+        return bool(self._encoders)
+
+    @property
+    def prioritised(self) -> bool:
+        """Whether LOCAL_PREF carries the kernel's metric, here and now."""
+        return self._prioritised
+
+    def resolve(self, address: Address) -> Resolution | Unresolved:
+        """Where a next hop leads: as the kernel has it, or over the ``reachableBy`` of the peer that it is."""
+        return self._kernel_resolve(self._gateways.get(address, address))
+
+    def counts(self, peer: PeerId, family: Family) -> tuple[int, int, int]:
+        """(received, accepted, stale) paths of a peer."""
+        return self._ribs[family].adj_rib_in.counts(peer)
+
+    def rib(self, family: Family) -> LocRib:
+        """The Loc-RIB: prefix -> Selection of what was learned; live, to be read only."""
+        return self._ribs[family].loc_rib
+
+    def adj_rib_in(self, family: Family) -> AdjRibIn:
+        """The Adj-RIB-In; live, to be read only."""
+        return self._ribs[family].adj_rib_in
+
+    def origination(self, family: Family) -> Origination:
+        """What this node announces and keeps."""
+        return self._ribs[family].origination
+
+    def local(self, family: Family) -> Mapping[Prefix, str]:
+        """Own addresses and connected subnets."""
+        return self._ribs[family].local
+
+    def family_policy(self, family: Family) -> FamilyPolicy:
+        """What bears on a family."""
+        return self._ribs[family].policy
+
+    def fib_key(self, family: Family, prefix: Prefix) -> FibKey:
+        """Where the kernel's route for a prefix is wanted: prefix and metric."""
+        rib = self._ribs[family]
+        return prefix, rib.placed.get(prefix, rib.metric)
+
+    def judged(
+        self, family: Family, prefix: Prefix
+    ) -> tuple[Path | None, tuple[Path, ...], dict[Path, Reason]]:
+        """The decision for a prefix told in full, of the paths as received: best, multipath, and why each other path is
+        not best."""
+        rib = self._ribs[family]
+        refused: dict[Path, Reason] = {}
+        taken: dict[Path, Path] = {}
+        for path in rib.adj_rib_in.paths(prefix):
+            made = self.imported(family, prefix, path)[0]
+            if isinstance(made, Path):
+                taken[made] = path
+            else:
+                refused[path] = made
+        best, multipath, lost = judge(list(taken), self.resolve, self._max_paths, _accept)
+        refused.update((taken[path], reason) for path, reason in lost.items())
+        return taken[best] if best else None, tuple(taken[path] for path in multipath), refused
+
+    def imported(self, family: Family, prefix: Prefix, path: Path) -> tuple[Path | Reason, Verdict | None]:
+        """A received path as import leaves it, or why it does not; and what the peer's filters said of it."""
+        rib = self._ribs[family]
+        return rib.import_one(prefix, path, rib.rules.get(path.peer.id) or ImportRules())
+
+    def exported(self, family: Family, prefix: Prefix, group: Group) -> Out | ExportRefusal | None:
+        """What a group is told of a prefix, of the best path, or why not; ``None`` where there is nothing to tell."""
+        found = self.tellings(family, prefix, group)
+        return found[0].out if found else None
+
+    def tellings(self, family: Family, prefix: Prefix, group: Group) -> list[Telling]:
+        """What a group is told of each route of a prefix, and by which rule."""
+        rib = self._ribs[family]
+        selection = rib.loc_rib.get(prefix)
+        own = None if selection else rib.origination.announce.get(prefix)
+        offered = None if selection or own else rib.origination.offered.get(prefix)
+        paths = () if selection is None else usable(selection) if group.add_path else (selection.best,)
+        return rib.adverts.tellings(prefix, group, own or offered, own is not None, paths)
+
+    def kernel_word(
+        self, family: Family, prefix: Prefix
+    ) -> tuple[KernelRule | None, Via | KernelRefusal | None]:
+        """The kernel rule that bears on a prefix, and what it makes of the chosen route, where there is one."""
+        rib = self._ribs[family]
+        rule, selection = rib.policy.kernel_rule(prefix), rib.loc_rib.get(prefix)
+        if selection is None:
+            return rule, None
+        return rule, place(selection, rule, rib.policy, rib.tunnels.get, self.resolve, self._max_paths)
+
+    # Inside.
+
+    def _review_gateways(self) -> None:
+        before = self._gateways
+        self._gateways = {
+            Address(prefix[1:]): static.gateway
+            for family, rib in self._ribs.items()
+            for prefix, static in rib.origination.statics.items()
+            if is_host(family, prefix)
+        }
+        if before != self._gateways:
+            differ = before.items() ^ self._gateways.items()
+            self.next_hops_changed(frozenset(hop for hop, _ in differ))
+
+    def _is_client(self, path: Path) -> bool:
+        return path.peer.ibgp and self._policy.of(path.peer).client
+
+    def _join(self, rib: FamilyRib, group: Group) -> None:
+        chain = self._policy.chain(group.filters, "export", rib.family)
+        if rib.adverts.join(group, chain):
+            rib.specials()
+            rib.decide_all()
+
+    def _leave(self, rib: FamilyRib, group: Group) -> None:
+        rib.adverts.leave(group)
+        rib.specials()
+
+    def _as_taken(self, path: Path) -> Path:
+        made = self._altered.get(path)
+        if made is None:
+            if len(self._altered) >= MOST_ALTERED:
+                self._altered.clear()
+            made = self._altered[path] = received(path)
+        return made
+
+    def _encodes(self, peer: Peer) -> None:
+        if self._encoders.get(peer.id) is not peer:
+            self._encoders[peer.id] = peer
+            self._review_priorities()
+
+    def _review_encoders(self) -> None:
+        """Who ended, and left no routes, no longer counts."""
+        if not self._encoders:
+            return
+        stale = {peer for peer, _ in self._stale_until}
+        gone = [
+            peer
+            for peer, session in self._encoders.items()
+            if self._peers.get(peer) is not session and peer not in stale
+        ]
+        for peer in gone:
+            del self._encoders[peer]
+        if gone:
+            self._review_priorities()
+
+    def _review_priorities(self) -> None:
+        now = self._policy.prioritised(self._ranked or self.encoded)
+        if now != self._prioritised:
+            self._prioritised = now
+            for rib in self._ribs.values():
+                rib.adverts.prioritised = now
+                rib.revalue()
+
+
+def _accept(path: Path) -> None:
+    """Import has had its word already."""
+
+
+def _passed_on(origination: Origination) -> tuple[tuple[Prefix, ...], ...]:
+    """What decides on the learned routes that are passed on."""
+    return (
+        origination.exported_pools,
+        origination.hidden_pools,
+        origination.exported_services,
+        origination.kept_services,
+    )

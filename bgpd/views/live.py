@@ -1,0 +1,136 @@
+"""The live parts that every view reads, and how their values are written as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from bgpd.bgp.outbound import Outbound
+from bgpd.bgp.speaker import Speaker
+from bgpd.fib.programmer import Programming
+from bgpd.kernel.kernel import Kernel
+from bgpd.model.peer import Peer
+from bgpd.model.prefix import Address, Family, Prefix, address_text, host_prefix
+from bgpd.model.resources import community_text
+from bgpd.model.route import Attributes, FibKey, Forwarding, SegmentType, Via
+from bgpd.model.status import FamilyCounts, NotFound, PeerStatus, SessionState
+from bgpd.rib.router import Router
+
+WELL_KNOWN = {
+    0xFFFFFF01: "no-export",
+    0xFFFFFF02: "no-advertise",
+    0xFFFFFF04: "no-peer",
+    0xFFFF0000: "graceful-shutdown",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the daemon is made of, as far as it is shown."""
+
+    router: Router
+    speaker: Speaker
+    outbound: Outbound
+    kernel: Kernel
+    fibs: Mapping[Family, Programming]
+
+    def peers(self) -> list[PeerStatus]:
+        """Every wanted session, its counts filled in."""
+        return [self._with_counts(status) for status in self.speaker.statuses()]
+
+    def _with_counts(self, status: PeerStatus) -> PeerStatus:
+        counts = {}
+        for family in Family:
+            if family.label in status.families:
+                received, accepted, stale = self.router.counts(status.id, family)
+                told = self.outbound.advertised(status.id, family)
+                counts[family.label] = FamilyCounts(received, accepted, told, stale)
+        queue = self.outbound.queue_length(status.id)
+        stale_kept = any(count.stale for count in counts.values())
+        return replace(status, counts=counts, output_queue=queue, graceful_restart_active=stale_kept)
+
+    def find_peer(self, name: str) -> PeerStatus:
+        """A peer by its name or address; ``NotFound``."""
+        for status in self.speaker.statuses():
+            if name in (status.id, status.address):
+                return status
+        raise NotFound(f"no peer is named {name!r} and none has that address; bgpctl peers lists them")
+
+    def established(self, family: Family) -> list[Peer]:
+        """The sessions that carry a family now."""
+        found = []
+        for status in self.speaker.statuses():
+            if status.state is SessionState.ESTABLISHED:
+                peer = self.speaker.peer(status.id)
+                if peer and family in peer.families:
+                    found.append(peer)
+        return found
+
+    def hidden(self, family: Family, prefix: Prefix) -> str | None:
+        """Why what peers say of a prefix is not used here at all."""
+        origination = self.router.origination(family)
+        own = origination.announce.get(prefix)
+        if own and prefix not in self.router.rib(family):  # the address of a workload that moved is learned
+            return f"hidden: it is our own {own.kind.value} ({own.source})"
+        hole = origination.blackholes.get(prefix)
+        if hole and not hole.yields:
+            return f"hidden: it is our own block ({hole.source})"
+        if static := origination.statics.get(prefix):
+            return f"hidden: it is our own static route ({static.source})"
+        if word := self.router.local(family).get(prefix):
+            return f"hidden: it is {word}"
+        return None
+
+    def held_keys(self, family: Family, prefix: Prefix) -> list[FibKey]:
+        """The kernel's keys of ours for a prefix: the usual metric's, and what an earlier daemon left."""
+        reconciler = self.fibs[family].reconciler
+        usual = self.router.fib_key(family, prefix)
+        found = [usual] if usual in reconciler.held else []
+        if reconciler.kept:
+            found += [key for key in reconciler.held if key[0] == prefix and key != usual]
+        return found
+
+    @staticmethod
+    def gateways_text(value: Forwarding) -> str:
+        """The gateways of a route, as the next hop column shows them."""
+        if not isinstance(value, Via):
+            return ""
+        return ", ".join(address_text(hop.gateway) if hop.gateway else "on-link" for hop in value.hops)
+
+    def forwarding_text(self, value: Forwarding) -> str:
+        """As ``ip route`` says it: ``via 10.0.1.30 dev ens5``, ``blackhole``."""
+        if not isinstance(value, Via):
+            return "blackhole"
+        legs = []
+        for hop in value.hops:
+            gateway = f"via {address_text(hop.gateway)} " if hop.gateway else ""
+            onlink = " onlink" if hop.onlink else ""
+            legs.append(f"{gateway}dev {self.kernel.interface_name(hop.ifindex)}{onlink}")
+        return " and ".join(legs)
+
+
+def as_path_text(attributes: Attributes) -> str:
+    """The AS path as people write it: ``65001 65002 {65003,65004}``."""
+    parts = []
+    for kind, asns in attributes.as_path:
+        if kind == SegmentType.AS_SEQUENCE:
+            parts.append(" ".join(map(str, asns)))
+        elif kind == SegmentType.AS_SET:
+            parts.append("{" + ",".join(map(str, asns)) + "}")
+        else:
+            parts.append("(" + " ".join(map(str, asns)) + ")")
+    return " ".join(parts)
+
+
+def community_texts(attributes: Attributes) -> tuple[str, ...]:
+    """Standard and large communities: ``65000:100``, ``65000:1:2``, well-known ones by name."""
+    standard = (WELL_KNOWN.get(c) or community_text(c) for c in attributes.communities)
+    return (*standard, *map(community_text, attributes.large_communities))
+
+
+def local_words(addresses: Iterable[Address], connected: Mapping[Prefix, str]) -> dict[Prefix, str]:
+    """The node's own addresses and connected subnets as the router keeps them: prefix -> what it is, in words."""
+    words = {prefix: f"the connected subnet of {interface}" for prefix, interface in connected.items()}
+    for address in addresses:
+        words[host_prefix(address)] = f"an address of this node ({address_text(address)})"
+    return words

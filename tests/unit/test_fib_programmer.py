@@ -1,0 +1,125 @@
+"""A family's way into the kernel: what a start keeps of the routes of before. The reconciler has tests of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from bgpd.fib.programmer import Programming
+from bgpd.model.prefix import Family
+from bgpd.model.route import BLACKHOLE, FibKey, Forwarding, Via
+from tests.unit.builders import pfx, via
+from tests.unit.target_contract import MemoryTarget
+
+KEY: FibKey = (pfx("10.48.200.9/32"), 0)
+OTHER: FibKey = (pfx("10.48.0.64/26"), 0)
+ONE, TWO, THREE = via("10.0.1.1"), via("10.0.1.1", "10.0.1.2"), via("10.0.1.1", "10.0.1.2", "10.0.1.3")
+ELSEWHERE = via("10.0.1.4")
+
+
+class Quiet:
+    """Metrics that nobody reads."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args: None
+
+
+@asynccontextmanager
+async def started(
+    **routes: Forwarding,
+) -> AsyncIterator[tuple[Programming, MemoryTarget[FibKey, Forwarding]]]:
+    """One that found ``key`` and ``other`` in the kernel, and runs."""
+    target: MemoryTarget[FibKey, Forwarding] = MemoryTarget()
+    keys = {"key": KEY, "other": OTHER}
+    target.state.update({keys[name]: value for name, value in routes.items()})
+    quiet: Any = Quiet()
+    made = Programming(Family.IPV4, target, quiet)
+    await made.adopt()
+    made.pause(False)
+    task = asyncio.create_task(made.run())
+    try:
+        yield made, target
+    finally:
+        task.cancel()
+
+
+async def rest() -> None:
+    """Until the task has done all it can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_start_takes_no_hop_from_a_route_of_before() -> None:
+    """The peers come one after the other: the first one heard does not get all traffic."""
+    async with started(key=THREE, other=ONE) as (made, target):
+        made.want({KEY: ONE, OTHER: ONE})
+        await rest()
+        made.want({KEY: TWO})
+        await rest()
+        assert not target.log
+        made.want({KEY: THREE})
+        await rest()
+        assert not target.log
+        made.want({KEY: TWO})
+        await rest()
+        assert target.state == {KEY: TWO, OTHER: ONE}, "it was told of whole: what is less now is less"
+
+
+async def test_the_end_of_the_start_takes_what_nobody_told() -> None:
+    async with started(key=TWO, other=TWO) as (made, target):
+        made.want({KEY: ONE})
+        await rest()
+        assert not target.log
+        assert made.release() == 1
+        await rest()
+        assert target.state == {KEY: ONE}
+
+
+@pytest.mark.parametrize("value", [ELSEWHERE, via("10.0.1.1", "10.0.1.4"), THREE, BLACKHOLE])
+async def test_what_is_not_less_of_a_route_of_before_is_done_at_once(value: Forwarding) -> None:
+    async with started(key=TWO) as (made, target):
+        made.want({KEY: ONE})
+        made.want({KEY: value})
+        await rest()
+        assert target.state == {KEY: value}
+        made.want({KEY: ONE})
+        await rest()
+        assert target.state == {KEY: ONE}
+
+
+async def test_a_route_of_before_that_is_withdrawn_goes() -> None:
+    async with started(key=TWO) as (made, target):
+        made.want({KEY: ONE})
+        made.want({KEY: None})
+        made.release()
+        await rest()
+        assert target.state == {}
+
+
+@pytest.mark.parametrize("left", [None, via("10.0.1.2")])
+async def test_a_route_of_before_that_others_change_is_put_right(left: Via | None) -> None:
+    """A link went down: what is wanted meanwhile is written, not waited with."""
+    async with started(key=TWO) as (made, target):
+        made.want({KEY: ONE})
+        await rest()
+        if left is None:
+            del target.state[KEY]
+        else:
+            target.state[KEY] = left
+        made.changed({KEY: left})
+        await rest()
+        assert target.state == {KEY: ONE}
+
+
+async def test_a_whole_compare_keeps_what_is_as_before() -> None:
+    async with started(key=TWO, other=TWO) as (made, target):
+        made.want({KEY: ONE, OTHER: ONE})
+        await rest()
+        del target.state[OTHER]
+        made.suspect("the test")
+        await rest()
+        assert target.state == {KEY: TWO, OTHER: ONE}
