@@ -335,8 +335,10 @@ def _candidates(
         single = is_host(family, block.cidr)
         if node in block.borrowers or (node == block.affinity and (routes or single)):
             for allocation in block.allocations:
-                if allocation.node == node:
-                    known[host_prefix(allocation.address)] = (block, allocation)
+                host = host_prefix(allocation.address)
+                # Of two blocks around an address the smaller one, whatever their order.
+                if allocation.node == node and (host not in known or known[host][0].cidr < block.cidr):
+                    known[host] = (block, allocation)
     found: dict[Prefix, tuple[WorkloadRoute, str, str]] = {}
     for prefix in sorted(routes.keys() | known.keys()):
         words = _words(*known[prefix], node) if prefix in known else ""

@@ -217,6 +217,12 @@ def test_ipam_alone_announces_only_when_asked() -> None:
     assert say(own, ipam_early=True).announced == ["10.48.0.0/26"]
 
 
+def test_of_two_blocks_around_an_address_the_smaller_one_speaks() -> None:
+    outer, inner = (block(f"10.48.0.0/{size}", "other", a10_48_0_40="me") for size in (25, 26))
+    for order in ((outer, inner), (inner, outer)):
+        assert "IPAMBlock 10-48-0-0/26 " in say(snapshot(POOL, *order)).hidden["10.48.0.40/32"]
+
+
 def test_ipv6() -> None:
     snap = snapshot(pool("fd00:48::/112", 122), affinity("fd00:48::40/122"))
     said = Said(originate(snap, routes("fd00:48::1", "fd00:48::41", "10.48.0.1"), "me"), Family.IPV6)
