@@ -16,7 +16,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ from bgpd.kernel.kernel import Kernel, KernelHandler
 from bgpd.model.peer import Down, Peer, PeerId
 from bgpd.model.prefix import Address, Family
 from bgpd.model.resources import Problem
-from bgpd.model.route import Announce, EndOfRib, FibKey, Forwarding, RibEvent, Withdraw
+from bgpd.model.route import Announce, EndOfRib, FibKey, RibEvent, Withdraw
 from bgpd.model.status import (
     BlockView,
     Check,
@@ -144,7 +144,7 @@ class Daemon:
         await self._kernel.start()
         for programming in self._programming.values():
             await programming.adopt()
-        adopted = sum(len(programming.reconciler.held) for programming in self._programming.values())
+        adopted = sum(len(programming.target.installed.entries) for programming in self._programming.values())
         self._speaker = Speaker(self, restarted=adopted > 0, shutdowns=self._shutdowns.read())
         self._intent = Intent(
             self._config, self._kernel, self._router, self._outbound, self._speaker, self._convergence
@@ -268,7 +268,7 @@ class Daemon:
     def _review_backlog(self) -> None:
         """Reads no further than what was read is decided and written, or memory would hold a large table twice."""
         backlog = self._router.backlog
-        backlog += sum(programming.reconciler.queued for programming in self._programming.values())
+        backlog += sum(programming.delta.queued for programming in self._programming.values())
         now = time.monotonic()
         if not self._speaker.throttled:
             if backlog > MOST_BEHIND:
@@ -306,7 +306,7 @@ class Daemon:
     def _tell_systemd(self, now: float) -> None:
         wrong = [check for check in self.ready() if not check.ok]
         up, sessions = self._speaker.count()
-        held = sum(len(programming.reconciler.held) for programming in self._programming.values())
+        held = sum(len(programming.target.installed.entries) for programming in self._programming.values())
         text = f"{up}/{sessions} peers up, {held} routes in the kernel"
         if wrong:
             text = "not ready: " + "; ".join(f"{check.name}: {check.detail}" for check in wrong)
@@ -404,9 +404,9 @@ class Daemon:
 
     # What the kernel says (kernel.door.KernelHandler).
 
-    def fib_changed(self, family: Family, changes: Mapping[FibKey, Forwarding | None]) -> None:
+    def fib_changed(self, family: Family, keys: Collection[FibKey]) -> None:
         """Somebody else changed what is ours."""
-        self._programming[family].changed(changes)
+        self._programming[family].changed(keys)
 
     def fib_suspect(self, family: Family | None, cause: str) -> None:
         """Routes may have gone without notice."""

@@ -1,12 +1,14 @@
-"""Keep an outside thing equal to what we want, without doing the work ourselves (sans-IO).
+"""What is wanted, what is installed, and the difference between them, without doing the work ourselves (sans-IO).
 
-``Reconciler`` knows what is wanted, what it believes is held, and which keys may differ. The caller asks ``due(now)``
-for a batch, carries it out on a ``model.status.Target``, and tells with ``done``. Whatever is learned of the outside
-comes in by ``adopt`` (the first reading), ``observe`` (an event) and ``compare`` (a whole reading). The newest value of
-a key wins (house rule 13); puts go before deletes, over the whole queue (rule 11); a failed key alone is retried, with
-backoff (rule 10); what was adopted and is not wanted is kept until ``release`` (rule 5).
+The caller asks ``due(now)`` for a batch, carries it out on a ``Target``, and says with ``done`` how that went. The
+newest value of a key wins (house rule 13); puts go before deletes, over the whole queue (rule 11); a failed key alone
+is retried, with backoff (``retry``, rule 10); what was there before and is not wanted is kept until ``release``
+(``adoption``, rule 5). One of these for each family of the kernel's routes, driven by ``programmer``.
 
-One of these a family of the kernel's routes, driven by ``daemon``.
+What is installed is stored once, by the target, which learns of it from its own writes, from events and from whole
+readings. ``Delta`` only asks, and is told with ``recheck`` which keys somebody else changed. The invariant: a key whose
+wanted and installed values differ is queued, in the batch under way, to be rechecked, resting after a failure, or
+adopted. So when nothing is pending and nothing is adopted, wanted and installed are equal.
 """
 
 from __future__ import annotations
@@ -14,15 +16,56 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from bgpd.fib.adoption import Adopted
+from bgpd.fib.retry import Retries
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
+V_co = TypeVar("V_co", covariant=True)
 
-RETRY_FIRST, RETRY_MOST = 0.1, 30.0
-"""Seconds until a failed key is tried again: doubling from the first to the most."""
 HOLD_BACK, HOLD_BACK_MOST = 1.0, 1 << 13
 """Seconds that deletes wait for puts that are still on their way, and how many of them do."""
+
+
+class Installed(Protocol[K, V_co]):
+    """What a target has of ours, as it knows; live."""
+
+    @property
+    def entries(self) -> Mapping[K, Any]:
+        """Each key that is there; the values are in the target's own spelling."""
+
+    def get(self, key: K) -> V_co | None:
+        """The value at a key; ``None`` where nothing is there."""
+
+
+class Differences(NamedTuple, Generic[K]):
+    """How a whole reading differed from what the target believed to be there."""
+
+    missing: tuple[K, ...] = ()
+    extra: tuple[K, ...] = ()
+    changed: tuple[K, ...] = ()
+
+    @property
+    def keys(self) -> tuple[K, ...]:
+        """All of them."""
+        return *self.missing, *self.extra, *self.changed
+
+
+class Target(Protocol[K, V]):
+    """An outside thing that is kept equal to what is wanted."""
+
+    @property
+    def installed(self) -> Installed[K, V]:
+        """What is there of ours. While an ``apply`` is under way, keys of it may be there already or not yet."""
+
+    async def resync(self) -> Differences[K]:
+        """Read all that is there, now; ``installed`` is that afterwards. Never runs beside ``apply``."""
+
+    async def apply(self, puts: Mapping[K, V], deletes: Iterable[K]) -> Mapping[K, Exception]:
+        """Put (create or replace), then delete. Returns the keys that failed, each with why; never raises for a key.
+        Afterwards ``installed`` has the other keys as asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,270 +76,213 @@ class Batch(Generic[K, V]):
     deletes: tuple[K, ...]
 
 
-class Drift(NamedTuple):
-    """How a whole reading differed from what we believed to be held."""
+class Delta(Generic[K, V]):
+    """``group``: see ``adoption.Adopted``. ``limit``: the most puts, and the most deletes, of a batch."""
 
-    missing: int
-    extra: int
-    changed: int
-
-
-class Reconciler(Generic[K, V]):
-    """``kin(key)`` names what an adopted key belongs to: once a key of the same kin is put, the old one may go.
-
-    (A route's kin is its prefix: an old route of ours with another metric is replaced, the new first.)
-    """
-
-    def __init__(self, kin: Callable[[K], Hashable], limit: int = 16384) -> None:
+    def __init__(
+        self, installed: Installed[K, V], group: Callable[[K], Hashable], limit: int = 16384
+    ) -> None:
         self.wanted: dict[K, V] = {}
-        self.held: dict[K, V] = {}
-        self.errors: dict[K, str] = {}
+        self.installed = installed
         self.paused = False
         """While set, ``due`` gives nothing: somebody else is at work there."""
         self.unsettled = False
         """While set, more is on its way to ``want``: deletes wait for it, ``HOLD_BACK`` seconds at most."""
+        self._limit = limit
+        self._entries = installed.entries
+        self._adopted: Adopted[K] = Adopted(group)
+        self._retries: Retries[K] = Retries()
         self._held_back_since: float | None = None
-        self._kin, self._limit = kin, limit
-        self._released = False
-        self._unproven: dict[Hashable, tuple[K, ...]] = {}
-        """Kin -> keys held and not wanted that nothing spoke against yet: kept until ``release``."""
-        self._queue: dict[K, V] = {}
-        """What is wanted and differs from what is held, oldest first."""
-        self._doubts: dict[K, None] = {}
-        """Keys to look at again: what is held of them may have changed."""
+        self._puts: dict[K, V] = {}
+        """What is wanted and differs from what is installed, oldest first."""
+        self._recheck: dict[K, None] = {}
+        """Keys of which wanted and installed are to be compared again."""
         self._deletes: set[K] = set()
-        """Keys that may be held and not wanted; they wait for the last put, and go in any order."""
-        self._failures: dict[K, int] = {}
-        """How often a key failed since it last succeeded or was told anew."""
-        self._waiting: dict[K, float] = {}
-        """Failed keys, until when they rest."""
-        self._timers: dict[float, list[K]] = {}
-        """The same by time; a key that no longer waits may still be listed."""
+        """Keys that may be installed and are not wanted; they wait for the last put, and go in any order."""
         self._in_flight: Batch[K, V] | None = None
-        self._flying_deletes: frozenset[K] | None = None
+        self._deletes_in_flight: frozenset[K] | None = None
         """Those of the batch under way, made when first asked for."""
-        self._reading = False
-        self._touched: set[K] = set()
-        """Keys observed since the batch or the reading under way began: its word on them is not the newest."""
 
     def want(self, changes: Mapping[K, V | None]) -> None:
         """What is wanted from now on; ``None`` is "gone"."""
         gone = sum(value is None for value in changes.values())
         if gone == len(changes):
             self._want_gone(changes)
-        elif not gone and self.held.keys().isdisjoint(changes):
+        elif not gone and self._entries.keys().isdisjoint(changes):
             self.wanted.update(changes)  # type: ignore[arg-type]  # none of the values is None
-            self._queue.update(changes)  # type: ignore[arg-type]
+            self._puts.update(changes)  # type: ignore[arg-type]
             self._deletes.difference_update(changes)
         else:
             self._want_each(changes)
-        if self._failures:
+        if self._retries:
             for key in changes:
-                self._forgive(key)
-        if self._unproven:
+                self._retries.clear_failure(key)
+        if self._adopted:
             for key, value in changes.items():
                 if value is not None:
-                    self._prove(key, self.held.get(key) == value)
+                    self._settle(key, self.installed.get(key) == value)
 
     def _want_each(self, changes: Mapping[K, V | None]) -> None:
-        wanted, held, queue, deletes = self.wanted, self.held, self._queue, self._deletes
-        flying = self._in_flight.puts if self._in_flight else {}
+        wanted, entries, puts, deletes = self.wanted, self._entries, self._puts, self._deletes
+        installed = self.installed.get
+        puts_in_flight = self._in_flight.puts if self._in_flight else {}
         leaving = self._leaving()
         for key, value in changes.items():
             if value is None:
                 wanted.pop(key, None)
-                queue.pop(key, None)
-                if key in held or key in flying:
+                puts.pop(key, None)
+                if key in entries or key in puts_in_flight:
                     deletes.add(key)
             else:
                 wanted[key] = value
                 deletes.discard(key)
-                now = held.get(key)
-                if now is None or key in flying or key in leaving or (now is not value and now != value):
-                    queue[key] = value
+                now = installed(key)
+                if (
+                    now is None
+                    or key in puts_in_flight
+                    or key in leaving
+                    or (now is not value and now != value)
+                ):
+                    puts[key] = value
                 else:
-                    queue.pop(key, None)
+                    puts.pop(key, None)
 
     def _want_gone(self, keys: Iterable[K]) -> None:
         """``_want_each`` of nothing but "gone"."""
-        for table in (self.wanted, self._queue):
+        for table in (self.wanted, self._puts):
             if table:
                 forget = table.pop
                 for key in keys:
                     forget(key, None)
-        self._deletes.update(filter(self.held.__contains__, keys))
+        self._deletes.update(filter(self._entries.__contains__, keys))
         if self._in_flight:
             self._deletes.update(filter(self._in_flight.puts.__contains__, keys))
 
-    def adopt(self, actual: Mapping[K, V]) -> None:
-        """The first reading (in parts, as long as nothing is wanted): all of it is ours from before, and stays until it
-        is wanted, replaced or released."""
-        self.held.update(actual)
-        for key in actual:
-            self._keep(key)
-        for key in actual.keys() & self.wanted.keys():
-            self._prove(key, self.held[key] == self.wanted[key])
-            self._doubts[key] = None
+    def adopt(self, keys: Iterable[K]) -> None:
+        """These were installed before anything was wanted: they are ours from before, and stay until they are wanted,
+        replaced or released."""
+        for key in keys:
+            self._adopted.adopt(key)
 
-    def observe(self, changes: Mapping[K, V | None]) -> None:
-        """Somebody else changed these: their value now, ``None`` is "gone"."""
-        if self._in_flight or self._reading:
-            self._touched.update(changes)
-        for key, value in changes.items():
-            self._found(key, value)
-
-    def begin_reading(self) -> None:
-        """A whole reading starts; no batch is under way, and ``due`` gives none until ``compare``."""
-        if self._in_flight:
-            raise RuntimeError("a reading that overlaps a batch cannot tell what it saw")
-        self._reading = True
-
-    def compare(self, actual: Mapping[K, V]) -> Drift:
-        """A whole reading, begun with ``begin_reading``: believe it, and put right what differs."""
-        held, touched = self.held, self._touched
-        extra: list[K] = []
-        changed: list[K] = []
-        for key, value in actual.items():
-            now = held.get(key)
-            if now is not value and key not in touched:
-                if now is None:
-                    extra.append(key)
-                elif now != value:
-                    changed.append(key)
-                else:
-                    held[key] = value  # the reader's own object: the next time it is the same one
-        missing: list[K] = []
-        if touched or len(held) != len(actual) - len(extra):
-            missing = [key for key in held if key not in actual and key not in touched]
-        for key in (*missing, *extra, *changed):
-            self._found(key, actual.get(key))
-        self._reading = False
-        touched.clear()
-        return Drift(len(missing), len(extra), len(changed))
+    def recheck(self, keys: Iterable[K]) -> None:
+        """Somebody else changed what is installed at these keys, or a reading found them to be different."""
+        for key in keys:
+            if key not in self._entries:
+                self._settle(key, False)
+            elif key not in self.wanted:
+                self._adopted.adopt(key)
+            self._retries.clear_failure(key)
+            self._recheck[key] = None
 
     def release(self) -> int:
         """What was adopted and is still not wanted may go now. How many."""
-        self._released = True
-        keys = [key for keys in self._unproven.values() for key in keys]
-        self._unproven.clear()
-        self._doubts.update(dict.fromkeys(keys))
+        keys = self._adopted.release()
+        self._recheck.update(dict.fromkeys(keys))
         return len(keys)
 
     def due(self, now: float) -> Batch[K, V] | None:
         """The next batch, or ``None``; only one is under way at a time."""
-        if self._in_flight or self._reading or self.paused:
+        if self._in_flight or self.paused:
             return None
-        for at in [at for at in self._timers if at <= now]:
-            for key in self._timers.pop(at):
-                if self._waiting.get(key) == at:
-                    del self._waiting[key]
-                    self._doubts[key] = None
-        wanted, held, queue = self.wanted, self.held, self._queue
-        doubts, self._doubts = self._doubts, {}
-        for key in doubts:
-            value, before = wanted.get(key), held.get(key)
-            if value is None and before is not None:
-                queue.pop(key, None)
+        self._compare(now)
+        puts = self._puts
+        if len(puts) <= self._limit:
+            self._puts = {}
+        else:
+            puts = dict(islice(puts.items(), self._limit))
+            for key in puts:
+                del self._puts[key]
+        deletes = self._due_deletes(now)
+        if not puts and not deletes:
+            return None
+        self._in_flight, self._deletes_in_flight = Batch(puts, deletes), None
+        return self._in_flight
+
+    def _compare(self, now: float) -> None:
+        """Keys to be rechecked, and those that rest no longer, go where they belong."""
+        self._recheck.update(dict.fromkeys(self._retries.take_due(now)))
+        keys, self._recheck = self._recheck, {}
+        for key in keys:
+            value, installed = self.wanted.get(key), self.installed.get(key)
+            if value is None and installed is not None:
+                self._puts.pop(key, None)
                 self._deletes.add(key)
                 continue
             self._deletes.discard(key)
-            if value is not None and before is not value and before != value:
-                queue[key] = value
+            if value is not None and installed is not value and installed != value:
+                self._puts[key] = value
                 continue
-            queue.pop(key, None)
-            if self._failures:
-                self._forgive(key)
-        puts = queue
-        if len(queue) <= self._limit:
-            self._queue = {}
-        else:
-            puts = dict(islice(queue.items(), self._limit))
-            for key in puts:
-                del queue[key]
+            self._puts.pop(key, None)
+            self._retries.clear_failure(key)
+
+    def _due_deletes(self, now: float) -> tuple[K, ...]:
         deletes: list[K] = []
         # House rule 11: every put goes first.
-        while self._deletes and not self._queue and len(deletes) < self._limit and not self._hold_back(now):
+        while self._deletes and not self._puts and len(deletes) < self._limit and not self._hold_back(now):
             asked = list(islice(self._deletes, self._limit - len(deletes)))
             if len(asked) == len(self._deletes):
                 self._deletes = set()
             else:
                 self._deletes.difference_update(asked)
-            deletes += [key for key in asked if not self._is_unproven(key)] if self._unproven else asked
+            deletes += [key for key in asked if key not in self._adopted] if self._adopted else asked
         if not self._deletes:
             self._held_back_since = None
-        if not puts and not deletes:
-            return None
-        self._in_flight, self._flying_deletes = Batch(puts, tuple(deletes)), None
-        return self._in_flight
+        return tuple(deletes)
 
     def done(self, batch: Batch[K, V], errors: Mapping[K, Exception], now: float) -> None:
         """The outcome of a batch: the keys not in ``errors`` are as asked."""
         self._in_flight = None
-        held, touched = self.held, self._touched
-        if not errors and not touched:
-            held.update(batch.puts)
-            for key in batch.deletes:
-                held.pop(key, None)
-        else:
-            for key, value in batch.puts.items():
-                if key not in errors and key not in touched:
-                    held[key] = value
-            for key in batch.deletes:
-                if key not in errors and key not in touched:
-                    held.pop(key, None)
-        if self._failures:
+        if self._retries:
             for key in (*batch.puts, *batch.deletes):
                 if key not in errors:
-                    self._forgive(key)
-        if self._unproven:
+                    self._retries.clear_failure(key)
+        if self._adopted:
             for key in batch.puts:
                 if key not in errors:
-                    self._prove(key, True)
+                    self._settle(key, True)
         for key, error in errors.items():
             if (key in batch.puts) == (key in self.wanted):
-                self._fail(key, error, now)
+                self._retries.failed(key, error, now)
             else:  # meanwhile the contrary is wanted
-                self._doubts[key] = None
-        self._doubts.update(dict.fromkeys(touched))
-        touched.clear()
+                self._recheck[key] = None
 
     def next_deadline(self) -> float | None:
         """When ``due`` is next worth asking without anything new being told: a retry's time, or ``None``."""
-        if self._in_flight or self._reading or self.paused:
+        if self._in_flight or self.paused:
             return None
-        first = min(self._timers, default=None)
+        first = self._retries.next_deadline()
         if self._held_back_since is None:
             return first
         until = self._held_back_since + HOLD_BACK
         return until if first is None else min(first, until)
 
     @property
-    def busy(self) -> bool:
-        """Whether a batch is under way."""
-        return self._in_flight is not None
+    def errors(self) -> Mapping[K, str]:
+        """Keys that failed, each with why the last time."""
+        return self._retries.errors
 
     @property
     def pending(self) -> int:
         """Keys that wait for a batch, retries included."""
-        return len(self._queue) + len(self._doubts) + len(self._deletes) + len(self._waiting)
+        return len(self._puts) + len(self._recheck) + len(self._deletes) + self._retries.resting
 
     @property
     def queued(self) -> int:
         """Keys that wait for their turn to be put."""
-        return 0 if self.paused else len(self._queue)
+        return 0 if self.paused else len(self._puts)
 
     @property
-    def kept(self) -> int:
-        """Adopted keys that are not wanted and not yet released."""
-        return sum(len(keys) for keys in self._unproven.values())
+    def adopted(self) -> int:
+        """Keys that are installed from before, not wanted and not yet released."""
+        return len(self._adopted)
 
     def _leaving(self) -> frozenset[K]:
         """What the batch under way deletes."""
         if self._in_flight is None or not self._in_flight.deletes:
             return frozenset()
-        if self._flying_deletes is None:
-            self._flying_deletes = frozenset(self._in_flight.deletes)
-        return self._flying_deletes
+        if self._deletes_in_flight is None:
+            self._deletes_in_flight = frozenset(self._in_flight.deletes)
+        return self._deletes_in_flight
 
     def _hold_back(self, now: float) -> bool:
         """Whether deletes wait, since a put that should go first may still come (rule 11)."""
@@ -307,50 +293,7 @@ class Reconciler(Generic[K, V]):
             self._held_back_since = now
         return now < self._held_back_since + HOLD_BACK
 
-    def _found(self, key: K, value: V | None) -> None:
-        """The outside has this value of a key, which we did not put there."""
-        if value is None:
-            self.held.pop(key, None)
-            if self._unproven:
-                self._prove(key, False)
-        else:
-            self.held[key] = value
-            self._keep(key)
-        self._forgive(key)
-        self._doubts[key] = None
-
-    def _keep(self, key: K) -> None:
-        if not self._released and key not in self.wanted:
-            kin = self._kin(key)
-            others = self._unproven.get(kin)
-            if others is None:
-                self._unproven[kin] = (key,)
-            elif key not in others:
-                self._unproven[kin] = (*others, key)
-
-    def _prove(self, key: K, held: bool) -> None:
-        """``key`` is no leftover: it is wanted, or gone. Once it is ``held``, the leftovers of its kin may go."""
-        kin = self._kin(key)
-        if keys := self._unproven.get(kin):
-            rest = tuple(other for other in keys if other != key) if key in keys else keys
-            if held or not rest:
-                del self._unproven[kin]
-                self._doubts.update(dict.fromkeys(rest))
-            else:
-                self._unproven[kin] = rest
-
-    def _is_unproven(self, key: K) -> bool:
-        return bool(self._unproven) and key in self._unproven.get(self._kin(key), ())
-
-    def _fail(self, key: K, error: Exception, now: float) -> None:
-        failures = self._failures.get(key, 0)
-        self._failures[key] = failures + 1
-        self.errors[key] = str(error)
-        at = now + min(RETRY_MOST, RETRY_FIRST * 2.0 ** min(failures, 16))
-        self._waiting[key] = at
-        self._timers.setdefault(at, []).append(key)
-
-    def _forgive(self, key: K) -> None:
-        if self._failures.pop(key, None):
-            self._waiting.pop(key, None)
-            self.errors.pop(key, None)
+    def _settle(self, key: K, replaced: bool) -> None:
+        """The key is wanted, or gone; what was adopted beside it may go once it is installed."""
+        if self._adopted:
+            self._recheck.update(dict.fromkeys(self._adopted.settle(key, replaced)))

@@ -1,11 +1,7 @@
-"""What is wanted, into the kernel: one reconciler and one task a family, and the whole compares.
+"""What is wanted, into the kernel: one ``Delta`` and one task a family, and the whole compares.
 
-``daemon`` hands over what the router decided (``want``) and what the kernel door tells (``changed``, ``suspect``); the
-task writes batch after batch and compares all when something may have gone unseen.
-
-A route of before the start that shares traffic between several hops keeps them until all are told of again, or the
-start is over: otherwise the hop that is told of first had all the traffic for a while. (RFC 4724 §4.1 would have us
-wait with every decision; but what is told instead of such a route, rather than less of it, is done at once.)
+``daemon`` hands over what the router decided (``want``) and what the kernel door reports (``changed``, ``suspect``);
+the task writes batch after batch and compares all when something may have gone unseen.
 """
 
 from __future__ import annotations
@@ -15,20 +11,28 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Protocol
+from operator import itemgetter
+from typing import NamedTuple, Protocol
 
-from bgpd.fib.delta import Drift, Reconciler
+from bgpd.fib.adoption import WideRoutes
+from bgpd.fib.delta import Delta, Target
 from bgpd.model.prefix import Family, prefix_text
-from bgpd.model.route import FibKey, Forwarding, Via
-from bgpd.model.status import Target
+from bgpd.model.route import FibKey, Forwarding
 
 log = logging.getLogger(__name__)
-SLICE = 4096
+ROUTES_PER_TURN = 4096
 """Adopted routes between two turns of the event loop."""
-NO_DRIFT = Drift(0, 0, 0)
+
+
+class Drift(NamedTuple):
+    """How many routes a whole compare found to differ from what was believed to be installed."""
+
+    missing: int = 0
+    extra: int = 0
+    changed: int = 0
 
 
 class ProgrammingMetrics(Protocol):
@@ -51,36 +55,32 @@ class Programming:
     family: Family
     target: Target[FibKey, Forwarding]
     metrics: ProgrammingMetrics
-    reconciler: Reconciler[FibKey, Forwarding] = field(
-        default_factory=lambda: Reconciler(kin=lambda key: key[0])
-    )
+    delta: Delta[FibKey, Forwarding] = field(init=False)
     progressed: Callable[[], None] = lambda: None
     """Called after each batch."""
-    drift: Drift = NO_DRIFT
+    drift: Drift = field(default_factory=Drift)
     """Of the last whole compare."""
     repairs: Counter[str] = field(default_factory=Counter)
     """What others changed and we put right: ``missing extra changed`` -> count."""
     last_sync: float | None = None
     """Unix time of the last write or compare."""
-    _wide: dict[FibKey, Via] = field(default_factory=dict)
-    """Routes of before with several hops that are not told of whole yet; empty once the start is over."""
-    _narrower: dict[FibKey, Via] = field(default_factory=dict)
-    """What is wanted in place of some of them: fewer of their hops."""
+    _wide: WideRoutes = field(default_factory=WideRoutes)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _compare_cause: str = ""
     _heard_at: float | None = None
 
+    def __post_init__(self) -> None:
+        self.delta = Delta(self.target.installed, group=itemgetter(0))
+
     async def adopt(self) -> None:
-        """Read what is there of ours from before. Nothing is written until ``paused`` is lifted."""
-        self.reconciler.paused = True
-        found = await self.target.read()
-        keys = iter(found)
-        while part := {key: found[key] for key in islice(keys, SLICE)}:
-            self.reconciler.adopt(part)
-            several = {
-                key: value for key, value in part.items() if type(value) is Via and len(value.hops) > 1
-            }
-            self._wide.update(several)
+        """What the target has of ours is from before. Nothing is written until ``pause(False)``."""
+        self.delta.paused = True
+        installed = self.target.installed
+        keys = iter(list(installed.entries))
+        while part := list(islice(keys, ROUTES_PER_TURN)):
+            self.delta.adopt(part)
+            for key in part:
+                self._wide.adopt(key, installed.get(key))
             await asyncio.sleep(0)
 
     def heard(self, now: float) -> None:
@@ -90,64 +90,43 @@ class Programming:
 
     def want(self, changes: Mapping[FibKey, Forwarding | None]) -> None:
         """What the router decided."""
-        self.reconciler.want(self._kept_wide(changes) if self._wide else changes)
+        self.delta.want(self._wide.keep(changes) if self._wide else changes)
         self._wake.set()
-
-    def _kept_wide(self, changes: Mapping[FibKey, Forwarding | None]) -> Mapping[FibKey, Forwarding | None]:
-        """Changes less those that only take hops away from a route of before."""
-        told = self._wide.keys() & changes.keys()
-        if not told:
-            return changes
-        passed = dict(changes)
-        for key in told:
-            value = changes[key]
-            if isinstance(value, Via) and set(value.hops) < set(self._wide[key].hops):
-                self._narrower[key] = value
-                del passed[key]
-            else:
-                del self._wide[key]
-                self._narrower.pop(key, None)
-        return passed
-
-    def _narrow(self, keys: Iterable[FibKey]) -> None:
-        """Routes of before are kept wide no longer."""
-        kept: dict[FibKey, Forwarding | None] = {}
-        for key in keys:
-            self._wide.pop(key, None)
-            if (value := self._narrower.pop(key, None)) is not None:
-                kept[key] = value
-        self.reconciler.want(kept)
 
     def settled(self, settled: bool) -> None:
         """Whether the router has decided all that it knows of."""
-        if self.reconciler.unsettled == settled:
-            self.reconciler.unsettled = not settled
+        if self.delta.unsettled == settled:
+            self.delta.unsettled = not settled
             self._wake.set()
 
     def pause(self, paused: bool) -> None:
         """Write nothing, or write again."""
-        self.reconciler.paused = paused
+        self.delta.paused = paused
         self._wake.set()
 
     def release(self) -> int:
         """The start is over: what was adopted and is not wanted goes. How many."""
-        self._narrow(list(self._wide))
+        self.delta.want(self._wide.release())
         self._wake.set()
-        return self.reconciler.release()
+        return self.delta.release()
 
-    def changed(self, changes: Mapping[FibKey, Forwarding | None]) -> None:
-        """Somebody else changed what is ours: its value now."""
+    def changed(self, keys: Collection[FibKey]) -> None:
+        """Somebody else changed what is ours at these keys."""
+        installed, wanted = self.target.installed.get, self.delta.wanted.get
         kinds: Counter[str] = Counter()
-        for key, value in changes.items():
-            wanted = self.reconciler.wanted.get(key)
-            if wanted != value:
-                kinds["missing" if value is None else "extra" if wanted is None else "changed"] += 1
+        for key in keys:
+            value, ours = installed(key), wanted(key)
+            if ours != value:
+                kinds["missing" if value is None else "extra" if ours is None else "changed"] += 1
         self._count_repairs(kinds)
-        self.reconciler.observe(changes)
-        if self._wide:
-            known = self._wide.keys() & changes.keys()
-            self._narrow([key for key in known if changes[key] != self._wide[key]])
+        self._recheck(keys)
         self._wake.set()
+
+    def _recheck(self, keys: Collection[FibKey]) -> None:
+        self.delta.recheck(keys)
+        if self._wide:
+            installed = self.target.installed.get
+            self.delta.want(self._wide.installed({key: installed(key) for key in keys}))
 
     def suspect(self, cause: str) -> None:
         """Routes may have gone without notice: compare all, now."""
@@ -156,9 +135,9 @@ class Programming:
 
     async def run(self) -> None:
         """Write what is due, until cancelled."""
-        reconciler = self.reconciler
+        delta = self.delta
         while True:
-            deadline = reconciler.next_deadline()
+            deadline = delta.next_deadline()
             timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
@@ -166,19 +145,19 @@ class Programming:
             self._wake.clear()
             if self._compare_cause:
                 await self._compare()
-            while not self._compare_cause and (batch := reconciler.due(time.monotonic())):
+            while not self._compare_cause and (batch := delta.due(time.monotonic())):
                 started = time.monotonic()
                 errors = await self.target.apply(batch.puts, batch.deletes)
                 now = time.monotonic()
                 if errors:
                     self._refused(errors)
-                reconciler.done(batch, errors, now)
+                delta.done(batch, errors, now)
                 self.progressed()
                 self.metrics.observe_reconcile("apply", now - started)
                 self.last_sync = time.time()
             if self._compare_cause:
                 self._wake.set()
-            elif self._heard_at is not None and not reconciler.pending:
+            elif self._heard_at is not None and not delta.pending:
                 self.metrics.observe_fib_programming(time.monotonic() - self._heard_at)
                 self._heard_at = None
 
@@ -187,7 +166,7 @@ class Programming:
         self.metrics.count_reconcile_error("apply")
         for key, error in errors.items():
             log.debug("event=route_failed prefix=%s error=%s", prefix_text(self.family, key[0]), error)
-        fresh = [key for key in errors if key not in self.reconciler.errors]
+        fresh = [key for key in errors if key not in self.delta.errors]
         if fresh:
             first = prefix_text(self.family, fresh[0][0])
             log.warning(
@@ -201,10 +180,9 @@ class Programming:
     async def _compare(self) -> None:
         cause, self._compare_cause = self._compare_cause, ""
         started = time.monotonic()
-        self.reconciler.begin_reading()
-        found = await self.target.read()
-        self.drift = self.reconciler.compare(found)
-        self._narrow([key for key, wide in self._wide.items() if found.get(key) != wide])
+        found = await self.target.resync()
+        self.drift = Drift(*map(len, found))
+        self._recheck(found.keys)
         self.metrics.observe_reconcile("compare", time.monotonic() - started)
         self.last_sync = time.time()
         self._count_repairs(Counter(self.drift._asdict()))
@@ -217,5 +195,5 @@ class Programming:
             )
 
     def _count_repairs(self, kinds: Counter[str]) -> None:
-        if not self.reconciler.paused:
+        if not self.delta.paused:
             self.repairs.update(+kinds)

@@ -1,4 +1,4 @@
-"""Our routes of one family in the kernel: read whole, written in batches, followed by events. A ``Target``.
+"""Our routes of one family in the kernel: read whole, written in batches, followed by events. A ``fib.delta.Target``.
 
 Ours is what has ``proto bird`` in table main, is unicast or a blackhole, and has no TOS; its key is prefix and metric
 (house rule 6). The kernel's ways that ``fib`` and ``writer`` know:
@@ -13,7 +13,7 @@ Ours is what has ``proto bird`` in table main, is unicast or a blackhole, and ha
 - A batch asks for one acknowledgement, at its end; errors come unasked, and name their message.
 - An IPv6 route that another appends to ours becomes further legs of it, and only the event tells whose they are.
 
-``daemon`` drives ``read`` and ``apply`` through a ``fib.delta.Reconciler``; ``kernel`` brings the events.
+``fib.programmer`` drives ``resync`` and ``apply``; ``kernel`` brings the events.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import asyncio
 from collections.abc import AsyncIterator, Container, Iterable, Mapping
 from typing import Protocol, TypeVar
 
+from bgpd.fib.delta import Differences
 from bgpd.kernel import rtnetlink as rt
 from bgpd.kernel.foreign import Others
-from bgpd.kernel.installed import STRANGE, Held, Object, Spelling, meaning
+from bgpd.kernel.installed import UNRECOGNISED, InstalledRoutes, Object, Spelling, meaning
 from bgpd.kernel.nexthop_objects import NextHops
 from bgpd.kernel.rtnetlink import Body
 from bgpd.kernel.sockets import DUMP_ATTEMPTS, Commands, Interrupted, dump
@@ -46,7 +47,7 @@ class Surroundings(Protocol):
         ...
 
     def ours_changed(self, family: Family, keys: Iterable[FibKey]) -> None:
-        """These are held otherwise than before, by no order of ours; or a conflict there is gone."""
+        """These are installed otherwise than before, by no order of ours; or a conflict there is gone."""
         ...
 
     def others_changed(self, family: Family, prefixes: set[Prefix]) -> None:
@@ -54,7 +55,7 @@ class Surroundings(Protocol):
         ...
 
     def suspect(self, family: Family, cause: str) -> None:
-        """What is held can no longer be followed by events: it must be read."""
+        """What is installed can no longer be followed by events: it must be read."""
         ...
 
     async def collect(self) -> None:
@@ -78,16 +79,15 @@ class Fib:
         self.family = family
         self.conflicts: dict[FibKey, str] = {}
         """Whose route has a key that we hold or tried to write, in words."""
-        self.held = Held(nexthops)
+        self.installed = InstalledRoutes(nexthops)
         self.synced = False
         """Whether a whole reading was made."""
         self._nexthops, self._others, self._door = nexthops, others, door
         self._writer = Writer(
-            family, commands, nexthops, self.held, others, self.conflicts, door.describe, objects, groups
+            family, commands, nexthops, self.installed, others, self.conflicts, door.describe, objects, groups
         )
         self.operations, self.errors = self._writer.operations, self._writer.errors
         """For ``FibStatus``: (``put`` or ``delete``, ``ok`` or ``error``), and (operation, errno name) -> count."""
-        self._fresh = False
         self._writing: tuple[Container[FibKey], Container[FibKey]] = ((), ())
         self._touched: tuple[set[FibKey], set[Prefix]] | None = None
         self._reader = rt.RouteReader()
@@ -96,64 +96,63 @@ class Fib:
     @property
     def distinct(self) -> int:
         """Distinct next hops of our routes."""
-        return len(self.held.uses)
+        return len(self.installed.uses)
 
     @property
     def nexthop_objects(self) -> int:
         """Objects of ours in the kernel, for this family."""
-        return len(self.held.by_id)
+        return len(self.installed.by_id)
 
     # Reading.
 
-    async def start(self) -> None:
-        """The first whole reading; the next ``read`` gives it."""
+    async def resync(self) -> Differences[FibKey]:
+        """Reads all; ``installed`` is that. Gives up the loop every few milliseconds; ``OSError`` where the kernel
+        refuses."""
         async with self._lock:
-            await self._sync()
-            self._fresh = True
-
-    async def read(self) -> dict[FibKey, Forwarding]:
-        """All routes of ours, now. Gives up the loop every few milliseconds; ``OSError`` where the kernel refuses."""
-        async with self._lock:
-            if not self._fresh:
-                await self._sync()
-            self._fresh = False
-            result: dict[FibKey, Forwarding] = {}
-            async for part in _slices(list(self.held.routes.items())):
-                for key, spelling in part:
-                    result[key] = meaning(spelling)
+            found = await self._sync()
         await self._door.collect()
-        return result
+        return found
 
-    async def _sync(self) -> None:
-        """Reads table main: ours into ``installed``, the others' into ``Others``; tells what that changes."""
+    async def _sync(self) -> Differences[FibKey]:
+        """Reads table main: ours into ``installed``, the others' into ``Others``; says what of ours that changes, and
+        tells what of theirs."""
         touched, touched_prefixes = self._touched = set[FibKey](), set[Prefix]()
-        held = self.held
+        installed = self.installed
         ours: dict[FibKey, Spelling] = {}
         others: dict[Prefix, tuple[Body, ...]] = {}
-        twins: dict[FibKey, int] = {}
+        duplicates: dict[FibKey, int] = {}
+        missing: list[FibKey] = []
+        extra: list[FibKey] = []
+        changed: list[FibKey] = []
         try:
             await self._nexthops.sync()
-            async for made in _slices(list(held.by_id.values())):
+            async for made in _slices(list(installed.by_id.values())):
                 for each in made:
-                    if not held.is_intact(each):
-                        held.forget(each)
-            await self._read_table(ours, others, twins)
+                    if not installed.is_intact(each):
+                        installed.forget(each)
+            await self._read_table(ours, others, duplicates)
             for key in self.conflicts:
                 self._restore_merged(key, ours, others)
-            held.twins.clear()
-            held.twins.update(twins)
+            installed.duplicates.clear()
+            installed.duplicates.update(duplicates)
             async for part in _slices(list(ours.items())):
                 for key, spelling in part:
-                    if spelling is not held.routes.get(key) and key not in touched:
-                        held.hold(key, spelling)
+                    old = installed.entries.get(key)
+                    if spelling is not old and key not in touched:
+                        if old is None:
+                            extra.append(key)
+                        elif meaning(old) != meaning(spelling):
+                            changed.append(key)
+                        installed.put(key, spelling)
             used: set[int] = set()
-            async for part in _slices(list(held.routes.items())):
+            async for part in _slices(list(installed.entries.items())):
                 for key, spelling in part:
                     if key not in ours and key not in touched:
-                        held.release(key)
+                        missing.append(key)
+                        installed.remove(key)
                     elif isinstance(spelling, Object):
                         used.add(spelling.id)
-            held.used_ids = used
+            installed.used_ids = used
             while ours:  # a large dict is not freed in one step
                 for _ in range(min(_SLICE, len(ours))):
                     ours.popitem()
@@ -165,17 +164,18 @@ class Fib:
                 others[prefix] = routes
             else:
                 others.pop(prefix, None)
-        changed = self._others.replace(others)
+        theirs = self._others.replace(others)
         self.synced, self._writer.unsure = True, False
-        self._review_conflicts(changed)
-        if changed:
-            self._door.others_changed(self.family, changed)
+        self._review_conflicts(theirs)
+        if theirs:
+            self._door.others_changed(self.family, theirs)
+        return Differences(tuple(missing), tuple(extra), tuple(changed))
 
     async def _read_table(
         self,
         ours: dict[FibKey, Spelling],
         others: dict[Prefix, tuple[Body, ...]],
-        twins: dict[FibKey, int],
+        duplicates: dict[FibKey, int],
     ) -> None:
         spellings: dict[int, tuple[Spelling, Body]] = {}  # by the body's id, which holds while the body does
         found: list[tuple[Prefix, Body]] = []
@@ -191,11 +191,11 @@ class Fib:
                     if not is_ours(body):
                         others[prefix] = (*others.get(prefix, ()), body)
                         continue
-                    known = spellings[id(body)] = self.held.spelling(body), body
+                    known = spellings[id(body)] = self.installed.spelling(body), body
                 key = (prefix, body.metric)
                 if key in ours:
-                    twins[key] = twins.get(key, 0) + 1
-                    ours[key] = STRANGE
+                    duplicates[key] = duplicates.get(key, 0) + 1
+                    ours[key] = UNRECOGNISED
                 else:
                     ours[key] = known[0]
             return end
@@ -203,7 +203,7 @@ class Fib:
         for _ in range(DUMP_ATTEMPTS):
             ours.clear()
             others.clear()
-            twins.clear()
+            duplicates.clear()
             try:
                 await dump(rt.GETROUTE, self.family.af, parse)
                 return
@@ -219,7 +219,7 @@ class Fib:
             return
         rest = tuple(hop for hop in spelling.hops if hop not in other.hops)
         if rest and len(rest) < len(spelling.hops):
-            ours[key] = self.held.canonical(Via(rest))
+            ours[key] = self.installed.canonical(Via(rest))
             others[key[0]] = (*others.get(key[0], ()), other)
 
     def _review_conflicts(self, prefixes: set[Prefix]) -> None:
@@ -229,7 +229,7 @@ class Fib:
             del self.conflicts[key]
         for prefix in prefixes:
             for body in self._others.routes(prefix):
-                if not body.tos and (prefix, body.metric) in self.held.routes:
+                if not body.tos and (prefix, body.metric) in self.installed.entries:
                     self.conflicts[prefix, body.metric] = self._door.describe(body)
         if freed:
             self._door.ours_changed(self.family, freed)
@@ -243,13 +243,12 @@ class Fib:
         errors: dict[FibKey, Exception] = {}
         deletes = tuple(deletes)
         async with self._lock:
-            self._fresh = False
             self._writing = puts, deletes
             try:
                 left = puts
                 for _ in range(_ATTEMPTS):
                     if self._writer.unsure:
-                        await self._sync()
+                        self._door.ours_changed(self.family, (await self._sync()).keys)
                     left = await self._writer.put(left, errors)
                     if not left:
                         break
@@ -260,50 +259,47 @@ class Fib:
 
     async def remove_all(self) -> int:
         """Removes all routes and nexthop objects of ours. How many routes; ``OSError`` for the first that stays."""
-        keys = list(await self.read())
+        await self.resync()
+        keys = list(self.installed.entries)
         for error in (await self.apply({}, keys)).values():
             raise error
-        self.held.used_ids = set()
+        self.installed.used_ids = set()
         await self._door.collect()
         return len(keys)
-
-    def doubt(self) -> None:
-        """What is held may be gone: the next ``read`` asks the kernel."""
-        self._fresh = False
 
     # Events, all of other ports than our own.
 
     def ours_event(self, message_type: int, flags: int, prefix: Prefix, body: Body) -> FibKey | None:
-        """Somebody wrote or removed a route of ours. Returns the key that is held otherwise now."""
+        """Somebody wrote or removed a route of ours. Returns the key that is installed otherwise now."""
         key = (prefix, body.metric)
         self._touch(key)
-        held = self.held
-        old = held.routes.get(key)
+        installed = self.installed
+        old = installed.entries.get(key)
         if message_type == rt.DELROUTE:
             if old is None:
                 return None
-            if key in held.twins:
+            if key in installed.duplicates:
                 self._door.suspect(self.family, "one of two routes of one key was removed")
             via = meaning(old)
             if self.family is Family.IPV6 and isinstance(via, Via) and body.hops:
                 rest = tuple(hop for hop in via.hops if hop not in body.hops)
                 if rest and len(rest) < len(via.hops):
-                    held.hold(key, held.canonical(Via(rest)))
+                    installed.put(key, installed.canonical(Via(rest)))
                     return key
-            held.release(key)
+            installed.remove(key)
             return key
         shared = self._others.at(key) is not None
         if shared or (old is not None and not flags & rt.F_REPLACE):
             self._door.suspect(self.family, "two routes have one key")
             if shared:
                 return None
-        held.hold(key, held.spelling(body))
+        installed.put(key, installed.spelling(body))
         return key
 
     def others_event(self, message_type: int, flags: int, prefix: Prefix, body: Body) -> FibKey | None:
-        """Another owner's route came or went. Returns the key of ours that is held otherwise now, or is free now."""
+        """Another owner's route came or went. Returns the key of ours that is installed otherwise, or free, now."""
         key = (prefix, body.metric)
-        others, held = self._others, self.held
+        others, installed = self._others, self.installed
         if self._touched is not None:
             self._touched[1].add(prefix)
         if message_type == rt.DELROUTE:
@@ -312,7 +308,7 @@ class Fib:
                 del self.conflicts[key]
                 return key
             return None
-        old = held.routes.get(key) if not body.tos else None
+        old = installed.entries.get(key) if not body.tos else None
         if old is None:
             others.put(prefix, body, flags)
             if key in self.conflicts:
@@ -321,7 +317,7 @@ class Fib:
         if flags & rt.F_REPLACE:
             if others.at(key) is None:  # it took ours over
                 self._touch(key)
-                held.release(key)
+                installed.remove(key)
                 others.put(prefix, body, flags)
                 self.conflicts[key] = self._door.describe(body)
                 return key

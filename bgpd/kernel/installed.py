@@ -1,4 +1,4 @@
-"""What we hold of one family: each route of ours and how it is spelled in the kernel, and what those spellings share.
+"""What of ours is in the kernel, of one family: each route and how it is spelled there, and what those spellings share.
 
 ``fib`` fills it from readings and events, ``writer`` from what the kernel accepted. It knows distinct next hops, the
 links our routes lead over, and our nexthop objects, so that no question of those needs a walk through all routes.
@@ -15,7 +15,7 @@ from bgpd.kernel import rtnetlink as rt
 from bgpd.kernel.nexthop_objects import NextHops
 from bgpd.model.route import BLACKHOLE, Blackhole, FibKey, Forwarding, Hop, Via
 
-STRANGE = Via((Hop(None, 0),))
+UNRECOGNISED = Via((Hop(None, 0),))
 """A route of ours in a spelling that we never write (weights, metrics, two of one key): equal to nothing wanted."""
 
 _METRIC = itemgetter(1)
@@ -60,12 +60,12 @@ def _links(via: Via) -> set[int]:
     return {hop.ifindex for hop in via.hops}
 
 
-class Held:
-    """Routes of ours by key."""
+class InstalledRoutes:
+    """Routes of ours by key. A ``fib.delta.Installed``."""
 
     def __init__(self, nexthops: NextHops) -> None:
-        self.routes: dict[FibKey, Spelling] = {}
-        self.twins: dict[FibKey, int] = {}
+        self.entries: dict[FibKey, Spelling] = {}
+        self.duplicates: dict[FibKey, int] = {}
         """Keys that several routes of ours have, and how many more than one."""
         self.uses: dict[Via, _Use] = {}
         """Distinct next hops."""
@@ -78,32 +78,32 @@ class Held:
         self._nexthops = nexthops
         self._links: Counter[int] = Counter()
 
-    def hold(self, key: FibKey, spelling: Spelling) -> None:
+    def put(self, key: FibKey, spelling: Spelling) -> None:
         """The kernel has this route."""
-        old = self.routes.get(key)
+        old = self.entries.get(key)
         if old is spelling:
             return
         if old is None:
             self.metrics[key[1]] += 1
-        self.routes[key] = spelling
+        self.entries[key] = spelling
         self._use(spelling, 1)
         if old is not None:
             self._unuse(old, 1)
 
-    def hold_all(self, routes: Mapping[FibKey, Spelling]) -> None:
+    def put_all(self, routes: Mapping[FibKey, Spelling]) -> None:
         """The kernel has these routes."""
-        if not self.routes.keys().isdisjoint(routes):
+        if not self.entries.keys().isdisjoint(routes):
             for key, spelling in routes.items():
-                self.hold(key, spelling)
+                self.put(key, spelling)
             return
-        self.routes.update(routes)
+        self.entries.update(routes)
         self.metrics.update(map(_METRIC, routes))
         for spelling, same in groupby(routes.values()):
             self._use(spelling, sum(1 for _ in same))
 
-    def release_all(self, keys: Sequence[FibKey]) -> None:
+    def remove_all(self, keys: Sequence[FibKey]) -> None:
         """The kernel does not have these routes."""
-        pop = self.routes.pop
+        pop = self.entries.pop
         gone = [pop(key, None) for key in keys]
         if len(self.metrics) == 1 and None not in gone:
             (metric,) = self.metrics
@@ -117,9 +117,9 @@ class Held:
             if spelling is not None:
                 self._unuse(spelling, sum(1 for _ in same))
 
-    def release(self, key: FibKey) -> None:
+    def remove(self, key: FibKey) -> None:
         """The kernel does not have this route."""
-        old = self.routes.pop(key, None)
+        old = self.entries.pop(key, None)
         if old is not None:
             self.metrics[key[1]] -= 1
             if not self.metrics[key[1]]:
@@ -152,9 +152,9 @@ class Held:
         """Whether a route of ours leads over a link."""
         return self._links[ifindex] > 0
 
-    def forwarding(self, key: FibKey) -> Forwarding | None:
-        """What we hold at a key."""
-        spelling = self.routes.get(key)
+    def get(self, key: FibKey) -> Forwarding | None:
+        """What is installed at a key."""
+        spelling = self.entries.get(key)
         return None if spelling is None else meaning(spelling)
 
     def canonical(self, via: Via) -> Via:
@@ -167,12 +167,12 @@ class Held:
         if body.type == rt.BLACKHOLE_TYPE:
             return BLACKHOLE
         if not body.nexthop:
-            return self.canonical(Via(body.hops)) if body.plain and body.hops else STRANGE
+            return self.canonical(Via(body.hops)) if body.plain and body.hops else UNRECOGNISED
         if (known := self.by_id.get(body.nexthop)) is not None:
             return known
         forwarding = self._nexthops.forwarding(body.nexthop)
         if forwarding is None:
-            return STRANGE
+            return UNRECOGNISED
         if isinstance(forwarding, Blackhole):
             return BLACKHOLE
         if not self._nexthops.is_ours(body.nexthop):

@@ -16,7 +16,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +30,7 @@ from bgpd.kernel.rivals import Rivals
 from bgpd.kernel.sockets import TURN, Commands, open_listener
 from bgpd.kernel.writer import ObjectsMode
 from bgpd.model.prefix import Address, Family, Prefix
-from bgpd.model.route import FibKey, ForeignRoutes, Forwarding, Resolution, Unresolved, Workloads
+from bgpd.model.route import FibKey, ForeignRoutes, Resolution, Unresolved, Workloads
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +41,12 @@ _DATAGRAM = 1 << 16
 class KernelHandler(Protocol):
     """Who is told. Called in the event loop; must not block."""
 
-    def fib_changed(self, family: Family, changes: Mapping[FibKey, Forwarding | None]) -> None:
-        """Somebody else changed what we hold, or a conflict went away: what is there of ours now; ``None``: nothing."""
+    def fib_changed(self, family: Family, keys: Collection[FibKey]) -> None:
+        """Somebody else changed what of ours is installed at these keys, or a conflict there went away."""
         ...
 
     def fib_suspect(self, family: Family | None, cause: str) -> None:
-        """Routes may be gone without notice (``None``: of both families): ``read`` and compare at once."""
+        """Routes may be gone without notice (``None``: of both families): ``resync`` at once."""
         ...
 
     def next_hops_changed(self, addresses: frozenset[Address]) -> None:
@@ -115,7 +115,7 @@ class Kernel:
         """Reads everything. Raises ``OSError`` where the kernel refuses."""
         await self._neighbours.sync()
         for fib in self._fibs.values():
-            await fib.start()
+            await fib.resync()
         await self.collect()
         self._workloads, self._local = self._workloads_now(), self._local_now()
 
@@ -199,8 +199,6 @@ class Kernel:
         self._schedule_flush()
 
     def suspect(self, family: Family | None, cause: str) -> None:
-        for fib in self._fibs.values() if family is None else (self._fibs[family],):
-            fib.doubt()
         self._suspects.setdefault(family, cause)
         self._schedule_flush()
 
@@ -209,14 +207,14 @@ class Kernel:
         if not all(fib.synced for fib in self._fibs.values()):
             return
         while True:
-            used = set[int]().union(*(fib.held.used_ids for fib in self._fibs.values()))
+            used = set[int]().union(*(fib.installed.used_ids for fib in self._fibs.values()))
             for others in self._others.values():
                 used.update(body.nexthop for _, bodies in others for body in bodies if body.nexthop)
             unused = self._nexthops.unused(used)
             if not unused:
                 return
             for fib in self._fibs.values():
-                fib.held.forget_ids(unused)
+                fib.installed.forget_ids(unused)
             await self._nexthops.remove(unused)
 
     # Events.
@@ -285,8 +283,8 @@ class Kernel:
         else:
             self._nexthops.drop(nexthop.id)
         for family, fib in self._fibs.items():
-            if nexthop.id in fib.held.by_id:
-                fib.held.forget_ids((nexthop.id,))
+            if nexthop.id in fib.installed.by_id:
+                fib.installed.forget_ids((nexthop.id,))
                 self.suspect(family, f"nexthop object {nexthop.id} was changed or removed")
         self._neighbours.review_all()
 
@@ -312,7 +310,7 @@ class Kernel:
             self._neighbours.review(Family.IPV4, lost)
         self._workloads_dirty = True
         for family, fib in self._fibs.items():
-            if fib.held.over(link.ifindex):
+            if fib.installed.over(link.ifindex):
                 self.suspect(family, f"link {link.name} went down or away")
 
     def _address(self, data: bytes, message: rt.Message) -> None:
@@ -365,7 +363,7 @@ class Kernel:
         for family, keys in self._changed.items():
             if keys:
                 self._changed[family] = set()
-                handler.fib_changed(family, {key: self._fibs[family].held.forwarding(key) for key in keys})
+                handler.fib_changed(family, keys)
         if self._suspects:
             suspects, self._suspects = self._suspects, {}
             for which, cause in suspects.items():

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from bgpd.kernel import rtnetlink as rt
 from bgpd.kernel.foreign import Others
-from bgpd.kernel.installed import STRANGE, Held, Object, Spelling, meaning
+from bgpd.kernel.installed import UNRECOGNISED, InstalledRoutes, Object, Spelling, meaning
 from bgpd.kernel.nexthop_objects import NextHops
 from bgpd.kernel.sockets import TURN, Commands, Replies
 from bgpd.model.prefix import Family
@@ -65,14 +65,14 @@ class _Batch:
 
 
 class Writer:
-    """One family's. ``unsure`` is set when the kernel's answers show that ``held`` is not what is there."""
+    """One family's. ``unsure`` is set when the kernel's answers show that ``installed`` is not what is there."""
 
     def __init__(
         self,
         family: Family,
         commands: Commands,
         nexthops: NextHops,
-        held: Held,
+        installed: InstalledRoutes,
         others: Others,
         conflicts: dict[FibKey, str],
         describe: Callable[[rt.Body], str],
@@ -85,7 +85,7 @@ class Writer:
         )
         self.errors: Counter[tuple[str, str]] = Counter()
         self._family, self._commands, self._nexthops = family, commands, nexthops
-        self._held, self._others, self._conflicts = held, others, conflicts
+        self._installed, self._others, self._conflicts = installed, others, conflicts
         self._describe, self._mode, self._groups = describe, mode, groups
         self._attempt = 0
         self._removals: dict[tuple[int, int], rt.Tail] = {}
@@ -101,10 +101,15 @@ class Writer:
         self._broken = False
         again: dict[FibKey, Forwarding] = {}
         flight = _Flight(self, errors, again)
-        held, others, conflicts, family = self._held.routes, self._others, self._conflicts, self._family
-        twins, fill = self._held.twins, self._fill
+        installed, others, conflicts, family = (
+            self._installed.entries,
+            self._others,
+            self._conflicts,
+            self._family,
+        )
+        duplicates, fill = self._installed.duplicates, self._fill
         spelled: dict[tuple[Forwarding, int], tuple[Spelling, rt.Tail, rt.Form]] = {}
-        distinct, new = len(self._held.uses), set[Via]()
+        distinct, new = len(self._installed.uses), set[Via]()
         batch = _Batch(self._commands.base())
         last: Forwarding | None = None
         last_metric = -1
@@ -118,21 +123,21 @@ class Writer:
                 last, last_metric = forwarding, metric
                 known = spelled.get((forwarding, metric))
                 if known is None:
-                    if not isinstance(forwarding, Blackhole) and forwarding not in self._held.uses:
+                    if not isinstance(forwarding, Blackhole) and forwarding not in self._installed.uses:
                         new.add(forwarding)
                     many = distinct + len(new) > OBJECTS_FROM
                     spelling, tail = self._spell(forwarding, metric, many, batch)
                     form = rt.route_form(family, rt.NEWROUTE, exclusive, tail)
                     known = spelled[forwarding, metric] = spelling, tail, form
                 spelling, tail, (head, middle, rest, attributes) = known
-            old = held.get(key)
+            old = installed.get(key)
             seq = batch.base + len(batch.messages)
             if old is None:
                 message = fill(head, seq, middle, prefix[0], rest, prefix[1:]) + attributes
             else:
                 flags = rt.F_REQUEST | rt.F_CREATE | rt.F_REPLACE
                 shared = prefix in others.table and others.at(key) is not None
-                if shared or key in twins:
+                if shared or key in duplicates:
                     self._clear(batch, key, old, shared)
                     append = shared and family is Family.IPV4
                     flags = rt.F_REQUEST | rt.F_CREATE | rt.F_APPEND if append else exclusive
@@ -157,9 +162,9 @@ class Writer:
         back: dict[FibKey, Forwarding] = {}
         flight = _Flight(self, errors, back)
         batch = _Batch(self._commands.base())
-        held, others, fill, family = self._held, self._others, self._fill, self._family
-        routes, twins, theirs = held.routes, held.twins, self._others.table
-        unsettled = family is Family.IPV4 and len(+held.metrics) > 1
+        installed, others, fill, family = self._installed, self._others, self._fill, self._family
+        routes, duplicates, theirs = installed.entries, installed.duplicates, self._others.table
+        unsettled = family is Family.IPV4 and len(+installed.metrics) > 1
         last: tuple[int, bool] | None = None
         head = middle = rest = attributes = b""
         for key in keys:
@@ -170,7 +175,7 @@ class Writer:
                 self.operations["delete", "ok"] += 1
                 continue
             shared = prefix in theirs and others.at(key) is not None
-            if shared or old is STRANGE or (twins and key in twins):
+            if shared or old is UNRECOGNISED or (duplicates and key in duplicates):
                 self._clear(batch, key, old, shared)
                 batch.steps[-1] = key
             elif unsettled and not metric and self._has_another_metric(key):
@@ -199,7 +204,7 @@ class Writer:
     ) -> tuple[Spelling, rt.Tail]:
         if isinstance(forwarding, Blackhole):
             return BLACKHOLE, rt.route_tail(self._family, metric, None)
-        via = self._held.canonical(forwarding)
+        via = self._installed.canonical(forwarding)
         if self._mode == "always" or (self._mode == "auto" and many):
             made = self._object(via, batch)
             if made is not None:
@@ -208,10 +213,10 @@ class Writer:
 
     def _object(self, via: Via, batch: _Batch) -> Object | None:
         """The object of a forwarding, made with this batch if need be; ``None`` where it must be written without."""
-        held = self._held
-        known = held.objects.get(via)
+        installed = self._installed
+        known = installed.objects.get(via)
         if known is not None:
-            held.used_ids.add(known.id)
+            installed.used_ids.add(known.id)
             return known
         hops = via.hops
         if hops[0].gateway is None or (len(hops) > 1 and not (self._groups and len(hops) <= MOST_LEGS)):
@@ -219,15 +224,15 @@ class Writer:
         parts: list[Object] = []
         if len(hops) > 1:
             for hop in hops:
-                part = self._object(held.canonical(Via((hop,))), batch)
+                part = self._object(installed.canonical(Via((hop,))), batch)
                 if part is None:
                     return None
                 parts.append(part)
         number = self._nexthops.reserve()
         if number is None:
             return None
-        made = held.register(Object(number, via, tuple(parts), self._attempt))
-        held.used_ids.add(number)
+        made = installed.register(Object(number, via, tuple(parts), self._attempt))
+        installed.used_ids.add(number)
         content = tuple(part.id for part in parts) or hops[0]
         flags = rt.F_REQUEST | rt.F_CREATE | rt.F_EXCL
         seq = batch.base + len(batch.messages)
@@ -239,14 +244,14 @@ class Writer:
     def _clear(self, batch: _Batch, key: FibKey, old: Spelling, shared: bool) -> None:
         """Deletes all routes of ours at a key, and nothing of another's."""
         batch.plain = False
-        if shared and self._family is Family.IPV6 and isinstance(old, Via) and old is not STRANGE:
+        if shared and self._family is Family.IPV6 and isinstance(old, Via) and old is not UNRECOGNISED:
             # Legs may have merged with another's route: without a gateway all of them would go.
             for hop in old.hops:
                 self._remove(batch, key, _Clear(key), self._removal(key, Via((hop,)), exact=True), 0)
             return
-        for _ in range(1 + self._held.twins.get(key, 0)):
+        for _ in range(1 + self._installed.duplicates.get(key, 0)):
             self._remove(batch, key, _Clear(key), self._removal(key, old, exact=shared), 0)
-            if old is STRANGE:  # one of two of a key may be a blackhole
+            if old is UNRECOGNISED:  # one of two of a key may be a blackhole
                 self._remove(batch, key, _Clear(key), self._removal(key, BLACKHOLE, exact=False), 0)
 
     def _removal(self, key: FibKey, old: Spelling, exact: bool) -> rt.Tail:
@@ -256,7 +261,7 @@ class Writer:
         if tail is None:
             tail = rt.route_tail(self._family, key[1], None)._replace(scope=rt.SCOPE_NOWHERE, type=kind)
             self._removals[key[1], kind] = tail
-        if exact and not isinstance(old, Blackhole) and old is not STRANGE:
+        if exact and not isinstance(old, Blackhole) and old is not UNRECOGNISED:
             named = rt.route_tail(self._family, key[1], old.id if isinstance(old, Object) else old)
             tail = tail._replace(attributes=named.attributes)
         return tail
@@ -269,7 +274,8 @@ class Writer:
 
     def _has_another_metric(self, key: FibKey) -> bool:
         return any(
-            metric != key[1] and (key[0], metric) in self._held.routes for metric in +self._held.metrics
+            metric != key[1] and (key[0], metric) in self._installed.entries
+            for metric in +self._installed.metrics
         )
 
     # What became of it.
@@ -282,7 +288,7 @@ class Writer:
         again: dict[FibKey, Forwarding],
     ) -> None:
         """Takes over what the kernel did with a batch."""
-        held, refusals = self._held, replies.refusals
+        installed, refusals = self._installed, replies.refusals
         if batch.plain and not self._broken and not refusals and not replies.echoes:
             self._all_done(batch, errors)  # nearly always
             return
@@ -303,20 +309,20 @@ class Writer:
                 if (
                     isinstance(spelling, Object) and spelling.failure is not None
                 ):  # it went over another's object
-                    again[key], spelling = spelling.via, STRANGE
-                held.hold(key, spelling)
+                    again[key], spelling = spelling.via, UNRECOGNISED
+                installed.put(key, spelling)
                 if errors:
                     errors.pop(key, None)
-                if held.twins:
-                    held.twins.pop(key, None)
+                if installed.duplicates:
+                    installed.duplicates.pop(key, None)
             elif refusal is not None and refusal.errno not in (errno.ESRCH, errno.ENOENT):
                 if not clearing:
                     self._failed("delete", key, refusal, errors)
             elif replies.echoes and self._took_another(key, replies, place, again):
                 deletes += 1
             else:
-                held.release(key)
-                held.twins.pop(key, None)
+                installed.remove(key)
+                installed.duplicates.pop(key, None)
                 if not clearing:
                     deletes += 1
                     self._conflicts.pop(key, None)
@@ -325,18 +331,18 @@ class Writer:
 
     def _all_done(self, batch: _Batch, errors: dict[FibKey, Exception]) -> None:
         """Every step of a plain batch succeeded."""
-        held = self._held
+        installed = self._installed
         for made in batch.made:
             self._made(made, None)
-        settled: list[MutableMapping[FibKey, Any]] = [errors, held.twins]
+        settled: list[MutableMapping[FibKey, Any]] = [errors, installed.duplicates]
         if batch.puts:
             keys: Iterable[FibKey] = batch.puts
-            held.hold_all(batch.puts)
+            installed.put_all(batch.puts)
             self.operations["put", "ok"] += len(batch.puts)
         else:
             steps = cast(list[FibKey], batch.steps)
             keys = steps
-            held.release_all(steps)
+            installed.remove_all(steps)
             self.operations["delete", "ok"] += len(batch.steps)
             settled.append(self._conflicts)
         for old in settled:
@@ -349,7 +355,7 @@ class Writer:
         self.unsure = True
         for step in batch.steps:
             if isinstance(step, Object):
-                self._held.forget(step)
+                self._installed.forget(step)
             elif not isinstance(step, _Clear):
                 operation = "put" if batch.puts else "delete"
                 self._failed(operation, step, rt.Refusal(error.errno or errno.EIO), errors)
@@ -362,7 +368,7 @@ class Writer:
             return
         made.failure = refusal
         self._broken = True
-        self._held.forget(made)
+        self._installed.forget(made)
         if refusal.errno == errno.EEXIST:  # somebody took an id of our range: try another, keep off this one
             made.stale = True
             self._nexthops.put(rt.NextHop(made.id, 0, None, (), False, False))
@@ -374,7 +380,7 @@ class Writer:
             return
         for part in made.parts:
             if part.attempt != self._attempt:  # it may have gone without notice
-                self._held.forget(part)
+                self._installed.forget(part)
                 self._nexthops.drop(part.id)
                 made.stale = True
 
@@ -401,7 +407,7 @@ class Writer:
                 if spelling.stale:
                     again[key] = spelling.via
             elif spelling.attempt != self._attempt:  # gone without notice: a link went down
-                self._held.forget(spelling)
+                self._installed.forget(spelling)
                 self._nexthops.drop(spelling.id)
                 again[key] = spelling.via
         self._failed("put", key, refusal, errors)
@@ -421,9 +427,9 @@ class Writer:
             parsed = rt.RouteReader().read(data, message)
             if message.type == rt.DELROUTE and parsed is not None and parsed[2].metric != key[1]:
                 taken = (parsed[1], parsed[2].metric)
-                forwarding = self._held.forwarding(taken)
-                self._held.release(taken)
-                self._held.release(key)
+                forwarding = self._installed.get(taken)
+                self._installed.remove(taken)
+                self._installed.remove(key)
                 if forwarding is not None:
                     again[taken] = forwarding
                 return True

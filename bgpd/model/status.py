@@ -9,25 +9,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 from bgpd.model.peer import PeerId
 from bgpd.model.resources import Problem, Snapshot
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class Target(Protocol[K, V]):
-    """An outside thing that is kept equal to what we want; ``fib.delta.Reconciler`` says what to do next."""
-
-    async def read(self) -> dict[K, V]:
-        """All that is ours there, now."""
-        ...
-
-    async def apply(self, puts: Mapping[K, V], deletes: Iterable[K]) -> Mapping[K, Exception]:
-        """Put (create or replace), then delete. Returns the keys that failed, each with why; never raises for a key."""
-        ...
 
 
 class Datastore(Protocol):

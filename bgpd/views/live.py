@@ -83,11 +83,12 @@ class Parts:
 
     def held_keys(self, family: Family, prefix: Prefix) -> list[FibKey]:
         """The kernel's keys of ours for a prefix: the usual metric's, and what an earlier daemon left."""
-        reconciler = self.fibs[family].reconciler
+        delta = self.fibs[family].delta
+        installed = delta.installed.entries
         usual = self.router.fib_key(family, prefix)
-        found = [usual] if usual in reconciler.held else []
-        if reconciler.kept:
-            found += [key for key in reconciler.held if key[0] == prefix and key != usual]
+        found = [usual] if usual in installed else []
+        if delta.adopted:
+            found += [key for key in installed if key[0] == prefix and key != usual]
         return found
 
     @staticmethod

@@ -64,15 +64,13 @@ def ready(parts: Parts, facts: Facts) -> list[Check]:
     """Readiness: resources whole, the kernel ours to write and written once. Not: that any peer is up, or that each
     single route can be written (a problem says which cannot)."""
     whole = facts.snapshot is not None  # what was whole once stands, though the directory may have gone since
-    reconcilers = [state.reconciler for state in parts.fibs.values()]
-    written = all(
-        state.last_sync is not None or not state.reconciler.pending for state in parts.fibs.values()
-    )
+    deltas = [state.delta for state in parts.fibs.values()]
+    written = all(state.last_sync is not None or not state.delta.pending for state in parts.fibs.values())
     lost = facts.datastore.status().detail
-    paused = any(reconciler.paused for reconciler in reconcilers)
+    paused = any(delta.paused for delta in deltas)
     kernel = "" if whole and written else "the first routes are not yet written"
     for family, state in parts.fibs.items():
-        errors, wanted = state.reconciler.errors, state.reconciler.wanted
+        errors, wanted = state.delta.errors, state.delta.wanted
         if errors and len(errors) == len(wanted):
             kernel = (
                 f"none of {len(wanted)} {family.label} routes can be written: {next(iter(errors.values()))}"
@@ -88,12 +86,12 @@ def ready(parts: Parts, facts: Facts) -> list[Check]:
 def fib_status(parts: Parts, family: Family) -> FibStatus:
     """The kernel's side of one family."""
     state, fib = parts.fibs[family], parts.kernel.fibs[family]
-    held, metric = state.reconciler.held, default_metric(family)
+    held, metric = state.delta.installed.entries, default_metric(family)
     blackholes = sum((prefix, metric) in held for prefix in parts.router.origination(family).blackholes)
     return FibStatus(
         routes={"unicast": len(held) - blackholes, "blackhole": blackholes},
-        wanted=len(state.reconciler.wanted),
-        pending=state.reconciler.pending,
+        wanted=len(state.delta.wanted),
+        pending=state.delta.pending,
         drift=state.drift._asdict(),
         operations=dict(fib.operations),
         errors=dict(fib.errors),
@@ -176,7 +174,7 @@ def status(parts: Parts, facts: Facts) -> Status:
 def _failing(parts: Parts, family: Family) -> Iterator[Problem]:
     """Routes that the kernel refuses, other than for somebody's route in their place: the first few, and how many."""
     conflicts = parts.kernel.fibs[family].conflicts
-    errors = {key: why for key, why in parts.fibs[family].reconciler.errors.items() if key not in conflicts}
+    errors = {key: why for key, why in parts.fibs[family].delta.errors.items() if key not in conflicts}
     for (prefix, _), why in islice(errors.items(), FAILING_SHOWN):
         yield Problem("the kernel", "", f"{prefix_text(family, prefix)} cannot be written: {why}")
     if len(errors) > FAILING_SHOWN:

@@ -130,7 +130,7 @@ class Tables:
                     )
 
     def _fib_rows(self, family: Family, wanted: _Wanted) -> Iterator[RouteView]:
-        reconciler = self._parts.fibs[family].reconciler
+        delta = self._parts.fibs[family].delta
         keys: Iterable[FibKey]
         if wanted.prefix is not None and not wanted.longer:
             usual = self._parts.router.fib_key(family, wanted.prefix)
@@ -138,12 +138,12 @@ class Tables:
         else:
             keys = [
                 key
-                for key in dict.fromkeys((*reconciler.held, *reconciler.wanted))
+                for key in dict.fromkeys((*delta.installed.entries, *delta.wanted))
                 if wanted.prefix is None or covers(wanted.prefix, key[0])
             ]
         conflicts = self._parts.kernel.fibs[family].conflicts
         for key in keys:
-            held, target = reconciler.held.get(key), reconciler.wanted.get(key)
+            held, target = delta.installed.get(key), delta.wanted.get(key)
             value = held or target
             if value is None:
                 continue
@@ -151,7 +151,9 @@ class Tables:
             if key[1] != default_metric(family):
                 detail += f" metric {key[1]}"
             if held is None:
-                detail = f"not in the kernel: {conflicts.get(key) or reconciler.errors.get(key) or 'not yet written'}"
+                detail = (
+                    f"not in the kernel: {conflicts.get(key) or delta.errors.get(key) or 'not yet written'}"
+                )
             elif target is None:
                 detail += " (left from before; goes when in sync)"
             elif held != target:

@@ -64,7 +64,7 @@ class Why:
 
     def _known(self, family: Family) -> Mapping[Prefix, object]:
         origination = self._parts.router.origination(family)
-        held = self._parts.fibs[family].reconciler.held
+        held = self._parts.fibs[family].delta.installed.entries
         known: dict[Prefix, object] = dict.fromkeys(prefix for prefix, _ in held)
         for table in (
             self._parts.router.adj_rib_in(family).candidates,
@@ -263,11 +263,11 @@ class Why:
         return Step("next hop", f"{text}: {self._parts.forwarding_text(resolution.via)}{cost}")
 
     def _in_kernel(self, family: Family, prefix: Prefix) -> Step:
-        reconciler = self._parts.fibs[family].reconciler
+        delta = self._parts.fibs[family].delta
         key = self._parts.router.fib_key(family, prefix)
-        wanted, held = reconciler.wanted.get(key), reconciler.held.get(key)
+        wanted, held = delta.wanted.get(key), delta.installed.get(key)
         if held is None and (others := self._parts.held_keys(family, prefix)):
-            held = reconciler.held[others[0]]
+            held = delta.installed.get(others[0])
         conflict = self._parts.kernel.fibs[family].conflicts.get(key)
         if held is not None:
             text = f"{prefix_text(family, prefix)} {self._parts.forwarding_text(held)} proto bird"
@@ -278,17 +278,17 @@ class Why:
             if wanted == held:
                 shadow = f"; in front of it is {conflict}" if conflict else ""
                 return Step("kernel", f"{text}: installed{shadow}", not conflict)
-            why = conflict or reconciler.errors.get(key) or "a write is under way"
+            why = conflict or delta.errors.get(key) or "a write is under way"
             return Step(
                 "kernel", f"{text}, but {self._parts.forwarding_text(wanted)} is wanted: {why}", False
             )
         if wanted is not None:
             why = (
                 (conflict and f"in its place is {conflict}")
-                or reconciler.errors.get(key)
+                or delta.errors.get(key)
                 or "a write is under way"
             )
-            if reconciler.paused:
+            if delta.paused:
                 why = "another routing daemon is at work here, so bgpd writes nothing"
             return Step(
                 "kernel", f"not there, though {self._parts.forwarding_text(wanted)} is wanted: {why}", False

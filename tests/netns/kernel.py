@@ -10,7 +10,7 @@ import os
 import subprocess
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +93,16 @@ class Recorder:
     """A KernelHandler that notes what it is told, with the time."""
 
     def __init__(self) -> None:
+        self.kernel: Kernel
         self.changed: list[tuple[Family, Mapping[FibKey, Forwarding | None]]] = []
         self.suspects: list[tuple[Family | None, str]] = []
         self.next_hops: list[frozenset[Address]] = []
         self.rivals: list[str | None] = []
         self.workloads = self.local = 0
 
-    def fib_changed(self, family: Family, changes: Mapping[FibKey, Forwarding | None]) -> None:
-        self.changed.append((family, changes))
+    def fib_changed(self, family: Family, keys: Collection[FibKey]) -> None:
+        installed = self.kernel.fibs[family].installed
+        self.changed.append((family, {key: installed.get(key) for key in keys}))
 
     def fib_suspect(self, family: Family | None, cause: str) -> None:
         self.suspects.append((family, cause))
@@ -153,6 +155,7 @@ async def running_door(**options: Any) -> AsyncIterator[Door]:
         "nexthop_groups": True,
     }
     kernel = Kernel(told, **(settings | options))
+    told.kernel = kernel
     await kernel.start()
     task = asyncio.create_task(kernel.run())
     await asyncio.sleep(0)

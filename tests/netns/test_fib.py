@@ -12,6 +12,7 @@ from bgpd.kernel.writer import OBJECTS_FROM, Conflict
 from bgpd.model.prefix import Family, parse_address
 from bgpd.model.route import BLACKHOLE, FibKey, Forwarding, Hop, Via
 from tests.netns.kernel import IDS, Door, Netns, key, running_door
+from tests.unit.target_contract import contents
 
 MODES = ("never", "always")
 
@@ -47,16 +48,16 @@ async def test_every_shape_reads_back_as_it_was_written(netns: Netns, mode: str)
         for family, routes in shapes.items():
             fib = door.kernel.fibs[family]
             assert await fib.apply(routes, ()) == {}
-            assert await fib.read() == routes
+            assert await contents(fib) == routes
             # every one turned into every other, in place
             values = list(routes.values())
             turned = dict(zip(routes, [*values[1:], values[0]], strict=True))
             assert await fib.apply(turned, ()) == {}
-            await fib.read()
-            assert await fib.read() == turned
+            await contents(fib)
+            assert await contents(fib) == turned
         assert (door.ipv4.nexthop_objects > 0) == (mode == "always")
     async with running_door(nexthop_objects=mode) as door:  # another start adopts all of it
-        assert await door.ipv6.read() == turned
+        assert await contents(door.ipv6) == turned
         for family in Family:
             assert await door.kernel.fibs[family].remove_all() == len(shapes[family])
         assert netns.routes("proto bird") == netns.routes("proto bird", 6) == []
@@ -85,14 +86,14 @@ async def test_auto_takes_objects_once_next_hops_are_many(netns: Netns, family: 
         more = routes(range(OBJECTS_FROM, OBJECTS_FROM + 20))
         assert await fib.apply(more, ()) == {}
         assert fib.nexthop_objects == 20
-        assert await fib.read() == few | more
+        assert await contents(fib) == few | more
         plain = netns.routes(f"{text.format(3)} proto bird", 4 if family is Family.IPV4 else 6)
         assert len(plain) == 1 and "nhid" not in plain[0], "what is there is not rewritten"
         assert {int(entry["id"]) in IDS for entry in netns.json("nexthop show")} == {True}
         # a next hop's last route gone, its object goes with the next whole reading
         await fib.apply({}, list(more)[:5])
         assert fib.nexthop_objects == 20
-        await fib.read()
+        await contents(fib)
         assert fib.nexthop_objects == len(netns.json("nexthop show")) == 15
 
 
@@ -106,7 +107,7 @@ async def test_ecmp_is_a_group_and_groups_can_be_off(netns: Netns) -> None:
     async with running_door(nexthop_objects="always", nexthop_groups=False) as door:
         await door.ipv4.apply({key("10.48.0.0/26"): via}, ())
         assert netns.ip("nexthop show") == ""
-        assert await door.ipv4.read() == {key("10.48.0.0/26"): via}
+        assert await contents(door.ipv4) == {key("10.48.0.0/26"): via}
 
 
 async def test_ids_that_are_taken_and_ids_that_run_out(netns: Netns) -> None:
@@ -118,7 +119,7 @@ async def test_ids_that_are_taken_and_ids_that_run_out(netns: Netns) -> None:
             key(f"10.48.{i}.0/26"): netns.via(f"10.0.1.{i + 2}") for i in range(3)
         }
         assert await door.ipv4.apply(routes, ()) == {}
-        assert await door.ipv4.read() == routes
+        assert await contents(door.ipv4) == routes
         objects = {entry["id"]: entry["gateway"] for entry in netns.json("nexthop show")}
         assert objects.pop(first) == "10.0.1.99" and objects.pop(first + 1) == "10.0.1.98"
         assert list(objects) == [first + 2]
@@ -139,7 +140,7 @@ async def test_errors_name_their_keys_and_stop_nothing_else(netns: Netns, mode: 
         error = errors[next(iter(wrong))]
         assert isinstance(error, OSError) and error.errno == errno.ENETUNREACH
         assert str(error) == "Network is unreachable: Nexthop has invalid gateway"
-        assert await door.ipv4.read() == {each: via for each, via in puts.items() if via == good}
+        assert await contents(door.ipv4) == {each: via for each, via in puts.items() if via == good}
         assert door.ipv4.operations["put", "error"] == len(wrong)
         assert door.ipv4.errors == {("put", "ENETUNREACH"): len(wrong)}
         # the last message of a batch failing, alone, and a delete of what is not there
@@ -147,7 +148,7 @@ async def test_errors_name_their_keys_and_stop_nothing_else(netns: Netns, mode: 
             key("10.1.0.0/24")
         }
         assert await door.ipv4.apply({}, puts) == {}
-        assert await door.ipv4.read() == {}
+        assert await contents(door.ipv4) == {}
 
 
 async def test_what_is_anothers_is_never_touched(netns: Netns, door: Door) -> None:
@@ -173,7 +174,7 @@ async def test_what_is_anothers_is_never_touched(netns: Netns, door: Door) -> No
     assert netns.routes("10.48.1.0/26") == ["unreachable 10.48.1.0/26 proto bird"]
     assert netns.routes("table 100") == ["10.48.2.0/26 via 10.0.1.9 dev v0 proto bird"]
     assert len(netns.routes("fd48::/64", 6)) == 1
-    assert await door.ipv4.read() == {}
+    assert await contents(door.ipv4) == {}
 
 
 async def test_a_route_of_ours_that_is_not_known_is_adopted_and_replaced(netns: Netns) -> None:
@@ -196,7 +197,7 @@ async def test_a_shared_ipv4_key_keeps_both_owners_routes(netns: Netns, door: Do
         "10.48.0.0/26 via 10.0.1.9 dev v0 proto static",
         "10.48.0.0/26 via 10.0.1.30 dev v0 proto bird",
     ]
-    assert await door.ipv4.read() == {where: netns.via("10.0.1.30")}
+    assert await contents(door.ipv4) == {where: netns.via("10.0.1.30")}
     assert where in door.ipv4.conflicts
     await door.ipv4.apply({}, [where])
     assert netns.routes("10.48.0.0/26") == ["10.48.0.0/26 via 10.0.1.9 dev v0 proto static"]
@@ -207,7 +208,7 @@ async def test_a_shared_ipv6_key_yields_and_never_takes_the_other_along(netns: N
     await door.ipv6.apply({where: netns.via("fd00:1::20", "fd00:1::21")}, ())
     netns.ip("-6 route append fd48::/64 via fd00:1::9 proto static")  # the kernel makes it a leg of ours
     await door.until(lambda: door.ipv6.conflicts)
-    assert await door.ipv6.read() == {where: netns.via("fd00:1::20", "fd00:1::21")}, "its leg is not ours"
+    assert await contents(door.ipv6) == {where: netns.via("fd00:1::20", "fd00:1::21")}, "its leg is not ours"
     errors = await door.ipv6.apply({where: netns.via("fd00:1::30")}, ())
     assert isinstance(errors[where], Conflict)
     assert netns.routes("fd48::/64", 6) == ["fd48::/64 via fd00:1::9 dev v0 proto static metric 1024"]
@@ -224,10 +225,10 @@ async def test_two_routes_of_ours_with_one_key_become_one(netns: Netns) -> None:
     netns.ip("route append 10.48.1.0/26 via 10.0.1.10 proto bird")
     async with running_door() as door:
         wanted = netns.via("10.0.1.9")
-        assert (await door.ipv4.read())[key("10.48.0.0/26")] != wanted
+        assert (await contents(door.ipv4))[key("10.48.0.0/26")] != wanted
         assert await door.ipv4.apply({key("10.48.0.0/26"): wanted}, [key("10.48.1.0/26")]) == {}
         assert netns.routes("proto bird") == ["10.48.0.0/26 via 10.0.1.9 dev v0"]
-        assert await door.ipv4.read() == {key("10.48.0.0/26"): wanted}
+        assert await contents(door.ipv4) == {key("10.48.0.0/26"): wanted}
 
 
 async def test_deleting_metric_0_that_is_gone_spares_the_other_metric(netns: Netns, door: Door) -> None:
@@ -238,7 +239,7 @@ async def test_deleting_metric_0_that_is_gone_spares_the_other_metric(netns: Net
     netns.ip("route del 10.48.0.0/26 via 10.0.1.20 proto bird metric 0")
     assert await door.ipv4.apply({}, [old]) == {}
     assert netns.routes("proto bird") == ["10.48.0.0/26 via 10.0.1.20 dev v0 metric 1024"]
-    assert await door.ipv4.read() == {new: via}
+    assert await contents(door.ipv4) == {new: via}
 
 
 async def test_spellings_that_we_never_write_are_put_right(netns: Netns) -> None:
@@ -250,10 +251,10 @@ async def test_spellings_that_we_never_write_are_put_right(netns: Netns) -> None
     async with running_door() as door:
         one, two = netns.via("10.0.1.20"), netns.via("10.0.1.20", "10.0.1.30")
         wanted = {key(f"10.48.{i}.0/26"): one for i in range(4)} | {key("10.48.0.0/26"): two}
-        held = await door.ipv4.read()
+        held = await contents(door.ipv4)
         assert [each for each in wanted if held[each] == wanted[each]] == [key("10.48.3.0/26")]
         assert await door.ipv4.apply({k: v for k, v in wanted.items() if held[k] != v}, ()) == {}
-        assert await door.ipv4.read() == wanted
+        assert await contents(door.ipv4) == wanted
         assert "mtu" not in netns.ip("route show proto bird")
 
 
@@ -265,7 +266,7 @@ async def test_objects_that_vanished_in_silence_are_made_anew(netns: Netns) -> N
         netns.ip("link set v0 up")
         # no turn of the loop: the writer believes that its objects are there
         assert await door.ipv4.apply({key("10.48.2.0/26"): via, key("10.48.3.0/26"): pair}, ()) == {}
-        assert await door.ipv4.read() == {key("10.48.2.0/26"): via, key("10.48.3.0/26"): pair}
+        assert await contents(door.ipv4) == {key("10.48.2.0/26"): via, key("10.48.3.0/26"): pair}
 
 
 async def test_large_tables_leave_the_loop_free(netns: Netns, door: Door) -> None:
@@ -286,7 +287,7 @@ async def test_large_tables_leave_the_loop_free(netns: Netns, door: Door) -> Non
     beating = asyncio.create_task(beat())
     try:
         assert await door.ipv4.apply(puts, ()) == {}
-        assert await door.ipv4.read() == puts
+        assert await contents(door.ipv4) == puts
         assert await door.ipv4.apply({}, puts) == {}
     finally:
         beating.cancel()

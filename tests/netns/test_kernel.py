@@ -20,6 +20,7 @@ from bgpd.kernel.sockets import Commands
 from bgpd.model.prefix import Family, parse_address, parse_prefix, prefix_text
 from bgpd.model.route import BLACKHOLE, FibKey, Forwarding, Unresolved, Via
 from tests.netns.kernel import IDS, Door, Netns, Recorder, key, running_door
+from tests.unit.target_contract import contents
 
 MODES = ("never", "always")
 
@@ -40,7 +41,7 @@ class Repairer:
             self.seen = [len(told.suspects), len(told.changed)]
             puts: dict[FibKey, Forwarding] = {}
             deletes: set[FibKey] = set()
-            held = await self.fib.read() if suspects else None
+            held = await contents(self.fib) if suspects else None
             for each, value in self.wanted.items():
                 if held is not None and held.get(each) != value:
                     puts[each] = value
@@ -98,7 +99,7 @@ async def test_a_deleted_route_is_told_at_once(netns: Netns, mode: str) -> None:
                 netns.ip(f"{option} route del {'blackhole ' if routes[each] is BLACKHOLE else ''}{text}")
                 await door.until(lambda: door.told.changed)
                 assert door.told.changed == [(family, {each: None})]
-            assert await door.kernel.fibs[family].read() == {}
+            assert await contents(door.kernel.fibs[family]) == {}
             assert await door.kernel.fibs[family].apply(routes, ()) == {}
         assert door.told.rivals == []
 
@@ -158,7 +159,7 @@ async def test_a_replace_by_another_owner_is_a_conflict_until_it_goes(netns: Net
         assert door.told.changed == [(family, {each: None})]
         assert fib.conflicts == {}
         assert await fib.apply({each: wanted[each]}, ()) == {}
-        assert await fib.read() == wanted
+        assert await contents(fib) == wanted
 
 
 async def test_a_prepended_route_is_reported_and_ours_stays(netns: Netns, door: Door) -> None:
@@ -171,7 +172,7 @@ async def test_a_prepended_route_is_reported_and_ours_stays(netns: Netns, door: 
     await door.until(lambda: door.told.changed)
     assert door.told.changed == [(Family.IPV4, wanted)]
     assert door.ipv4.conflicts == {}
-    assert await door.ipv4.read() == wanted
+    assert await contents(door.ipv4) == wanted
 
 
 async def test_a_conflict_missed_by_events_is_found_by_reading(netns: Netns, door: Door) -> None:
@@ -181,7 +182,7 @@ async def test_a_conflict_missed_by_events_is_found_by_reading(netns: Netns, doo
     await door.ipv4.apply({where: netns.via("10.0.1.20")}, ())
     assert door.ipv4.conflicts
     netns.ip("route del 10.48.0.0/26 proto static")
-    await door.ipv4.read()  # before the event was handled
+    await contents(door.ipv4)  # before the event was handled
     assert door.ipv4.conflicts == {}
     await door.until(lambda: door.told.changed == [(Family.IPV4, {where: None})])
 
@@ -199,7 +200,7 @@ async def test_a_link_that_goes_down_and_up(netns: Netns, family: Family, mode: 
             netns.ip("link set v0 up")
             door.told.suspects.append((family, "the caller retries what failed"))
             started = time.monotonic()
-            while await repairer.fib.read() != wanted:
+            while await contents(repairer.fib) != wanted:
                 assert time.monotonic() - started < 1.0
                 await asyncio.sleep(0.02)
                 door.told.suspects.append((family, "the caller retries what failed"))
@@ -217,11 +218,11 @@ async def test_a_link_that_is_moved_away_and_one_that_is_deleted(netns: Netns, d
         subprocess.run(["ip", "netns", "del", away], check=True)  # noqa: ASYNC221
     await door.until(lambda: door.told.suspects)
     assert (Family.IPV4, "link v0 went down or away") in door.told.suspects
-    assert set(await door.ipv4.read()) == {key("10.48.1.0/26")}
+    assert set(await contents(door.ipv4)) == {key("10.48.1.0/26")}
     assert door.kernel.interface_name(index) == "v0"
     netns.ip("link del v1")
     await door.until(lambda: (Family.IPV4, "link v1 went down or away") in door.told.suspects)
-    assert await door.ipv4.read() == {}
+    assert await contents(door.ipv4) == {}
 
 
 async def test_an_address_that_is_removed(netns: Netns, door: Door) -> None:
@@ -231,7 +232,7 @@ async def test_an_address_that_is_removed(netns: Netns, door: Door) -> None:
         "addr del 10.0.1.1/24 dev v0"
     )  # the link's last: the kernel drops all routes over it, and says nothing
     await door.until(lambda: door.told.suspects)
-    assert await door.ipv4.read() == {}
+    assert await contents(door.ipv4) == {}
     assert door.kernel.resolve(parse_address("10.0.1.20")) is Unresolved.NO_ROUTE
     netns.ip("addr add 10.0.1.1/24 dev v0")
     await door.until(lambda: door.kernel.resolve(parse_address("10.0.1.20")) is not Unresolved.NO_ROUTE)
@@ -255,14 +256,14 @@ async def test_an_object_of_ours_that_somebody_deletes_or_changes(netns: Netns, 
             await door.until(
                 lambda: len(netns.routes("proto bird")) == 50 and ".99" not in str(netns.routes()), 1.0
             )
-            assert await door.ipv4.read() == wanted
+            assert await contents(door.ipv4) == wanted
             if command == "replace":
                 assert {each["id"] for each in netns.json("nexthop show")} > {number}, (
                     "theirs now: left alone"
                 )
                 assert str(number) not in netns.ip("route show proto bird")
             else:
-                await door.ipv4.read()
+                await contents(door.ipv4)
                 assert len(netns.json("nexthop show")) == 1
 
 
@@ -280,7 +281,7 @@ async def test_nothing_moves_at_a_restart(netns: Netns) -> None:
         netns.ip("route add 198.18.0.0/15 dev v1")  # a mark in the monitor's output
         async with running_door(nexthop_objects="always") as door:
             for family, routes in zip(Family, tables, strict=True):
-                assert await door.kernel.fibs[family].read() == routes
+                assert await contents(door.kernel.fibs[family]) == routes
         assert netns.ip("nexthop show") == before
         await asyncio.sleep(0.1)
     finally:
@@ -349,7 +350,7 @@ async def test_lost_notifications_are_counted_and_all_is_read_again(netns: Netns
     await door.until(lambda: door.kernel.overruns)
     await door.until(lambda: (None, "the kernel dropped notifications") in door.told.suspects)
     assert parse_address("10.0.1.77") in door.kernel.addresses(Family.IPV4)
-    assert await door.ipv4.read() == {}
+    assert await contents(door.ipv4) == {}
     await door.until(lambda: door.told.workloads)
     assert {each.interface for each in door.kernel.workloads()[Family.IPV4]} == {"cali1"}
     door.told.clear()
@@ -386,14 +387,14 @@ async def test_events_during_a_reading_win_over_it(netns: Netns, door: Door) -> 
     }
     assert await door.ipv4.apply(wanted, ()) == {}
     for victim in list(wanted)[::4000]:
-        reading = asyncio.create_task(door.ipv4.read())
+        reading = asyncio.create_task(contents(door.ipv4))
         await asyncio.sleep(0.005)
         netns.ip(f"route del {netns_text(Family.IPV4, victim)}")
         await reading
         del wanted[victim]
         await door.until(lambda victim=victim: any(victim in changes for _, changes in door.told.changed))
-        assert door.ipv4.held.forwarding(victim) is None
-    assert await door.ipv4.read() == wanted
+        assert door.ipv4.installed.get(victim) is None
+    assert await contents(door.ipv4) == wanted
 
 
 async def test_a_bug_in_the_handler_ends_the_run(netns: Netns) -> None:

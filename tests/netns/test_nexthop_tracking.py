@@ -12,6 +12,7 @@ from bgpd.kernel import rtnetlink as rt
 from bgpd.model.prefix import Family, parse_address, parse_prefix, prefix_text
 from bgpd.model.route import BLACKHOLE, Hop, Resolution, Unresolved, Via, WorkloadRoute
 from tests.netns.kernel import Door, Netns, key, running_door
+from tests.unit.target_contract import contents
 
 
 def found(netns: Netns, gateway: str, dev: str, cost: int = 0, *, onlink: bool = False) -> Resolution:
@@ -46,7 +47,7 @@ async def test_a_resolution_is_what_the_kernel_then_accepts(
         fib, where = (door.ipv6, key("fd48::/64")) if ":" in next_hop else (door.ipv4, key("10.48.0.0/26"))
         assert isinstance(resolution, Resolution)
         assert await fib.apply({where: resolution.via}, ()) == {}
-        assert await fib.read() == {where: resolution.via}
+        assert await contents(fib) == {where: resolution.via}
 
 
 async def test_an_onlink_gateway_stays_onlink(netns: Netns) -> None:

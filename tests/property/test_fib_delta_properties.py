@@ -1,11 +1,11 @@
-"""The reconciler drives a Target to equality through failures, foreign changes and late word of them."""
+"""``Delta`` drives a Target to equality through failures, foreign changes and late word of them."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bgpd.fib.delta import Batch, Reconciler
+from bgpd.fib.delta import Batch, Delta
 from tests.unit.target_contract import MemoryTarget
 
 Key = tuple[str, int]
@@ -14,19 +14,17 @@ VALUES = ["1", "2", "3"]
 
 
 class World:
-    """A reconciler, its target, and somebody else who changes the target; word of that comes in order, but late."""
+    """A ``Delta``, its target, and somebody else who changes the target; word of that comes in order, but late."""
 
     def __init__(self, adopted: dict[Key, str], limit: int) -> None:
         self.now = 0.0
-        self.target = MemoryTarget[Key, str]()
-        self.target.state = dict(adopted)
-        self.it: Reconciler[Key, str] = Reconciler(kin=lambda key: key[0], limit=limit)
-        self.it.adopt(self.target.read_now())
+        self.target = MemoryTarget[Key, str](adopted)
+        self.it: Delta[Key, str] = Delta(self.target.installed, group=lambda key: key[0], limit=limit)
+        self.it.adopt(self.target.installed)
         self.ever_wanted: set[str] = set()
         self.released = False
         self.words: list[tuple[Key, str | None]] = []
         self.batch: Batch[Key, str] | None = None
-        self.reading: dict[Key, str] | None = None
 
     def want(self, key: Key, value: str | None) -> None:
         self.want_many({key: value})
@@ -40,7 +38,7 @@ class World:
 
     def take(self) -> None:
         """A batch leaves; it is carried out at once, and its outcome told by ``land``."""
-        if self.batch is not None or self.reading is not None:
+        if self.batch is not None:
             return
         self.batch = self.it.due(self.now)
         if self.batch is None:
@@ -69,21 +67,15 @@ class World:
 
     def hear(self, count: int) -> None:
         for key, value in self.words[:count]:
-            self.it.observe({key: value})
+            self.it.recheck(self.target.hear({key: value}))
         del self.words[:count]
 
     def lose_word(self) -> None:
         self.words.clear()
 
-    def begin_reading(self) -> None:
-        if self.batch is None and self.reading is None:
-            self.it.begin_reading()
-            self.reading = self.target.read_now()
-
-    def end_reading(self) -> None:
-        if self.reading is not None:
-            reading, self.reading = self.reading, None
-            self.it.compare(reading)
+    def resync(self) -> None:
+        if self.batch is None:
+            self.it.recheck(self.target.resync_now().keys)
 
     def refuse(self, key: Key) -> None:
         self.target.refuse[key] = OSError("refused")
@@ -104,14 +96,12 @@ class World:
     def finish(self) -> None:
         """Everything calms down; a whole compare; then only what is due."""
         self.land()
-        self.end_reading()
         self.target.refuse.clear()
         self.it.paused = False
         self.release()
         self.it.unsettled = self.now % 2 > 1  # some are never told that all is decided
         self.hear(len(self.words))
-        self.begin_reading()
-        self.end_reading()
+        self.resync()
         for _ in range(1000):
             self.take()
             if self.batch is None:
@@ -138,8 +128,7 @@ actions = st.one_of(
     st.tuples(st.just("meddle"), keys, maybe),
     st.tuples(st.just("hear"), st.integers(1, 3)),
     st.tuples(st.just("lose_word")),
-    st.tuples(st.just("begin_reading")),
-    st.tuples(st.just("end_reading")),
+    st.tuples(st.just("resync")),
     st.tuples(st.just("refuse"), keys),
     st.tuples(st.just("allow"), keys),
     st.tuples(st.just("pause"), st.booleans()),
@@ -159,10 +148,10 @@ def test_it_comes_to_equality(adopted: dict[Key, str], limit: int, history: list
     for name, *arguments in history:
         getattr(world, str(name))(*arguments)
     world.finish()
-    assert world.target.state == world.it.wanted == world.it.held
+    assert world.target.state == world.it.wanted == world.target.installed
     assert world.it.pending == 0
     assert world.it.errors == {}
-    assert world.it.kept == 0
+    assert world.it.adopted == 0
 
 
 @given(

@@ -15,6 +15,7 @@ from bgpd.views.live import Parts
 from bgpd.views.why import Why
 from tests.unit.builders import Core, pfx
 from tests.unit.fake_views import mesh_peer
+from tests.unit.target_contract import MemoryTarget
 
 
 class Ground:
@@ -27,7 +28,7 @@ class Ground:
         self.sessions = {each.id: each for each in peers}
         self.conflicts: dict[tuple[bytes, int], str] = {}
         self.addresses: set[Address] = set()
-        self.fibs = {family: Programming(family, None, None) for family in Family}  # type: ignore[arg-type]
+        self.fibs = {family: Programming(family, MemoryTarget(), None) for family in Family}  # type: ignore[arg-type]
         self.outbound = Outbound(lambda peer, octets: True)
         self.core.up(*peers)
         for each in peers:
@@ -42,10 +43,10 @@ class Ground:
     def install(self) -> None:
         """What is decided is in the kernel, and told."""
         for (family, text, metric), value in self.core.fib.items():
-            reconciler = self.fibs[family].reconciler
-            reconciler.want({(pfx(text), metric): value})
-            while batch := reconciler.due(0.0):
-                reconciler.done(batch, {}, 0.0)
+            delta, target = self.fibs[family].delta, self.fibs[family].target
+            delta.want({(pfx(text), metric): value})
+            while batch := delta.due(0.0):
+                delta.done(batch, target.apply_now(batch.puts, batch.deletes), 0.0)
         while self.outbound.work(settled=True):
             pass
 

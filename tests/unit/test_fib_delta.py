@@ -1,24 +1,34 @@
-"""The reconciler: what it does next, and what it must never do, on a Target in memory and with a clock of our own."""
+"""``Delta``: what it does next, and what it must never do, on a Target in memory and with a clock of our own."""
 
 import pytest
 
-from bgpd.fib.delta import HOLD_BACK, RETRY_FIRST, RETRY_MOST, Batch, Drift, Reconciler
+from bgpd.fib.delta import HOLD_BACK, Batch, Delta, Differences
+from bgpd.fib.retry import FIRST, MOST
 from tests.unit.target_contract import MemoryTarget
 
 Key = tuple[str, int]
-"""A prefix and a metric, as of a route: kin are the keys of one prefix."""
+"""A prefix and a metric, as of a route: the keys of one prefix are a group."""
 A, B, C, D = (("a", 0), ("b", 0), ("c", 0), ("d", 0))
 A32 = ("a", 32)
 
 
 class Rig:
-    """A reconciler and its target. ``step`` is one round of the daemon's loop."""
+    """A ``Delta`` and its target, which holds ``state`` from before. ``step`` is one round of the programmer's loop."""
 
-    def __init__(self, limit: int = 4096) -> None:
+    def __init__(self, limit: int = 4096, state: dict[Key, str] | None = None) -> None:
         self.now = 0.0
-        self.target = MemoryTarget[Key, str]()
-        self.it: Reconciler[Key, str] = Reconciler(kin=lambda key: key[0], limit=limit)
+        self.target = MemoryTarget[Key, str](state)
+        self.it: Delta[Key, str] = Delta(self.target.installed, group=lambda key: key[0], limit=limit)
+        self.it.adopt(self.target.installed)
         self.batches: list[Batch[Key, str]] = []
+
+    def hear(self, changes: dict[Key, str | None]) -> None:
+        self.it.recheck(self.target.hear(changes))
+
+    def resync(self) -> Differences[Key]:
+        found = self.target.resync_now()
+        self.it.recheck(found.keys)
+        return found
 
     def step(self) -> bool:
         batch = self.it.due(self.now)
@@ -36,14 +46,12 @@ class Rig:
         return list(self.target.log)
 
     def equal(self) -> bool:
-        return self.it.wanted == self.it.held == self.target.state
+        return self.it.wanted == self.target.installed == self.target.state
 
 
 def started(*, adopted: dict[Key, str] | None = None, limit: int = 4096) -> Rig:
     """After the first reading, and released."""
-    rig = Rig(limit)
-    rig.target.state = dict(adopted or {})
-    rig.it.adopt(rig.target.read_now())
+    rig = Rig(limit, adopted)
     rig.it.release()
     rig.settle()
     return rig
@@ -168,12 +176,12 @@ def test_what_is_wanted_again_while_its_delete_waits_is_left_alone() -> None:
 
 def test_adopting_in_parts() -> None:
     rig = Rig()
-    rig.it.adopt({A: "1", B: "2"})
-    rig.it.adopt({A32: "1", C: "3"})
-    assert rig.it.kept == 4
+    for part in ({A: "1", B: "2"}, {A32: "1", C: "3"}):
+        rig.it.adopt(rig.target.hear(part))
+    assert rig.it.adopted == 4
     rig.it.want({A: "1"})
     assert rig.settle() == [("delete", A32)]
-    assert rig.it.kept == 2
+    assert rig.it.adopted == 2
     assert rig.it.release() == 2
     assert sorted(rig.settle()) == [("delete", B), ("delete", C)]
 
@@ -183,7 +191,6 @@ def test_changes_during_a_flight() -> None:
     rig.it.want({A: "1", B: "1"})
     batch = rig.it.due(0.0)
     assert batch is not None
-    assert rig.it.busy
     assert rig.it.due(0.0) is None, "one at a time"
     rig.it.want({A: "2", B: None, C: "1"})
     rig.it.done(batch, rig.target.apply_now(batch.puts, batch.deletes), 0.0)
@@ -209,40 +216,25 @@ def test_back_to_the_old_value_during_a_flight() -> None:
 
 
 def test_what_was_there_is_kept_until_released() -> None:
-    rig = Rig()
-    rig.target.state = {A: "1", B: "1", C: "1"}
-    rig.it.adopt(rig.target.read_now())
+    rig = Rig(state={A: "1", B: "1", C: "1"})
     rig.it.want({A: "1", B: "2"})
     assert rig.settle() == [("put", B)], "what is there as wanted is not written again"
-    assert rig.it.kept == 1
+    assert rig.it.adopted == 1
     assert rig.it.release() == 1
     assert rig.settle() == [("delete", C)]
     assert rig.equal()
-    assert rig.it.kept == 0
-
-
-def test_adopting_after_wanting() -> None:
-    rig = Rig()
-    rig.it.want({A: "1", B: "2"})
-    rig.target.state = {A: "1", B: "1", C: "1", A32: "0"}
-    rig.it.adopt(rig.target.read_now())
-    assert rig.settle() == [("put", B), ("delete", A32)]
-    assert rig.it.kept == 1
+    assert rig.it.adopted == 0
 
 
 def test_what_was_confirmed_and_then_withdrawn_goes_before_the_release() -> None:
-    rig = Rig()
-    rig.target.state = {A: "1", B: "1"}
-    rig.it.adopt(rig.target.read_now())
+    rig = Rig(state={A: "1", B: "1"})
     rig.it.want({A: "1"})
     rig.it.want({A: None})
     assert rig.settle() == [("delete", A)]
 
 
 def test_a_decision_for_nothing_does_not_delete_what_was_adopted() -> None:
-    rig = Rig()
-    rig.target.state = {A: "1"}
-    rig.it.adopt(rig.target.read_now())
+    rig = Rig(state={A: "1"})
     rig.it.want({A: None})
     assert rig.settle() == []
     assert rig.it.release() == 1
@@ -250,9 +242,7 @@ def test_a_decision_for_nothing_does_not_delete_what_was_adopted() -> None:
 
 
 def test_an_old_route_with_another_metric_goes_once_the_new_one_is_there() -> None:
-    rig = Rig()
-    rig.target.state = {A32: "old", B: "1"}
-    rig.it.adopt(rig.target.read_now())
+    rig = Rig(state={A32: "old", B: "1"})
     rig.target.refuse[A] = OSError("not now")
     rig.it.want({A: "new"})
     assert rig.settle() == [("put", A)], "the old one carries on while the new one fails"
@@ -263,17 +253,13 @@ def test_an_old_route_with_another_metric_goes_once_the_new_one_is_there() -> No
 
 
 def test_an_old_route_beside_one_that_is_there_already_goes_at_once() -> None:
-    rig = Rig()
-    rig.target.state = {A: "1", A32: "old"}
-    rig.it.adopt(rig.target.read_now())
+    rig = Rig(state={A: "1", A32: "old"})
     rig.it.want({A: "1"})
     assert rig.settle() == [("delete", A32)]
 
 
-def test_a_kin_that_was_wanted_in_vain_leaves_the_old_one() -> None:
-    rig = Rig()
-    rig.target.state = {A32: "old"}
-    rig.it.adopt(rig.target.read_now())
+def test_one_of_the_group_that_was_wanted_in_vain_leaves_the_old_one() -> None:
+    rig = Rig(state={A32: "old"})
     rig.it.want({A: "new"})
     rig.it.want({A: None})
     assert rig.settle() == []
@@ -283,12 +269,10 @@ def test_a_kin_that_was_wanted_in_vain_leaves_the_old_one() -> None:
 def test_what_turns_up_before_the_release_is_kept_too() -> None:
     """Another daemon was still writing when we first read: its routes are not swept when it stops."""
     rig = Rig()
-    rig.it.adopt({})
     rig.it.paused = True
     rig.target.state = {A: "1", B: "1"}
-    rig.it.observe({A: "1"})
-    rig.it.begin_reading()
-    rig.it.compare(rig.target.read_now())
+    rig.hear({A: "1"})
+    rig.resync()
     rig.it.paused = False
     assert rig.settle() == []
     rig.it.want({A: "1"})
@@ -297,12 +281,10 @@ def test_what_turns_up_before_the_release_is_kept_too() -> None:
 
 
 def test_what_was_adopted_and_is_gone_is_no_longer_kept() -> None:
-    rig = Rig()
-    rig.target.state = {A: "1"}
-    rig.it.adopt(rig.target.read_now())
+    rig = Rig(state={A: "1"})
     del rig.target.state[A]
-    rig.it.observe({A: None})
-    assert rig.it.kept == 0
+    rig.hear({A: None})
+    assert rig.it.adopted == 0
     assert rig.it.release() == 0
     assert rig.settle() == []
 
@@ -326,10 +308,10 @@ def test_a_failed_key_alone_is_tried_again_with_backoff() -> None:
         assert rig.settle() == []
         rig.now = deadline
         assert rig.settle() == [("put", A)]
-    assert waits[:4] == pytest.approx([RETRY_FIRST, 0.2, 0.4, 0.8])
-    assert waits[-1] == pytest.approx(RETRY_MOST)
+    assert waits[:4] == pytest.approx([FIRST, 0.2, 0.4, 0.8])
+    assert waits[-1] == pytest.approx(MOST)
     rig.target.refuse.clear()
-    rig.now += RETRY_MOST
+    rig.now += MOST
     rig.settle()
     assert rig.equal()
     assert (rig.it.errors, rig.it.next_deadline(), rig.it.pending) == ({}, None, 0)
@@ -344,7 +326,7 @@ def test_a_new_value_is_tried_at_once_and_begins_anew() -> None:
         rig.now = rig.it.next_deadline() or 0.0
     rig.it.want({A: "2"})
     assert rig.settle() == [("put", A)]
-    assert rig.it.next_deadline() == pytest.approx(rig.now + RETRY_FIRST)
+    assert rig.it.next_deadline() == pytest.approx(rig.now + FIRST)
 
 
 def test_a_failed_delete_is_tried_again() -> None:
@@ -356,7 +338,7 @@ def test_a_failed_delete_is_tried_again() -> None:
     assert rig.settle() == [("delete", A)]
     assert rig.it.errors == {A: "busy"}
     rig.target.refuse.clear()
-    rig.now = RETRY_FIRST
+    rig.now = FIRST
     assert rig.settle() == [("delete", A)]
     assert rig.equal()
     assert rig.it.errors == {}
@@ -369,7 +351,7 @@ def test_no_longer_wanted_is_no_longer_an_error() -> None:
     rig.settle()
     rig.it.want({A: None})
     assert (rig.settle(), rig.it.errors, rig.it.pending) == ([], {}, 0)
-    rig.now = RETRY_FIRST
+    rig.now = FIRST
     assert (rig.settle(), rig.it.next_deadline()) == ([], None)
 
 
@@ -392,13 +374,12 @@ def test_a_failure_that_healed_by_itself_is_over(learned: str) -> None:
     rig.settle()
     rig.target.state[A] = "1"
     if learned == "observed":
-        rig.it.observe({A: "1"})
+        rig.hear({A: "1"})
     else:
-        rig.it.begin_reading()
-        rig.it.compare(rig.target.read_now())
+        rig.resync()
     assert rig.settle() == []
     assert (rig.it.errors, rig.it.pending) == ({}, 0)
-    rig.now = RETRY_FIRST
+    rig.now = FIRST
     assert rig.settle() == []
     assert rig.it.next_deadline() is None
 
@@ -425,7 +406,7 @@ def test_what_somebody_changed_is_put_right() -> None:
     rig.it.want({A: "1", B: "1"})
     rig.settle()
     rig.target.state = {A: "evil", C: "extra"}
-    rig.it.observe({A: "evil", B: None, C: "extra"})
+    rig.hear({A: "evil", B: None, C: "extra"})
     assert rig.settle() == [("put", A), ("put", B), ("delete", C)]
     assert rig.equal()
 
@@ -440,21 +421,9 @@ def test_an_observation_during_a_flight_is_newer_than_its_outcome() -> None:
     errors = rig.target.apply_now(batch.puts, batch.deletes)
     del rig.target.state[A]
     rig.target.state[B] = "evil"
-    rig.it.observe({A: None, B: "evil"})
+    rig.hear({A: None, B: "evil"})
     rig.it.done(batch, errors, 0.0)
     assert rig.settle() == [("put", A), ("delete", B)]
-    assert rig.equal()
-
-
-def test_an_observation_from_before_the_flight_costs_one_write_too_many() -> None:
-    """The event was on its way when our write went out; the write is repeated, and the two agree."""
-    rig = started()
-    rig.it.want({A: "1"})
-    batch = rig.it.due(0.0)
-    assert batch is not None
-    rig.it.observe({A: None})
-    rig.it.done(batch, rig.target.apply_now(batch.puts, batch.deletes), 0.0)
-    assert rig.settle() == [("put", A)]
     assert rig.equal()
 
 
@@ -463,68 +432,20 @@ def test_a_whole_compare_counts_and_puts_right() -> None:
     rig.it.want({A: "1", B: "1", C: "1"})
     rig.settle()
     rig.target.state = {A: "1", B: "evil", D: "extra"}
-    rig.it.begin_reading()
-    assert rig.it.due(0.0) is None
-    assert rig.it.compare(rig.target.read_now()) == Drift(missing=1, extra=1, changed=1)
+    assert rig.resync() == Differences(missing=(C,), extra=(D,), changed=(B,))
     assert rig.settle() == [("put", C), ("put", B), ("delete", D)]
     assert rig.equal()
-    rig.it.begin_reading()
-    assert rig.it.compare(rig.target.read_now()) == Drift(0, 0, 0)
+    assert rig.resync() == Differences()
     assert rig.settle() == []
 
 
-def test_a_reading_with_equal_counts_is_still_looked_through() -> None:
-    rig = started()
-    rig.it.want({A: "1", B: "1"})
-    rig.settle()
-    rig.target.state = {A: "1", C: "1"}
-    rig.it.begin_reading()
-    assert rig.it.compare(rig.target.read_now()) == Drift(missing=1, extra=1, changed=0)
-    rig.settle()
-    assert rig.equal()
-
-
-def test_an_event_during_a_reading_is_newer_than_the_reading() -> None:
-    rig = started()
-    rig.it.want({A: "1", B: "1"})
-    rig.settle()
-    rig.target.state[C] = "extra"
-    rig.it.begin_reading()
-    actual = rig.target.read_now()
-    rig.target.state = {A: "evil", D: "extra"}
-    rig.it.observe({A: "evil", B: None, C: None, D: "extra"})
-    rig.it.want({B: "2"})
-    assert rig.it.compare(actual) == Drift(0, 0, 0)
-    assert rig.it.held == rig.target.state
-    assert rig.settle() == [("put", B), ("put", A), ("delete", D)]
-    assert rig.equal()
-
-
-def test_what_is_wanted_during_a_reading_waits_for_it() -> None:
-    rig = started()
-    rig.it.begin_reading()
-    rig.it.want({A: "1"})
-    assert rig.it.due(0.0) is None
-    rig.it.compare({})
-    assert rig.settle() == [("put", A)]
-
-
-def test_a_reading_cannot_begin_in_a_flight() -> None:
-    rig = started()
-    rig.it.want({A: "1"})
-    assert rig.it.due(0.0)
-    with pytest.raises(RuntimeError):
-        rig.it.begin_reading()
-
-
-def test_equal_values_are_compared_by_value_and_the_readers_object_is_kept() -> None:
+def test_equal_values_are_compared_by_value() -> None:
     rig = started()
     rig.it.want({A: "".join(("val", "ue"))})
     rig.settle()
-    read = {A: "".join(("va", "lue"))}
-    rig.it.begin_reading()
-    assert rig.it.compare(read) == Drift(0, 0, 0)
-    assert rig.it.held[A] is read[A]
+    rig.target.state[A] = "".join(("va", "lue"))
+    assert rig.resync() == Differences()
+    rig.it.want({A: "value"})
     assert rig.settle() == []
 
 
@@ -535,7 +456,7 @@ def test_paused_observes_and_writes_nothing() -> None:
     rig.it.paused = True
     rig.it.want({B: "1"})
     rig.target.state.clear()
-    rig.it.observe({A: None})
+    rig.hear({A: None})
     assert rig.settle() == []
     rig.it.paused = False
     assert set(rig.settle()) == {("put", A), ("put", B)}

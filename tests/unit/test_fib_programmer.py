@@ -1,4 +1,4 @@
-"""A family's way into the kernel: what a start keeps of the routes of before. The reconciler has tests of its own."""
+"""A family's way into the kernel: what a start keeps of the routes of before. ``Delta`` has tests of its own."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ async def started(
     **routes: Forwarding,
 ) -> AsyncIterator[tuple[Programming, MemoryTarget[FibKey, Forwarding]]]:
     """One that found ``key`` and ``other`` in the kernel, and runs."""
-    target: MemoryTarget[FibKey, Forwarding] = MemoryTarget()
     keys = {"key": KEY, "other": OTHER}
-    target.state.update({keys[name]: value for name, value in routes.items()})
+    target: MemoryTarget[FibKey, Forwarding] = MemoryTarget(
+        {keys[name]: value for name, value in routes.items()}
+    )
     quiet: Any = Quiet()
     made = Programming(Family.IPV4, target, quiet)
     await made.adopt()
@@ -110,7 +111,7 @@ async def test_a_route_of_before_that_others_change_is_put_right(left: Via | Non
             del target.state[KEY]
         else:
             target.state[KEY] = left
-        made.changed({KEY: left})
+        made.changed(list(target.hear({KEY: left})))
         await rest()
         assert target.state == {KEY: ONE}
 

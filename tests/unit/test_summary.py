@@ -45,7 +45,7 @@ def test_all_is_well() -> None:
 
 def test_one_route_that_the_kernel_refuses_is_a_problem_and_no_more() -> None:
     ground = holding("10.48.0.0/26", "10.48.0.64/26")
-    ground.fibs[V4].reconciler.errors[pfx("10.48.0.64/26"), 0] = "Invalid argument"
+    ground.fibs[V4].delta.errors[pfx("10.48.0.64/26"), 0] = "Invalid argument"
     assert kernel_check(ground) == (True, "")
     assert problems(ground) == ["the kernel: 10.48.0.64/26 cannot be written: Invalid argument"]
 
@@ -53,8 +53,8 @@ def test_one_route_that_the_kernel_refuses_is_a_problem_and_no_more() -> None:
 def test_a_kernel_that_refuses_all_is_not_ready() -> None:
     """A daemon without CAP_NET_ADMIN draws traffic to a node that does not forward it."""
     ground = holding(*(f"10.48.{n}.0/24" for n in range(FAILING_SHOWN + 3)))
-    errors = ground.fibs[V4].reconciler.errors
-    errors |= dict.fromkeys(ground.fibs[V4].reconciler.wanted, "Operation not permitted")
+    errors = ground.fibs[V4].delta.errors
+    errors |= dict.fromkeys(ground.fibs[V4].delta.wanted, "Operation not permitted")
     assert kernel_check(ground) == (False, "none of 8 ipv4 routes can be written: Operation not permitted")
     found = problems(ground)
     assert len(found) == FAILING_SHOWN + 1 and found[-1] == "the kernel: 3 more ipv4 routes cannot be written"
@@ -63,14 +63,14 @@ def test_a_kernel_that_refuses_all_is_not_ready() -> None:
 def test_a_conflict_is_told_once() -> None:
     ground = holding("10.48.0.0/26", "10.48.0.64/26")
     key = (pfx("10.48.0.64/26"), 0)
-    ground.fibs[V4].reconciler.errors[key] = ground.conflicts[key] = "proto static via 10.0.1.1 dev ens5"
+    ground.fibs[V4].delta.errors[key] = ground.conflicts[key] = "proto static via 10.0.1.1 dev ens5"
     assert problems(ground)[0].startswith("the kernel: 10.48.0.64/26 is not ours to write: proto static")
     assert not any("cannot be written" in problem for problem in problems(ground))
 
 
 def test_while_paused_the_kernel_is_not_in_step() -> None:
     ground = holding("10.48.0.0/26")
-    ground.fibs[V4].reconciler.paused = True
+    ground.fibs[V4].delta.paused = True
     assert kernel_check(ground) == (False, "nothing is written meanwhile")
 
 

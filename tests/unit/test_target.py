@@ -1,6 +1,6 @@
-"""The fake Target of the reconciler's tests fulfils the contract of the real one."""
+"""The fake Target of the tests of ``fib`` fulfils the contract of the real one."""
 
-from bgpd.model.status import Target
+from bgpd.fib.delta import Target
 from tests.unit.target_contract import MemoryTarget, TargetContract
 
 

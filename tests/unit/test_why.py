@@ -196,7 +196,7 @@ def test_a_conflict_with_another_owner() -> None:
     ground.core.hear(A, announce(path(A), "10.48.0.0/26"))
     ground.install()
     prefix = pfx("10.48.0.0/26")
-    del ground.fibs[V4].reconciler.held[prefix, 0]
+    del ground.fibs[V4].target.installed[prefix, 0]
     ground.conflicts[prefix, 0] = "proto static via 10.0.1.1 dev ens5"
     holds(
         ground.why("10.48.0.0/26"),
@@ -209,14 +209,16 @@ def test_while_another_daemon_writes() -> None:
     ground = Ground(A)
     ground.core.hear(A, announce(path(A), "10.48.0.0/26"))
     ground.install()
-    ground.fibs[V4].reconciler.held.clear()
-    ground.fibs[V4].reconciler.paused = True
+    ground.fibs[V4].target.installed.clear()
+    ground.fibs[V4].delta.paused = True
     holds(ground.why("10.48.0.0/26"), "another routing daemon is at work here, so bgpd writes nothing")
 
 
 def test_a_route_left_from_before() -> None:
     ground = Ground(A)
-    ground.fibs[V4].reconciler.adopt({(pfx("10.9.0.0/16"), 0): BLACKHOLE, (pfx("10.8.0.0/16"), 50): VIA})
+    left = {(pfx("10.9.0.0/16"), 0): BLACKHOLE, (pfx("10.8.0.0/16"), 50): VIA}
+    ground.fibs[V4].target.hear(left)
+    ground.fibs[V4].delta.adopt(left)
     holds(ground.why("10.9.0.0/16"), "left in the kernel from before", "kept until in sync")
     holds(ground.why("10.8.0.0/16"), "left in the kernel from before", "via 10.0.1.1 dev ens5 proto bird")
 
