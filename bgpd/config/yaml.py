@@ -29,7 +29,7 @@ class YamlError(Exception):
 
 
 class Document(NamedTuple):
-    """One document: dict, list, str, int, float, bool or None, and the line it starts at."""
+    """One document: dict, list, str, int, float, bool or None (or ``Scalar``), and the line it starts at."""
 
     value: Any
     line: int
@@ -93,6 +93,28 @@ def _plain(text: str) -> Any:
     return None if text in _NULL else text
 
 
+class Scalar(str):
+    """An unquoted scalar that YAML takes for something else than text: it is the text that stands there, and ``value``
+    is what YAML takes it for (int, float or bool)."""
+
+    __slots__ = ("value",)
+    value: int | float | bool
+
+    def __new__(cls, text: str, value: int | float | bool) -> Scalar:
+        scalar = super().__new__(cls, text)
+        scalar.value = value
+        return scalar
+
+
+def _scalar(text: str) -> Any:
+    """As ``_plain``, and what the text was stays known. A number too long to count with is text."""
+    try:
+        value = _plain(text)
+    except ValueError:
+        return text
+    return value if value is None or isinstance(value, str) else Scalar(text, value)
+
+
 class _Frame:
     """A collection that is being read."""
 
@@ -114,8 +136,8 @@ def _line(mark: Any) -> int:
 class _Builder:
     """Events in, documents out."""
 
-    def __init__(self, source: str, first_line: int) -> None:
-        self.source, self.first_line = source, first_line
+    def __init__(self, source: str, first_line: int, plain: Callable[[str], Any]) -> None:
+        self.source, self.first_line, self.plain = source, first_line, plain
         self.documents: list[Document] = []
         self.stack: list[_Frame] = []
         self.anchors: dict[str, tuple[Any, int]] = {}
@@ -151,7 +173,7 @@ class _Builder:
             if event.tag is not None:
                 value = _TAGGED[event.tag](event.value)
             else:
-                value = _plain(event.value) if event.implicit[0] else event.value
+                value = self.plain(event.value) if event.implicit[0] else event.value
         except ValueError as error:
             raise self.error(event.start_mark, str(error)) from None
         if event.anchor:
@@ -206,12 +228,16 @@ class _Builder:
             frame.value[frame.key], frame.wants_key = value, True
 
 
-def load_documents(text: str | bytes, source: str, first_line: int = 1) -> list[Document]:
+def load_documents(
+    text: str | bytes, source: str, first_line: int = 1, keep_text: bool = False
+) -> list[Document]:
     """All documents of a stream; an empty stream has none, an empty document is ``None``.
 
-    ``source`` names the text in errors, ``first_line`` is where it begins in it. Raises ``YamlError``.
+    ``source`` names the text in errors, ``first_line`` is where it begins in it. With ``keep_text`` numbers and
+    booleans that stand there without quotes are a ``Scalar`` each: which of both they are is for the reader to say, who
+    knows the field. Raises ``YamlError``.
     """
-    builder = _Builder(source, first_line)
+    builder = _Builder(source, first_line, _scalar if keep_text else _plain)
     if isinstance(text, bytes):
         text = _decode(text, source, first_line)
     try:

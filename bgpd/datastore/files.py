@@ -211,7 +211,7 @@ def parse(name: str, data: bytes, known: _Chunks) -> _Parsed:
         decoded = known.get(part)
         if decoded is None:
             try:
-                documents = load_documents(part if line else data, name, line or 1)
+                documents = load_documents(part if line else data, name, line or 1, keep_text=True)
             except YamlError as error:
                 message = error.message if "Secret" not in part else _OF_A_SECRET
                 problem = Problem(f"{name}:{error.line}:{error.column}", "", message)

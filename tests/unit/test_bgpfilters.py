@@ -151,7 +151,7 @@ def test_operations_in_order() -> None:
         ({**IN_TEN, "prefixLength": 24}, "prefixLength", "expected keys and values"),
         ({"source": "Local"}, "source", "expected RemotePeers, not 'Local'"),
         ({"interface": "sixteen-letters-"}, "interface", "expected at most 15 characters"),
-        ({"interface": 3}, "interface", "expected text"),
+        ({"interface": [3]}, "interface", "expected text"),
         ({"peerType": "ebgp"}, "peerType", "expected one of eBGP, iBGP"),
         ({"communities": {"values": []}}, "communities.values", "expected exactly one, not 0"),
         ({"communities": {"values": ["1:2", "1:3"]}}, "communities.values", "expected exactly one, not 2"),

@@ -135,7 +135,7 @@ def test_configuration(key: str, value: object, field: str, read: object, group:
         ("listenPort", 0, "listenPort", "from 1 to 65535, not 0"),
         ("listenPort", "179", "listenPort", "from 1 to 65535"),
         ("bindMode", "Any", "bindMode", "expected one of None, NodeIP, not 'Any'"),
-        ("logSeverityScreen", 3, "logSeverityScreen", "expected text"),
+        ("nodeMeshPassword", 3, "nodeMeshPassword", "expected keys and values"),
         ("nodeMeshPassword", "secret", "nodeMeshPassword", "expected keys and values"),
         ("nodeMeshPassword", {"secretKeyref": {}}, "nodeMeshPassword.secretKeyRef.name", "not there"),
         ("nodeMeshPassword", {"secretKeyRef": {"name": "a"}}, "nodeMeshPassword.secretKeyRef.key", "not there"),
@@ -199,7 +199,7 @@ def test_prefix_advertisements(name: str) -> None:
     [
         ({"communities": ["blue", "green"]}, "0.communities.1", "'green' is no community", 1),
         ({"communities": ["blue", "1:65536"]}, "0.communities.1", "at most 65535", 1),
-        ({"communities": ["blue", 7]}, "0.communities.1", "7 is no community", 1),
+        ({"communities": ["blue", 7]}, "0.communities.1", "'7' is no community", 1),
         ({"cidr": "10.65.0.1/16"}, "0.cidr", "has host bits: expected 10.65.0.0/16?", None),
         ({"cidr": "10.65.0.0"}, "0.cidr", "has no length", None),
         ({"cidr": None}, "0.cidr", "expected, but not there", None),
@@ -285,7 +285,7 @@ def test_a_wrong_service_range_is_left_out(key: str, cidr: object) -> None:
 
 
 def test_a_wrong_interface_pattern_is_left_out() -> None:
-    decoded = one(configured({"ignoredInterfaces": ["eth*", 3, ""]}))
+    decoded = one(configured({"ignoredInterfaces": ["eth*", [3], ""]}))
     assert decoded.resource == BGPConfiguration("default", ignored_interfaces=("eth*",))
     paths = [problem.path for problem in decoded.problems]
     assert paths == ["spec.ignoredInterfaces.1", "spec.ignoredInterfaces.2"]
@@ -376,9 +376,9 @@ def test_peers(key: str, value: object, fields: dict[str, Any], group: str) -> N
 @pytest.mark.parametrize(
     ("key", "value", "path", "words"),
     [
-        ("node", 3, "node", "expected text"),
+        ("node", [3], "node", "expected text"),
         ("nodeSelector", ["all()"], "nodeSelector", "expected text"),
-        ("peerSelector", True, "peerSelector", "expected text"),
+        ("peerSelector", {}, "peerSelector", "expected text"),
         ("localWorkloadSelector", {}, "localWorkloadSelector", "expected text"),
         ("asNumber", "x", "asNumber", "expected an AS number"),
         ("asNumber", False, "asNumber", "expected an AS number"),
@@ -398,7 +398,7 @@ def test_peers(key: str, value: object, fields: dict[str, Any], group: str) -> N
         ("reachableBy", "gateway", "reachableBy", "is not an IPv4 or IPv6 address"),
         ("reachableBy", "10.0.0.1/32", "reachableBy", "is not an IPv4 or IPv6 address"),
         ("filters", "to-tor", "filters", "expected a list"),
-        ("filters", ["to-tor", 3], "filters.1", "expected text, not 3"),
+        ("filters", ["to-tor", []], "filters.1", "expected text, not []"),
         ("reversePeering", "Never", "reversePeering", "expected one of Auto, Manual"),
     ],
 )  # fmt: skip
@@ -508,8 +508,7 @@ def test_string_data_goes_before_data() -> None:
         ({"data": {"tor": "grüße"}}, "data.tor", "expected base64"),
         ({"data": {"tor": 4711}}, "data.tor", "expected base64"),
         ({"data": "aHVudGVyMg=="}, "data", "expected keys and values"),
-        ({"stringData": {"tor": 4711}}, "stringData.tor", "expected text: put it in quotes"),
-        ({"stringData": {"tor": ["hunter2"]}}, "stringData.tor", "expected text: put it in quotes"),
+        ({"stringData": {"tor": ["hunter2"]}}, "stringData.tor", "expected text"),
         ({"stringData": ["hunter2"]}, "stringData", "expected keys and values"),
     ],
 )

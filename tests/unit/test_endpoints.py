@@ -53,7 +53,7 @@ def test_one_file(change: dict[str, Any], read: LocalWorkload | None) -> None:
         ("[" * 100_000, "", "is no JSON"),
         ("\xff", "", "is no JSON"),
         ("[]", "", "expected keys and values"),
-        (json.dumps({**STATUS, "bgpPeerName": 3}), "bgpPeerName", "expected text"),
+        (json.dumps({**STATUS, "bgpPeerName": [3]}), "bgpPeerName", "expected text"),
         (json.dumps({**STATUS, "ifaceName": ""}), "ifaceName", "expected, but not there"),
         (json.dumps({**STATUS, "ipv4Nets": "10.48.0.5/32"}), "ipv4Nets", "expected a list"),
         (json.dumps({**STATUS, "ipv4Nets": ["10.48.0"]}), "ipv4Nets.0", "expected an address, not '10.48.0'"),

@@ -306,7 +306,7 @@ async def test_secrets_come_and_are_not_logged(backend: Directory, caplog: pytes
     async with watching(backend) as watch:
         snapshot = await watch.until(lambda s: s.secrets)
         assert snapshot.secrets["bgp"].data == {"tor": b"hunter2"}
-        backend.put({**secret, "stringData": {"tor": 4711}})
+        backend.put({**secret, "stringData": {"tor": [4711]}})
         bad = await watch.until(lambda s: s.problems)
         assert bad.secrets is snapshot.secrets
         assert "hunter2" not in repr(bad) + repr(watch.datastore.status()) + caplog.text

@@ -11,7 +11,7 @@ import base64
 import re
 from dataclasses import replace
 
-from bgpd.datastore.calico.fields import Fields, parse_community, plain_address
+from bgpd.datastore.calico.fields import Fields, as_text, parse_community, plain_address
 from bgpd.model.prefix import Address, Family, family_of, parse_address
 from bgpd.model.resources import (
     BGPConfiguration,
@@ -49,7 +49,7 @@ def configuration(name: str, fields: Fields) -> BGPConfiguration:
         name,
         listen_port=spec.integer("listenPort", 1, 65535),
         bind_mode_node_ip=spec.option("bindMode", {"None": False, "NodeIP": True}),
-        log_severity_screen=spec.text("logSeverityScreen"),
+        log_severity_screen=spec.words("logSeverityScreen") or None,
         prefix_advertisements=_advertisements(spec),
     )
     if name.startswith("node."):
@@ -94,7 +94,8 @@ def _advertisements(spec: Fields) -> tuple[PrefixAdvertisement, ...] | None:
 
     def community(entry: Fields, at: str, value: object) -> Community | None:
         try:
-            return named[value] if isinstance(value, str) and value in named else parse_community(value)
+            text = as_text(value)
+            return named[text] if text in named else parse_community(text if text is not None else value)
         except ValueError as error:
             entry.note(at, f"{error}, nor a name in communities; left out")
             return None
@@ -116,8 +117,8 @@ def _interfaces(spec: Fields) -> tuple[str, ...] | None:
         return None
     found = []
     for at, entry in spec.entries("ignoredInterfaces"):
-        if isinstance(entry, str) and entry:
-            found.append(entry)
+        if text := as_text(entry):
+            found.append(text)
         else:
             spec.note(at, f"expected a pattern such as eth*, not {entry!r}; left out")
     return tuple(found)
@@ -234,7 +235,8 @@ def secret(name: str, fields: Fields) -> Secret:
         except (ValueError, TypeError):
             encoded.bad(str(key), "expected base64")
     for key, value in plain.data.items():
-        if not isinstance(value, str | None):
-            plain.bad(str(key), "expected text: put it in quotes")
-        data[str(key)] = (value or "").encode()
+        text = "" if value is None else as_text(value)
+        if text is None:
+            plain.bad(str(key), "expected text")
+        data[str(key)] = text.encode()
     return Secret(name, namespace, data)

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from bgpd.datastore.calico import bgpfilters, bgpresources, ipam, nodes, services
-from bgpd.datastore.calico.fields import Bad, Fields
+from bgpd.datastore.calico.fields import Bad, Fields, as_text
 from bgpd.model.resources import (
     BGPConfiguration,
     BGPFilter,
@@ -102,6 +102,8 @@ def decode(document: object, source: str) -> Iterator[Decoded]:
     kind, group = document.get("kind"), document.get("apiVersion")
     if isinstance(kind, str) and kind.endswith("List") and "items" in document:
         items = document["items"]
+        if items is None:  # what Go prints of a list without items
+            items = []
         if not isinstance(items, list):
             yield _nameless(source, "items", "expected a list")
             return
@@ -122,7 +124,7 @@ def _nameless(source: str, path: str, message: str) -> Decoded:
 def _object(document: dict[str, Any], source: str, where: str) -> Decoded:
     kind, group = document.get("kind"), document.get("apiVersion")
     metadata = document.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, dict) else None
+    name = as_text(metadata.get("name")) if isinstance(metadata, dict) else None
     for path, value in (("kind", kind), ("apiVersion", group)):
         if not isinstance(value, str) or not value:
             return _nameless(
@@ -131,16 +133,16 @@ def _object(document: dict[str, Any], source: str, where: str) -> Decoded:
     decoder = _DECODERS.get((str(kind), V3 if group in CALICO_GROUPS else str(group)))
     if decoder is None:
         return _other(str(kind), str(group), name, source)
-    if not isinstance(name, str) or not name:
-        message = (
-            "expected, but not there" if name is None else f"expected text, not {name!r}: put it in quotes"
-        )
+    if not name:
+        said = metadata.get("name") if isinstance(metadata, dict) else None
+        message = f"expected text, not {said!r}" if said else "expected, but not there"
         return _nameless(f"{source}: {kind}", f"{where}metadata.name", message)
     if kind in NAMESPACED:
         assert isinstance(metadata, dict)
-        namespace = metadata.get("namespace") or "default"
-        if not isinstance(namespace, str):
-            message = f"expected text, not {namespace!r}: put it in quotes"
+        said = metadata.get("namespace") or "default"
+        namespace = as_text(said)
+        if namespace is None:
+            message = f"expected text, not {said!r}"
             return _nameless(f"{source}: {kind} {name}", f"{where}metadata.namespace", message)
         name = f"{namespace}/{name}"
     key = Key(str(kind), name)

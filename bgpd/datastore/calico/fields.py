@@ -1,4 +1,8 @@
-"""Reading the keys of one object from YAML or JSON, each mistake noted with its path. Every decoder uses it."""
+"""Reading the keys of one object from YAML or JSON, each mistake noted with its path. Every decoder uses it.
+
+A field of text takes any scalar, as calicoctl does, since Go prints some text that YAML takes for a number without
+quotes (``12e4567``): what counts is the text that stands there.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Any, NoReturn, TypeVar
 
+from bgpd.config.yaml import Scalar
 from bgpd.model.prefix import (
     Address,
     Family,
@@ -55,13 +60,22 @@ class Fields:
         raise Bad
 
     def get(self, key: str) -> Any:
+        """What YAML takes the value for; ``None`` when unset."""
         value = self.data.get(key)
-        return None if value == "" else value
+        return value.value if isinstance(value, Scalar) else None if value == "" else value
 
     # -- sections and lists --------------------------------------------------------------------------------------------
 
     def section(self, key: str) -> Fields:
         return Fields(self.data.get(key), self.at(key), self.notes)
+
+    def mapping(self, key: str) -> Fields:
+        """A section that is no reason to lose the object: something else there is noted, and as if unset."""
+        value = self.data.get(key)
+        if value is not None and not isinstance(value, dict):
+            self.note(key, "expected keys and values: ignored")
+            value = None
+        return Fields(value, self.at(key), self.notes)
 
     def entries(self, key: str) -> list[tuple[str, Any]]:
         """The entries of a list, each with its key (``communities.0``)."""
@@ -69,6 +83,21 @@ class Fields:
         if value is not None and not isinstance(value, list):
             self.bad(key, "expected a list")
         return [(f"{key}.{index}", entry) for index, entry in enumerate(value or ())]
+
+    def words(self, key: str) -> str:
+        """Text that nothing depends on: empty where something else stands there."""
+        return as_text(self.data.get(key)) or ""
+
+    def scalars(self) -> dict[str, str]:
+        """All keys, as labels have them. Null is the empty text; what is no scalar is noted and left out."""
+        found = {}
+        for key, value in self.data.items():
+            text = "" if value is None else as_text(value)
+            if text is None:
+                self.note(as_text(key) or str(key), f"expected text, not {value!r}; left out")
+            else:
+                found[as_text(key) or ""] = text
+        return found
 
     def sections(self, key: str) -> Iterator[Fields]:
         """The entries of a list of mappings."""
@@ -91,18 +120,20 @@ class Fields:
         """A list of texts."""
         found = []
         for at, entry in self.entries(key):
-            if not isinstance(entry, str) or not entry:
+            text = as_text(entry)
+            if not text:
                 self.bad(at, f"expected text, not {entry!r}")
-            found.append(entry)
+            found.append(text)
         return tuple(found)
 
     # -- values --------------------------------------------------------------------------------------------------------
 
     def text(self, key: str) -> str | None:
-        value = self.get(key)
-        if value is not None and not isinstance(value, str):
-            self.bad(key, f"expected text, not {value!r}: put it in quotes")
-        return value
+        value = self.data.get(key)
+        text = as_text(value)
+        if text is None and value is not None:
+            self.bad(key, f"expected text, not {value!r}")
+        return text or None
 
     def required(self, key: str) -> str:
         value = self.text(key)
@@ -149,6 +180,15 @@ class Fields:
         except ValueError as error:
             self.bad(key, str(error))
 
+    def lenient(self, key: str, parse: Callable[[str], T]) -> T | None:
+        """As ``parsed``, for what is no reason to lose the object: a wrong value is noted, and as if unset."""
+        try:
+            return self.parsed(key, parse)
+        except Bad:
+            path, message = self.notes.pop()
+            self.notes.append((path, f"{message}: ignored"))
+            return None
+
     def asn(self, key: str, zero_is_unset: bool = False) -> int | None:
         """An AS number as 65000, "65000" or "1.10" (RFC 5396 asdot)."""
         value = self.get(key)
@@ -164,7 +204,7 @@ class Fields:
         found = []
         for at, entry in self.entries(key):
             try:
-                found.append(parse_asn(entry))
+                found.append(parse_asn(entry.value if isinstance(entry, Scalar) else entry))
             except ValueError as error:
                 self.bad(at, str(error))
         return tuple(found)
@@ -223,6 +263,15 @@ class Fields:
     def _others(self, names: str) -> list[str]:
         known = names.split()
         return [str(key) for key in self.data if key not in known]
+
+
+def as_text(value: object) -> str | None:
+    """A scalar as text: as it stands there, or as Go writes what JSON has. ``None`` for null and for collections."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else None
 
 
 def parse_asn(value: object) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bgpd.config.yaml import Scalar
 from bgpd.datastore.calico.fields import Fields
 from bgpd.model.prefix import Address, Family, Prefix, network_address, prefix_text
 from bgpd.model.resources import AffinityState, Allocation, BlockAffinity, EncapMode, IPAMBlock, IPPool
@@ -37,9 +38,9 @@ def pool(name: str, fields: Fields) -> IPPool:
 def affinity(name: str, fields: Fields) -> BlockAffinity | None:
     spec = fields.section("spec")
     spec.known("cidr state node type deleted")
-    if spec.flag("deleted", False) or spec.get("type") == "virtual":
+    if spec.flag("deleted", False) or spec.text("type") == "virtual":
         return None
-    if spec.get("type") not in (None, "host"):
+    if spec.text("type") not in (None, "host"):
         spec.bad("type", f"expected host or virtual, not {spec.get('type')!r}")
     family, cidr = spec.block()
     state = spec.member("state", AffinityState) or AffinityState.CONFIRMED
@@ -76,6 +77,8 @@ def _allocations(spec: Fields, family: Family, cidr: Prefix) -> Iterator[Allocat
     for ordinal, index in enumerate(ordinals):
         if index is None:
             continue
+        if isinstance(index, Scalar):
+            index = index.value
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(users):
             spec.bad(f"allocations.{ordinal}", f"expected null or an index into attributes, not {index!r}")
         user = users[index]
@@ -85,12 +88,12 @@ def _allocations(spec: Fields, family: Family, cidr: Prefix) -> Iterator[Allocat
 
 def _user(attribute: Fields) -> tuple[str, str] | None:
     """(node, owner) of an attribute; ``None`` when nobody is behind the address."""
-    handle, secondary = attribute.text("handle_id"), attribute.section("secondary")
-    node = secondary.get("node")
+    handle, secondary = attribute.words("handle_id"), attribute.mapping("secondary")
+    node = secondary.words("node")
     released = attribute.get("releasedAt") or attribute.get("released_at")
-    if released or handle == "windows-reserved-ipam-handle" or not isinstance(node, str):
+    if released or handle == "windows-reserved-ipam-handle" or not node:
         return None
-    namespace, pod, kind = (secondary.get(key) for key in ("namespace", "pod", "type"))
+    namespace, pod, kind = (secondary.words(key) for key in ("namespace", "pod", "type"))
     if pod:
-        return node, f"{namespace}/{pod}" if namespace else str(pod)
-    return node, str(kind or handle or "")
+        return node, f"{namespace}/{pod}" if namespace else pod
+    return node, kind or handle

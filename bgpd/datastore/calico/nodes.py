@@ -16,8 +16,8 @@ _ANNOTATION = "projectcalico.org/"
 
 
 def calico_node(name: str, fields: Fields) -> Node:
-    spec, status = fields.section("spec"), fields.section("status")
-    bgp, wireguard = spec.section("bgp"), spec.section("wireguard")
+    spec, status = fields.section("spec"), fields.mapping("status")
+    bgp, wireguard = spec.section("bgp"), spec.mapping("wireguard")
     tunnels = [
         (bgp, "ipv4IPIPTunnelAddr", Family.IPV4),
         (spec, "ipv4VXLANTunnelAddr", Family.IPV4),
@@ -32,16 +32,17 @@ def calico_node(name: str, fields: Fields) -> Node:
             (Family.IPV4, "wireguardPublicKey", "interfaceIPv4Address"),
             (Family.IPV6, "wireguardPublicKeyV6", "interfaceIPv6Address"),
         )
-        if status.text(key) or wireguard.get(address)
+        if status.words(key) or wireguard.get(address)
     )
-    labels = _labels(fields.section("metadata"), {})
+    metadata = fields.mapping("metadata")
+    labels = _labels(metadata, _annotations(metadata), "")
     names = ("ipv4Address", "ipv6Address", "asNumber", "routeReflectorClusterID")
     return _node(name, labels, bgp, names, tunnels, protected)
 
 
 def kubernetes_node(name: str, fields: Fields) -> Node:
     metadata = fields.section("metadata")
-    annotations = metadata.section("annotations")
+    annotations = _annotations(metadata)
     tunnels = [
         (annotations, _ANNOTATION + key, Family.IPV6 if "IPv6" in key else Family.IPV4)
         for key in (
@@ -55,9 +56,9 @@ def kubernetes_node(name: str, fields: Fields) -> Node:
     protected = frozenset(
         family
         for family, key in ((Family.IPV4, "WireguardPublicKey"), (Family.IPV6, "WireguardPublicKeyV6"))
-        if annotations.text(_ANNOTATION + key)
+        if annotations.words(_ANNOTATION + key)
     )
-    labels = _labels(metadata, _json(annotations, _ANNOTATION + "labels"))
+    labels = _labels(metadata, annotations, _ANNOTATION + "labels")
     names = ("IPv4Address", "IPv6Address", "ASNumber", "RouteReflectorClusterID")
     return _node(name, labels, annotations, tuple(_ANNOTATION + key for key in names), tunnels, protected)
 
@@ -73,7 +74,7 @@ def _node(
     ipv4, ipv6, asn, cluster = names
     address4, network4 = bgp.parsed(ipv4, _of(Family.IPV4, _interface)) or (None, None)
     address6, network6 = bgp.parsed(ipv6, _of(Family.IPV6, _interface)) or (None, None)
-    addresses = [where.parsed(key, _of(family, _interface)) for where, key, family in tunnels]
+    addresses = [where.lenient(key, _of(family, _interface)) for where, key, family in tunnels]
     cluster_id = bgp.parsed(cluster, _of(Family.IPV4, _interface))
     return Node(
         name,
@@ -113,27 +114,34 @@ def _interface(text: str) -> tuple[Address, IPNetwork | None]:
     return parse_address(text.partition("/")[0]), network
 
 
-def _labels(metadata: Fields, beneath: Mapping[str, Any]) -> dict[str, str]:
-    """Labels of an object: its own, over those that Calico keeps in annotations."""
-    annotations = metadata.section("annotations")
-    kept = _json(annotations, _ANNOTATION + "metadata").get("labels") or {}
-    if not isinstance(kept, dict):
-        annotations.bad(_ANNOTATION + "metadata", "expected labels of keys and values")
-    labels = {**kept, **beneath, **metadata.section("labels").data}
-    for key, value in labels.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            metadata.bad(f"labels.{key}", f"expected text, not {value!r}: put it in quotes")
-    return labels
+def _annotations(metadata: Fields) -> Fields:
+    """Annotations, which are all text."""
+    found = metadata.mapping("annotations")
+    return Fields(found.scalars(), found.path, found.notes)
+
+
+def _labels(metadata: Fields, annotations: Fields, beneath: str) -> dict[str, str]:
+    """Labels of an object: its own, over those that Calico keeps in annotations (``beneath`` names one). What is wrong
+    among them is noted and left out: a label never costs its object."""
+    of_metadata = _ANNOTATION + "metadata"
+    kept = Fields(_json(annotations, of_metadata), annotations.at(of_metadata), annotations.notes)
+    own = _json(annotations, beneath) if beneath else {}
+    return {
+        **kept.mapping("labels").scalars(),
+        **Fields(own, annotations.at(beneath), annotations.notes).scalars(),
+        **metadata.mapping("labels").scalars(),
+    }
 
 
 def _json(annotations: Fields, key: str) -> dict[str, Any]:
-    """An annotation that holds a JSON object."""
-    text = annotations.text(key)
+    """An annotation that holds a JSON object; nothing where it does not, which is noted."""
+    text = annotations.data.get(key)
     value: object
     try:
         value = json.loads(text) if text else {}
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        annotations.bad(key, "expected a JSON object")
+        annotations.note(key, "expected a JSON object: ignored")
+        return {}
     return value

@@ -5,7 +5,7 @@ Of either is kept what says whether a node announces its addresses. The rest is 
 
 from __future__ import annotations
 
-from bgpd.datastore.calico.fields import Fields, plain_address
+from bgpd.datastore.calico.fields import Fields, as_text, plain_address
 from bgpd.model.prefix import Address, Family
 from bgpd.model.resources import Endpoint, EndpointSlice, Service
 
@@ -37,7 +37,7 @@ def _addresses(spec: Fields, key: str) -> tuple[Address, ...]:
         if entry in ("", "None"):
             continue
         try:
-            found.append(plain_address(entry))
+            found.append(plain_address(as_text(entry) or ""))
         except ValueError as error:
             spec.bad(at, str(error))
     return tuple(found)
@@ -45,11 +45,11 @@ def _addresses(spec: Fields, key: str) -> tuple[Address, ...]:
 
 def endpoint_slice(name: str, fields: Fields) -> EndpointSlice | None:
     namespace = name.partition("/")[0]
-    owner = fields.section("metadata").section("labels").text(SERVICE_NAME)
+    owner = fields.mapping("metadata").mapping("labels").words(SERVICE_NAME)
     families = {"IPv4": Family.IPV4, "IPv6": Family.IPV6, "FQDN": None}
     fields.required("addressType")
     family = fields.option("addressType", families)
-    if owner is None or family is None:
+    if not owner or family is None:
         return None
     endpoints = frozenset(
         Endpoint(entry.text("nodeName"), bool(entry.section("conditions").flag("ready", True)))
