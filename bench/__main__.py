@@ -19,9 +19,9 @@ from pathlib import Path
 from bench import nodes, report, tables
 from bench.injector import SessionLost
 from bench.work import CASES, SIZES, Failed, Figures, Work, hopeless, plan, subjects
-from tests import netlab
+from testing import daemons, namespaces
 
-OUT = netlab.PROJECT / "docs" / "benchmarks.md"
+OUT = namespaces.PROJECT / "docs" / "benchmarks.md"
 PEERS = ("bird", "frr")
 RUNNERS: dict[str, Callable[[Work, str], Awaitable[Figures]]] = {
     "cold": tables.cold,
@@ -90,10 +90,10 @@ async def measure(works: list[Work], peers: list[str], rounds: int) -> list[repo
         started = time.monotonic()
         try:
             run = report.Run(work, subject, turn, await RUNNERS[work.case](work, subject))
-        except (Failed, SessionLost, netlab.Ended, *netlab.UNREADY) as error:
+        except (Failed, SessionLost, daemons.Ended, *namespaces.UNREADY) as error:
             words = str(error).splitlines() or [type(error).__name__]
             run = report.Run(
-                work, subject, turn, error=words[-1] if isinstance(error, netlab.Ended) else words[0]
+                work, subject, turn, error=words[-1] if isinstance(error, daemons.Ended) else words[0]
             )
         runs.append(run)
         shown = ", ".join(

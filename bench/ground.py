@@ -15,7 +15,7 @@ from bench.injector import Family, Speaker, dial
 from bench.kernel import Counter, socket_maker
 from bench.subjects import Bgpd, Neighbour, Node, Subject
 from bench.work import Failed, Figures
-from tests import netlab
+from testing import namespaces
 
 LIMIT = 60.0
 """Seconds after which a wait is given up, and the run has failed."""
@@ -38,7 +38,7 @@ class Ground:
         "ipv6": ("fd0a::1:0:0", "fd0b::1:0:0"),
     }
 
-    def __init__(self, net: netlab.Net, family: Family) -> None:
+    def __init__(self, net: namespaces.Net, family: Family) -> None:
         self.family: Family = family
         self.receiver, self.sender = net.namespace("rx"), net.namespace("tx")
         for number, device in enumerate(self.DEVICES):
@@ -83,7 +83,7 @@ async def ground(family: Family) -> AsyncIterator[Ground]:
 
     The links go down first: the kernel then drops the routes while we wait, and not behind the back of the next run.
     """
-    with netlab.Net() as net:
+    with namespaces.Net() as net:
         laid = Ground(net, family)
         try:
             yield laid
@@ -126,7 +126,7 @@ async def holds(predicate: Callable[[], bool], what: str, every: float, limit: f
     """When a predicate that blocks first held; what a daemon raises that does not answer yet counts as no."""
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:
-        with contextlib.suppress(*netlab.UNREADY):
+        with contextlib.suppress(*namespaces.UNREADY):
             if await asyncio.to_thread(predicate):
                 return time.monotonic()
         await asyncio.sleep(every)

@@ -33,7 +33,7 @@ from bench.kernel import (
 )
 from bench.subjects import SUBJECTS, Bgpd, Bird, Neighbour, Node, Subject
 from bench.work import Failed, Figures, Work
-from tests import netlab
+from testing import namespaces, resources
 
 LATENCY_SAMPLES = 500
 FILE_SAMPLES = 100
@@ -50,7 +50,7 @@ async def latency(work: Work, name: str) -> Figures:
 
     For bgpd also: a block is claimed in A's resource files.
     """
-    with netlab.Net() as net:
+    with namespaces.Net() as net:
         a, b, pod = net.namespace("a"), net.namespace("b"), net.namespace("pod")
         net.link(a, "ens5", b, "ens5")
         net.link(a, "cali0", pod, "eth0")
@@ -81,11 +81,11 @@ async def latency(work: Work, name: str) -> Figures:
 
 def _name_nodes(pair: list[Subject]) -> None:
     """In a mesh of two every node must know the other by its own name, and its subnet."""
-    nodes = [netlab.node("node-a", "10.0.0.1/24"), netlab.node("node-b", "10.0.0.2/24")]
+    nodes = [resources.node("node-a", "10.0.0.1/24"), resources.node("node-b", "10.0.0.2/24")]
     for subject in pair:
         assert isinstance(subject, Bgpd)
         subject.daemon.write(
-            "resources", netlab.bgp_configuration(ASN), netlab.pool("pool", WORKLOAD_POOL), *nodes
+            "resources", resources.bgp_configuration(ASN), resources.pool("pool", WORKLOAD_POOL), *nodes
         )
 
 
@@ -126,7 +126,7 @@ def _files(subject: Bgpd, watch: Watch) -> Figures:
     times: list[float] = []
     for sample in range(FILE_SAMPLES):
         network = ipaddress.ip_network((0x0A300000 + (200 << 8) + (sample << 6), 26))
-        text = yaml.safe_dump(netlab.affinity("node-a", str(network)))
+        text = yaml.safe_dump(resources.affinity("node-a", str(network)))
         fresh = subject.daemon.resources / ".fresh"
         fresh.write_text(text)
         before = time.monotonic()
@@ -161,7 +161,7 @@ async def mesh(work: Work, name: str) -> Figures:
     above = [str(ipaddress.ip_address("10.0.200.10") + number) for number in range(work.size - half)]
     assert max(below) < own < min(above), "as text, which is what decides who dials"
     addresses = below + above
-    with netlab.Net() as net:
+    with namespaces.Net() as net:
         receiver, sender = net.namespace("rx"), net.namespace("tx")
         net.link(receiver, "ens5", sender, "ens5")
         receiver.address("ens5", f"{own}/16")
@@ -229,7 +229,7 @@ async def mesh(work: Work, name: str) -> Figures:
 
             if isinstance(subject, Bgpd):
                 fresh = subject.daemon.resources / ".fresh"
-                fresh.write_text(yaml.safe_dump(netlab.affinity("this", str(block))))
+                fresh.write_text(yaml.safe_dump(resources.affinity("this", str(block))))
                 before = time.monotonic()
                 os.rename(fresh, subject.daemon.resources / "block.yaml")
             else:

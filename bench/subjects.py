@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from bench.injector import ASN, Family
 from bench.probe import Lags
-from tests import netlab
+from testing import daemons, namespaces, resources
 
 PEERS = Path(__file__).parent / "peers"
 PROTO_BIRD, PROTO_BGP = 12, 186
@@ -61,7 +61,7 @@ class Subject:
     proto = PROTO_BIRD
     """Of its kernel routes."""
 
-    def __init__(self, namespace: netlab.Namespace, node: Node, label: str = "this") -> None:
+    def __init__(self, namespace: namespaces.Namespace, node: Node, label: str = "this") -> None:
         raise NotImplementedError
 
     def start(self) -> Self:
@@ -109,20 +109,20 @@ class Bgpd(Subject):
 
     name = "bgpd"
 
-    def __init__(self, namespace: netlab.Namespace, node: Node, label: str = "this") -> None:
+    def __init__(self, namespace: namespaces.Namespace, node: Node, label: str = "this") -> None:
         self.label, self.node = label, node
-        resources: list[dict[str, Any]] = [
-            netlab.bgp_configuration(ASN, mesh=node.mesh),
-            netlab.node(label, node.addresses.get("ipv4"), node.addresses.get("ipv6")),
+        objects: list[dict[str, Any]] = [
+            resources.bgp_configuration(ASN, mesh=node.mesh),
+            resources.node(label, node.addresses.get("ipv4"), node.addresses.get("ipv6")),
         ]
         if node.pool:
-            resources.append(netlab.pool("pool", node.pool))
+            objects.append(resources.pool("pool", node.pool))
         for number, neighbour in enumerate(node.neighbours):
             if node.mesh:
-                resources.append(netlab.node(f"node{number}", f"{neighbour.address}/32"))
+                objects.append(resources.node(f"node{number}", f"{neighbour.address}/32"))
             else:
-                resources.append(netlab.bgp_peer(f"peer{number}", neighbour.address, ASN))
-        self.daemon = _ProbedBgpd(namespace, label, {"resources": resources})
+                objects.append(resources.bgp_peer(f"peer{number}", neighbour.address, ASN))
+        self.daemon = _ProbedBgpd(namespace, label, {"resources": objects})
         self.lags = Lags(self.daemon.probe_path)
 
     def start(self) -> Self:
@@ -155,7 +155,7 @@ class Bgpd(Subject):
         self.lags.clear(on=False)
 
 
-class _ProbedBgpd(netlab.Bgpd):
+class _ProbedBgpd(daemons.Bgpd):
     @property
     def probe_path(self) -> Path:
         return self.directory / "lags"
@@ -163,8 +163,8 @@ class _ProbedBgpd(netlab.Bgpd):
     def start(self, wait: bool = True) -> Self:
         self.launch(
             *(sys.executable, "-m", "bench.probe", self.probe_path, "run", "--config", self.config_path),
-            cwd=netlab.PROJECT,
-            env={**os.environ, "PYTHONPATH": str(netlab.PROJECT)},
+            cwd=namespaces.PROJECT,
+            env={**os.environ, "PYTHONPATH": str(namespaces.PROJECT)},
         )
         if wait:
             self.wait(lambda: self.ctl("status"), "the API answers", 30)
@@ -176,7 +176,7 @@ class Bird(Subject):
 
     name = "bird"
 
-    def __init__(self, namespace: netlab.Namespace, node: Node, label: str = "this") -> None:
+    def __init__(self, namespace: namespaces.Namespace, node: Node, label: str = "this") -> None:
         neighbours = "\n".join(
             f"protocol bgp n{number} from neighbour {{ neighbor {neighbour.address} as {ASN};"
             f"{' passive on;' if neighbour.passive else ''} }}"
@@ -189,7 +189,7 @@ class Bird(Subject):
             learn="learn;" if node.pool else "# learn;",
             neighbours=neighbours,
         )
-        self.daemon = netlab.Bird(namespace, config, node.router_id, f"bird-{label}")
+        self.daemon = daemons.Bird(namespace, config, node.router_id, f"bird-{label}")
 
     def start(self) -> Self:
         self.daemon.start()
@@ -233,7 +233,7 @@ class Frr(Subject):
     name = "frr"
     proto = PROTO_BGP
 
-    def __init__(self, namespace: netlab.Namespace, node: Node, label: str = "this") -> None:
+    def __init__(self, namespace: namespaces.Namespace, node: Node, label: str = "this") -> None:
         config = _template(
             "frr.conf",
             asn=ASN,
@@ -243,7 +243,7 @@ class Frr(Subject):
                 f" neighbor {neighbour.address} peer-group nodes" for neighbour in node.neighbours
             ),
         )
-        self.daemon = netlab.Frr(namespace, config, f"frr-{label}")
+        self.daemon = daemons.Frr(namespace, config, f"frr-{label}")
 
     def start(self) -> Self:
         self.daemon.start()

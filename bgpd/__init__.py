@@ -10,8 +10,7 @@ floor  rooms
 =====  ====================================================================================================
 6      ``cli`` the commands: bgpd (the daemon and its offline tools) and bgpctl (talks to a running one)
 5      ``daemon`` the wiring: life, intent (resources and configuration, to sessions, policy, originations),
-       admin (the operator's orders), startup (when a start is over);
-       ``lab`` topologies in network namespaces
+       admin (the operator's orders), startup (when a start is over)
 4      ``views`` what the operator sees, made of the live parts
 3      the doors: ``bgp`` to the peers, ``datastore`` to the intent, ``kernel`` to Linux, ``observe`` to the
        operator

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from tests.netlab import Net
+from testing.namespaces import Net
 
 pytest.register_assert_rewrite("tests.interop.suite")
 

@@ -92,11 +92,15 @@ def _parser(word: str) -> argparse.ArgumentParser:
     else:
         commands.add_parser("policy", help="try filters and the built-in rules on routes", add_help=False)
     if word == "lab":
-        from bgpd.lab.commands import add_parser as add_lab
-
+        try:
+            from testing.lab.commands import add_parser as add_lab
+        except ModuleNotFoundError:
+            parser.error("the lab is no part of a node's install: run it from the source tree")
         add_lab(commands)
     else:
-        commands.add_parser("lab", help="lay a containerlab topology in network namespaces", add_help=False)
+        commands.add_parser(
+            "lab", help="lay a containerlab topology in network namespaces (source tree only)", add_help=False
+        )
     return parser
 
 

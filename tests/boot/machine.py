@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from tests.netlab import PROJECT, UNREADY, Ended, Namespace, Net, Process, wait_until
+from testing.daemons import Ended
+from testing.namespaces import PROJECT, UNREADY, Namespace, Net, Process, wait_until
 
 SOURCE, WHEELS = "/src", "/wheels"
 """Where the machine finds the source tree and what pip installs from."""

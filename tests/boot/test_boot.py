@@ -15,19 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from testing.daemons import Bgpd
+from testing.namespaces import PROJECT, Monitor, Net, steady, wait_until
+from testing.resources import affinity, bgp_configuration, node, pool
 from tests.boot.machine import WHEELS, Machine, absent, shell_example
-from tests.netlab import (
-    PROJECT,
-    Bgpd,
-    Monitor,
-    Net,
-    affinity,
-    bgp_configuration,
-    node,
-    pool,
-    steady,
-    wait_until,
-)
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(300)]
 

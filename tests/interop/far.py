@@ -6,7 +6,8 @@ import base64
 from collections.abc import Iterable
 from typing import Any
 
-from tests.netlab import Bird, Frr, Gobgp, Heard, Namespace, Net
+from testing.daemons import Bird, Frr, Gobgp, Heard
+from testing.namespaces import Namespace, Net
 
 FAMILIES = ("ipv4", "ipv6")
 

@@ -11,20 +11,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from testing.daemons import Bgpd, Heard
+from testing.namespaces import Namespace, Net, steady, wait_until
+from testing.resources import affinity, bgp_configuration, bgp_peer, node, pool
 from tests.interop.far import FAMILIES, Far, family_of
-from tests.netlab import (
-    Bgpd,
-    Heard,
-    Namespace,
-    Net,
-    affinity,
-    bgp_configuration,
-    bgp_peer,
-    node,
-    pool,
-    steady,
-    wait_until,
-)
 
 ASN = 64512
 BLOCKS = {"ipv4": "10.48.0.0/26", "ipv6": "fd48::/122"}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 
 from bgpd.bgp.session import RACE
+from testing.daemons import Bird
+from testing.namespaces import Namespace, Net, steady, wait_until
+from testing.resources import bgp_peer
 from tests.interop.far import FarBird, FarFrr
 from tests.interop.suite import ASN, OWN, THEIRS, Ground, Interop, hops
-from tests.netlab import Bird, Namespace, Net, bgp_peer, steady, wait_until
 
 
 class TestBird(Interop):

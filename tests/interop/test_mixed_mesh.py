@@ -14,20 +14,10 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
+from testing.daemons import Bgpd, Bird, Ended
+from testing.namespaces import Monitor, Net, wait_until
+from testing.resources import affinity, bgp_configuration, node, pool, resource
 from tests.interop.confd import Style, Timers, bird_conf
-from tests.netlab import (
-    Bgpd,
-    Bird,
-    Ended,
-    Monitor,
-    Net,
-    affinity,
-    bgp_configuration,
-    node,
-    pool,
-    resource,
-    wait_until,
-)
 
 ADDRESS = {"a": "10.0.1.9", "b": "10.0.1.10", "c": "10.0.1.20", "d": "10.0.1.100"}
 """Their order as texts is b, d, c, a, and of two nodes the later one dials; their order as numbers is another."""

@@ -6,9 +6,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from testing.daemons import Bird
+from testing.namespaces import Net, wait_until
+from testing.resources import bgp_configuration, bgp_filter, bgp_peer, node, pool, resource
 from tests.interop.far import FarBird, FarFrr
 from tests.interop.suite import ASN, BLOCKS, BORROWED, OWN, Ground, hops
-from tests.netlab import Bird, Net, bgp_configuration, bgp_filter, bgp_peer, node, pool, resource, wait_until
 from tests.netns.cluster import pod
 
 TIMERS = "connect delay time 1; connect retry time 1; error wait time 1, 2;"

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from testing.daemons import Bird
+from testing.namespaces import Net, wait_until
+from testing.resources import bgp_configuration, bgp_filter, bgp_peer, node, pool
 from tests.interop.far import FarFrr
 from tests.interop.suite import ASN, BLOCKS, BORROWED, OWN, Ground, hops, same, unmoved
-from tests.netlab import Bird, Net, bgp_configuration, bgp_filter, bgp_peer, node, pool, wait_until
 from tests.netns.cluster import Ping, pod
 
 SOON = 2.0

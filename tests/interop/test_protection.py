@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from testing.daemons import Bird, Frr
+from testing.namespaces import Net, steady, wait_until
+from testing.resources import bgp_peer
 from tests.interop.suite import ASN, Ground
-from tests.netlab import Bird, Frr, Net, bgp_peer, steady, wait_until
 
 TIMERS = "connect delay time 1; connect retry time 1; error wait time 1, 1;"
 V4, V6 = (f"{family} {{ import all; export none; }};" for family in ("ipv4", "ipv6"))

@@ -10,22 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from testing.daemons import Bgpd, Bird, Daemon, Frr
+from testing.namespaces import Namespace, Net, steady, wait_until
+from testing.resources import affinity, bgp_configuration, node, pool, resource
 from tests.interop.suite import unmoved
-from tests.netlab import (
-    Bgpd,
-    Bird,
-    Daemon,
-    Frr,
-    Namespace,
-    Net,
-    affinity,
-    bgp_configuration,
-    node,
-    pool,
-    resource,
-    steady,
-    wait_until,
-)
 from tests.netns.cluster import Ping, pod
 
 ASN = 64512

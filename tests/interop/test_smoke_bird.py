@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.netlab import Bird, Net, Process, wait_until
+from testing.daemons import Bird
+from testing.namespaces import Net, Process, wait_until
 
 HERE, THERE = "10.0.1.31", "10.0.1.30"
 HERE6, THERE6 = "fd00:1::31", "fd00:1::30"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from testing.namespaces import Net, steady
+from testing.resources import pool
 from tests.interop.far import FarBird, FarFrr, FarGobgp
 from tests.interop.suite import ASN, OWN, Ground, hops
-from tests.netlab import Net, pool, steady
 
 
 def test_inside_pools_only(net: Net) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from testing.daemons import Bird
+from testing.namespaces import Net, wait_until
+from testing.resources import bgp_peer
 from tests.interop.suite import ASN, BLOCKS, BORROWED, Ground, hops
-from tests.netlab import Bird, Net, bgp_peer, wait_until
 
 CHANNEL = "{ import all; export where source = RTS_STATIC; next hop self; %s }"
 STATICS = """

@@ -8,17 +8,9 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from tests.netlab import (
-    Bgpd,
-    Namespace,
-    Net,
-    Process,
-    affinity,
-    bgp_configuration,
-    node,
-    pool,
-    wait_until,
-)
+from testing.daemons import Bgpd
+from testing.namespaces import Namespace, Net, Process, wait_until
+from testing.resources import affinity, bgp_configuration, node, pool
 
 IPV4 = {"control": "10.0.1.20", "worker1": "10.0.1.30", "worker2": "10.0.1.31"}
 IPV6 = {"control": "fd00:1::20", "worker1": "fd00:1::30", "worker2": "fd00:1::31"}

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.netlab import PROJECT, Bgpd, Net, affinity, bgp_peer, node, pool, steady, wait_until
+from testing.daemons import Bgpd
+from testing.namespaces import PROJECT, Net, steady, wait_until
+from testing.resources import affinity, bgp_peer, node, pool
 from tests.netns.cluster import BASE, BLOCK, BLOCKS, IPV4, Cluster
 from tests.netns.raw_peer import message
 

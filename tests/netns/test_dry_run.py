@@ -10,7 +10,9 @@ from typing import Any
 
 import yaml
 
-from tests.netlab import Bgpd, Net, affinity, bgp_configuration, resource, wait_until
+from testing.daemons import Bgpd
+from testing.namespaces import Net, wait_until
+from testing.resources import affinity, bgp_configuration, resource
 from tests.netns.cluster import BASE, BLOCK, BLOCK6, BLOCKS, Cluster
 
 PEER = "Node_10_0_1_31"

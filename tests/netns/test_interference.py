@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.netlab import Bird, Net, steady, wait_until
+from testing.daemons import Bird
+from testing.namespaces import Net, steady, wait_until
 from tests.netns.cluster import BLOCK, BLOCK6, IPV4, IPV6, Cluster
 
 SECOND = 1.0

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.netlab import Bird, Net, affinity, bgp_configuration, bgp_peer, node, pool, wait_until
+from testing.daemons import Bird
+from testing.namespaces import Net, wait_until
+from testing.resources import affinity, bgp_configuration, bgp_peer, node, pool
 from tests.netns.cluster import BLOCK, BLOCK6, IPV4, IPV6, Cluster
 
 HERE, NEAR, FAR, TOR = "worker2", "worker1", "control", "10.0.1.1"

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from bgpd.lab import Lab, LabError, Node
-from bgpd.lab import lab as lab_module
+from testing.lab import Lab, LabError, Node
+from testing.lab import lab as lab_module
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
@@ -351,7 +351,7 @@ def test_an_init_that_nobody_waits_for_ends() -> None:
 
 
 CLI = (
-    "import argparse, sys; from bgpd.lab.commands import add_parser; "
+    "import argparse, sys; from testing.lab.commands import add_parser; "
     "parser = argparse.ArgumentParser(prog='bgpd'); add_parser(parser.add_subparsers()); "
     "arguments = parser.parse_args(); sys.exit(arguments.run(arguments))"
 )

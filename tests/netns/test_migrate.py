@@ -1,6 +1,7 @@
 """``docs/migrate.md``: from BIRD to bgpd on a node, and back, while pods talk over it."""
 
-from tests.netlab import Bird, Net, wait_until
+from testing.daemons import Bird
+from testing.namespaces import Net, wait_until
 from tests.netns.cluster import BLOCK, IPV4, Cluster, Ping
 
 CALICO = f"""

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.netlab import Net, node, wait_until
+from testing.namespaces import Net, wait_until
+from testing.resources import node
 from tests.netns.cluster import BASE, BLOCK, IPV4, IPV6, Cluster
 
 

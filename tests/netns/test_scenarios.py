@@ -7,7 +7,9 @@ from functools import partial
 
 import pytest
 
-from tests.netlab import Bgpd, Net, affinity, bgp_configuration, node, pool, wait_until
+from testing.daemons import Bgpd
+from testing.namespaces import Net, wait_until
+from testing.resources import affinity, bgp_configuration, node, pool
 from tests.netns.cluster import BASE, BLOCK, BLOCK6, BLOCKS, IPV4, IPV6, Cluster, Ping
 
 

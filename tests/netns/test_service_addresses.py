@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tests.netlab import Bird, Net, bgp_configuration, bgp_peer, node, wait_until
+from testing.daemons import Bird
+from testing.namespaces import Net, wait_until
+from testing.resources import bgp_configuration, bgp_peer, node
 from tests.netns.cluster import BASE, IPV4, IPV6, Cluster
 
 TOR, NODES = "10.0.1.1", ("worker1", "worker2")

@@ -21,7 +21,7 @@ from bgpd.model.prefix import Family, parse_prefix
 from bgpd.model.route import WorkloadRoute
 from bgpd.views.changes import changes
 from bgpd.views.plan import KernelFacts, Plan, plan
-from tests.netlab import affinity, bgp_configuration, bgp_peer, node, pool, resource
+from testing.resources import affinity, bgp_configuration, bgp_peer, node, pool, resource
 
 OWN = node("worker1", "10.0.1.30/24", labels={"rack": "r1"})
 OTHERS = (node("worker0", "10.0.1.29/24"), node("worker2", "10.0.1.31/24"))

@@ -13,7 +13,7 @@ import yaml
 from bgpd.datastore.files import Files
 from bgpd.model.resources import Snapshot
 from bgpd.model.status import DatastoreStatus
-from tests.netlab import bgp_peer, node, pool, resource
+from testing.resources import bgp_peer, node, pool, resource
 
 OWN = node("worker1", "10.0.1.30/24")
 TOR, BROKEN = bgp_peer("tor", "10.0.1.1", 65001), bgp_peer("tor", "10.0.1", 65001)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from bgpd.cli import daemon
-from tests.netlab import affinity, bgp_configuration, bgp_peer, node, pool, resource
+from testing.resources import affinity, bgp_configuration, bgp_peer, node, pool, resource
 
 PAGE = (Path(__file__).parents[2] / "docs" / "plan.md").read_text()
 PEER_KEYS = (

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bgpd.config.yaml import load_documents
-from bgpd.lab import TopologyError, load_topology
-from bgpd.lab.demo import ADDRESSES, BLOCKS, BORROWED, BORROWED_ORDINAL, PODS, UNUSED
+from testing.lab import TopologyError, load_topology
+from testing.lab.demo import ADDRESSES, BLOCKS, BORROWED, BORROWED_ORDINAL, PODS, UNUSED
 
 SHIPPED = Path(__file__).parents[2] / "containerlab"
 

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bgpd.lab.lab import Lab, LabError
-from bgpd.lab.topology import TopologyError
+from testing.lab.lab import Lab, LabError
+from testing.lab.topology import TopologyError
 
 EX_CONFIG = 78
 
@@ -129,6 +129,6 @@ def _exec(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from bgpd.lab.demo import tell
+    from testing.lab.demo import tell
 
     return tell(arguments.topology, arguments.name)

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bgpd.lab.topology import NodeSpec, Topology, load_topology
+from testing.lab.topology import NodeSpec, Topology, load_topology
 
 LABS = Path("/run/bgpd-lab")
 INIT = Path(__file__).with_name("init.py")

@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 
 from bgpd.config.yaml import load_documents
-from bgpd.lab.lab import Lab, LabError, Node
+from testing.lab.lab import Lab, LabError, Node
 
 ADDRESSES = {"control": "10.0.1.20", "worker1": "10.0.1.30", "worker2": "10.0.1.31"}
 BLOCKS = {"control": "10.48.0.128/26", "worker1": "10.48.0.192/26", "worker2": "10.48.0.0/26"}

@@ -8,7 +8,7 @@ Called by ``cli`` and by the tests::
         lab.node("left").run("ping -c 1 10.0.0.2")
 """
 
-from bgpd.lab.lab import Lab, LabError, Node
-from bgpd.lab.topology import Topology, TopologyError, load_topology
+from testing.lab.lab import Lab, LabError, Node
+from testing.lab.topology import Topology, TopologyError, load_topology
 
 __all__ = ["Lab", "LabError", "Node", "Topology", "TopologyError", "load_topology"]
