@@ -20,6 +20,8 @@ from bgpd.model.prefix import Address, address_text, family_of
 log = logging.getLogger(__name__)
 RETRY = 1.0
 """Seconds until a place that is taken is tried again."""
+ACCEPTED_AT_ONCE = 16
+"""Connections taken at one turn of the loop. asyncio tries on as often, where there are no descriptors."""
 Place = tuple[Address, int]
 
 
@@ -84,7 +86,7 @@ class Listeners:
             try:
                 sock = listening_socket(*place, lambda sock: self._lock(place, sock))
                 server = await loop.create_server(
-                    self._make_link, sock=sock, backlog=BACKLOG, start_serving=False
+                    self._make_link, sock=sock, backlog=ACCEPTED_AT_ONCE, start_serving=False
                 )
             except OSError as error:
                 self._keyrings.pop(place, None)
@@ -107,6 +109,7 @@ class Listeners:
         self._taken.discard(place)
         try:
             await server.start_serving()
+            sock.listen(BACKLOG)
             log.info("event=listening address=%s port=%d", address, port)
             await self._settle(place)
         finally:

@@ -400,18 +400,21 @@ class Speaker:
         """Why a peer's own connections cannot be taken; empty when they can."""
         return self._admission.hindrance(config) or self._key_error(config.address)
 
-    def _reject(self, link: Link, refusal: Notification | None, cause: str) -> None:
+    def link_refused(self, cause: str) -> None:
+        """A connection was closed before anything was asked of it."""
+        self._log_rejected("?", cause)
+
+    def _log_rejected(self, address: str, cause: str) -> None:
         self._rejected += 1
         at = now()
         if at - self._reject_logged >= REJECT_LOG:
-            remote = link.remote_address
-            log.warning(
-                "event=connection_rejected address=%s count=%d cause=%r",
-                address_text(remote) if remote else "?",
-                self._rejected,
-                cause,
-            )
+            count = self._rejected
+            log.warning("event=connection_rejected address=%s count=%d cause=%r", address, count, cause)
             self._rejected, self._reject_logged = 0, at
+
+    def _reject(self, link: Link, refusal: Notification | None, cause: str) -> None:
+        remote = link.remote_address
+        self._log_rejected(address_text(remote) if remote else "?", cause)
         link.write(encode_notification(refusal or Notification(6, Cease.REJECTED)))
         link.finish()
 

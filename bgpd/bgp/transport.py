@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast
 
 from bgpd.bgp.connection import Connection
 from bgpd.bgp.protection import Socket, guard, prepare_listening
+from bgpd.descriptors import scarce
 from bgpd.model.peer import PeerConfig
 from bgpd.model.prefix import Address, Family, address_text, family_of, is_link_local, parse_address
 
@@ -36,6 +37,9 @@ class Owner(Protocol):
     """What a link tells; exceptions of these are its bugs and are kept from asyncio by the link's caller."""
 
     def link_made(self, link: Link) -> None: ...
+
+    def link_refused(self, cause: str) -> None:
+        """An incoming connection was closed before anything was asked of it."""
 
     def link_received(self, link: Link, data: bytes) -> None: ...
 
@@ -243,6 +247,10 @@ class Link(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        if not self.outgoing and scarce(self.socket.fileno(), session=True):
+            self._transport.abort()
+            self._owner.link_refused("too few descriptors are left (LimitNOFILE)")
+            return
         self._transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
         self._guard(self._owner.link_made, self)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import importlib
 import logging
@@ -29,6 +30,7 @@ from bgpd.daemon.intent import Intent
 from bgpd.daemon.shutdowns import Shutdowns
 from bgpd.daemon.startup import DEADLINE, Convergence
 from bgpd.datastore.files import Files
+from bgpd.descriptors import raise_limit
 from bgpd.fib.programmer import Programming
 from bgpd.kernel.kernel import Kernel, KernelHandler
 from bgpd.model.peer import Down, Peer, PeerId
@@ -77,6 +79,7 @@ of the middle generation walks 50,000 objects, which takes 12 ms."""
 SWITCH_INTERVAL = 0.001
 """Seconds after which the thread that writes to the kernel gets the interpreter lock from a busy event loop: it needs
 it for microseconds, between two system calls."""
+EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 AT_START = ("node", "datastore", "kernel", "metrics", "api", "state_directory")
 """Keys of the configuration that are read at the start only."""
 MOST_BEHIND = 16384
@@ -100,6 +103,9 @@ class Daemon:
         self._facts.in_the_way = NOT_YET_LISTENING
         self._metrics = Metrics(self)
         self._api: Api | None = None
+        self._claim: Claim | None = None
+        self._control_error = ""
+        """Why the control socket could not be made again; logged once."""
         self._notifier = Notifier.from_environment()
         self._kernel = make_kernel(config, self)
         self._programming = {
@@ -138,6 +144,8 @@ class Daemon:
         if answers(self._config.api.socket):
             raise AlreadyRunning(f"another bgpd answers on {self._config.api.socket}")
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(OutOfResources())
+        raise_limit()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
@@ -152,7 +160,7 @@ class Daemon:
         self._intent.reconfigured(self._config)
         self._orders = Orders(self._speaker, self._outbound, self._intent, self._shutdowns)
         self._parts = Parts(self._router, self._speaker, self._outbound, self._kernel, self._programming)
-        claim = Claim(self._config.api.socket)
+        self._claim = claim = Claim(self._config.api.socket)
         try:
             self.local_changed()
             node = self._config.node
@@ -295,6 +303,7 @@ class Daemon:
             self._review_backlog()
             self._check_alone()
             self._check_in_sync()
+            await self._check_control_socket()
             if now >= next_compare:
                 next_compare = now + COMPARE_EVERY
                 self.fib_suspect(None, "every minute")
@@ -302,6 +311,20 @@ class Daemon:
             if self._notifier.watchdog_interval is not None and now >= watchdog_due:
                 watchdog_due = now + self._notifier.watchdog_interval
                 self._notifier.watchdog()
+
+    async def _check_control_socket(self) -> None:
+        """Its directory may have been removed, and made anew: an operator must not be locked out until a restart."""
+        if self._claim is None or self._api is None:
+            return
+        try:
+            if self._claim.renew():
+                await self._api.reopen()
+                log.warning("event=control_socket_renewed path=%s", self._config.api.socket)
+                self._control_error = ""
+        except (AlreadyRunning, OSError) as error:
+            if self._control_error != str(error):
+                self._control_error = str(error)
+                log.error("event=control_socket_lost cause=%r", str(error))
 
     def _tell_systemd(self, now: float) -> None:
         wrong = [check for check in self.ready() if not check.ok]
@@ -540,6 +563,25 @@ class Daemon:
         said = self._orders.carry_out(action, self._parts.find_peer(name).id, message)
         self._kick()
         return said
+
+
+class OutOfResources:
+    """asyncio's exception handler. Where descriptors or memory have run out it logs one line now and then, and no
+    traceback: it is called for each connection that could not be taken, and a log must not need what has run out."""
+
+    def __init__(self) -> None:
+        self._logged, self._count = 0.0, 0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """See the class."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in EXHAUSTED:
+            loop.default_exception_handler(context)
+            return
+        self._count += 1
+        if time.monotonic() >= self._logged + TELL_EVERY:
+            log.error("event=out_of_resources count=%d cause=%r", self._count, error.strerror)
+            self._logged, self._count = time.monotonic(), 0
 
 
 def make_kernel(config: Config, handler: KernelHandler | None) -> Kernel:

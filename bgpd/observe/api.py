@@ -32,6 +32,7 @@ import asyncio
 import json
 import logging
 import os
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import islice
 from time import perf_counter
@@ -42,7 +43,8 @@ from bgpd.lean_import import shallow
 from bgpd.model.prefix import family_of, make_prefix, parse_address, prefix_text
 from bgpd.model.status import Check, Impossible, NotFound, PeerAction, RouteTable, Views
 from bgpd.observe.as_json import SCHEMA_VERSION, document, encode, encode_route
-from bgpd.observe.control_socket import Claim
+from bgpd.observe.control_socket import BACKLOG, Claim
+from bgpd.observe.gate import Gate
 from bgpd.observe.metrics import Metrics
 
 with shallow("aiohttp"):
@@ -55,10 +57,18 @@ SLICE = 0.002
 SHUTDOWN_TEXT_MAX = 255
 """Octets of a shutdown communication (RFC 9003 §2)."""
 
+BODY_TIME = 30.0
+"""Seconds for the body of a request to come in."""
+READER_TIME = 300.0
+"""Seconds that a reader of a long answer may pause: whoever pages through it reads on before that."""
+ACCEPTED_AT_ONCE = 8
+"""Connections taken at one turn of the loop. asyncio tries on as often, where there are no descriptors."""
 PLAN_MAX = 64 * 1024 * 1024
 """Octets of resources that are taken to be planned with."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+NOT_AS_ASKED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What JSON that is none, or not of the shape that was asked for, raises."""
 
 
 class Api:
@@ -74,18 +84,20 @@ class Api:
         self._views, self._metrics = views, metrics
         self._claim, self._listen = claim, metrics_listen
         self._runners: list[web.AppRunner] = []
+        self._servers: list[asyncio.Server] = []
+        self._control_gate: Gate | None = None
         self.metrics_error = ""
 
     async def start(self) -> None:
         """Opens both doors. A taken metrics port stops no routing: ``metrics_error`` says so then."""
         try:
-            control = await self._runner(self._control())
-            await web.SockSite(control, self._claim.socket).start()
+            self._control_gate = await self._gate(self._control())
+            await self._serve(self._control_gate, self._claim.socket)
             if self._listen is not None:
                 host, port = self._listen
-                public = await self._runner(self._public())
+                public = await self._gate(self._public())
                 try:
-                    await web.TCPSite(public, host, port).start()
+                    await self._serve(public, await asyncio.to_thread(_bound, host, port))
                 except OSError as error:
                     why = os.strerror(error.errno) if error.errno else str(error)
                     self.metrics_error = f"metrics are not served on {host} port {port}: {why}"
@@ -94,9 +106,19 @@ class Api:
             await self.stop()
             raise
 
+    async def reopen(self) -> None:
+        """The control socket's path was made anew: what connects there is served too."""
+        if self._control_gate is not None:
+            self._servers.pop(0).close()
+            await self._serve(self._control_gate, self._claim.socket)
+            self._servers.insert(0, self._servers.pop())
+
     async def stop(self) -> None:
         """Closes both, and gives up the claim."""
         runners, self._runners = self._runners, []
+        servers, self._servers = self._servers, []
+        for server in servers:
+            server.close()
         for runner in runners:
             await runner.cleanup()
         self._claim.release()
@@ -104,18 +126,35 @@ class Api:
     @property
     def metrics_address(self) -> tuple[str, int] | None:
         """Where metrics are served, once started: with the port that the kernel chose for port 0."""
-        for runner in self._runners:
-            for address in runner.addresses:
-                if isinstance(address, tuple):
+        for server in self._servers:
+            for each in server.sockets:
+                if each.family != socket.AF_UNIX:
+                    address = each.getsockname()
                     return address[0], address[1]
         return None
 
-    async def _runner(self, app: web.Application) -> web.AppRunner:
+    async def _gate(self, app: web.Application) -> Gate:
+        """What serves an application, behind a gate."""
+
+        @web.middleware
+        async def busy(request: web.Request, handler: Handler) -> web.StreamResponse:
+            with gate.request(request.transport):
+                return await handler(request)
+
+        app.middlewares.insert(0, busy)
         # A client that is still reading must not hold up the daemon's end.
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         self._runners.append(runner)
-        return runner
+        assert runner.server is not None
+        gate = Gate(runner.server)
+        return gate
+
+    async def _serve(self, gate: Gate, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(gate, sock=listening, backlog=ACCEPTED_AT_ONCE)
+        listening.listen(BACKLOG)
+        self._servers.append(server)
 
     def _control(self) -> web.Application:
         app = web.Application(middlewares=[_errors_as_json], client_max_size=64 * 1024)
@@ -223,38 +262,53 @@ class Api:
 
     async def _plan(self, request: web.Request) -> web.StreamResponse:
         body = bytearray()
-        async for part in request.content.iter_any():
-            body += part
-            if len(body) > PLAN_MAX:
-                raise web.HTTPRequestEntityTooLarge(
-                    PLAN_MAX, len(body), text=f"more than {PLAN_MAX >> 20} MiB"
-                )
+        async with asyncio.timeout(BODY_TIME):
+            async for part in request.content.iter_any():
+                body += part
+                if len(body) > PLAN_MAX:
+                    raise web.HTTPRequestEntityTooLarge(
+                        PLAN_MAX, len(body), text=f"more than {PLAN_MAX >> 20} MiB"
+                    )
         try:
             files = await asyncio.to_thread(_files, body)
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except NOT_AS_ASKED:
             raise web.HTTPBadRequest(text="each line must be an object with name and text") from None
         found = await self._views.plan(files)
-        text = await asyncio.to_thread(json.dumps, found, ensure_ascii=False)
-        return web.Response(text=text + "\n", content_type="application/json")
+        return _json(await asyncio.to_thread(json.dumps, found, ensure_ascii=False))
 
     async def _reload(self, request: web.Request) -> web.StreamResponse:
         return _answer({"message": await self._views.reload()})
 
     async def _peer_action(self, request: web.Request) -> web.StreamResponse:
         try:
-            body = json.loads(await request.text())
+            async with asyncio.timeout(BODY_TIME):
+                body = json.loads(await request.text())
             action, name, message = body["action"], body["name"], body.get("message", "")
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except NOT_AS_ASKED:
             raise web.HTTPBadRequest(
                 text="the body must be an object with action, name and message"
             ) from None
         if action not in get_args(PeerAction):
             raise web.HTTPBadRequest(text=f"action must be one of {', '.join(get_args(PeerAction))}")
-        if not isinstance(name, str) or not isinstance(message, str):
-            raise web.HTTPBadRequest(text="name and message must be text")
+        if not _is_text(name) or not _is_text(message):
+            raise web.HTTPBadRequest(text="name and message must be text, in characters that UTF-8 has")
         if len(message.encode()) > SHUTDOWN_TEXT_MAX:
             raise web.HTTPBadRequest(text=f"the message is longer than {SHUTDOWN_TEXT_MAX} octets (RFC 9003)")
         return _answer({"message": await self._views.peer_action(action, name, message)})
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket for the metrics. ``OSError`` where the address is not ours or the port is taken."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, address = found[0]
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
 
 
 def _files(body: bytearray) -> dict[str, bytes]:
@@ -270,7 +324,17 @@ def _answer(content: dict[str, Any], status: int = 200) -> web.Response:
     text = json.dumps(
         {"schema_version": SCHEMA_VERSION, **content}, ensure_ascii=False, separators=(",", ":")
     )
-    return web.Response(text=text + "\n", status=status, content_type="application/json")
+    return _json(text, status)
+
+
+def _json(text: str, status: int = 200) -> web.Response:
+    """An answer. A question may have had half a surrogate pair in it, which no octets of UTF-8 can say."""
+    body = (text + "\n").encode(errors="backslashreplace")
+    return web.Response(body=body, status=status, content_type="application/json", charset="utf-8")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _slices(rows: Iterable[str | None]) -> Iterator[list[str]]:
@@ -307,12 +371,18 @@ async def _stream(
         separator = ""
         while parts:
             if part := parts.pop():
-                await response.write((separator + ",\n".join(part)).encode())
+                octets = (separator + ",\n".join(part)).encode(errors="backslashreplace")
+                async with asyncio.timeout(READER_TIME):
+                    await response.write(octets)
                 separator = ",\n"
             await asyncio.sleep(0)
             parts.extend(islice(slices, 1))
     except ConnectionError:
         return response  # the reader has seen enough
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        return response
     except Exception:
         # Too late for a status: an answer cut short is what tells the reader.
         log.exception("event=answer_broken path=%s", request.path_qs)
@@ -339,6 +409,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return _answer({"error": error.text or error.reason}, error.status)
     except ConnectionError:
         raise
+    except TimeoutError:
+        return _answer({"error": f"the body of the request did not come within {BODY_TIME:.0f} s"}, 408)
     except Exception as error:
         log.exception("event=request_failed method=%s path=%s", request.method, request.path_qs)
         return _answer({"error": f"internal error, see the daemon's log: {type(error).__name__}"}, 500)

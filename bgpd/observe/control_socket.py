@@ -13,6 +13,9 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+BACKLOG = 128
+"""Connections that may wait to be accepted."""
+
 
 class AlreadyRunning(Exception):
     """Another daemon answers on the socket."""
@@ -28,6 +31,17 @@ class Claim:
         self._path = path
         self.socket = _listen(path)
         self._inode = _inode(path)
+
+    def renew(self) -> bool:
+        """Makes the socket again where its path (or the directory) was removed. Whether ``socket`` is a new one.
+
+        ``AlreadyRunning`` where another daemon has the path now, ``OSError`` where it cannot be made.
+        """
+        if self._inode is None or _inode(self._path) == self._inode:
+            return False
+        fresh = _listen(self._path)
+        self.socket, self._inode = fresh, _inode(self._path)
+        return True
 
     def release(self) -> None:
         """Closes it; the file goes if it is still the one made here."""
@@ -73,7 +87,7 @@ def _listen(path: Path) -> socket.socket:
         try:
             door.bind(str(path))
             path.chmod(0o660)
-            door.listen(128)  # before the lock goes: from here on it answers
+            door.listen(BACKLOG)  # before the lock goes: from here on it answers
         except OSError as error:
             door.close()
             raise OSError(error.errno, f"cannot listen on {path}: {error.strerror or error}") from None

@@ -4,7 +4,7 @@ The daemon calls ``configure`` once its configuration is read, and after a reloa
 record is its message and, as fields, whatever was given as ``extra``: ``log.info("peer up", extra={"asn": 64512})`` is
 ``2026-11-23T14:02:11.250+00:00 INFO bgpd.bgp.speaker: peer up asn=64512``. Under the service manager (JOURNAL_STREAM
 names our standard error) a text line has no time of its own, and every line starts with ``<N>`` as sd-daemon(3) says,
-so that ``journalctl -p warning`` works.
+so that ``journalctl -p warning`` works. No line is longer than ``LONGEST`` octets: peers write some of what is logged.
 """
 
 from __future__ import annotations
@@ -19,6 +19,12 @@ from typing import Any, Literal, TextIO
 
 Format = Literal["auto", "text", "json"]
 
+LONGEST = 4096
+"""Octets of a line, at most."""
+_CUT = " ... (cut)"
+_FIELDS = (1024, 256, 64, 16)
+"""Characters that a field of a JSON line keeps, where the line would be too long: as many as do."""
+_PRIORITY = len("<7>")
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -74,6 +80,10 @@ class Formatter(logging.Formatter):
             if trace:
                 fields["traceback"] = trace
             text = json.dumps(fields, ensure_ascii=False, default=str)
+            for most in _FIELDS:
+                if len(text.encode(errors="replace")) <= LONGEST - _PRIORITY:
+                    break
+                text = json.dumps({key: _shortened(value, most) for key, value in fields.items()})
         else:
             said = (
                 _one_line(record.getMessage()),
@@ -87,8 +97,24 @@ class Formatter(logging.Formatter):
         if self._journal:
             # Each line is a journal entry of its own, so each says its priority.
             priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
-            text = "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
-        return text
+            return "\n".join(f"<{priority}>{_cut(line)}" for line in text.split("\n"))
+        return "\n".join(map(_cut, text.split("\n")))
+
+
+def _cut(line: str) -> str:
+    """A line of text that is not too long. One of JSON never is, or it would be JSON no more."""
+    octets = line.encode(errors="backslashreplace")
+    if len(octets) <= LONGEST - _PRIORITY:
+        return octets.decode()
+    return octets[: LONGEST - _PRIORITY - len(_CUT)].decode(errors="ignore") + _CUT
+
+
+def _shortened(value: Any, most: int) -> Any:
+    """The beginning and the end of a field: the end of a traceback says most."""
+    if isinstance(value, int | float | bool) or value is None:
+        return value
+    text = str(value)
+    return text if len(text) <= most else text[: most // 4] + _CUT + text[-most // 2 :]
 
 
 def _one_line(text: str) -> str:

@@ -1,14 +1,18 @@
 """The first hour with a node: slips in resources and configuration, and what the operator is told of them."""
 
+import os
+import resource
 import signal
 import socket
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from testing.namespaces import Net, wait_until
-from testing.resources import node
+from testing.resources import affinity, node
 from tests.netns.cluster import BASE, BLOCK, IPV4, IPV6, Cluster
 
 
@@ -139,3 +143,40 @@ def test_a_start_that_waits_for_resources_goes_on(
         while not heard[-1].startswith("READY=1"):
             heard.append(manager.recv(4096).decode())
         assert len(heard) < 8, "what is the same is not told again and again"
+
+
+def test_few_descriptors_and_many_connections(net: Net) -> None:
+    """A hundred connections meet a limit of 64 descriptors: the daemon stays at rest, reads changes, puts routes right
+    and takes a neighbour's session."""
+    cluster = Cluster(net, "worker1", "worker2").start()
+    bgpd = cluster.bgpds["worker1"]
+    assert bgpd.process is not None
+    resource.prlimit(bgpd.process.pid, resource.RLIMIT_NOFILE, (64, 64))
+    script = (
+        "import socket, time\n"
+        "made = []\n"
+        "for port in (9179, 179) * 100:\n"
+        "    one = socket.socket(); one.setblocking(False); made.append(one)\n"
+        "    try: one.connect(('127.0.0.1', port))\n"
+        "    except BlockingIOError: pass\n"
+        "print('made', flush=True); time.sleep(60)\n"
+    )
+    flood = cluster.nodes["worker1"].popen(sys.executable, "-c", script, name="flood")
+    wait_until(lambda: "made" in flood.log, what="the connections", report=net.report)
+
+    def spent() -> float:
+        fields = Path(f"/proc/{bgpd.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    before = spent()
+    bgpd.write("more", affinity("worker1", "10.48.0.64/26"))
+    cluster.wait_routes(
+        "worker2", [*cluster.expected("worker2"), "10.48.0.64/26 via 10.0.1.30 dev ens5 proto bird"]
+    )
+    cluster.nodes["worker1"].ip("route", "del", f"{BLOCK['worker2']}", "proto", "bird")
+    cluster.wait_routes("worker1", [*cluster.expected("worker1"), "blackhole 10.48.0.64/26 proto bird"])
+    cluster.bgpds["worker2"].bgpctl("peer", "reset", "Mesh_10_0_1_30")
+    wait_until(lambda: bgpd.established("Mesh_10_0_1_31"), what="the session again", report=net.report)
+    time.sleep(1.0)
+    assert spent() - before < 3.0, "no busy loop over connections that cannot be taken"
+    assert len(bgpd.log) < 100_000

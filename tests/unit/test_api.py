@@ -8,10 +8,12 @@ import io
 import json
 import logging
 import os
+import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -22,6 +24,7 @@ from fake_views import BAD_POOL, FakeViews
 
 from bgpd.model import status
 from bgpd.model.status import Check, RouteTable, RouteView, SessionState
+from bgpd.observe import gate
 from bgpd.observe.api import Api
 from bgpd.observe.as_json import COMPOUND_KEYS, document, encode_route
 from bgpd.observe.control_socket import AlreadyRunning, Claim, answers
@@ -502,3 +505,195 @@ def test_document_leaves_only_what_json_has() -> None:
     assert document(SessionState.OPEN_CONFIRM) == "open_confirm"
     for row in views.routes("in", None, None):
         assert json.loads(encode_route(row)) == document(row)
+
+
+# Who may connect, and for how long.
+
+
+class Raw:
+    """A connection to the metrics, as a socket."""
+
+    def __init__(self) -> None:
+        self.socket = socket.socket()
+        self.socket.setblocking(False)
+
+    async def send(self, data: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(self.socket, data)
+
+    async def ended(self, seconds: float = 5.0) -> bool:
+        """Whether the other end closes it within this time."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(seconds):
+                while await loop.sock_recv(self.socket, 65536):
+                    pass
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            return True
+        return True
+
+
+Connect = Callable[[], Awaitable[Raw]]
+
+
+@pytest.fixture
+def connect(api: Api) -> Iterator[Connect]:
+    """Makes connections, which end with the test."""
+    made: list[Raw] = []
+
+    async def one() -> Raw:
+        made.append(Raw())
+        assert api.metrics_address is not None
+        await asyncio.get_running_loop().sock_connect(made[-1].socket, api.metrics_address)
+        return made[-1]
+
+    yield one
+    for each in made:
+        each.socket.close()
+
+
+async def scrapes(api: Api) -> bool:
+    """Whether a scrape is answered."""
+    assert api.metrics_address is not None
+    async with aiohttp.ClientSession() as session:
+        host, port = api.metrics_address
+        async with session.get(f"http://{host}:{port}/metrics") as response:
+            return response.status == 200
+
+
+async def test_half_requests_lock_nobody_out(api: Api, connect: Connect) -> None:
+    """They give way to whoever comes later: a scrape, and `bgpctl` on the other door."""
+    half = [await connect() for _ in range(200)]
+    for each in half:
+        with suppress(OSError):
+            await each.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+    assert await scrapes(api)
+    assert await half[0].ended(), "the ones that were there first are closed"
+    gone = await asyncio.gather(*(each.ended(0.5) for each in half))
+    assert gone.count(False) <= gate.MOST
+
+
+async def test_a_connection_without_a_request_is_closed(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "FIRST_REQUEST", 0.1)
+    silent, dripping = await connect(), await connect()
+
+    async def drip() -> None:
+        with suppress(OSError):
+            for letter in b"GET /metrics HTTP/1.1\r\nHost: somewhere.example\r\n" * 9:
+                await dripping.send(bytes((letter,)))
+                await asyncio.sleep(0.02)
+
+    dripped = asyncio.create_task(drip())
+    assert await silent.ended(2.0) and await dripping.ended(2.0)
+    dripped.cancel()
+
+
+async def test_a_connection_that_is_kept_alive_ends_when_it_is_idle(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "IDLE", 0.2)
+    one = await connect()
+    await one.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert not await one.ended(0.1)
+    assert await one.ended(2.0)
+
+
+async def test_a_request_that_is_answered_is_not_idle(
+    api: Api, views: FakeViews, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan may take longer than the time for a request."""
+    monkeypatch.setattr(gate, "FIRST_REQUEST", 0.1)
+
+    async def slow(files: Mapping[str, bytes]) -> Mapping[str, object]:
+        await asyncio.sleep(0.4)
+        return {"slow": True}
+
+    monkeypatch.setattr(views, "plan", slow)
+    async with client.post("/v1/plan", data=b'{"name": "a.yaml", "text": ""}') as response:
+        assert (await response.json()) == {"slow": True}
+
+
+async def test_a_body_that_does_not_come_is_refused(
+    directory: Path, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bgpd.observe.api.BODY_TIME", 0.1)
+    for path in ("/v1/plan", "/v1/peer-action"):
+        reader, writer = await asyncio.open_unix_connection(str(directory / "api.sock"))
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{{".encode())
+        async with asyncio.timeout(5):
+            assert b"408" in await reader.readline()
+        writer.close()
+
+
+async def test_no_descriptors_are_taken_from_sessions(
+    api: Api, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scarcity = [True]
+    monkeypatch.setattr(gate, "scarce", lambda descriptor, *, session: not session and scarcity[0])
+    assert await (await connect()).ended(2.0)
+    scarcity[0] = False
+    assert await scrapes(api)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 60000,
+        b'{"action": ' + b"[" * 60000,
+        b'{"action": "reset", "name": "\\ud800", "message": ""}',
+        b'{"action": "reset", "name": "a", "message": "\\udfff"}',
+        b'{"action": "reset", "name": 7}',
+        b'{"action": ["reset"], "name": "a"}',
+        b"\xff\xfe",
+        b"",
+        b"null",
+    ],
+)
+async def test_a_body_that_is_not_as_asked_is_400(client: aiohttp.ClientSession, body: bytes) -> None:
+    async with client.post("/v1/peer-action", data=body) as response:
+        assert response.status == 400, await response.text()
+        assert (await response.json())["error"]
+
+
+@pytest.mark.parametrize("body", [b"[" * 60000, b'{"name": "\\ud800", "text": "\\ud800"}', b"[]", b"7"])
+async def test_a_plan_that_is_not_as_asked_is_400(client: aiohttp.ClientSession, body: bytes) -> None:
+    async with client.post("/v1/plan", data=body) as response:
+        assert response.status == 400, await response.text()
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/why?target=%ED%A0%80", "/v1/peers?name=%ED%A0%80", "/v1/routes?table=%ED%A0%80"]
+)
+async def test_half_a_surrogate_pair_in_a_question_is_the_askers_mistake(
+    client: aiohttp.ClientSession, path: str
+) -> None:
+    async with client.get(path) as response:
+        assert response.status in (400, 404), await response.text()
+
+
+# A socket whose path is removed.
+
+
+async def test_the_control_socket_comes_back(views: FakeViews, directory: Path) -> None:
+    path = directory / "run" / "api.sock"
+    claim = Claim(path)
+    door = Api(views, Metrics(views), claim, None)
+    await door.start()
+    assert not claim.renew(), "nothing to do"
+    for removed in (path.unlink, lambda: shutil.rmtree(path.parent)):
+        removed()
+        assert claim.renew()
+        await door.reopen()
+        async with aiohttp.ClientSession(
+            "http://bgpd", connector=aiohttp.UnixConnector(str(path))
+        ) as session:
+            assert (await get(session, "/v1/status"))["node"] == "worker2"
+    path.unlink()
+    other = Claim(path)
+    with pytest.raises(AlreadyRunning):
+        claim.renew()
+    other.release()
+    await door.stop()

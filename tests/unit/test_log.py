@@ -6,12 +6,14 @@ import io
 import json
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from bgpd.observe.log import Formatter, configure, to_journal
+from bgpd.observe.log import LONGEST, Formatter, configure, to_journal
 
 
 @pytest.fixture
@@ -137,3 +139,36 @@ def test_libraries_do_not_chat(root: logging.Logger) -> None:
     logging.getLogger("asyncio").debug("Using selector")
     logging.getLogger("aiohttp.server").warning("odd")
     assert "selector" not in stream.getvalue() and "odd" in stream.getvalue()
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+@pytest.mark.parametrize("journal", [True, False])
+@pytest.mark.parametrize("letter", ["x", "\u00e9", "\n", "\x1b", "\ud800", "\U0001f600"])
+def test_no_line_is_longer_than_four_kibibytes(style: Any, journal: bool, letter: str) -> None:
+    made = record(letter * 9000, level=logging.ERROR, **{f"field{n}": letter * 9000 for n in range(12)})
+    made.exc_info = failed().exc_info
+    text = Formatter(style, journal=journal).format(made)
+    assert all(len(line.encode(errors="backslashreplace")) <= LONGEST for line in text.split("\n"))
+    if style == "json":
+        found = json.loads(text.removeprefix("<3>"))
+        assert found["level"] == "error" and found["logger"] == "bgpd.bgp.speaker" and "cut" in found["msg"]
+    else:
+        assert "... (cut)" in text
+
+
+def test_a_log_needs_no_descriptors() -> None:
+    """The last of them are gone: lines are written all the same, a traceback too, and none of it is a complaint."""
+    code = (
+        "import logging, os, resource, sys\n"
+        "from bgpd.observe.log import configure\n"
+        "configure()\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))\n"
+        "try:\n"
+        "    while True: os.open('/dev/null', os.O_RDONLY)\n"
+        "except OSError as error: logging.getLogger('x').exception('event=first')\n"
+        "logging.getLogger('x').info('event=second')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = done.stderr.splitlines()
+    assert "event=first" in lines[0] and "event=second" in lines[-1]
+    assert "Logging error" not in done.stderr and len(lines) < 8
