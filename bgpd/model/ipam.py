@@ -241,3 +241,7 @@ class Conflict(StrEnum):
 class StoreFailed(Exception):
     """The store did not do what it was asked: away, full, not readable. The message names it and says what was wrong.
     Whether a write was done is then not known."""
+
+
+class StoreUnwritten(StoreFailed):
+    """The store could not do it, and surely has not: full, read-only, no permission. Trying again does not help."""

@@ -128,6 +128,12 @@ class StrictAffinity(Refused):
     code = "strict-affinity"
 
 
+class NotReady(Refused):
+    """ClusterInformation says that the datastore is locked: an upgrade or a migration is under way."""
+
+    code = "not-ready"
+
+
 class Contended(Refused):
     """Too many writers at once."""
 
