@@ -56,7 +56,7 @@ BUDGET = 3000.0
 """Work of one ``next_event``, in estimated microseconds, the RIB's part included; then ``work_due``."""
 _EXTENDED = frozenset((Family.IPV4,))
 """What may have IPv6 next hops (RFC 8950)."""
-_COST_OF_UPDATE, _COST_OF_PREFIX, _COST_OF_SET = 2.5, 1.0, 60.0
+_COST_OF_UPDATE, _COST_OF_PREFIX = 2.5, 1.0
 
 
 @dataclass(slots=True)
@@ -184,9 +184,9 @@ class Connection:
                 kind, body = message
                 heard = True
                 if kind == UPDATE and self._decoder is not None and self.state is SessionState.ESTABLISHED:
-                    sets = self._decoder.cache.decoded
+                    spent = self._decoder.cache.spent
                     budget -= _COST_OF_UPDATE + _COST_OF_PREFIX * self._decoder.decode(body, events)
-                    budget -= _COST_OF_SET * (self._decoder.cache.decoded - sets)
+                    budget -= self._decoder.cache.spent - spent
                     self._updates += 1
                     if budget <= 0:
                         self.work_due = True

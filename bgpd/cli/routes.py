@@ -80,7 +80,7 @@ def read_routes(name: str) -> Iterator[Route]:
 def written(family: Family, prefix: Prefix, attributes: Attributes) -> dict[str, Any]:
     """The part of an answer that is the route's."""
     path: list[int | list[int]] = []
-    for kind, asns in attributes.as_path:
+    for kind, asns in attributes.as_path.segments():
         path += asns if kind == SegmentType.AS_SEQUENCE else [list(asns)]
     return {
         "prefix": prefix_text(family, prefix),
@@ -193,14 +193,14 @@ class _Reader:
         for index, entry in enumerate(self.entries("as_path")):
             try:
                 if isinstance(entry, list):
-                    path += _sequences(sequence)
+                    path.append((SegmentType.AS_SEQUENCE, tuple(sequence)))
                     sequence = []
                     path.append((SegmentType.AS_SET, tuple(parse_asn(each) for each in entry)))
                 else:
                     sequence.append(parse_asn(entry))
             except ValueError as error:
                 self.bad(f"as_path[{index}]", str(error))
-        return (*path, *_sequences(sequence))
+        return AsPath.of(*path, (SegmentType.AS_SEQUENCE, tuple(sequence)))
 
     def next_hop(self, family: Family) -> Address | None:
         text = self.text("next_hop")
@@ -213,13 +213,6 @@ class _Reader:
         if family is Family.IPV6 and family_of(address) is Family.IPV4:
             self.bad("next_hop", f"expected an IPv6 address, as the prefix is, not {text!r}")
         return address
-
-
-def _sequences(asns: list[int]) -> AsPath:
-    """AS_SEQUENCE segments of at most 255 numbers (RFC 4271 §4.3)."""
-    return tuple(
-        (SegmentType.AS_SEQUENCE, tuple(asns[start : start + 255])) for start in range(0, len(asns), 255)
-    )
 
 
 def short(value: object) -> str:

@@ -6,7 +6,8 @@ session, one ``Via`` a forwarding, however many prefixes have it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import NamedTuple
@@ -32,7 +33,68 @@ class SegmentType(IntEnum):
     CONFED_SET = 4
 
 
-AsPath = tuple[tuple[SegmentType, tuple[int, ...]], ...]
+Segment = tuple[SegmentType, tuple[int, ...]]
+SEGMENT_LIMIT = 255
+"""AS numbers in one segment: their count is one octet."""
+
+
+class AsPath(bytes):
+    """An AS path as the wire carries it with four-octet numbers (RFC 4271 §4.3, RFC 6793 §3): of each segment the type,
+    the count and the numbers. Kept packed, since a tuple of numbers takes nine times their octets."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, *segments: tuple[SegmentType, Iterable[int]]) -> AsPath:
+        """The path of these segments; one of more than 255 numbers becomes several, an empty one none."""
+        parts: list[bytes] = []
+        for kind, numbers in segments:
+            asns = tuple(numbers)
+            for start in range(0, len(asns), SEGMENT_LIMIT):
+                part = asns[start : start + SEGMENT_LIMIT]
+                parts.append(struct.pack(f"!BB{len(part)}I", kind, len(part), *part))
+        return cls(b"".join(parts))
+
+    def heads(self) -> Iterator[tuple[int, int, int]]:
+        """(type, count, where its numbers begin) of each segment."""
+        position, end = 0, len(self)
+        while position < end:
+            count = self[position + 1]
+            yield self[position], count, position + 2
+            position += 2 + 4 * count
+
+    def segments(self) -> tuple[Segment, ...]:
+        """The segments with their numbers."""
+        return tuple(
+            (SegmentType(kind), struct.unpack_from(f"!{count}I", self, start))
+            for kind, count, start in self.heads()
+        )
+
+    def asns(self) -> tuple[int, ...]:
+        """Every AS number, sets and confederations included."""
+        return tuple(asn for _, segment in self.segments() for asn in segment)
+
+    def occurrences(self, asn: int) -> int:
+        """How often an AS number stands on the path: what loop detection asks, of each path that comes in."""
+        if self.find(asn.to_bytes(4, "big")) < 0:
+            return 0
+        return self.asns().count(asn)
+
+    def prepended(self, *asns: int) -> AsPath:
+        """The path with AS numbers in front, in this order. The first segment is filled up before another is begun, as
+        when they are prepended one by one (RFC 4271 §5.1.2 b)."""
+        rest: bytes = self
+        if self and self[0] == SegmentType.AS_SEQUENCE:
+            after = 2 + 4 * self[1]
+            asns, rest = (*asns, *struct.unpack_from(f"!{self[1]}I", self, 2)), self[after:]
+        while asns:
+            rest = AsPath.of((SegmentType.AS_SEQUENCE, asns[-SEGMENT_LIMIT:])) + rest
+            asns = asns[:-SEGMENT_LIMIT]
+        return AsPath(rest)
+
+
+NO_AS_PATH = AsPath()
+_SIZE_OF_ATTRIBUTES, _SIZE_OF_COMMUNITY, _SIZE_OF_LIST_ITEM, _SIZE_OF_LARGE_COMMUNITY = 320, 40, 56, 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +105,7 @@ class Attributes:
     """
 
     origin: Origin = Origin.IGP
-    as_path: AsPath = ()
+    as_path: AsPath = NO_AS_PATH
     med: int | None = None
     local_pref: int | None = None
     atomic_aggregate: bool = False
@@ -59,15 +121,33 @@ class Attributes:
     """RFC 4271 §9.1.2.2 a: an AS_SET counts 1, confederation segments 0 (RFC 5065 §5.3)."""
     neighbor_as: int = field(init=False, compare=False)
     """The AS the route came from, for MED (RFC 4271 §9.1.2.2 c); 0 for an empty path or one that starts with a set."""
+    size: int = field(init=False, repr=False, compare=False)
+    """Octets of memory, about."""
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        length = 0
-        for kind, asns in self.as_path:
-            length += len(asns) if kind == SegmentType.AS_SEQUENCE else 1 if kind == SegmentType.AS_SET else 0
-        first = next((s for s in self.as_path if s[0] in (SegmentType.AS_SEQUENCE, SegmentType.AS_SET)), None)
-        neighbor = first[1][0] if first and first[0] == SegmentType.AS_SEQUENCE and first[1] else 0
+        length, neighbor, first = 0, 0, True
+        for kind, count, start in self.as_path.heads():
+            if kind == SegmentType.AS_SEQUENCE:
+                length += count
+                if first:
+                    neighbor = int.from_bytes(self.as_path[start : start + 4], "big")
+            elif kind == SegmentType.AS_SET:
+                length += 1
+            else:
+                continue
+            first = False
         put = object.__setattr__
+        put(
+            self,
+            "size",
+            _SIZE_OF_ATTRIBUTES
+            + len(self.as_path)
+            + _SIZE_OF_COMMUNITY * len(self.communities)
+            + _SIZE_OF_LIST_ITEM * (len(self.extended_communities) + len(self.cluster_list))
+            + _SIZE_OF_LARGE_COMMUNITY * len(self.large_communities)
+            + sum(_SIZE_OF_LIST_ITEM + len(value) for _, _, value in self.unknown),
+        )
         put(self, "as_path_length", length)
         put(self, "neighbor_as", neighbor)
         put(
@@ -95,10 +175,6 @@ class Attributes:
             put(made, name, getattr(self, name))
         put(made, "originator_id", originator_id)
         return made
-
-    def asns(self) -> tuple[int, ...]:
-        """Every AS number on the path, sets and confederations included: what loop detection looks through."""
-        return tuple(asn for _, segment in self.as_path for asn in segment)
 
 
 class Path(NamedTuple):

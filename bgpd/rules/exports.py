@@ -28,7 +28,7 @@ from bgpd.model.interface import matches
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, Family, Prefix, covers, is_link_local
 from bgpd.model.resources import Action, AddCommunity, NextHopMode, Operation
-from bgpd.model.route import AsPath, Attributes, Originated, Origination, Out, Path, SegmentType
+from bgpd.model.route import Attributes, Originated, Origination, Out, Path
 from bgpd.rules.filters import INT_MAX, Chain, Subject, operated
 from bgpd.rules.imports import DEFAULT_LOCAL_PREF
 from bgpd.rules.policy import FamilyPolicy, RoutePolicy
@@ -169,7 +169,7 @@ def _sent(attributes: Attributes, group: Group) -> Attributes:
         return replace(attributes, local_pref=DEFAULT_LOCAL_PREF)
     return replace(
         attributes,
-        as_path=prepend(attributes, group.local_asn),
+        as_path=attributes.as_path.prepended(group.local_asn),
         local_pref=None,
         med=None,
         originator_id=None,
@@ -184,14 +184,6 @@ def _next_hop(known: Address, group: Group) -> Address:
     keep = mode is not NextHopMode.SELF if group.ibgp else mode in (NextHopMode.KEEP, NextHopMode.KEEP_EBGP)
     carried = len(known) == group.family.octets or (group.extended_next_hop and len(known) == 16)
     return known if keep and carried and not is_link_local(known) else group.next_hop
-
-
-def prepend(attributes: Attributes, asn: int) -> AsPath:
-    """The AS path with ``asn`` in front (RFC 4271 §5.1.2 b); a full segment of 255 starts a new one."""
-    path = attributes.as_path
-    if path and path[0][0] == SegmentType.AS_SEQUENCE and len(path[0][1]) < 255:
-        return ((SegmentType.AS_SEQUENCE, (asn, *path[0][1])), *path[1:])
-    return ((SegmentType.AS_SEQUENCE, (asn,)), *path)
 
 
 def prefix_refusal(prefix: Prefix, origination: Origination) -> ExportRefusal | None:

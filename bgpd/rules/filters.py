@@ -37,12 +37,10 @@ from bgpd.model.resources import (
     Operation,
     PrependAsPath,
 )
-from bgpd.model.route import AsPath, Attributes, RouteSource, SegmentType
+from bgpd.model.route import Attributes, RouteSource, SegmentType
 
 INT_MAX = 2_147_483_647
 """LOCAL_PREF is this minus the priority (calico.md §2.7)."""
-SEGMENT_LIMIT = 255
-"""AS numbers in a segment: its length is one octet (RFC 4271 §4.3)."""
 
 Direction = Literal["import", "export"]
 
@@ -140,7 +138,7 @@ def operated(attributes: Attributes, operations: Sequence[Operation]) -> Attribu
             else:
                 large = large if value in large else (*large, value)
         elif isinstance(operation, PrependAsPath):
-            as_path = _prepended(as_path, operation.asns)
+            as_path = as_path.prepended(*operation.asns)
         else:
             local_pref = INT_MAX - operation.value
     if (communities, large, as_path, local_pref) == (
@@ -157,17 +155,6 @@ def operated(attributes: Attributes, operations: Sequence[Operation]) -> Attribu
         as_path=as_path,
         local_pref=local_pref,
     )
-
-
-def _prepended(as_path: AsPath, asns: tuple[int, ...]) -> AsPath:
-    """The path with AS numbers in front. The first segment is filled up before another is begun, as when they are
-    prepended one by one (RFC 4271 §5.1.2)."""
-    if as_path and as_path[0][0] == SegmentType.AS_SEQUENCE:
-        asns, as_path = (*asns, *as_path[0][1]), as_path[1:]
-    while asns:
-        as_path = ((SegmentType.AS_SEQUENCE, asns[-SEGMENT_LIMIT:]), *as_path)
-        asns = asns[:-SEGMENT_LIMIT]
-    return as_path
 
 
 # -- conditions, the cheap ones first ----------------------------------------------------------------------------------
@@ -241,7 +228,7 @@ def _carries(community: Community) -> _Condition:
 def _begins_with(asns: tuple[int, ...]) -> _Condition:
     def begins(subject: Subject) -> bool:
         wanted = asns
-        for kind, segment in subject.attributes.as_path:
+        for kind, segment in subject.attributes.as_path.segments():
             if kind != SegmentType.AS_SEQUENCE:
                 return False
             if len(segment) >= len(wanted):

@@ -44,10 +44,7 @@ def import_rules(policy: RoutePolicy, peer: Peer, family: Family) -> ImportRules
 def import_refusal(path: Path, rules: ImportRules | None = None) -> Reason | None:
     """Why the protocol forbids the use of a path, whatever its prefix."""
     config, attributes = path.peer.config, path.attributes
-    own, count = config.local_asn, 0
-    for _, segment in attributes.as_path:
-        if own in segment:
-            count += segment.count(own)
+    count = attributes.as_path.occurrences(config.local_asn)
     if count and count > (rules.allow_own_as if rules else 0):
         return Reason.AS_LOOP
     if attributes.originator_id is not None and attributes.originator_id == config.router_id:

@@ -113,7 +113,7 @@ class Parts:
 def as_path_text(attributes: Attributes) -> str:
     """The AS path as people write it: ``65001 65002 {65003,65004}``."""
     parts = []
-    for kind, asns in attributes.as_path:
+    for kind, asns in attributes.as_path.segments():
         if kind == SegmentType.AS_SEQUENCE:
             parts.append(" ".join(map(str, asns)))
         elif kind == SegmentType.AS_SET:

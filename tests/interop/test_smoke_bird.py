@@ -20,7 +20,7 @@ from bgpd.bgp.speaker import Speaker
 from bgpd.bgp.wire.update import encode_announcements, encode_withdrawals, end_of_rib
 from bgpd.model.peer import PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Family, address_text, parse_address, parse_prefix, prefix_text
-from bgpd.model.route import Announce, Attributes, EndOfRib, Withdraw, SegmentType
+from bgpd.model.route import Announce, AsPath, Attributes, EndOfRib, Withdraw, SegmentType
 
 here, here6, there, asn = sys.argv[1:5]
 hops = {Family.IPV4: parse_address(here), Family.IPV6: parse_address(here6)}
@@ -29,7 +29,7 @@ config = PeerConfig(
     hops[Family.IPV4], hops, frozenset(Family), False, hold_time=30.0,
 )
 OURS = {Family.IPV4: "10.48.0.128/26", Family.IPV6: "fd00:48::/122"}
-path = () if config.ibgp else ((SegmentType.AS_SEQUENCE, (65000,)),)
+path = AsPath() if config.ibgp else AsPath.of((SegmentType.AS_SEQUENCE, (65000,)))
 attributes = Attributes(as_path=path, local_pref=100 if config.ibgp else None, communities=(65000 << 16 | 7,))
 
 
@@ -56,7 +56,7 @@ class Handler:
             elif isinstance(event, Announce):
                 for prefix in event.prefixes:
                     tell(heard=prefix_text(event.family, prefix), hop=address_text(event.path.next_hop),
-                         path=event.path.attributes.asns(), pref=event.path.attributes.local_pref)
+                         path=event.path.attributes.as_path.asns(), pref=event.path.attributes.local_pref)
             elif isinstance(event, Withdraw):
                 for prefix in event.prefixes:
                     tell(gone=prefix_text(event.family, prefix))

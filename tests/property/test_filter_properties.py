@@ -23,7 +23,7 @@ from bgpd.model.resources import (
     PrependAsPath,
     SetPriority,
 )
-from bgpd.model.route import Attributes, RouteSource, SegmentType
+from bgpd.model.route import AsPath, Attributes, RouteSource, SegmentType
 from bgpd.rules.filters import Chain, Subject, chain, operated
 
 # -- rules and routes as people write them -----------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def modelled_route(route: Route) -> Subject:
         RouteSource(route.source),
         route.interface,
         Attributes(
-            as_path=tuple((kinds[kind], numbers(text)) for kind, text in route.path),
+            as_path=AsPath.of(*((kinds[kind], numbers(text)) for kind, text in route.path)),
             communities=tuple(value for value in values if isinstance(value, int)),
             large_communities=tuple(value for value in values if not isinstance(value, int)),
             local_pref=route.local_pref,
@@ -174,7 +174,7 @@ def modelled_route(route: Route) -> Subject:
 def path_text(found: Attributes) -> str:
     words = (
         "{" + " ".join(map(str, asns)) + "}" if kind == SegmentType.AS_SET else " ".join(map(str, asns))
-        for kind, asns in found.as_path
+        for kind, asns in found.as_path.segments()
     )
     return " ".join(words)
 

@@ -17,7 +17,7 @@ from bgpd.bgp.wire.exa import Capabilities, Codec, OpenMessage, ProtocolError, e
 from bgpd.bgp.wire.update import Decoder, Framer, encode_announcements, encode_withdrawals, message
 from bgpd.model.peer import Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, Prefix, make_prefix, parse_address
-from bgpd.model.route import Announce, Attributes, Origin, RibEvent, SegmentType, Withdraw
+from bgpd.model.route import Announce, AsPath, Attributes, Origin, RibEvent, SegmentType, Withdraw
 
 V4, V6 = Family.IPV4, Family.IPV6
 BOTH = frozenset(Family)
@@ -44,7 +44,7 @@ segments = st.tuples(st.sampled_from(list(SegmentType)), st.lists(asns, min_size
 attributes = st.builds(
     Attributes,
     origin=st.sampled_from(list(Origin)),
-    as_path=st.lists(segments, max_size=3).map(tuple),
+    as_path=st.lists(segments, max_size=3).map(lambda found: AsPath.of(*found)),
     med=st.none() | u32,
     local_pref=u32,
     atomic_aggregate=st.booleans(),
@@ -86,9 +86,7 @@ def test_ipv6_there_and_back(sent: Attributes, hop: Address, table: list[Prefix]
 
 def _there_and_back(family: Family, sent: Attributes, hop: Address, table: list[Prefix], asn4: bool) -> None:
     if not asn4:  # AS4_PATH leaves confederations and sequences cut anew; the plain shape survives
-        first = tuple(asn for _, numbers in sent.as_path for asn in numbers)
-        path = ((SegmentType.AS_SEQUENCE, first),) if first else ()
-        sent = _with_path(sent, path)
+        sent = _with_path(sent, AsPath.of((SegmentType.AS_SEQUENCE, sent.as_path.asns())))
     messages = encode_announcements(family, sent, hop, table, asn4)
     assert all(len(octets) <= 4096 for octets in messages)
     events = decode(b"".join(messages), make_peer(asn4))
@@ -99,7 +97,7 @@ def _there_and_back(family: Family, sent: Attributes, hop: Address, table: list[
     assert [prefix for event in gone if isinstance(event, Withdraw) for prefix in event.prefixes] == table
 
 
-def _with_path(sent: Attributes, path: tuple[tuple[SegmentType, tuple[int, ...]], ...]) -> Attributes:
+def _with_path(sent: Attributes, path: AsPath) -> Attributes:
     fields = {name: getattr(sent, name) for name in Attributes.__match_args__ if name != "as_path"}
     return Attributes(as_path=path, **fields)
 
@@ -255,7 +253,7 @@ def test_mutated_updates_never_crash_and_the_fast_road_agrees_with_the_slow(seed
     """One decoder remembers what it saw, one is new for each UPDATE: they must say the same."""
     rng = random.Random(seed)
     rich = Attributes(
-        as_path=((SegmentType.AS_SEQUENCE, (1, 2)), (SegmentType.AS_SET, (3,))),
+        as_path=AsPath.of((SegmentType.AS_SEQUENCE, (1, 2)), (SegmentType.AS_SET, (3,))),
         med=1,
         local_pref=100,
         aggregator=(1, parse_address("1.1.1.1")),

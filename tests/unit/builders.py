@@ -119,7 +119,7 @@ def again(before: Peer, *, preserved: Iterable[Family] = ()) -> Peer:
 
 def sequence(*asns: int) -> AsPath:
     """An AS path of one AS_SEQUENCE; none for no numbers."""
-    return ((SegmentType.AS_SEQUENCE, asns),) if asns else ()
+    return AsPath.of((SegmentType.AS_SEQUENCE, asns))
 
 
 def attributes(

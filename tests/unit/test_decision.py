@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 
 from bgpd.model.peer import Peer
-from bgpd.model.route import Attributes, Origin, Path, Reason, Resolution, SegmentType, Unresolved
+from bgpd.model.route import AsPath, Attributes, Origin, Path, Reason, Resolution, SegmentType, Unresolved
 from bgpd.rules.decision import judge, select
 from bgpd.rules.forwarding import forwarding
 from tests.unit.builders import OWN_AS, Resolver, attributes, path, peer, via
@@ -114,10 +114,10 @@ def test_med_is_compared_within_one_neighbouring_as_only() -> None:
 
 
 def test_sets_and_confederations_in_the_length() -> None:
-    one = Attributes(as_path=((SegmentType.AS_SEQUENCE, (65001,)), (SegmentType.AS_SET, (1, 2, 3))))
+    one = Attributes(as_path=AsPath.of((SegmentType.AS_SEQUENCE, (65001,)), (SegmentType.AS_SET, (1, 2, 3))))
     assert one.as_path_length == 2
     confed = Attributes(
-        as_path=((SegmentType.CONFED_SEQUENCE, (1, 2, 3)), (SegmentType.AS_SEQUENCE, (65001, 9)))
+        as_path=AsPath.of((SegmentType.CONFED_SEQUENCE, (1, 2, 3)), (SegmentType.AS_SEQUENCE, (65001, 9)))
     )
     assert (confed.as_path_length, confed.neighbor_as) == (2, 65001)
     _, multipath, _ = judge([path(X, one), path(Y, attributes(65002, 9))], RESOLVE, 16)
@@ -184,8 +184,8 @@ def test_unresolved_is_named_and_never_wins(refusal: Unresolved) -> None:
 
 def test_loops_are_named() -> None:
     in_sequence = path(X, attributes(65001, OWN_AS, 7))
-    in_set = path(X, Attributes(as_path=((SegmentType.AS_SET, (5, OWN_AS)),)))
-    in_confederation = path(X, Attributes(as_path=((SegmentType.CONFED_SEQUENCE, (OWN_AS,)),)))
+    in_set = path(X, Attributes(as_path=AsPath.of((SegmentType.AS_SET, (5, OWN_AS)))))
+    in_confederation = path(X, Attributes(as_path=AsPath.of((SegmentType.CONFED_SEQUENCE, (OWN_AS,)))))
     originator = path(A, attributes(local_pref=100, originator_id="10.0.1.20", cluster_list=("9.9.9.9",)))
     for looped, reason in (
         (in_sequence, Reason.AS_LOOP),

@@ -3,7 +3,7 @@
 import pytest
 
 from bgpd.model.prefix import Family
-from bgpd.model.route import Attributes, Origination, Out, Reason, SegmentType
+from bgpd.model.route import AsPath, Attributes, Origination, Out, Reason, SegmentType
 from bgpd.rules.exports import (
     NO_ADVERTISE,
     NO_EXPORT,
@@ -13,7 +13,6 @@ from bgpd.rules.exports import (
     learned_out,
     local_out,
     prefix_refusal,
-    prepend,
 )
 from bgpd.rules.imports import import_refusal
 from tests.unit.builders import (
@@ -131,12 +130,12 @@ def test_well_known_communities(community: int, to: object, refusal: ExportRefus
 
 
 def test_prepending() -> None:
-    assert prepend(attributes(), 1) == sequence(1)
-    assert prepend(attributes(2, 3), 1) == sequence(1, 2, 3)
-    full = attributes(*range(1000, 1255))
-    assert prepend(full, 1) == ((SegmentType.AS_SEQUENCE, (1,)), *full.as_path)
-    aset = Attributes(as_path=((SegmentType.AS_SET, (7, 8)),))
-    assert prepend(aset, 1) == ((SegmentType.AS_SEQUENCE, (1,)), *aset.as_path)
+    assert sequence().prepended(1) == sequence(1)
+    assert sequence(2, 3).prepended(1) == sequence(1, 2, 3)
+    full = sequence(*range(1000, 1255))
+    assert full.prepended(1) == AsPath.of((SegmentType.AS_SEQUENCE, (1,)), *full.segments())
+    aset = AsPath.of((SegmentType.AS_SET, (7, 8)))
+    assert aset.prepended(1) == AsPath.of((SegmentType.AS_SEQUENCE, (1,)), (SegmentType.AS_SET, (7, 8)))
 
 
 def test_prefixes_inside_exported_pools_only_and_never_a_default() -> None:

@@ -33,7 +33,7 @@ def subject(prefix: str = FOUR, source: RouteSource = BGP, interface: str = "", 
     """A route; the AS numbers of its path are ``path``, the rest of ``given`` are attributes."""
     family = V6 if ":" in prefix else V4
     path: tuple[int, ...] | AsPath = given.pop("path", ())
-    as_path = sequence(*path) if not path or isinstance(path[0], int) else path
+    as_path = path if isinstance(path, AsPath) else sequence(*path)
     return Subject(family, pfx(prefix), source, interface, Attributes(as_path=as_path, **given))
 
 
@@ -144,10 +144,10 @@ def test_cidr_of_ipv6(
 
 # -- the other conditions, for a route of each family ------------------------------------------------------------------
 
-SET = ((SegmentType.AS_SET, (65001, 65002)),)
-CONFEDERATION = ((SegmentType.CONFED_SEQUENCE, (65001,)), (SegmentType.AS_SEQUENCE, (65002,)))
-SPLIT = ((SegmentType.AS_SEQUENCE, (65001,)), (SegmentType.AS_SEQUENCE, (65002, 65003)))
-THEN_SET = ((SegmentType.AS_SEQUENCE, (65001, 65002)), (SegmentType.AS_SET, (65003,)))
+SET = AsPath.of((SegmentType.AS_SET, (65001, 65002)))
+CONFEDERATION = AsPath.of((SegmentType.CONFED_SEQUENCE, (65001,)), (SegmentType.AS_SEQUENCE, (65002,)))
+SPLIT = AsPath.of((SegmentType.AS_SEQUENCE, (65001,)), (SegmentType.AS_SEQUENCE, (65002, 65003)))
+THEN_SET = AsPath.of((SegmentType.AS_SEQUENCE, (65001, 65002)), (SegmentType.AS_SET, (65003,)))
 
 
 @pytest.mark.parametrize("prefix", [FOUR, SIX])
@@ -372,20 +372,20 @@ def test_a_community_is_added_behind_the_others_once() -> None:
 @pytest.mark.parametrize(
     ("path", "asns", "expected"),
     [
-        ((), (65001,), sequence(65001)),
-        ((), (65001, 65002), sequence(65001, 65002)),
+        (sequence(), (65001,), sequence(65001)),
+        (sequence(), (65001, 65002), sequence(65001, 65002)),
         (sequence(65009), (65001, 65001, 65002), sequence(65001, 65001, 65002, 65009)),
-        (SET, (65001,), ((SegmentType.AS_SEQUENCE, (65001,)), *SET)),
+        (SET, (65001,), AsPath.of((SegmentType.AS_SEQUENCE, (65001,)), *SET.segments())),
         (sequence(*range(254)), (9001,), sequence(9001, *range(254))),
         (
             sequence(*range(254)),
             (9001, 9002),
-            ((SegmentType.AS_SEQUENCE, (9001,)), (SegmentType.AS_SEQUENCE, (9002, *range(254)))),
+            AsPath.of((SegmentType.AS_SEQUENCE, (9001,)), (SegmentType.AS_SEQUENCE, (9002, *range(254)))),
         ),
         (
             sequence(*range(255)),
             (9001, 9002),
-            ((SegmentType.AS_SEQUENCE, (9001, 9002)), (SegmentType.AS_SEQUENCE, tuple(range(255)))),
+            AsPath.of((SegmentType.AS_SEQUENCE, (9001, 9002)), (SegmentType.AS_SEQUENCE, tuple(range(255)))),
         ),
     ],
 )

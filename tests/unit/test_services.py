@@ -37,7 +37,7 @@ from bgpd.rules.peering import peers
 from bgpd.rules.policy import RoutePolicy, route_policy
 from bgpd.rules.services import EXCLUDE_SERVICES, Services, services
 from bgpd.views.plan import KernelFacts, document, plan
-from tests.unit.builders import ME, V4, V6, Core, addr, announce, attributes, path, peer, pfx
+from tests.unit.builders import ME, V4, V6, Core, addr, announce, attributes, path, peer, pfx, sequence
 from tests.unit.ground import Ground
 
 CLUSTER, INNER6 = "10.96.4.2", "fd00:96::2"
@@ -403,7 +403,7 @@ def test_43_an_address_is_told_beside_its_range_and_follows_its_endpoint() -> No
     assert told(made, X).keys() == BY_ITSELF | own == told(made, A).keys()
     assert made.routes() == {}
     out = told(made, A)[f"{CLUSTER}/32"]
-    assert (out.next_hop, out.attributes.as_path) == (ME, ())
+    assert (out.next_hop, out.attributes.as_path) == (ME, sequence())
 
     gone = snapshot(web, slice_of(THERE))
     made.router.originated(originate(gone, {}, "me", policy=policy(gone)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -21,7 +22,7 @@ from bgpd.bgp.wire.update import (
 )
 from bgpd.model.peer import Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, Prefix, make_prefix, parse_address, parse_prefix
-from bgpd.model.route import Announce, Attributes, EndOfRib, RibEvent, SegmentType, Withdraw
+from bgpd.model.route import Announce, AsPath, Attributes, EndOfRib, RibEvent, SegmentType, Withdraw
 
 BOTH = frozenset(Family)
 V4, V6 = Family.IPV4, Family.IPV6
@@ -415,7 +416,7 @@ def test_attribute_discard(name: str) -> None:
     decoder.decode(update(EBGP + extra, NLRI), events)
     (event,) = events
     assert isinstance(event, Announce)
-    path = ((SegmentType.AS_SEQUENCE, (65001,)),)
+    path = AsPath.of((SegmentType.AS_SEQUENCE, (65001,)))
     assert event.path.attributes == Attributes(as_path=path, med=expected.med, unknown=expected.unknown)
     assert decoder.cache.discarded == 1
 
@@ -474,10 +475,10 @@ def test_four_octet_path_is_merged_on_a_two_octet_session() -> None:
     path = b"\x40\x02\x08\x02\x03" + struct.pack("!HHH", 65001, 23456, 23456)
     as4 = b"\xc0\x11\x0a\x02\x02" + struct.pack("!II", 4200000001, 4200000002)
     event = one(update(ORIGIN + path + NEXT_HOP + as4, NLRI), peer)
-    assert event.path.attributes.asns() == (65001, 4200000001, 4200000002)
+    assert event.path.attributes.as_path.asns() == (65001, 4200000001, 4200000002)
     malformed = b"\xc0\x11\x03\x02\x02\x00"
     event = one(update(ORIGIN + path + NEXT_HOP + malformed, NLRI), peer)
-    assert event.path.attributes.asns() == (65001, 23456, 23456)
+    assert event.path.attributes.as_path.asns() == (65001, 23456, 23456)
 
 
 # What we announce.
@@ -503,7 +504,7 @@ HOPS = {V4: parse_address("10.0.1.31"), V6: parse_address("fd00::31")}
 @pytest.mark.parametrize("family", list(Family))
 def test_announcements_there_and_back(family: Family, asn4: bool) -> None:
     attributes = Attributes(
-        as_path=((SegmentType.AS_SEQUENCE, (4200000001, 2)),), local_pref=100, communities=(1, 2, 3)
+        as_path=AsPath.of((SegmentType.AS_SEQUENCE, (4200000001, 2))), local_pref=100, communities=(1, 2, 3)
     )
     messages = encode_announcements(family, attributes, HOPS[family], TABLES[family], asn4)
     assert all(len(m) <= 4096 for m in messages)
@@ -577,3 +578,66 @@ def test_a_link_local_next_hop_alone() -> None:
     (event,) = events
     assert isinstance(event, Announce)
     assert event.path.next_hop == event.path.link_local == LINK_LOCAL
+
+
+# What a peer says is bounded in octets and in time, however long its attributes are.
+
+
+def long_path(number: int, length: int = 765) -> bytes:
+    """An AS_PATH of so many numbers, another for each ``number``."""
+    path = AsPath.of((SegmentType.AS_SEQUENCE, (65001, *range(number, number + length - 1))))
+    return b"\x50\x02" + struct.pack("!H", len(path)) + path
+
+
+def test_long_attributes_are_kept_packed_and_forgotten_by_their_octets() -> None:
+    decoder = Decoder(EXTERNAL)
+    events: list[RibEvent] = []
+    tracemalloc.start()
+    try:
+        for number in range(1, 2001):
+            decoder.decode(update(ORIGIN + long_path(number * 1000) + NEXT_HOP, NLRI), events)
+            del events[:-1]
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert decoder.cache.decoded == 2000
+    assert held < 12 << 20, "three kilobytes each, two copies, two generations of a megabyte"
+    assert len(events[-1].path.attributes.as_path.asns()) == 765  # type: ignore[union-attr]
+
+
+def test_malformed_attribute_sets_are_forgotten_too() -> None:
+    decoder = Decoder(EXTERNAL)
+    for number in range(3000):
+        bad = b"\xc0\x08\x00" + b"\xd0\x63" + struct.pack("!HI", 3004, number) + bytes(3000)
+        decoder.decode(update(EBGP + bad, NLRI), [])
+    assert decoder.withdrawn_by_error == 3000
+    assert sum(map(len, (*decoder.cache.young, *decoder.cache._old))) < 3 << 20
+
+
+def test_the_time_of_a_set_follows_its_size() -> None:
+    decoder = Decoder(EXTERNAL)
+    decoder.decode(update(ORIGIN + long_path(1000, 2) + NEXT_HOP, NLRI), [])
+    short = decoder.cache.spent
+    decoder.decode(update(ORIGIN + long_path(1000) + NEXT_HOP, NLRI), [])
+    assert decoder.cache.spent - short > 5 * short
+    known = decoder.cache.spent
+    decoder.decode(update(ORIGIN + long_path(1000) + NEXT_HOP, NLRI), [])
+    assert decoder.cache.spent == known
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "expected"),
+    [
+        (b"", (65001, 4200000001)),
+        (struct.pack("!HI", 23456, 1), (65001, 4200000001)),
+        (struct.pack("!HI", 7, 1), (65001, 23456)),
+    ],
+)
+def test_an_aggregator_of_two_octets_outdates_as4_path(aggregator: bytes, expected: tuple[int, ...]) -> None:
+    """RFC 6793 §4.2.3."""
+    path = b"\x40\x02\x06\x02\x02" + struct.pack("!HH", 65001, 23456)
+    as4 = b"\xc0\x11\x06\x02\x01" + struct.pack("!I", 4200000001)
+    if aggregator:
+        as4 = b"\xc0\x07\x06" + aggregator + as4 + b"\xc0\x12\x08" + struct.pack("!II", 4200000001, 1)
+    event = one(update(ORIGIN + path + NEXT_HOP + as4, NLRI), make_peer(asn=65001, asn4=False))
+    assert event.path.attributes.as_path.asns() == expected

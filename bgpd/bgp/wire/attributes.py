@@ -21,6 +21,7 @@ Errors, by RFC 7606 unless said:
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
 from bgpd.bgp.wire.exa import LISTS, Codec, ProtocolError
@@ -29,7 +30,11 @@ from bgpd.model.prefix import Address, is_link_local
 from bgpd.model.route import Attributes, Path, SegmentType
 
 GENERATION = 1 << 15
-"""Attribute sets and paths of one generation of the cache."""
+"""Attribute sets and paths of one generation of the cache, at most."""
+OCTETS = 1 << 20
+"""And the octets of those sets: a few long ones make a generation too."""
+_TIME_OF_SET, _TIME_OF_OCTET = 60.0, 0.15
+"""Microseconds of decoding one, and what comes after it in the RIB."""
 
 ORIGIN, AS_PATH, NEXT_HOP, LOCAL_PREF = 1, 2, 3, 5
 ATOMIC_AGGREGATE, AGGREGATOR, ORIGINATOR_ID, CLUSTER_LIST = 6, 7, 9, 10
@@ -168,9 +173,11 @@ class Cache:
         self._codec = Codec(asn4=peer.asn4)
         self.young: dict[bytes, AttributeSet] = {}
         self._old: dict[bytes, AttributeSet] = {}
-        self._grown = 0
+        self._grown = self._octets = 0
         self.decoded = 0
-        """Attribute sets that were not there: what costs time."""
+        """Attribute sets that were not there."""
+        self.spent = 0.0
+        """What they cost, in estimated microseconds."""
         self.discarded = 0
         """Attributes discarded."""
         self.last_error = ""
@@ -182,9 +189,10 @@ class Cache:
             known = self._old.get(rest)
             if known is None:
                 self.decoded += 1
+                self.spent += _TIME_OF_SET + _TIME_OF_OCTET * len(rest)
                 known = self._decode(rest)
             self.young[rest] = known
-            self._grow()
+            self._grow(len(rest))
         return known
 
     def path(
@@ -213,14 +221,15 @@ class Cache:
         elif originator_id is not None:
             self.discarded += 1  # RFC 7606 §7.9
         path = known.paths[key] = Path(self._peer, attributes, address, path_id, link_local)
-        self._grow()
+        self._grow(0)
         return path
 
-    def _grow(self) -> None:
+    def _grow(self, octets: int) -> None:
         """Two generations make a cheap LRU: what nobody asked for during a whole generation is dropped."""
         self._grown += 1
-        if self._grown > GENERATION:
-            self._old, self.young, self._grown = self.young, {}, 0
+        self._octets += octets
+        if self._grown > GENERATION or self._octets > OCTETS:
+            self._old, self.young, self._grown, self._octets = self.young, {}, 0, 0
             for known in self._old.values():
                 known.paths = {}
 
@@ -273,6 +282,8 @@ class Cache:
             elif code in LISTS:
                 lists[code] = value
             else:
+                if code == AS4_AGGREGATOR:
+                    lists[code] = value  # that it came bears on AS4_PATH
                 clean.append(bytes((flags & 0xD0, code)) + whole[2:])
         attributes = None
         if not malformed:
@@ -287,12 +298,13 @@ class Cache:
 
     def _wrong_path(self, attributes: Attributes) -> str:
         path = attributes.as_path
-        if 0 in attributes.asns():
+        if path.occurrences(0):
             return "AS 0 in AS_PATH"
         if not self._peer.ibgp:
-            if any(kind > SegmentType.AS_SEQUENCE for kind, _ in path):
+            if any(kind > SegmentType.AS_SEQUENCE for kind, _, _ in path.heads()):
                 return "confederation segments from an external peer"
-            if not path or path[0][0] != SegmentType.AS_SEQUENCE or path[0][1][0] != self._peer.config.asn:
+            first = struct.pack("!I", self._peer.config.asn)
+            if not path or path[0] != SegmentType.AS_SEQUENCE or path[2:6] != first:
                 return f"AS_PATH does not start with the peer's AS {self._peer.config.asn}"
         return ""
 
