@@ -67,6 +67,8 @@ class Counters:
     sent: Counter[str] = field(default_factory=Counter)
     notifications: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     update_errors: int = 0
+    elsewhere: int = 0
+    """Attribute sets of an external peer whose AS path does not start with its AS."""
 
 
 class Closure(NamedTuple):
@@ -383,6 +385,9 @@ class Connection:
         return 0 if decoder is None else decoder.withdrawn_by_error + decoder.cache.discarded
 
     def _note_errors(self, before: int, now: float) -> None:
+        if self._decoder is not None:
+            self._counters.elsewhere += self._decoder.cache.elsewhere
+            self._decoder.cache.elsewhere = 0
         new = self._update_errors() - before
         if new > 0 and self._decoder is not None:
             self._counters.update_errors += new

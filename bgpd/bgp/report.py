@@ -43,4 +43,5 @@ def status(session: Session, since: float, hindrance: str, now: float) -> PeerSt
         messages_sent=dict(counters.sent),
         notifications=dict(counters.notifications),
         update_errors=counters.update_errors,
+        first_as=counters.elsewhere,
     )

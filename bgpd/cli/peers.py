@@ -117,6 +117,11 @@ def _peer_facts(peer: Document) -> Iterator[tuple[str, str]]:
     yield "Sent", _counts(peer["messages_sent"])
     errors = peer["update_errors"]
     yield "Malformed", f"{plural(errors, 'UPDATE')} taken as withdraw or cut (RFC 7606)" if errors else ""
+    for reason, count in peer["refused"].items():
+        yield "Refused", f"{plural(count, 'route')}: {reason}"
+    if peer["first_as"]:
+        routes = plural(peer["first_as"], "route")
+        yield "First AS", f"{routes} whose AS path does not start with AS {peer['asn']}, as of a route server"
     yield "Flaps", _counts(peer["flaps"])
     yield (
         "Notifications",

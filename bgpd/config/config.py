@@ -101,6 +101,12 @@ class PeerOptions(_Section):
     """Announce ADD-PATH (RFC 7911): several routes of one prefix, both ways."""
     extended_next_hop: StrictBool = False
     """Announce IPv4 routes with IPv6 next hops (RFC 8950), where ``families`` has ipv4 and the session runs on IPv6."""
+    enforce_first_as: StrictBool = False
+    """Refuse routes of an external peer whose AS path does not start with its AS. Those of a route server (RFC 7947)
+    do not, so they are taken; ``bgpctl peers NAME --detail`` counts them either way."""
+    strict_cluster_list: StrictBool = False
+    """Refuse routes with our own cluster on the CLUSTER_LIST from every internal peer (RFC 4456 §8), not only from
+    clients, as BIRD does: two reflectors of one cluster then do not take each other's clients' routes."""
 
 
 class ListenRange(PeerOptions):

@@ -94,6 +94,10 @@ class PeerPolicy:
     """The peer is a client of ours: internal routes are passed on to it, and its routes to others."""
     allow_own_as: int = 0
     """How often our own AS may stand on the path of its routes."""
+    enforce_first_as: bool = False
+    """Refuse routes of an external peer whose AS path does not start with its AS, as a route server's (RFC 7947)."""
+    strict_cluster_list: bool = False
+    """Our own cluster on a CLUSTER_LIST is a loop whoever tells it (RFC 4456 §8), not from our clients only."""
 
 
 class DynamicRange(NamedTuple):

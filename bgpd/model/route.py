@@ -80,6 +80,10 @@ class AsPath(bytes):
             return 0
         return self.asns().count(asn)
 
+    def starts_with(self, asn: int) -> bool:
+        """Whether an AS number is the first of the path, and stands in a sequence (RFC 4271 §6.3)."""
+        return bool(self) and self[0] == SegmentType.AS_SEQUENCE and self[2:6] == asn.to_bytes(4, "big")
+
     def prepended(self, *asns: int) -> AsPath:
         """The path with AS numbers in front, in this order. The first segment is filled up before another is begun, as
         when they are prepended one by one (RFC 4271 §5.1.2 b)."""
@@ -291,6 +295,7 @@ class Reason(Enum):
     AS_LOOP = "our own AS is on its AS path"
     ORIGINATOR_LOOP = "its ORIGINATOR_ID is ours"
     CLUSTER_LOOP = "our own cluster is on its CLUSTER_LIST"
+    FIRST_AS = "its AS path does not start with the peer's AS, and enforce_first_as is set"
     FILTERED = "an import filter rejects it"
     UNRESOLVED = "its next hop does not resolve"
     LOCAL_PREF = "lower local preference"
@@ -306,7 +311,14 @@ class Reason(Enum):
 
 
 UNUSABLE = frozenset(
-    (Reason.AS_LOOP, Reason.ORIGINATOR_LOOP, Reason.CLUSTER_LOOP, Reason.FILTERED, Reason.UNRESOLVED)
+    (
+        Reason.AS_LOOP,
+        Reason.ORIGINATOR_LOOP,
+        Reason.CLUSTER_LOOP,
+        Reason.FIRST_AS,
+        Reason.FILTERED,
+        Reason.UNRESOLVED,
+    )
 )
 """Of a path that could not be used were it the only one."""
 

@@ -100,6 +100,10 @@ class PeerStatus:
     """Prefixes waiting for the peer to read."""
     update_errors: int = 0
     """UPDATEs treated as withdraw or with a discarded attribute (RFC 7606)."""
+    refused: Mapping[str, int] = field(default_factory=dict)
+    """Why import does not accept routes of the peer, in words -> how many; filled in by the daemon from the RIBs."""
+    first_as: int = 0
+    """Routes whose AS path does not start with the peer's AS (a route server's), accepted or not."""
     counts: Mapping[str, FamilyCounts] = field(default_factory=dict)
     """Family label -> counts; filled in by the daemon from the RIBs."""
 

@@ -364,10 +364,7 @@ class FamilyRib:
     def _refusal(self, path: Path) -> Reason | None:
         if self.importing and path.peer.id in self.importing:
             return None  # what is refused has been left out
-        refusal = import_refusal(path)
-        if refusal or path.attributes.cluster_list:  # the peer's own rules may say otherwise
-            return import_refusal(path, self.rules.get(path.peer.id))
-        return None
+        return import_refusal(path, self.rules.get(path.peer.id))
 
     def _place(self, prefix: Prefix, decision: _Decision) -> Via | None:
         """The forwarding under the kernel rule of a prefix."""

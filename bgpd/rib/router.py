@@ -15,6 +15,7 @@ candidates' identities. The other roads pay for what they ask, prefix by prefix.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -48,6 +49,7 @@ from bgpd.rules.imports import (
     import_refusal,
     import_rules,
     received,
+    starts_elsewhere,
 )
 from bgpd.rules.policy import ENCODED, FamilyPolicy, KernelRule, RoutePolicy
 
@@ -370,6 +372,18 @@ class Router:
     def counts(self, peer: PeerId, family: Family) -> tuple[int, int, int]:
         """(received, accepted, stale) paths of a peer."""
         return self._ribs[family].adj_rib_in.counts(peer)
+
+    def refusals(self, peer: PeerId, family: Family) -> Counter[Reason]:
+        """Why import does not accept paths of a peer: reason -> how many."""
+        rib, found = self._ribs[family], Counter[Reason]()
+        for path, count in rib.adj_rib_in.sharing(peer, refused=True):
+            found[import_refusal(path, rib.rules.get(peer)) or Reason.FILTERED] += count
+        return found
+
+    def starting_elsewhere(self, peer: PeerId, family: Family) -> int:
+        """Paths of an external peer whose AS path does not start with the peer's AS, accepted or not."""
+        paths = self._ribs[family].adj_rib_in.sharing(peer)
+        return sum(count for path, count in paths if starts_elsewhere(path))
 
     def rib(self, family: Family) -> LocRib:
         """The Loc-RIB: prefix -> Selection of what was learned; live, to be read only."""

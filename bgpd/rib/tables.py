@@ -8,10 +8,10 @@ ends gives up its table at once; taking the paths out of the candidates is then 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from random import Random
 
 from bgpd.model.peer import Peer, PeerId
@@ -82,6 +82,17 @@ class AdjRibIn:
             if path is not None:
                 found[peer] = path.peer
         return found
+
+    def sharing(self, peer: PeerId, refused: bool = False) -> list[tuple[Path, int]]:
+        """The paths of a peer, or those that import refuses, each with how many prefixes share it."""
+        if (table := self._tables.get(peer)) is None:
+            return []
+        found: Iterable[Path | None] = chain(table.fresh.values(), table.stale.values())
+        if refused:
+            found = (table.fresh.get(key) or table.stale.get(key) for key in table.refused)
+        each = [path for path in found if path is not None]
+        paths = {id(path): path for path in each}
+        return [(paths[which], count) for which, count in Counter(map(id, each)).items()]
 
     def prefixes_of(self, peer: PeerId) -> dict[Prefix, None]:
         """The prefixes that a peer announced."""

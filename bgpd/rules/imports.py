@@ -1,7 +1,12 @@
 """Import: which received paths may be used, and what they are once a peer's filters have had their word.
 
 The protocol forbids loops: our own AS on the AS path more often than the peer may have it (RFC 4271 §9.1.2), our own
-ORIGINATOR_ID or cluster (RFC 4456 §8). Then the peer's filters accept, alter or reject; without a match a path is
+ORIGINATOR_ID (RFC 4456 §8), and our own cluster on what a client of ours tells. What another reflector of our cluster
+tells has our cluster on it by its nature: we take that, as BIRD does, and ORIGINATOR_ID ends the loops;
+``strict_cluster_list`` is the RFC's letter. An external path may start with another AS than the peer's: a route
+server's does (RFC 7947 §2.2.2.1), and RFC 4271 §6.3 leaves it to us; ``enforce_first_as`` refuses it.
+
+Then the peer's filters accept, alter or reject; without a match a path is
 accepted as it is (calico.md §2.8). Adj-RIB-In keeps what was received, so that another filter needs no session.
 
 A path with GRACEFUL_SHUTDOWN gets LOCAL_PREF 0, from whichever peer it comes (RFC 8326 §4.2): a node of this cluster
@@ -32,13 +37,30 @@ class ImportRules:
     """Ours."""
     chain: Chain | None = None
     ibgp: bool = True
+    client: bool = False
+    """The peer is a client of ours, as a route reflector."""
+    enforce_first_as: bool = False
+    strict_cluster_list: bool = False
 
 
 def import_rules(policy: RoutePolicy, peer: Peer, family: Family) -> ImportRules:
     """The rules for a session."""
     own = policy.of(peer)
     chain = policy.chain(own.filters, "import", family)
-    return ImportRules(own.allow_own_as, own.cluster_id or policy.cluster_id, chain, peer.ibgp)
+    return ImportRules(
+        own.allow_own_as,
+        own.cluster_id or policy.cluster_id,
+        chain,
+        peer.ibgp,
+        own.client and peer.ibgp,
+        own.enforce_first_as,
+        own.strict_cluster_list,
+    )
+
+
+def starts_elsewhere(path: Path) -> bool:
+    """Whether the AS path of an external peer does not start with the peer's AS: a route server's."""
+    return not (path.peer.ibgp or path.attributes.as_path.starts_with(path.peer.config.asn))
 
 
 def import_refusal(path: Path, rules: ImportRules | None = None) -> Reason | None:
@@ -49,8 +71,16 @@ def import_refusal(path: Path, rules: ImportRules | None = None) -> Reason | Non
         return Reason.AS_LOOP
     if attributes.originator_id is not None and attributes.originator_id == config.router_id:
         return Reason.ORIGINATOR_LOOP
-    if attributes.cluster_list and rules and rules.cluster_id in attributes.cluster_list:
+    if rules is None:
+        return None
+    if (
+        attributes.cluster_list
+        and (rules.client or rules.strict_cluster_list)
+        and rules.cluster_id in attributes.cluster_list
+    ):
         return Reason.CLUSTER_LOOP
+    if rules.enforce_first_as and starts_elsewhere(path):
+        return Reason.FIRST_AS
     return None
 
 

@@ -107,7 +107,7 @@ class _Peering:
                 continue
             names[name] = places[wanted.place] = wanted
             try:
-                found[name], policies[name] = self.session(name, wanted), self.policy(wanted)
+                found[name], policies[name] = self.session(name, wanted), self.policy(name, wanted)
             except _Refused as refused:
                 self.problems.append(refused.problem)
                 self.refused.add(wanted.address)
@@ -217,7 +217,8 @@ class _Peering:
             max_prefixes=options.max_prefixes,
         )
 
-    def policy(self, wanted: Wanted) -> PeerPolicy:
+    def policy(self, name: PeerId, wanted: Wanted) -> PeerPolicy:
+        options = self.config.bgp.for_peer(name, wanted.address)
         settings, cluster_id = wanted.settings, self.own.route_reflector_cluster_id
         self.check_filters(settings.filters, wanted.source, "spec.filters", "not peered with")
         internal = wanted.asn == self.local_asn(wanted)
@@ -227,6 +228,8 @@ class _Peering:
             cluster_id=cluster_id if internal else None,
             client=internal and cluster_id is not None and wanted.cluster_id != cluster_id,
             allow_own_as=settings.num_allowed_local_as_numbers,
+            enforce_first_as=options.enforce_first_as,
+            strict_cluster_list=options.strict_cluster_list,
         )
 
     def local_asn(self, wanted: Wanted) -> int:
@@ -335,7 +338,13 @@ class _Peering:
             max_prefixes=options.max_prefixes,
         )
         cluster_id = self.own.route_reflector_cluster_id if self.asn in of.asns else None
-        policy = PeerPolicy(of.filters, cluster_id=cluster_id, client=cluster_id is not None)
+        policy = PeerPolicy(
+            of.filters,
+            cluster_id=cluster_id,
+            client=cluster_id is not None,
+            enforce_first_as=options.enforce_first_as,
+            strict_cluster_list=options.strict_cluster_list,
+        )
         refused = frozenset(
             address
             for address in self.refused

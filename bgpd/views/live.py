@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -12,9 +13,10 @@ from bgpd.kernel.kernel import Kernel
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, Family, Prefix, address_text, host_prefix
 from bgpd.model.resources import community_text
-from bgpd.model.route import Attributes, FibKey, Forwarding, SegmentType, Via
+from bgpd.model.route import Attributes, FibKey, Forwarding, Path, SegmentType, Via
 from bgpd.model.status import FamilyCounts, NotFound, PeerStatus, SessionState
 from bgpd.rib.router import Router
+from bgpd.rules.imports import starts_elsewhere
 
 WELL_KNOWN = {
     0xFFFFFF01: "no-export",
@@ -39,15 +41,27 @@ class Parts:
         return [self._with_counts(status) for status in self.speaker.statuses()]
 
     def _with_counts(self, status: PeerStatus) -> PeerStatus:
-        counts = {}
+        counts, refused, first_as = {}, Counter[str](), 0
         for family in Family:
             if family.label in status.families:
                 received, accepted, stale = self.router.counts(status.id, family)
                 told = self.outbound.advertised(status.id, family)
                 counts[family.label] = FamilyCounts(received, accepted, told, stale)
+                if received != accepted:
+                    for reason, count in self.router.refusals(status.id, family).items():
+                        refused[reason.value] += count
+                if status.first_as:  # most peers never told such a route: nothing to count
+                    first_as += self.router.starting_elsewhere(status.id, family)
         queue = self.outbound.queue_length(status.id)
         stale_kept = any(count.stale for count in counts.values())
-        return replace(status, counts=counts, output_queue=queue, graceful_restart_active=stale_kept)
+        return replace(
+            status,
+            counts=counts,
+            output_queue=queue,
+            graceful_restart_active=stale_kept,
+            refused=dict(refused),
+            first_as=first_as,
+        )
 
     def find_peer(self, name: str) -> PeerStatus:
         """A peer by its name or address; ``NotFound``."""
@@ -135,3 +149,10 @@ def local_words(addresses: Iterable[Address], connected: Mapping[Prefix, str]) -
     for address in addresses:
         words[host_prefix(address)] = f"an address of this node ({address_text(address)})"
     return words
+
+
+def first_as_word(path: Path) -> str:
+    """Of a path that does not start with its external peer's AS: that it does not."""
+    if not starts_elsewhere(path):
+        return ""
+    return f"its AS path does not start with the peer's AS {path.peer.config.asn}: a route server's"

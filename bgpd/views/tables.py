@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from bgpd.model.prefix import Family, Prefix, address_text, covers, parse_prefix, prefix_text
-from bgpd.model.route import BLACKHOLE, FibKey, Origin, Out, Path, default_metric
+from bgpd.model.route import BLACKHOLE, FibKey, Origin, Out, Path, Reason, default_metric
 from bgpd.model.status import PeerStatus, RouteTable, RouteView
-from bgpd.views.live import Parts, as_path_text, community_texts
+from bgpd.views.live import Parts, as_path_text, community_texts, first_as_word
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +97,16 @@ class Tables:
                     best=chosen and path is best,
                     multipath=chosen and any(path is other for other in multipath),
                     stale=table.is_stale(prefix, path),
-                    detail=reason.value
-                    if reason
-                    else ""
-                    if chosen
-                    else self._parts.hidden(family, prefix) or "",
+                    detail="; ".join(
+                        filter(
+                            None,
+                            (
+                                reason.value if reason else "",
+                                "" if reason or chosen else self._parts.hidden(family, prefix),
+                                first_as_word(path) if reason is not Reason.FIRST_AS else "",
+                            ),
+                        )
+                    ),
                 )
 
     def _rib_rows(self, family: Family, wanted: _Wanted, peer: PeerStatus | None) -> Iterator[RouteView]:

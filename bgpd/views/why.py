@@ -27,7 +27,7 @@ from bgpd.model.status import Explanation, SessionState, Step
 from bgpd.rib.tables import longest_match
 from bgpd.rules.exports import ExportRefusal
 from bgpd.rules.forwarding import KernelRefusal, is_tunnelled
-from bgpd.views.live import Parts, as_path_text, community_texts
+from bgpd.views.live import Parts, as_path_text, community_texts, first_as_word
 
 _KIND = {
     OriginKind.BLOCK: "a block",
@@ -204,6 +204,8 @@ class Why:
             words.append(f"communities {' '.join(communities)}")
         if self._parts.router.adj_rib_in(family).is_stale(prefix, path):
             words.append("stale: its session is down and in graceful restart")
+        if elsewhere := first_as_word(path):
+            words.append(elsewhere)
         return Step("heard", ", ".join(words))
 
     def _filtered(self, family: Family, prefix: Prefix, path: Path) -> Iterator[Step]:

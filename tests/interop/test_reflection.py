@@ -106,7 +106,12 @@ class Ground:
         )
         blocks = [affinity(name, of(name)) for name in NUMBERS for of in (block, block6)]
         self.bgpds = {
-            name: Bgpd(self.nodes[name], name, {"cluster": cluster(), "blocks": blocks})
+            name: Bgpd(
+                self.nodes[name],
+                name,
+                {"cluster": cluster(), "blocks": blocks},
+                config={"bgp": {"defaults": {"strict_cluster_list": True}}},
+            )
             for name in (*REFLECTORS, "worker")
         }
         self.bird1 = Bird(self.nodes["bird1"], bird_config("bird1"), ipv4("bird1"))

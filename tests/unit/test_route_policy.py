@@ -31,6 +31,8 @@ from bgpd.model.resources import (
     Snapshot,
 )
 from bgpd.model.route import (
+    AsPath,
+    Attributes,
     BeginRefresh,
     EndRefresh,
     ForeignRoute,
@@ -38,6 +40,7 @@ from bgpd.model.route import (
     Out,
     Reason,
     RouteSource,
+    SegmentType,
     StaticRoute,
     Unresolved,
     Via,
@@ -451,6 +454,40 @@ def test_23_loops_by_originator_and_cluster() -> None:
     assert set(made.router.judged(V4, pfx(BLOCK))[2].values()) == {Reason.CLUSTER_LOOP}
     plain = core(policy(), A).hear(A, announce(path(A, mine), BLOCK))
     assert set(plain.routes()) == {BLOCK}, "who is no reflector has no cluster"
+
+
+def test_23_two_reflectors_of_one_cluster_take_each_others_clients_routes() -> None:
+    """As BIRD, where only what a client tells is looked at for our cluster; ``strict_cluster_list`` is RFC 4456 §8."""
+    reflected = attributes(local_pref=100, originator_id="10.0.1.33", cluster_list=("1.1.1.1",))
+    own = attributes(local_pref=100, originator_id="10.0.1.20", cluster_list=("1.1.1.1",))
+    made = core(reflector(a=False, b=True), A, B)
+    made.hear(A, announce(path(A, reflected), BLOCK), announce(path(A, own), OTHER))
+    assert set(made.routes()) == {BLOCK}, "ORIGINATOR_ID ends what comes round"
+    assert told(made, B)[BLOCK].attributes.cluster_list == (CLUSTER, CLUSTER), "passed on to our client"
+    strict = named(a=PeerPolicy(cluster_id=CLUSTER, strict_cluster_list=True))
+    made.router.policy(policy(peers=strict, cluster_id=CLUSTER))
+    made.settle()
+    assert made.routes() == {}
+    assert made.router.refusals(A.id, V4) == {Reason.CLUSTER_LOOP: 1, Reason.ORIGINATOR_LOOP: 1}
+
+
+@pytest.mark.parametrize(
+    "as_path",
+    [attributes(65009), attributes(), Attributes(as_path=AsPath.of((SegmentType.AS_SET, (65001,))))],
+    ids=["another AS", "empty", "a set"],
+)
+def test_a_route_servers_routes_are_taken_unless_the_first_as_is_enforced(as_path: Attributes) -> None:
+    made = core(policy(peers=named(x=PeerPolicy(), y=PeerPolicy(enforce_first_as=True))), X, Y)
+    made.hear(X, announce(path(X, as_path), BLOCK), announce(path(X), OTHER))
+    made.hear(Y, announce(path(Y, as_path), HOST))
+    assert set(made.routes()) == {BLOCK, OTHER}
+    assert made.router.judged(V4, pfx(HOST))[2] == {path(Y, as_path): Reason.FIRST_AS}
+    assert (made.router.refusals(X.id, V4), made.router.refusals(Y.id, V4)) == ({}, {Reason.FIRST_AS: 1})
+    assert [made.router.starting_elsewhere(each.id, V4) for each in (X, Y)] == [1, 1]
+    made.router.policy(policy(peers=named(x=PeerPolicy(enforce_first_as=True), y=PeerPolicy())))
+    made.settle()
+    assert set(made.routes()) == {OTHER, HOST}, "another wish needs no session"
+    assert made.router.counts(X.id, V4) == (2, 1, 0)
 
 
 def test_3_the_blocks_owner_reflects_borrowed_addresses() -> None:

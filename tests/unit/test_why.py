@@ -10,6 +10,7 @@ from bgpd.model.resources import AffinityState, BlockAffinity, Node, Snapshot
 from bgpd.model.route import BLACKHOLE, Hop, Resolution, Unresolved, Via
 from bgpd.model.status import PeerStatus, SessionState
 from bgpd.views.live import local_words
+from bgpd.views.tables import Tables
 from tests.unit.builders import (
     V4,
     addr,
@@ -281,3 +282,18 @@ def test_the_unknown() -> None:
     for bad in ("nonsense", "10.0.0.0/33"):
         with pytest.raises(ValueError, match="is not"):
             ground.why(bad)
+
+
+def test_a_route_servers_route_is_named_as_such() -> None:
+    server = peer("10.0.2.1", 65001, name="Global_10_0_2_1")
+    ground = Ground(server)
+    ground.core.hear(server, announce(path(server, attributes(65009)), "10.48.0.0/26"))
+    ground.install()
+    words = "its AS path does not start with the peer's AS 65001"
+    holds(ground.why("10.48.0.7"), f"AS path 65009, {words}", "learned from Global_10_0_2_1")
+    [row] = Tables(ground.parts).routes("in", None, None, False)
+    assert row.best and row.detail.startswith(words)
+    status = replace(ground.statuses[0], id=server.id, first_as=1)
+    ground.statuses = [status]
+    [found] = ground.parts.peers()
+    assert (found.first_as, found.refused) == (1, {})

@@ -11,8 +11,8 @@ Errors, by RFC 7606 unless said:
   attribute that we do not know (RFC 4271 §6.3, which RFC 7606 leaves as it is).
 - Treat as withdraw: all other errors; the missing of ORIGIN and AS_PATH, of NEXT_HOP for IPv4 NLRI, and of LOCAL_PREF
   on an internal session (RFC 4271 §5 has it required there); a next hop that is no host's address (RFC 4271 §6.3);
-  an external AS_PATH that does not start with the peer's AS or holds confederation segments (RFC 5065 §5); AS 0
-  (RFC 7607).
+  an external AS_PATH that holds confederation segments (RFC 5065 §5); AS 0 (RFC 7607). One that does not start with
+  the peer's AS is for ``rules.imports`` to judge (RFC 4271 §6.3).
 - Attribute discard: ATOMIC_AGGREGATE and AGGREGATOR (§3 f), AS4_PATH and AS4_AGGREGATOR when malformed or not called
   for (RFC 6793 §4.1, §6), LOCAL_PREF, ORIGINATOR_ID and CLUSTER_LIST from outside (§7.5, §7.9, §7.10), and every
   repetition of an attribute but the first (§3 g).
@@ -21,7 +21,6 @@ Errors, by RFC 7606 unless said:
 
 from __future__ import annotations
 
-import struct
 from typing import NamedTuple
 
 from bgpd.bgp.wire.exa import LISTS, Codec, ProtocolError
@@ -181,6 +180,8 @@ class Cache:
         self.discarded = 0
         """Attributes discarded."""
         self.last_error = ""
+        self.elsewhere = 0
+        """Attribute sets of an external peer whose AS path does not start with its AS."""
 
     def lookup(self, rest: bytes) -> AttributeSet:
         """The set that these octets (``Block.rest``) are; decoded if they are new. ``ProtocolError`` 3/2."""
@@ -303,9 +304,7 @@ class Cache:
         if not self._peer.ibgp:
             if any(kind > SegmentType.AS_SEQUENCE for kind, _, _ in path.heads()):
                 return "confederation segments from an external peer"
-            first = struct.pack("!I", self._peer.config.asn)
-            if not path or path[0] != SegmentType.AS_SEQUENCE or path[2:6] != first:
-                return f"AS_PATH does not start with the peer's AS {self._peer.config.asn}"
+            self.elsewhere += not path.starts_with(self._peer.config.asn)
         return ""
 
 
