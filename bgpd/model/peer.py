@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, NewType
 
+from bgpd.model.bfd import BfdOptions
 from bgpd.model.prefix import Address, Family, Prefix, address_text, is_link_local
 from bgpd.model.resources import NextHopMode
 
@@ -71,6 +72,8 @@ class PeerConfig:
     """Graceful restart time that we announce (RFC 4724 §3)."""
     max_prefixes: int | None = None
     """Per family; ``None`` is no limit."""
+    bfd: BfdOptions | None = None
+    """The session ends when BFD (RFC 5880) finds the peer dead; ``None`` is without."""
 
     @property
     def ibgp(self) -> bool:
