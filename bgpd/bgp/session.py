@@ -40,7 +40,7 @@ STABLE = 10.0
 PREFIX_LIMIT_IDLE = 60.0
 RACE = 5.0
 """A connection that begins sooner after the session was up was dialled while it came up: a collision."""
-_SOFT = ("kind", "source", "passive", "port", "max_prefixes", "reachable_by")
+_SOFT = ("kind", "source", "passive", "port", "max_prefixes", "reachable_by", "bfd")
 """What a configuration may change without a new session."""
 CONNECT = "connect: "
 """How an error before TCP is connected starts."""
@@ -264,6 +264,17 @@ class Session:
             text = f"more than {limit} {family.label} prefixes"
             notification = Notification(6, Cease.MAX_PREFIXES, data)
             self._close(connection, notification, DownReason.NOTIFICATION_TX, text, now)
+
+    def path_down(self, reason: str, independent: bool, now: float) -> bool:
+        """BFD found the peer dead: the session ends with Cease 6/10 (RFC 9384), and nothing of the peer is kept, since
+        BGP cannot say beforehand that it will restart (RFC 5882 §4.3.2.2). The NOTIFICATION will hardly arrive.
+
+        A restart under way goes on, unless BFD lives in the peer's forwarding plane (``independent``, the C bit):
+        then it is not the restart that BFD has noticed (§4.3.1). Returns whether what the peer left must go for that.
+        """
+        self._close_all(Notification(6, Cease.BFD_DOWN), DownReason.BFD, reason, now)
+        waits, self.stale_until = now < self.stale_until, 0.0 if independent else self.stale_until
+        return independent and waits
 
     # Inside.
 

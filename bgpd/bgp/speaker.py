@@ -162,6 +162,15 @@ class Speaker:
         runner.pump()
         return asked
 
+    def path_down(self, peer_id: PeerId, reason: str, independent: bool) -> bool:
+        """BFD found a peer dead (``Session.path_down``). True: stale routes of it must go."""
+        runner = self._runners.get(peer_id)
+        if runner is None:
+            return False
+        abandoned = runner.session.path_down(reason, independent, now())
+        runner.pump()
+        return abandoned
+
     def check_limit(self, peer: Peer, family: Family, count: int) -> bool:
         """Whether a session may have so many prefixes, by the newest configuration; if not it ends (Cease 6/1)."""
         runner = self._runner_of(peer)
@@ -224,6 +233,10 @@ class Speaker:
         return sum(runner.session.established is not None for runner in self._runners.values()), len(
             self._runners
         )
+
+    def wanted(self) -> list[PeerConfig]:
+        """All peers that are to be up: not those that the operator has shut down."""
+        return [runner.session.config for runner in self._runners.values() if runner.session.admin_up]
 
     def statuses(self) -> list[PeerStatus]:
         """All configured peers. Prefix counts and the output queue are others' to fill in."""

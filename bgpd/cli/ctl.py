@@ -240,6 +240,10 @@ def _blocks(client: Client, arguments: argparse.Namespace) -> Answer:
     return _answer(client.get("/v1/blocks"), screens.blocks)
 
 
+def _bfd(client: Client, arguments: argparse.Namespace) -> Answer:
+    return _answer(client.get("/v1/bfd"), screens.bfd)
+
+
 def _why(client: Client, arguments: argparse.Namespace) -> Answer:
     found = client.get("/v1/why", {"target": arguments.target})
     if not found["explanations"]:
@@ -408,6 +412,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--longer", action="store_true", help="all prefixes inside PREFIX too")
 
     add("blocks", _blocks, "IPAM blocks that are ours, that we lend from or borrow of", watch=True)
+
+    add("bfd", _bfd, "BFD sessions: state, intervals, detection time, why one is down", watch=True)
 
     command = add("why", _why, "why a prefix or an address is routed as it is, step by step", watch=True)
     command.add_argument("target", metavar="PREFIX|IP")

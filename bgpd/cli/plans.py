@@ -72,6 +72,8 @@ def _options(peer: Document) -> Iterator[str]:
         yield f"own AS allowed {peer['allow_own_as']} times"
     if peer["filters"]:
         yield f"filters {' '.join(peer['filters'])}"
+    if bfd := peer.get("bfd"):
+        yield f"BFD {bfd['min_tx_ms']:g}/{bfd['min_rx_ms']:g} ms x {bfd['multiplier']}"
     if peer["reachable_by"]:
         yield f"reachable by {peer['reachable_by']}"
 

@@ -200,6 +200,53 @@ def _block_row(block: Document) -> Line:
     )
 
 
+# bfd
+
+
+def bfd(found: Document, look: Look) -> Screen:
+    """A line a session."""
+    if not found["sessions"]:
+        yield (
+            cell(
+                "No peer has BFD: it is asked for by bgp.defaults.bfd, bgp.peers or the annotation bgpd/bfd."
+            ),
+        )
+    else:
+        head = ("PEER", "BGP", "KIND", "STATE", "SINCE", "TX", "RX", "DETECT", "UPS", "DOWNS", "WHY")
+        rows = (_bfd_row(session, look) for session in found["sessions"])
+        yield Table(head, rows, right=frozenset({"SINCE", "TX", "RX", "DETECT", "UPS", "DOWNS"}))
+    for error in found["listen_errors"]:
+        yield (cell(f"Cannot hear at {error}.", "bad"),)
+    if found["worst_delay"] >= 0.05:
+        yield (
+            cell(f"A packet left {found['worst_delay'] * 1000:.0f} ms late within the last minute.", "warn"),
+        )
+
+
+def _bfd_row(session: Document, look: Look) -> Line:
+    up = session["state"] == "up"
+    why = [session["diagnostic"], session["last_error"]]
+    if session["remote_state"] == "admin_down":
+        why.append("taken down by the peer's operator")
+    return (
+        cell(session["address"] + (f"%{session['interface']}" if session["interface"] else "")),
+        cell(",".join(session["peers"])),
+        cell("multihop" if session["multihop"] else "single-hop"),
+        cell(session["state"].replace("_", " "), "good" if up else "bad"),
+        cell(ago(look.now - session["since"])),
+        cell(_milliseconds(session["transmit_interval"])),
+        cell(_milliseconds(max(session["receive_interval"], session["remote_min_tx"]))),
+        cell(_milliseconds(session["detection_time"])),
+        cell(session["ups"]),
+        cell(sum(session["downs"].values())),
+        cell("; ".join(word for word in why if word), "" if up else "warn"),
+    )
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:g} ms" if seconds else ""
+
+
 # why
 
 

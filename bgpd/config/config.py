@@ -40,6 +40,7 @@ from bgpd.config.values import (
     Families,
     HoldTime,
     InterfacePattern,
+    Interval,
     ListenEndpoint,
     NetworkText,
     NodeName,
@@ -47,6 +48,7 @@ from bgpd.config.values import (
     RouterId,
 )
 from bgpd.config.yaml import YamlError, load_documents
+from bgpd.model.bfd import BfdOptions, BfdTiming
 from bgpd.model.peer import PeerId
 from bgpd.model.prefix import Address, address_text, covers, parse_address
 from bgpd.model.resources import ClusterRoutes, Problem
@@ -85,6 +87,29 @@ class DatastoreOptions(_Section):
     """The directory in which Felix tells of this node's pods that peer with it; without it there are none."""
 
 
+def _bfd(value: object) -> object:
+    if value is None or isinstance(value, dict | BfdSettings):
+        return value
+    raise ValueError(f"expected keys and values such as {{min_tx: 300ms}}, or null, not {_short(value)}")
+
+
+class BfdSettings(_Section):
+    """Bidirectional Forwarding Detection (RFC 5880) with a peer."""
+
+    min_tx: Interval = Field(default=300_000, json_schema_extra={"default": "300ms"})
+    """Between two packets to the peer, at least: 10ms to 60s."""
+    min_rx: Interval = Field(default=300_000, json_schema_extra={"default": "300ms"})
+    """Between two packets of the peer's, at least: 10ms to 60s."""
+    multiplier: Annotated[StrictInt, Field(ge=1, le=255)] = 3
+    """Packets that may be missing in a row before a session is down."""
+    multihop: StrictBool | None = None
+    """UDP port 4784 (RFC 5883) rather than 3784 (RFC 5881); null is where the peer is not on a link of this node."""
+
+    @property
+    def options(self) -> BfdOptions:
+        return BfdOptions(BfdTiming(self.min_tx, self.min_rx, self.multiplier), self.multihop)
+
+
 class PeerOptions(_Section):
     """What may be set for one session."""
 
@@ -107,6 +132,9 @@ class PeerOptions(_Section):
     strict_cluster_list: StrictBool = False
     """Refuse routes with our own cluster on the CLUSTER_LIST from every internal peer (RFC 4456 §8), not only from
     clients, as BIRD does: two reflectors of one cluster then do not take each other's clients' routes."""
+    bfd: Annotated[BfdSettings | None, BeforeValidator(_bfd)] = None
+    """End the session as soon as BFD finds the peer dead; ``{}`` is with the defaults, null is without BFD. The
+    annotation ``bgpd/bfd`` of a BGPPeer comes before ``bgp.defaults``, and ``bgp.peers`` before both."""
 
 
 class ListenRange(PeerOptions):
@@ -309,6 +337,23 @@ def parse(text: str | bytes, source: str) -> Config:
         raise ConfigError([_problem(source, details) for details in error.errors()]) from None
 
 
+def parse_bfd(text: str) -> BfdOptions | None:
+    """BFD as the annotation of a BGPPeer asks for it: the same words as in the file, ``{min_tx: 300ms}``; ``null`` is
+    without BFD. ``ValueError`` says what was expected."""
+    try:
+        documents = load_documents(text, "")
+    except YamlError as error:
+        raise ValueError(f"expected keys and values such as {{min_tx: 300ms}}: {error.message}") from None
+    if len(documents) != 1:
+        raise ValueError("expected keys and values such as {min_tx: 300ms}, {} or null")
+    try:
+        settings = PeerOptions.model_validate({"bfd": documents[0].value}).bfd
+    except ValidationError as error:
+        problem = _problem("", error.errors()[0])
+        raise ValueError(f"{problem.path.removeprefix('bfd.')}: {problem.message}") from None
+    return None if settings is None else settings.options
+
+
 Passwords = Mapping[Path, SecretBytes | str]
 """What each password file holds; a text says why it cannot be read."""
 
@@ -402,5 +447,6 @@ def _section(location: tuple[int | str, ...]) -> list[str]:
         if part in section.model_fields:
             kind = section.model_fields[str(part)].annotation
             section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else PeerOptions
-            section = ListenRange if part == "listen_ranges" else section
+            beneath: dict[str, type[BaseModel]] = {"listen_ranges": ListenRange, "bfd": BfdSettings}
+            section = beneath.get(str(part), section)
     return list(section.model_fields)

@@ -4,6 +4,7 @@ parser (``ValueError`` says what was expected) and its JSON Schema. ``config`` p
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -111,6 +112,29 @@ def _hold_time(value: int) -> int:
     return value
 
 
+_UNITS = {"us": 1, "ms": 1000, "s": 1_000_000}
+INTERVALS = (10_000, 60_000_000)
+"""Of BFD, microseconds: the shortest and the longest that may be asked for."""
+
+
+def _interval(value: object) -> object:
+    found = re.fullmatch(r"(\d{1,9})(us|ms|s)", value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f"expected a time such as 300ms, not {value!r}")
+    interval = int(found[1]) * _UNITS[found[2]]
+    if not INTERVALS[0] <= interval <= INTERVALS[1]:
+        raise ValueError(f"expected 10ms to 60s, not {value}")
+    return interval
+
+
+def interval_text(microseconds: int) -> str:
+    """An interval as the configuration has it: ``300ms``."""
+    for unit, size in reversed(_UNITS.items()):
+        if microseconds % size == 0:
+            return f"{microseconds // size}{unit}"
+    raise AssertionError(microseconds)
+
+
 def _asns(value: tuple[int, ...]) -> tuple[int, ...]:
     if not value:
         raise ValueError("expected a list of at least one AS number")
@@ -158,6 +182,12 @@ ClusterRoutesMode = Annotated[
     ClusterRoutes,
     BeforeValidator(_cluster_routes),
     WithJsonSchema({"enum": [mode.value for mode in ClusterRoutes]}),
+]
+Interval = Annotated[
+    int,
+    BeforeValidator(_interval),
+    PlainSerializer(interval_text, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]+(us|ms|s)$"}),
 ]
 Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 Asns = Annotated[

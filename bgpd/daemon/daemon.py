@@ -27,12 +27,14 @@ from bgpd.bgp.speaker import Speaker
 from bgpd.config.config import Config, ConfigError, load
 from bgpd.daemon.admin import Orders
 from bgpd.daemon.intent import Intent
+from bgpd.daemon.liveness import Liveness
 from bgpd.daemon.shutdowns import Shutdowns
 from bgpd.daemon.startup import DEADLINE, Convergence
 from bgpd.datastore.files import Files
 from bgpd.descriptors import raise_limit
 from bgpd.fib.programmer import Programming
 from bgpd.kernel.kernel import Kernel, KernelHandler
+from bgpd.model.bfd import BfdReport
 from bgpd.model.peer import Down, Peer, PeerId
 from bgpd.model.prefix import Address, Family
 from bgpd.model.resources import Problem
@@ -120,6 +122,7 @@ class Daemon:
         self._parts: Parts
         self._shutdowns = Shutdowns(config.state_directory)
         self._orders: Orders
+        self._liveness: Liveness
         self._workloads_dirty = False
         self._rival: str | None = None
         self._ready_told = False
@@ -158,6 +161,7 @@ class Daemon:
             self._config, self._kernel, self._router, self._outbound, self._speaker, self._convergence
         )
         self._intent.reconfigured(self._config)
+        self._liveness = Liveness(self._speaker, self._kernel, self._router, self._kick)
         self._orders = Orders(self._speaker, self._outbound, self._intent, self._shutdowns)
         self._parts = Parts(self._router, self._speaker, self._outbound, self._kernel, self._programming)
         self._claim = claim = Claim(self._config.api.socket)
@@ -181,6 +185,7 @@ class Daemon:
             tasks = [
                 group.create_task(self._kernel.run(), name="kernel"),
                 group.create_task(self._speaker.run(), name="speaker"),
+                group.create_task(self._liveness.run(), name="bfd"),
                 group.create_task(self._keep_house(), name="housekeeping"),
                 group.create_task(self._watch_reloads(), name="reloads"),
                 group.create_task(self._follow(), name="datastore"),
@@ -225,6 +230,7 @@ class Daemon:
         self._workloads_dirty = False
         self._turn()  # what we announce is known before a session can come up
         intent.engage()
+        self._liveness.review()
         self._outbound.release_end_of_rib()
         self._check_alone()
         self._kick()
@@ -301,6 +307,7 @@ class Daemon:
                 self._router.tick(now)
                 self._kick()
             self._review_backlog()
+            self._liveness.review()
             self._check_alone()
             self._check_in_sync()
             await self._check_control_socket()
@@ -476,6 +483,10 @@ class Daemon:
         """Rows of a table."""
         return Tables(self._parts).routes(table, prefix, peer, longer)
 
+    def bfd(self) -> BfdReport:
+        """BFD's sessions."""
+        return self._liveness.report()
+
     def blocks(self) -> list[BlockView]:
         """Blocks that are ours, that we lend from or borrow of."""
         return summary.block_rows(self._facts)
@@ -561,6 +572,7 @@ class Daemon:
     async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
         """Shut down, enable, reset or refresh one session."""
         said = self._orders.carry_out(action, self._parts.find_peer(name).id, message)
+        self._liveness.review()
         self._kick()
         return said
 

@@ -187,6 +187,8 @@ class DownReason(Enum):
     TCP = "tcp"
     CONFIG = "config"
     ADMIN = "admin"
+    BFD = "bfd"
+    """BFD found the peer, or the path to it, dead (RFC 5882 §10.2)."""
     REPLACED = "replaced"
     """The peer came back on a new connection while this one seemed alive (RFC 4724 §4.2)."""
 

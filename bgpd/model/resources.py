@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from netaddr import IPNetwork
 
+from bgpd.model.bfd import BfdOptions
 from bgpd.model.prefix import Address, Family, Prefix
 
 
@@ -233,6 +234,8 @@ class BGPPeer:
     """GTSM (RFC 5082): the most hops to the peer."""
     reachable_by: Address | None = None
     filters: tuple[str, ...] = ()
+    bfd: BfdOptions | Literal[False] | None = None
+    """By our annotation ``bgpd/bfd``; False is none, whatever the node's defaults are. ``None``: nothing is said."""
 
 
 class MatchOperator(Enum):

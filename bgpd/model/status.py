@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, Protocol
 
+from bgpd.model.bfd import BfdReport
 from bgpd.model.peer import PeerId
 from bgpd.model.resources import Problem, Snapshot
 
@@ -272,6 +273,8 @@ class Views(Protocol):
         turns of the event loop, so the iterable must bear changes of the tables meanwhile (walk a list of the keys).
         """
         ...
+
+    def bfd(self) -> BfdReport: ...
 
     def blocks(self) -> list[BlockView]: ...
 

@@ -12,6 +12,7 @@ GET   /v1/peers?name=                     ``{"peers": [PeerStatus]}``, of one na
 GET   /v1/routes?table=&prefix=&peer=     ``{"table": ..., "routes": [RouteView]}``; ``longer=1`` with all inside
                                           the prefix; a bare address asks for every prefix that covers it
 GET   /v1/blocks                          ``{"blocks": [BlockView]}``
+GET   /v1/bfd                             BfdReport (``model.bfd``)
 GET   /v1/why?target=                     ``{"explanations": [Explanation]}``
 GET   /v1/health?check=live|ready         ``{"check": ..., "ok": ..., "checks": [Check]}``; 503 when it fails
 POST  /v1/plan                            body: a line of JSON a resource file, ``{"name", "text"}``; answers with
@@ -164,6 +165,7 @@ class Api:
                 web.get("/v1/peers", self._peers),
                 web.get("/v1/routes", self._routes),
                 web.get("/v1/blocks", self._blocks),
+                web.get("/v1/bfd", self._bfd),
                 web.get("/v1/why", self._why),
                 web.get("/v1/health", self._health),
                 web.post("/v1/plan", self._plan),
@@ -244,6 +246,9 @@ class Api:
 
     async def _blocks(self, request: web.Request) -> web.StreamResponse:
         return await _stream(request, {}, "blocks", map(encode, self._views.blocks()))
+
+    async def _bfd(self, request: web.Request) -> web.StreamResponse:
+        return _answer(document(self._views.bfd()))
 
     async def _why(self, request: web.Request) -> web.StreamResponse:
         try:

@@ -17,8 +17,9 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, di
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
+from bgpd.model.bfd import BfdReport
 from bgpd.model.status import PeerStatus, Status, Views
-from bgpd.observe.samples import counter, families
+from bgpd.observe.samples import bfd_families, counter, families
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -28,6 +29,7 @@ class Scrape(NamedTuple):
 
     status: Status
     peers: list[PeerStatus]
+    bfd: BfdReport
 
 
 class Metrics:
@@ -86,7 +88,7 @@ class Metrics:
 
     def collect_snapshot(self) -> Scrape:
         """Reads the views; in the event loop's thread."""
-        return Scrape(self._views.status(), self._views.peers())
+        return Scrape(self._views.status(), self._views.peers(), self._views.bfd())
 
     def render(self, accept: str, scrape: Scrape | None = None) -> tuple[bytes, str]:
         """The exposition and its content type, text or OpenMetrics by the Accept header.
@@ -99,6 +101,7 @@ class Metrics:
     def collect(self, scrape: Scrape) -> Iterator[Metric]:
         """Every family of a scrape: the snapshot's, the histograms, and those of the process."""
         yield from families(scrape.status, scrape.peers, self._versions)
+        yield from bfd_families(scrape.bfd)
         errors = dict(self._reconcile_errors)
         yield counter("bgpd_reconcile_errors", "Rounds of a stage that failed.", ("stage",), errors)
         yield from self._registry.collect()

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from bgpd.model.bfd import BfdReport, BfdState, BfdStatus
 from bgpd.model.peer import DownReason
 from bgpd.model.route import OriginKind
 from bgpd.model.status import FamilyCounts, FibStatus, PeerStatus, SessionState, Status
@@ -364,6 +365,69 @@ def _peers(peers: list[PeerStatus]) -> Iterator[Metric]:
         "UPDATEs treated as withdraw or with an attribute discarded (RFC 7606).",
         _PEER,
         {key: peer.update_errors for key, peer in labelled},
+    )
+
+
+def bfd_families(bfd: BfdReport) -> Iterator[Metric]:
+    """BFD's sessions, by the peer's address."""
+    labels = ("peer", "interface")
+    sessions = {(each.address, each.interface): each for each in bfd.sessions}
+
+    def of(value: Callable[[BfdStatus], float]) -> dict[tuple[str, str], float]:
+        return {key: value(each) for key, each in sessions.items()}
+
+    yield _gauge(
+        "bgpd_bfd_session_state",
+        "0 AdminDown, 1 Down, 2 Init, 3 Up (RFC 5880).",
+        labels,
+        of(lambda each: float(each.state)),
+    )
+    yield _gauge(
+        "bgpd_bfd_session_up",
+        "Whether the session is Up.",
+        labels,
+        of(lambda each: float(each.state is BfdState.UP)),
+    )
+    yield _gauge(
+        "bgpd_bfd_session_since_timestamp_seconds",
+        "When the session came up, or left Up, or began.",
+        labels,
+        of(lambda each: each.since),
+    )
+    yield _gauge(
+        "bgpd_bfd_session_transmit_interval_seconds",
+        "Between two packets to the peer, before jitter.",
+        labels,
+        of(lambda each: each.transmit_interval),
+    )
+    yield _gauge(
+        "bgpd_bfd_session_detection_time_seconds",
+        "Without a packet of the peer's until it is found dead; 0 where nothing was heard.",
+        labels,
+        of(lambda each: each.detection_time),
+    )
+    yield counter("bgpd_bfd_session_ups", "Times the session came up.", labels, of(lambda each: each.ups))
+    yield counter(
+        "bgpd_bfd_session_downs",
+        "Times the session left Up, by diagnostic.",
+        (*labels, "diagnostic"),
+        {(*key, words): n for key, each in sessions.items() for words, n in each.downs.items()},
+    )
+    yield counter(
+        "bgpd_bfd_packets_received",
+        "Packets of the peer's that were not discarded.",
+        labels,
+        of(lambda each: each.packets_received),
+    )
+    yield counter("bgpd_bfd_packets_sent", "Packets sent.", labels, of(lambda each: each.packets_sent))
+    yield counter(
+        "bgpd_bfd_packets_discarded", "Packets that were discarded, by reason.", ("reason",), bfd.discarded
+    )
+    yield _gauge(
+        "bgpd_bfd_worst_delay_seconds",
+        "How late the thread of BFD came for what was due, at worst, within the last minute.",
+        (),
+        bfd.worst_delay,
     )
 
 

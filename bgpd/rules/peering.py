@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from bgpd.config.config import Config, ListenRange, Passwords, PeerOptions
+from bgpd.model.bfd import BfdOptions
 from bgpd.model.peer import DynamicRange, PeerConfig, PeerId, PeerKind, PeerPolicy
 from bgpd.model.prefix import (
     Address,
@@ -215,7 +216,15 @@ class _Peering:
             reachable_by=settings.reachable_by,
             restart_time=RESTART_TIME if wish is None else int(wish + 0.5),
             max_prefixes=options.max_prefixes,
+            bfd=self.bfd(name, wanted, options),
         )
+
+    def bfd(self, name: PeerId, wanted: Wanted, options: PeerOptions) -> BfdOptions | None:
+        """The node's word on this peer, else the resource's, else the node's on all peers."""
+        named = self.config.bgp.place("bfd", name, wanted.address).startswith("bgp.peers.")
+        if wanted.settings.bfd is not None and not named:
+            return wanted.settings.bfd or None
+        return None if options.bfd is None else options.bfd.options
 
     def policy(self, name: PeerId, wanted: Wanted) -> PeerPolicy:
         options = self.config.bgp.for_peer(name, wanted.address)
@@ -336,6 +345,7 @@ class _Peering:
             extended_next_hop=options.extended_next_hop,
             asns=frozenset(of.asns),
             max_prefixes=options.max_prefixes,
+            bfd=None if options.bfd is None else options.bfd.options,
         )
         cluster_id = self.own.route_reflector_cluster_id if self.asn in of.asns else None
         policy = PeerPolicy(

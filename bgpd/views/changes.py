@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
 
 from bgpd.bgp.session import reset_by
+from bgpd.model.bfd import BfdOptions
 from bgpd.model.peer import PeerConfig, PeerId, PeerPolicy
 from bgpd.model.prefix import Address, Family, address_text, prefix_text
 from bgpd.model.resources import BGPFilter, community_text
@@ -20,6 +21,7 @@ from bgpd.views.plan import (
     Plan,
     Session,
     announced,
+    bfd_document,
     blackholes,
     listen_documents,
     number,
@@ -133,6 +135,8 @@ def _value(name: str, value: object) -> object:
         return {family.label: address_text(address) for family, address in sorted(value.items())}
     if isinstance(value, frozenset):
         return [item.label if isinstance(item, Family) else item for item in sorted(value)]
+    if isinstance(value, BfdOptions):
+        return bfd_document(value)
     if isinstance(value, tuple):
         return list(value)
     if isinstance(value, float):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bgpd.config.config import Config, Passwords
+from bgpd.model.bfd import BfdOptions
 from bgpd.model.peer import PeerConfig, PeerPolicy
 from bgpd.model.prefix import (
     Family,
@@ -184,6 +185,18 @@ def _peer_document(session: Session, asn: int, internal: bool) -> Json:
         "allow_own_as": policy.allow_own_as,
         "filters": list(policy.filters),
         "reachable_by": None if config.reachable_by is None else address_text(config.reachable_by),
+        **({} if config.bfd is None else {"bfd": bfd_document(config.bfd)}),
+    }
+
+
+def bfd_document(options: BfdOptions) -> Json:
+    """BFD as a peer asks for it; ``multihop`` of ``None`` is told by the links of the node."""
+    timing = options.timing
+    return {
+        "min_tx_ms": timing.min_tx / 1000,
+        "min_rx_ms": timing.min_rx / 1000,
+        "multiplier": timing.multiplier,
+        "multihop": options.multihop,
     }
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from bgpd.config.config import ConfigError
+from bgpd.model.bfd import BfdReport, BfdState, BfdStatus
+from bgpd.model.peer import PeerId
 from bgpd.model.prefix import covers, parse_prefix
 from bgpd.model.resources import Problem
 from bgpd.model.status import (
@@ -47,6 +49,43 @@ NO_CHANGES: Mapping[str, object] = {
 """What ``views.changes`` finds where nothing would change."""
 CONFLICT = Problem("kernel ipv4", "", "10.48.2.0/29: in our way is proto static via 10.0.1.1 dev ens5")
 BAD_POOL = Problem("pools.yaml: IPPool broken", "spec.cidr", "'10.48.0.0/240' is not a prefix")
+
+
+BFD = BfdReport(
+    sessions=(
+        BfdStatus(
+            peers=(PeerId("Global_192_0_2_1"),),
+            address="192.0.2.1",
+            interface="",
+            local_address="192.0.2.9",
+            multihop=False,
+            state=BfdState.UP,
+            remote_state=BfdState.UP,
+            since=NOW - 60,
+            diagnostic="",
+            remote_diagnostic="",
+            local_discriminator=17,
+            remote_discriminator=23,
+            transmit_interval=0.3,
+            receive_interval=0.3,
+            detection_time=0.9,
+            multiplier=3,
+            remote_multiplier=3,
+            remote_min_tx=0.3,
+            remote_min_rx=0.1,
+            remote_demand=False,
+            control_plane_independent=True,
+            polling=False,
+            last_error="",
+            packets_sent=200,
+            packets_received=199,
+            ups=2,
+            downs={"detection time expired": 1},
+        ),
+    ),
+    discarded={"ttl": 2},
+    worst_delay=0.012,
+)
 
 
 def mesh_peer(name: str, address: str, **changes: object) -> PeerStatus:
@@ -227,6 +266,7 @@ class FakeViews:
         self.peers_now = list(PEERS)
         self.routes_now = dict(ROUTES)
         self.refuse_reload: tuple[Problem, ...] = ()
+        self.bfd_now = BFD
         self.live_now = [Check("event loop", True, "held for at most 0.002 s lately")]
         self.ready_now = [
             Check("config", True),
@@ -310,6 +350,9 @@ class FakeViews:
                 continue
             if peer is None or row.peer == peer:
                 yield row
+
+    def bfd(self) -> BfdReport:
+        return self.bfd_now
 
     def blocks(self) -> list[BlockView]:
         return list(BLOCKS)

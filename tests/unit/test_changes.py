@@ -16,6 +16,7 @@ from pydantic import SecretBytes
 from bgpd.bgp.session import Session
 from bgpd.config.config import parse
 from bgpd.datastore.offline import read
+from bgpd.model.bfd import BfdOptions
 from bgpd.model.peer import PeerConfig, PeerPolicy
 from bgpd.model.prefix import Family, parse_prefix
 from bgpd.model.route import WorkloadRoute
@@ -305,7 +306,7 @@ def test_every_field_is_told_and_resets_as_the_session_has_it(planned: Any) -> N
         "next_hops": {Family.IPV6: bytes(16)}, "families": frozenset(Family), "passive": True, "hold_time": 9.5,
         "keepalive_time": 3.0, "password": "p", "ttl_security": 3, "add_path": False, "extended_next_hop": True,
         "reachable_by": b"\1\1\1\1", "restart_time": 1, "max_prefixes": 5,
-        "address": b"\1\1\1\1",
+        "address": b"\1\1\1\1", "bfd": BfdOptions(),
     }  # fmt: skip
     assert {*made, "id", "kind", "source", "asns"} == {field.name for field in fields(PeerConfig)}
     for name, value in made.items():

@@ -78,7 +78,7 @@ AS_TRANS = 23456
 
 
 class Cease:
-    """Subcodes of NOTIFICATION 6 (RFC 4486)."""
+    """Subcodes of NOTIFICATION 6 (RFC 4486, RFC 9384)."""
 
     MAX_PREFIXES = 1
     SHUTDOWN = 2
@@ -87,6 +87,7 @@ class Cease:
     REJECTED = 5
     CONFIG_CHANGE = 6
     COLLISION = 7
+    BFD_DOWN = 10
 
 
 @dataclass(frozen=True, slots=True)

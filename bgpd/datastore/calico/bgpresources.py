@@ -10,8 +10,11 @@ from __future__ import annotations
 import base64
 import re
 from dataclasses import replace
+from typing import Literal
 
+from bgpd.config.config import parse_bfd
 from bgpd.datastore.calico.fields import Fields, as_text, parse_community, plain_address
+from bgpd.model.bfd import BfdOptions
 from bgpd.model.prefix import Address, Family, family_of, parse_address
 from bgpd.model.resources import (
     BGPConfiguration,
@@ -175,7 +178,23 @@ def peer(name: str, fields: Fields) -> BGPPeer:
         ttl_security=spec.integer("ttlSecurity", 0, 255) or None,
         reachable_by=reachable_by,
         filters=spec.texts("filters"),
+        bfd=_bfd(fields.mapping("metadata").mapping("annotations")),
     )
+
+
+BFD = "bgpd/bfd"
+"""Our annotation: Calico's API has no field for BFD."""
+
+
+def _bfd(annotations: Fields) -> BfdOptions | Literal[False] | None:
+    """What is wrong with it costs the peer its BFD, not its session."""
+    if annotations.data.get(BFD) is None:
+        return None
+    try:
+        return parse_bfd(annotations.words(BFD)) or False
+    except ValueError as error:
+        annotations.note(BFD, f"{error}: ignored")
+        return None
 
 
 def _next_hop_mode(spec: Fields) -> NextHopMode:
