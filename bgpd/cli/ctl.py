@@ -186,7 +186,8 @@ def _answer(found: Mapping[str, Any], show: Callable[[Any, Look], Screen], code:
 
 def _status(client: Client, arguments: argparse.Namespace) -> Answer:
     found = client.get("/v1/status")
-    return _answer(found, screens.status, Exit.OK if found["ready"] else Exit.DEGRADED)
+    well = found["ready"] and not found.get("degraded")
+    return _answer(found, screens.status, Exit.OK if well else Exit.DEGRADED)
 
 
 def _peers(client: Client, arguments: argparse.Namespace) -> Answer:
@@ -387,7 +388,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(ask=ask, fail=command.error)
         return command
 
-    add("status", _status, "one screen of everything; exit code 1 when not ready", watch=True)
+    add("status", _status, "one screen of everything; exit code 1 when degraded or not ready", watch=True)
 
     command = add("peers", _peers, "sessions: state, prefixes, flaps, the last error", watch=True)
     command.add_argument("name", nargs="?", metavar="NAME|IP", help="only this one")

@@ -6,7 +6,7 @@ Each function takes an answer of the API (``observe.document`` says what is in i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from bgpd.cli.tables import BLANK, Cell, Document, Line, Look, Screen, Table, ago, cell, plural, stamp
 
@@ -15,16 +15,18 @@ from bgpd.cli.tables import BLANK, Cell, Document, Line, Look, Screen, Table, ag
 
 def status(found: Document, look: Look) -> Screen:
     """One screen: is it ready, and if not, why; whom it talks to; what it holds; what is wrong."""
-    ready, in_sync = found["ready"], found["in_sync"]
+    ready, in_sync, degraded = found["ready"], found["in_sync"], found.get("degraded", ())
     yield (
         cell(f"bgpd {found['version']} on {found['node']}: ", "bold"),
-        Cell("ready", "good") if ready else Cell("not ready", "bad"),
+        _verdict(ready, degraded),
         Cell(", in sync") if in_sync else Cell(", not yet in sync: old routes are kept", "warn"),
     )
     yield (
         cell(f"AS {found['asn'] or 'unknown'}, router id {found['router_id'] or 'unknown'}, "),
         cell(f"up {ago(look.now - found['started'])} since {stamp(found['started'])}"),
     )
+    for sentence in degraded:
+        yield Cell("! ", "warn"), cell(sentence, "warn")
     yield BLANK
     yield Table((), _status_checks(found, look))
     yield BLANK
@@ -47,9 +49,19 @@ def status(found: Document, look: Look) -> Screen:
         yield (cell(f"The event loop was held for {found['event_loop_lag']:.1f} s lately.", "bad"),)
     if found["problems"]:
         yield BLANK
-        yield (cell(f"Problems ({len(found['problems'])})", "bold"),)
-        for problem in found["problems"]:
-            yield Cell("  "), cell(_problem(problem), "warn")
+        harmless = [problem for problem in found["problems"] if problem.get("harmless")]
+        wrong = [problem for problem in found["problems"] if not problem.get("harmless")]
+        for title, problems, style in (("Problems", wrong, "warn"), ("Good to know", harmless, "")):
+            if problems:
+                yield (cell(f"{title} ({len(problems)})", "bold"),)
+                for problem in problems:
+                    yield Cell("  "), cell(_problem(problem), style)
+
+
+def _verdict(ready: bool, degraded: Sequence[str]) -> Cell:
+    if not ready:
+        return Cell("not ready", "bad")
+    return Cell("ready, degraded", "warn") if degraded else Cell("ready", "good")
 
 
 def _status_checks(found: Document, look: Look) -> Iterator[Line]:
@@ -61,7 +73,11 @@ def _status_checks(found: Document, look: Look) -> Iterator[Line]:
         text = check["detail"] or facts.get(check["name"], "")
         if not check["ok"] and check["detail"] and check["name"] in facts:
             text = f"{check['detail']} ({facts[check['name']]})"
-        yield look.mark(check["ok"]), cell(check["name"]), cell(text, "" if check["ok"] else "bad")
+        doubtful = (
+            check["ok"] and check["detail"]
+        )  # what was read last stands, a refused file changed nothing
+        mark = Cell("!", "warn") if doubtful else look.mark(check["ok"])
+        yield mark, cell(check["name"]), cell(text, "warn" if doubtful else "" if check["ok"] else "bad")
 
 
 def _datastore(store: Document, look: Look) -> str:

@@ -111,8 +111,8 @@ class Daemon:
         self._notifier = Notifier.from_environment()
         self._kernel = make_kernel(config, self)
         self._programming = {
-            f: Programming(f, self._kernel.fibs[f], self._metrics, progressed=self._review_backlog)
-            for f in Family
+            f: Programming(f, fib, self._metrics, progressed=self._review_backlog, resigned=fib.resign)
+            for f, fib in self._kernel.fibs.items()
         }
         self._router = Router(self._kernel.resolve)
         self._outbound = Outbound(self._send)
@@ -294,7 +294,7 @@ class Daemon:
     async def _keep_house(self) -> None:
         """What time alone brings: stale routes' end, the end of the start, whole compares, the watchdog."""
         next_compare = self._started + COMPARE_EVERY
-        watchdog_due = 0.0
+        watchdog_due = report_due = 0.0
         while True:
             starting = not self._facts.in_sync and time.monotonic() < self._started + DEADLINE
             interval = HOUSEKEEPING_AT_START if starting else HOUSEKEEPING
@@ -311,6 +311,11 @@ class Daemon:
             self._check_alone()
             self._check_in_sync()
             await self._check_control_socket()
+            if now >= report_due:
+                report_due = now + HOUSEKEEPING
+                for family, programming in self._programming.items():
+                    programming.report()
+                    self._kernel.fibs[family].conflicts.report()
             if now >= next_compare:
                 next_compare = now + COMPARE_EVERY
                 self.fib_suspect(None, "every minute")
@@ -542,6 +547,7 @@ class Daemon:
                 self._notifier.ready(self._told[0])
         facts.reloads["success"] += 1
         facts.config_error, facts.config_loaded = "", time.time()
+        facts.waiting = tuple(key for key in AT_START if getattr(new, key) != getattr(self._config, key))
         changed = [key for key in type(new).model_fields if getattr(new, key) != getattr(self._config, key)]
         fixed = [key for key in changed if key in AT_START]
         self._config = facts.config = new.model_copy(

@@ -15,6 +15,7 @@ import os
 import stat
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,9 +66,15 @@ class Files:
         self._files: dict[str, _File] = {}
         self._readable = False
         self._resyncs = 0
+        self._polled = False
+        """The directory is there, and inotify does not tell of it."""
 
     def status(self) -> DatastoreStatus:
-        return self._objects.status("files", self._resyncs)
+        status = self._objects.status("files", self._resyncs)
+        if not self._polled:
+            return status
+        words = f"not watched, looked at every {POLL:g} s: raise fs.inotify.max_user_instances or max_user_watches"
+        return replace(status, problems=(*status.problems, Problem(str(self.path), "", words, harmless=True)))
 
     async def watch(self) -> AsyncIterator[Snapshot]:
         """The newest whole snapshot at every change, for ever. While the consumer is busy changes add up."""
@@ -89,6 +96,7 @@ class Files:
                     self._objects.workloads(self._endpoints.workloads(), self._endpoints.failures())
                 if self._objects.settle(time.monotonic(), self._readable):
                     yield self._objects.snapshot()
+                self._polled = self._readable and not directories.watched(self.path)
                 news = await directories.news(self._timeout(directories))
                 if directories.overflowed:
                     self._resyncs += 1

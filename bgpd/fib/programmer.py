@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
@@ -58,12 +58,16 @@ class Programming:
     delta: Delta[FibKey, Forwarding] = field(init=False)
     progressed: Callable[[], None] = lambda: None
     """Called after each batch."""
+    resigned: Callable[[Iterable[FibKey]], None] = lambda keys: None
+    """Called with keys that are not wanted, or not any more: a conflict there is over."""
     drift: Drift = field(default_factory=Drift)
     """Of the last whole compare."""
     repairs: Counter[str] = field(default_factory=Counter)
     """What others changed and we put right: ``missing extra changed`` -> count."""
     last_sync: float | None = None
     """Unix time of the last write or compare."""
+    _unreported: Counter[str] = field(default_factory=Counter)
+    """Of ``repairs``, those that were not logged yet."""
     _wide: WideRoutes = field(default_factory=WideRoutes)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _compare_cause: str = ""
@@ -91,6 +95,7 @@ class Programming:
     def want(self, changes: Mapping[FibKey, Forwarding | None]) -> None:
         """What the router decided."""
         self.delta.want(self._wide.keep(changes) if self._wide else changes)
+        self._resign(changes)
         self._wake.set()
 
     def settled(self, settled: bool) -> None:
@@ -120,7 +125,12 @@ class Programming:
                 kinds["missing" if value is None else "extra" if ours is None else "changed"] += 1
         self._count_repairs(kinds)
         self._recheck(keys)
+        self._resign(keys)
         self._wake.set()
+
+    def _resign(self, keys: Iterable[FibKey]) -> None:
+        wanted = self.delta.wanted
+        self.resigned(key for key in keys if key not in wanted)
 
     def _recheck(self, keys: Collection[FibKey]) -> None:
         self.delta.recheck(keys)
@@ -152,6 +162,7 @@ class Programming:
                 if errors:
                     self._refused(errors)
                 delta.done(batch, errors, now)
+                self._resign(errors)
                 self.progressed()
                 self.metrics.observe_reconcile("apply", now - started)
                 self.last_sync = time.time()
@@ -197,3 +208,11 @@ class Programming:
     def _count_repairs(self, kinds: Counter[str]) -> None:
         if not self.delta.paused:
             self.repairs.update(+kinds)
+            self._unreported.update(+kinds)
+
+    def report(self) -> None:
+        """Logs what was put right since the last time, in one line."""
+        if self._unreported:
+            words = " ".join(f"{kind}={count}" for kind, count in sorted(self._unreported.items()))
+            log.info("event=repairs family=%s %s", self.family.label, words)
+            self._unreported.clear()

@@ -1,6 +1,7 @@
 """Our routes of one family in the kernel: read whole, written in batches, followed by events. A ``fib.delta.Target``.
 
-Ours is what has ``proto bird`` in table main, is unicast or a blackhole, and has no TOS; its key is prefix and metric
+Ours is what has ``proto bird`` in table main, leads somewhere or nowhere (also ``unreachable``, which we never write),
+and has no TOS; its key is prefix and metric
 (house rule 6). The kernel's ways that ``fib`` and ``writer`` know:
 
 - ``NLM_F_REPLACE`` takes over the first route of a key, whoever's it is. So a key that we do not hold is made
@@ -24,6 +25,7 @@ from typing import Protocol, TypeVar
 
 from bgpd.fib.delta import Differences
 from bgpd.kernel import rtnetlink as rt
+from bgpd.kernel.conflicts import Conflicts
 from bgpd.kernel.foreign import Others
 from bgpd.kernel.installed import UNRECOGNISED, InstalledRoutes, Object, Spelling, meaning
 from bgpd.kernel.nexthop_objects import NextHops
@@ -36,6 +38,7 @@ from bgpd.model.route import FibKey, Forwarding, Via
 T = TypeVar("T")
 
 _ATTEMPTS = 3
+_OUR_TYPES = frozenset((rt.UNICAST, rt.BLACKHOLE_TYPE, rt.UNREACHABLE, rt.PROHIBIT))
 _SLICE = 2048
 
 
@@ -77,8 +80,7 @@ class Fib:
         groups: bool,
     ) -> None:
         self.family = family
-        self.conflicts: dict[FibKey, str] = {}
-        """Whose route has a key that we hold or tried to write, in words."""
+        self.conflicts = Conflicts(family)
         self.installed = InstalledRoutes(nexthops)
         self.synced = False
         """Whether a whole reading was made."""
@@ -226,11 +228,11 @@ class Fib:
         """After a whole reading: conflicts that are gone are told, so that their keys are tried again at once."""
         freed = [key for key in self.conflicts if self._others.at(key) is None]
         for key in freed:
-            del self.conflicts[key]
+            self.conflicts.end(key)
         for prefix in prefixes:
             for body in self._others.routes(prefix):
                 if not body.tos and (prefix, body.metric) in self.installed.entries:
-                    self.conflicts[prefix, body.metric] = self._door.describe(body)
+                    self.conflicts.begin((prefix, body.metric), self._door.describe(body))
         if freed:
             self._door.ours_changed(self.family, freed)
 
@@ -266,6 +268,13 @@ class Fib:
         self.installed.used_ids = set()
         await self._door.collect()
         return len(keys)
+
+    def resign(self, keys: Iterable[FibKey]) -> None:
+        """These are wanted no longer: what stands in the place of one that we do not hold is in nobody's way."""
+        if self.conflicts:
+            for key in keys:
+                if key not in self.installed.entries:
+                    self.conflicts.end(key)
 
     # Events, all of other ports than our own.
 
@@ -305,28 +314,28 @@ class Fib:
         if message_type == rt.DELROUTE:
             others.remove(prefix, body)
             if key in self.conflicts and others.at(key) is None:
-                del self.conflicts[key]
+                self.conflicts.end(key)
                 return key
             return None
         old = installed.entries.get(key) if not body.tos else None
         if old is None:
             others.put(prefix, body, flags)
             if key in self.conflicts:
-                self.conflicts[key] = self._door.describe(body)
+                self.conflicts.begin(key, self._door.describe(body))
             return None
         if flags & rt.F_REPLACE:
             if others.at(key) is None:  # it took ours over
                 self._touch(key)
                 installed.remove(key)
                 others.put(prefix, body, flags)
-                self.conflicts[key] = self._door.describe(body)
+                self.conflicts.begin(key, self._door.describe(body))
                 return key
             self._door.suspect(self.family, "a route of a key that we share was replaced")
         via = meaning(old)
         if self.family is Family.IPV6 and isinstance(via, Via):  # merged with ours: the rest is theirs
             body = body._replace(hops=tuple(hop for hop in body.hops if hop not in via.hops))
         others.put(prefix, body, flags)
-        self.conflicts[key] = self._door.describe(body)
+        self.conflicts.begin(key, self._door.describe(body))
         return None
 
     def _touch(self, key: FibKey) -> None:
@@ -338,7 +347,7 @@ class Fib:
 
 def is_ours(body: Body) -> bool:
     """Whether a route of table main is ours."""
-    return body.protocol == rt.PROTO_BIRD and body.type in (rt.UNICAST, rt.BLACKHOLE_TYPE) and not body.tos
+    return body.protocol == rt.PROTO_BIRD and body.type in _OUR_TYPES and not body.tos
 
 
 async def _slices(items: list[T]) -> AsyncIterator[list[T]]:

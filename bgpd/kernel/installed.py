@@ -16,7 +16,8 @@ from bgpd.kernel.nexthop_objects import NextHops
 from bgpd.model.route import BLACKHOLE, Blackhole, FibKey, Forwarding, Hop, Via
 
 UNRECOGNISED = Via((Hop(None, 0),))
-"""A route of ours in a spelling that we never write (weights, metrics, two of one key): equal to nothing wanted."""
+"""A route of ours in a spelling that we never write (weights, metrics, ``unreachable``, two of one key): equal to
+nothing wanted."""
 
 _METRIC = itemgetter(1)
 
@@ -166,6 +167,8 @@ class InstalledRoutes:
         """How a route of ours that was read is spelled; an object of ours not yet known is adopted."""
         if body.type == rt.BLACKHOLE_TYPE:
             return BLACKHOLE
+        if body.type != rt.UNICAST:
+            return UNRECOGNISED
         if not body.nexthop:
             return self.canonical(Via(body.hops)) if body.plain and body.hops else UNRECOGNISED
         if (known := self.by_id.get(body.nexthop)) is not None:

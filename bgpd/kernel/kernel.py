@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bgpd.kernel import rtnetlink as rt
+from bgpd.kernel import settings
 from bgpd.kernel.fib import Fib, is_ours
 from bgpd.kernel.foreign import Others
 from bgpd.kernel.interfaces import Link, read_address, read_link
@@ -182,6 +183,22 @@ class Kernel:
     def interface_name(self, ifindex: int) -> str:
         """The name of a link, also of one that is gone; ``if7`` where it was never known."""
         return self._neighbours.names.get(ifindex) or f"if{ifindex}"
+
+    def uplinks(self) -> list[str]:
+        """The links that routes of ours to other machines lead over, tunnels not, by name."""
+        tunnels = set(self.tunnels())
+        links = {
+            hop.ifindex
+            for fib in self._fibs.values()
+            for via in fib.installed.uses
+            for hop in via.hops
+            if hop.gateway
+        }
+        return sorted({self.interface_name(each) for each in links} - tunnels)
+
+    def setting(self, name: str) -> int | None:
+        """A setting of this network namespace, ``net.ipv4.ip_forward``; ``None`` where it cannot be read."""
+        return settings.read(name)
 
     # What the Fibs tell and ask (``fib.Surroundings``).
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Literal, NamedTuple, cast
 
 from bgpd.kernel import rtnetlink as rt
+from bgpd.kernel.conflicts import Conflicts
 from bgpd.kernel.foreign import Others
 from bgpd.kernel.installed import UNRECOGNISED, InstalledRoutes, Object, Spelling, meaning
 from bgpd.kernel.nexthop_objects import NextHops
@@ -74,7 +75,7 @@ class Writer:
         nexthops: NextHops,
         installed: InstalledRoutes,
         others: Others,
-        conflicts: dict[FibKey, str],
+        conflicts: Conflicts,
         describe: Callable[[rt.Body], str],
         mode: ObjectsMode,
         groups: bool,
@@ -153,8 +154,8 @@ class Writer:
         await flight.land()
         if conflicts:
             for key in puts:
-                if key not in errors and key in conflicts and others.at(key) is None:
-                    del conflicts[key]
+                if key not in errors and others.at(key) is None:
+                    conflicts.end(key)
         return again
 
     async def delete(self, keys: Iterable[FibKey], errors: dict[FibKey, Exception]) -> None:
@@ -171,7 +172,7 @@ class Writer:
             prefix, metric = key
             old = routes.get(key)
             if old is None:
-                self._conflicts.pop(key, None)
+                self._conflicts.end(key)
                 self.operations["delete", "ok"] += 1
                 continue
             shared = prefix in theirs and others.at(key) is not None
@@ -251,12 +252,10 @@ class Writer:
             return
         for _ in range(1 + self._installed.duplicates.get(key, 0)):
             self._remove(batch, key, _Clear(key), self._removal(key, old, exact=shared), 0)
-            if old is UNRECOGNISED:  # one of two of a key may be a blackhole
-                self._remove(batch, key, _Clear(key), self._removal(key, BLACKHOLE, exact=False), 0)
 
     def _removal(self, key: FibKey, old: Spelling, exact: bool) -> rt.Tail:
         """What a delete names beside prefix, metric and protocol: the type, and when ``exact`` the next hop."""
-        kind = rt.BLACKHOLE_TYPE if old is BLACKHOLE else rt.UNICAST
+        kind = rt.BLACKHOLE_TYPE if old is BLACKHOLE else rt.ANY_TYPE if old is UNRECOGNISED else rt.UNICAST
         tail = self._removals.get((key[1], kind))
         if tail is None:
             tail = rt.route_tail(self._family, key[1], None)._replace(scope=rt.SCOPE_NOWHERE, type=kind)
@@ -325,7 +324,7 @@ class Writer:
                 installed.duplicates.pop(key, None)
                 if not clearing:
                     deletes += 1
-                    self._conflicts.pop(key, None)
+                    self._conflicts.end(key)
         self.operations["put", "ok"] += puts
         self.operations["delete", "ok"] += deletes
 
@@ -334,7 +333,7 @@ class Writer:
         installed = self._installed
         for made in batch.made:
             self._made(made, None)
-        settled: list[MutableMapping[FibKey, Any]] = [errors, installed.duplicates]
+        settled: tuple[MutableMapping[FibKey, Any], ...] = (errors, installed.duplicates)
         if batch.puts:
             keys: Iterable[FibKey] = batch.puts
             installed.put_all(batch.puts)
@@ -344,7 +343,9 @@ class Writer:
             keys = steps
             installed.remove_all(steps)
             self.operations["delete", "ok"] += len(batch.steps)
-            settled.append(self._conflicts)
+            if self._conflicts:
+                for key in keys:
+                    self._conflicts.end(key)
         for old in settled:
             if old:
                 for key in keys:
@@ -395,7 +396,8 @@ class Writer:
         if refusal.errno == errno.EEXIST:
             other = self._others.at(key)
             if other is not None:
-                self._conflicts[key] = words = self._describe(other)
+                words = self._describe(other)
+                self._conflicts.begin(key, words)
                 refusal = Conflict(words)
             else:  # ours and not known, or another's and not yet heard of
                 self.unsure = True

@@ -110,6 +110,11 @@ def host_prefix(address: Address) -> Prefix:
     return Prefix(bytes((len(address) * 8,)) + address)
 
 
+def is_default(prefix: Prefix) -> bool:
+    """Whether a prefix holds every address: ``0.0.0.0/0``, ``::/0``."""
+    return not prefix[0]
+
+
 def is_host(family: Family, prefix: Prefix) -> bool:
     """Whether a prefix is a single address."""
     return prefix[0] == family.bits

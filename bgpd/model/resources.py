@@ -27,6 +27,8 @@ class Problem:
     """Where inside it, ``spec.cidr``; empty for the whole."""
     message: str
     """What is wrong and what was expected."""
+    harmless: bool = False
+    """Worth knowing, and nothing to do about it: the node is as it should be."""
 
     def __str__(self) -> str:
         return (

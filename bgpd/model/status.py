@@ -186,7 +186,7 @@ class FibStatus:
     repairs: Mapping[str, int] = field(default_factory=dict)
     """``missing extra changed`` -> routes put right after somebody else's change."""
     conflicts: Mapping[str, str] = field(default_factory=dict)
-    """Prefix -> whose route stands in our way, in words."""
+    """Prefix -> whose route stands in our way, in words; the node's own default route is in nobody's."""
     nexthop_objects: int = 0
     last_sync: float | None = None
 
@@ -243,6 +243,8 @@ class Status:
     """By the operator: these are not among ``peers_wanted``."""
     problems: tuple[Problem, ...] = ()
     """All of them: resources, peers, configuration, kernel conflicts."""
+    degraded: tuple[str, ...] = ()
+    """Why the node is not as it should be, a sentence each; readiness does not depend on it."""
 
 
 RouteTable = Literal["in", "out", "rib", "fib"]

@@ -52,6 +52,12 @@ def _daemon(status: Status, versions: tuple[str, str]) -> Iterator[Metric]:
     )
     yield _gauge("bgpd_ready", "Whether the daemon is ready: its readiness probe passes.", (), status.ready)
     yield _gauge(
+        "bgpd_degraded",
+        "Whether the node is not as it should be: the status says why. Readiness does not depend on it.",
+        (),
+        bool(status.degraded),
+    )
+    yield _gauge(
         "bgpd_in_sync",
         "Whether resources are whole and every peer was heard or waited for: stale routes were swept.",
         (),

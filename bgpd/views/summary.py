@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 from bgpd import __version__
 from bgpd.config.config import Config
-from bgpd.model.prefix import Family, address_text, prefix_text
+from bgpd.kernel.settings import forwarding_setting, reverse_path_settings
+from bgpd.model.peer import PeerKind
+from bgpd.model.prefix import Family, address_text, is_default, prefix_text
 from bgpd.model.resources import Problem, Snapshot
 from bgpd.model.route import Origination, OriginKind, default_metric
-from bgpd.model.status import BlockView, Check, Datastore, FibStatus, SessionState, Status
+from bgpd.model.status import BlockView, Check, Datastore, FibStatus, PeerStatus, SessionState, Status
 from bgpd.rules.originate import blocks
 from bgpd.rules.peering import Peering
 from bgpd.views.live import Parts
 
 FAILING_SHOWN = 5
 """Routes that cannot be written that the status names, of each family."""
+EXPLICIT = frozenset((PeerKind.GLOBAL.value, PeerKind.NODE.value))
+"""Kinds of sessions that a BGPPeer names: each is missed when it is down. Nodes of a mesh, pods and neighbours of a
+listen range come and go."""
 STUCK = 10.0
 """Seconds of a held event loop after which the daemon counts as dead."""
 
@@ -47,6 +52,8 @@ class Facts:
     last_routes_change: float | None = None
     problems: list[Problem] = field(default_factory=list)
     """Of the daemon's own start."""
+    waiting: tuple[str, ...] = ()
+    """Keys of the configuration that differ from what the daemon was started with."""
 
 
 def block_rows(facts: Facts) -> list[BlockView]:
@@ -96,7 +103,11 @@ def fib_status(parts: Parts, family: Family) -> FibStatus:
         operations=dict(fib.operations),
         errors=dict(fib.errors),
         repairs=dict(state.repairs),
-        conflicts={prefix_text(family, key[0]): words for key, words in fib.conflicts.items()},
+        conflicts={
+            prefix_text(family, key[0]): words
+            for key, words in fib.conflicts.items()
+            if not is_default(key[0])
+        },
         nexthop_objects=fib.nexthop_objects,
         last_sync=state.last_sync,
     )
@@ -119,12 +130,21 @@ def status(parts: Parts, facts: Facts) -> Status:
     ]
     failing = [problem for family in Family for problem in _failing(parts, family)]
     node = facts.config.node
-    strange = list(_strange_addresses(parts, facts))
     store = facts.datastore.status()
     checks = ready(parts, facts)
     unheard = []
     if parts.speaker.listen_error and facts.in_the_way is None:
         unheard = [Problem("BGP", "bgp.listen", parts.speaker.listen_error)]
+    problems = (
+        *facts.problems,
+        *unheard,
+        *store.problems,
+        *(peering.problems if peering else ()),
+        *_strange_addresses(parts, facts),
+        *lacks(parts, facts),
+        *conflicts,
+        *failing,
+    )
     return Status(
         node=node,
         version=__version__,
@@ -159,16 +179,68 @@ def status(parts: Parts, facts: Facts) -> Status:
         event_loop_lag=max(facts.lags, default=0.0),
         last_routes_change=facts.last_routes_change,
         peers_shut_down=sum(not session.admin_up for session in sessions),
-        problems=(
-            *facts.problems,
-            *unheard,
-            *store.problems,
-            *(peering.problems if peering else ()),
-            *strange,
-            *conflicts,
-            *failing,
-        ),
+        problems=problems,
+        degraded=tuple(_degraded(facts, sessions, problems, len(conflicts))),
     )
+
+
+def _degraded(
+    facts: Facts, sessions: Sequence[PeerStatus], problems: Iterable[Problem], conflicts: int
+) -> Iterator[str]:
+    """Why the node is not as it should be, a sentence each."""
+    store = facts.datastore.status()
+    if store.detail:
+        kept = ": what was read last stands" if facts.snapshot is not None else ""
+        yield f"The resources are not whole, {store.detail}{kept}."
+    elif facts.snapshot is not None and facts.config.node not in facts.snapshot.nodes:
+        yield f"There is no Node {facts.config.node!r} in the resources."
+    if facts.config_error:
+        yield f"The configuration file was refused, the one before is in force: {facts.config_error.splitlines()[0]}."
+    if facts.waiting:
+        yield f"The configuration waits for a restart of bgpd: {', '.join(facts.waiting)}."
+    wanted = [session for session in sessions if session.admin_up]
+    down = [session for session in wanted if session.state is not SessionState.ESTABLISHED]
+    if down and len(down) == len(wanted):
+        yield f"No session is established, of {len(wanted)} that are wanted."
+    for session in [each for each in down if each.kind in EXPLICIT][:FAILING_SHOWN]:
+        error = f": {session.last_error}" if session.last_error else ""
+        yield f"{session.id} ({session.source}) is not established{error}."
+    more = sum(session.kind in EXPLICIT for session in down) - FAILING_SHOWN
+    if more > 0:
+        yield f"{more} more peers of BGPPeers are not established."
+    if conflicts:
+        yield f"Another's route stands in the place of {conflicts} of ours."
+    count = sum(not problem.harmless for problem in problems) - conflicts
+    if count:
+        yield f"There {'is 1 problem' if count == 1 else f'are {count} problems'}, told below."
+
+
+def lacks(parts: Parts, facts: Facts) -> Iterator[Problem]:
+    """What this machine needs to forward what it announces, and lacks."""
+    node = facts.snapshot.nodes.get(facts.config.node) if facts.snapshot else None
+    for family in Family:
+        if node is not None and node.address(family) is not None:
+            setting = forwarding_setting(family)
+            if parts.kernel.setting(setting) == 0:
+                yield Problem(
+                    "the kernel", setting, f"is 0: this machine forwards no {family.label} packet; expected 1"
+                )
+    uplinks = parts.kernel.uplinks()
+    for name in uplinks if Family.IPV4 in facts.originations or node else ():
+        strict = [s for s in reverse_path_settings(name) if parts.kernel.setting(s) == 1]
+        loose = any(parts.kernel.setting(s) == 2 for s in reverse_path_settings(name))
+        if strict and not loose:
+            several = len(uplinks) > 1
+            words = (
+                "is 1 (strict): packets that come over another uplink than the answer goes are dropped"
+                if several
+                else "is 1 (strict): with a second uplink packets would be dropped"
+            )
+            yield Problem("the kernel", strict[0], f"{words}; expected 2 or 0", harmless=not several)
+    for rule in parts.router.family_policy(Family.IPV4).kernel_rules:
+        if rule.tunnel is not None and rule.tunnel not in parts.kernel.tunnels():
+            message = f"{rule.tunnel} is not there or is down: its routes through it are not written"
+            yield Problem(rule.reason, "", message)
 
 
 def _failing(parts: Parts, family: Family) -> Iterator[Problem]:

@@ -153,7 +153,7 @@ async def test_errors_name_their_keys_and_stop_nothing_else(netns: Netns, mode: 
 
 async def test_what_is_anothers_is_never_touched(netns: Netns, door: Door) -> None:
     netns.ip("route add 10.48.0.0/26 via 10.0.1.9 proto static")
-    netns.ip("route add unreachable 10.48.1.0/26 proto bird")  # of our protocol, but of no type of ours
+    netns.ip("route add throw 10.48.1.0/26 proto bird")  # of our protocol, but of no type of ours
     netns.ip("route add 10.48.2.0/26 via 10.0.1.9 proto bird table 100")
     netns.ip("-6 route add fd48::/64 via fd00:1::9 proto static")
     await door.settle()
@@ -163,7 +163,7 @@ async def test_what_is_anothers_is_never_touched(netns: Netns, door: Door) -> No
     assert str(errors[key("10.48.0.0/26")]) == "in our way is proto static via 10.0.1.9 dev v0"
     assert door.ipv4.conflicts == {
         key("10.48.0.0/26"): "proto static via 10.0.1.9 dev v0",
-        key("10.48.1.0/26"): "unreachable proto bird",
+        key("10.48.1.0/26"): "throw proto bird",
     }
     six = netns.via("fd00:1::20")
     assert set(await door.ipv6.apply({key("fd48::/64"): six}, ())) == {key("fd48::/64")}
@@ -171,10 +171,45 @@ async def test_what_is_anothers_is_never_touched(netns: Netns, door: Door) -> No
     await door.ipv6.apply({}, [key("fd48::/64")])
     assert door.ipv4.conflicts == {} and door.ipv6.conflicts == {}
     assert netns.routes("10.48.0.0/26") == ["10.48.0.0/26 via 10.0.1.9 dev v0 proto static"]
-    assert netns.routes("10.48.1.0/26") == ["unreachable 10.48.1.0/26 proto bird"]
+    assert netns.routes("10.48.1.0/26") == ["throw 10.48.1.0/26 proto bird"]
     assert netns.routes("table 100") == ["10.48.2.0/26 via 10.0.1.9 dev v0 proto bird"]
     assert len(netns.routes("fd48::/64", 6)) == 1
     assert await contents(door.ipv4) == {}
+
+
+@pytest.mark.parametrize("kind", ["unreachable", "prohibit"])
+async def test_a_route_of_our_protocol_that_leads_nowhere_is_ours(
+    netns: Netns, door: Door, kind: str
+) -> None:
+    """Ours by protocol (house rule 6), though of a type that we never write: put right, or deleted."""
+    for option, fib, block, other in (
+        ("", door.ipv4, "10.48.0.0/26", "10.48.0.64/26"),
+        ("-6 ", door.ipv6, "fd48::/122", "fd48::40/122"),
+    ):
+        via = netns.via("10.0.1.20" if fib is door.ipv4 else "fd00:1::20")
+        wanted: dict[FibKey, Forwarding] = {key(block): BLACKHOLE}
+        await fib.apply({key(other): via}, ())
+        netns.ip(f"{option}route add {kind} {block} proto bird")
+        netns.ip(f"{option}route replace {kind} {other} proto bird")
+        await door.settle()
+        found = await fib.read()
+        assert found.keys() == {key(block), key(other)} and found[key(block)] not in (BLACKHOLE, via)
+        assert fib.conflicts == {}
+        assert await fib.apply(wanted, [key(other)]) == {}
+        assert await fib.read() == wanted
+
+
+async def test_a_conflict_ends_with_the_wish(netns: Netns, door: Door) -> None:
+    """What is in the way of a route that nobody wants any more is in nobody's way; one that we hold is reviewed."""
+    where, shared = key("10.48.0.0/26"), key("10.48.0.64/26")
+    netns.ip("route add 10.48.0.0/26 via 10.0.1.9 proto static")
+    await door.ipv4.apply({shared: netns.via("10.0.1.20")}, ())
+    netns.ip("route prepend 10.48.0.64/26 via 10.0.1.9 proto static")
+    await door.until(lambda: door.ipv4.conflicts)
+    await door.ipv4.apply({where: netns.via("10.0.1.20")}, ())
+    assert set(door.ipv4.conflicts) == {where, shared}
+    door.ipv4.resign([where, shared])
+    assert set(door.ipv4.conflicts) == {shared}
 
 
 async def test_a_route_of_ours_that_is_not_known_is_adopted_and_replaced(netns: Netns) -> None:

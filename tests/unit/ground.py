@@ -19,7 +19,8 @@ from tests.unit.target_contract import MemoryTarget
 
 
 class Ground:
-    """``statuses`` are the sessions, ``conflicts`` what stands in our way, ``addresses`` the node's own."""
+    """``statuses`` are the sessions, ``conflicts`` what stands in our way, ``addresses`` the node's own,
+    ``uplinks`` and ``settings`` (sysctl) what it forwards with."""
 
     def __init__(self, *peers: Peer, snapshot: Snapshot | None = None) -> None:
         self.core = Core()
@@ -28,6 +29,8 @@ class Ground:
         self.sessions = {each.id: each for each in peers}
         self.conflicts: dict[tuple[bytes, int], str] = {}
         self.addresses: set[Address] = set()
+        self.uplinks: list[str] = ["ens5"]
+        self.settings: dict[str, int] = {}
         self.fibs = {family: Programming(family, MemoryTarget(), None) for family in Family}  # type: ignore[arg-type]
         self.outbound = Outbound(lambda peer, octets: True)
         self.core.up(*peers)
@@ -69,8 +72,16 @@ class Ground:
             interface_name={1: "lo", 2: "ens5"}.__getitem__,
             addresses=lambda family: {a for a in self.addresses if len(a) == family.octets},
             overruns=0,
+            tunnels=dict,
+            uplinks=lambda: self.uplinks,
+            setting=lambda name: self.settings.get(name, 1 if "forward" in name else 0),
             fibs={
-                family: SimpleNamespace(conflicts=self.conflicts, operations={}, errors={}, nexthop_objects=0)
+                family: SimpleNamespace(
+                    conflicts=self.conflicts if family is Family.IPV4 else {},
+                    operations={},
+                    errors={},
+                    nexthop_objects=0,
+                )
                 for family in Family
             },
         )

@@ -89,6 +89,7 @@ async def test_status(client: aiohttp.ClientSession) -> None:
         "source": "pools.yaml: IPPool broken",
         "path": "spec.cidr",
         "message": "'10.48.0.0/240' is not a prefix",
+        "harmless": False,
     }
 
 

@@ -1,13 +1,18 @@
 """The status and the checks: what an operator must not have to look for."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from bgpd.config.config import parse
+from bgpd.kernel.settings import forwarding_setting, read, reverse_path_settings
 from bgpd.model.resources import Node, Snapshot
-from bgpd.model.status import DatastoreStatus
+from bgpd.model.status import DatastoreStatus, SessionState
 from bgpd.views.summary import FAILING_SHOWN, Facts, ready, status
-from tests.unit.builders import V4, addr, announce, origination, path, peer, pfx
+from tests.unit.builders import V4, V6, addr, announce, origination, path, peer, pfx
+from tests.unit.fake_views import mesh_peer
 from tests.unit.ground import Ground
 
 A = peer("10.0.1.31")
@@ -101,3 +106,90 @@ def test_routes_of_our_own_that_all_were_told() -> None:
     known = facts(originations={V4: ground.core.router.origination(V4)})
     found = status(ground.parts, known)
     assert found.routes_desired["block", "ipv4"] == found.routes_advertised["block", "ipv4"] == 1
+
+
+def degraded(ground: Ground, **changes: Any) -> list[str]:
+    return list(status(ground.parts, facts(**changes)).degraded)
+
+
+DOWN = {"state": SessionState.ACTIVE, "last_error": "connect: Connection refused"}
+EXPLICIT = {"id": "Global_10_0_9_1", "kind": "global", "source": "BGPPeer tor-1"}
+
+
+def test_nothing_is_degraded_where_all_is_well() -> None:
+    assert degraded(holding("10.48.0.0/26")) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        ([DOWN, DOWN], ["No session is established, of 2 that are wanted."]),
+        ([DOWN, {}], []),  # a node of the mesh restarts: it is not missed while others are there
+        (
+            [DOWN | EXPLICIT, {}],
+            ["Global_10_0_9_1 (BGPPeer tor-1) is not established: connect: Connection refused."],
+        ),
+        ([DOWN | EXPLICIT | {"admin_up": False}, {}], []),  # the operator's will
+        ([DOWN | {"kind": "local_workload"}, DOWN | {"kind": "dynamic"}, {}], []),
+    ],
+)
+def test_sessions_that_are_down_degrade(changes: list[dict[str, Any]], sentences: list[str]) -> None:
+    ground = holding("10.48.0.0/26")
+    ground.statuses = [replace(mesh_peer("worker2", "10.0.1.31"), **each) for each in changes]
+    assert degraded(ground) == sentences
+    assert status(ground.parts, facts()).ready  # readiness does not ask for sessions
+
+
+def test_many_explicit_peers_down_are_counted() -> None:
+    ground = holding("10.48.0.0/26")
+    ground.statuses = [
+        mesh_peer("worker2", "10.0.1.31"),
+        *(replace(mesh_peer("w", "10.0.9.1"), **(DOWN | EXPLICIT)) for _ in range(FAILING_SHOWN + 2)),
+    ]
+    assert degraded(ground)[-1] == "2 more peers of BGPPeers are not established."
+
+
+def test_each_other_cause_has_its_sentence() -> None:
+    ground = holding("10.48.0.0/26", "10.48.0.64/26", "10.48.0.128/26")
+    ground.conflicts[pfx("10.48.0.64/26"), 0] = "proto static via 10.0.1.1 dev ens5"
+    ground.fibs[V4].delta.errors[pfx("10.48.0.128/26"), 0] = "Invalid argument"
+    assert degraded(
+        ground, detail="there is no Node 'worker1'", config_error="x.yaml: a: b\nc", waiting=("node", "api")
+    ) == [
+        "The resources are not whole, there is no Node 'worker1': what was read last stands.",
+        "The configuration file was refused, the one before is in force: x.yaml: a: b.",
+        "The configuration waits for a restart of bgpd: node, api.",
+        "Another's route stands in the place of 1 of ours.",
+        "There is 1 problem, told below.",
+    ]
+
+
+def test_the_nodes_own_default_route_is_in_nobodys_way() -> None:
+    """A rack switch announces a default route beside the node's own, on every node of the cluster."""
+    ground = holding("0.0.0.0/0")
+    ground.conflicts[pfx("0.0.0.0/0"), 0] = "proto static via 10.0.1.1 dev ens5"
+    found = status(ground.parts, facts())
+    assert not found.degraded and not found.problems and not found.fib["ipv4"].conflicts
+
+
+def test_what_forwarding_needs() -> None:
+    ground = holding("10.48.0.0/26")
+    ground.settings = {"net.ipv4.ip_forward": 0, "net.ipv4.conf.ens5.rp_filter": 1}
+    found = status(ground.parts, facts())
+    assert [(problem.path, problem.harmless) for problem in found.problems] == [
+        ("net.ipv4.ip_forward", False),
+        ("net.ipv4.conf.ens5.rp_filter", True),  # one uplink: the answer goes where the question came from
+    ]
+    assert found.degraded == ("There is 1 problem, told below.",)
+    ground.uplinks = ["ens5", "ens6"]
+    assert not any(problem.harmless for problem in status(ground.parts, facts()).problems)
+    ground.settings["net.ipv4.conf.all.rp_filter"] = 2  # the larger of the two holds
+    ground.settings["net.ipv4.ip_forward"] = 1
+    assert problems(ground) == []
+
+
+def test_a_setting_is_read_whatever_the_name_of_the_interface() -> None:
+    assert read("net.ipv4.conf.lo.rp_filter") in (0, 1, 2)
+    assert read("net.ipv4.conf.no.such.rp_filter") is None
+    assert forwarding_setting(V6) == "net.ipv6.conf.all.forwarding"
+    assert reverse_path_settings("eth0.5")[0] == "net.ipv4.conf.eth0.5.rp_filter"
