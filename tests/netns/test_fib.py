@@ -192,11 +192,11 @@ async def test_a_route_of_our_protocol_that_leads_nowhere_is_ours(
         netns.ip(f"{option}route add {kind} {block} proto bird")
         netns.ip(f"{option}route replace {kind} {other} proto bird")
         await door.settle()
-        found = await fib.read()
+        found = await contents(fib)
         assert found.keys() == {key(block), key(other)} and found[key(block)] not in (BLACKHOLE, via)
         assert fib.conflicts == {}
         assert await fib.apply(wanted, [key(other)]) == {}
-        assert await fib.read() == wanted
+        assert await contents(fib) == wanted
 
 
 async def test_a_conflict_ends_with_the_wish(netns: Netns, door: Door) -> None:
