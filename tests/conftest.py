@@ -6,10 +6,14 @@ import os
 from collections.abc import Generator, Iterator
 
 import pytest
+from hypothesis import settings
 
 from testing.namespaces import Net
 
 pytest.register_assert_rewrite("tests.interop.suite")
+
+settings.register_profile("bgpd", deadline=None)  # a busy machine makes no property false
+settings.load_profile("bgpd")
 
 NET = pytest.StashKey[Net]()
 

@@ -84,7 +84,7 @@ def candidates(draw: st.DrawFn) -> list[Path]:
 
 
 @given(candidates(), st.integers(1, 3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_select_ignores_order(paths: list[Path], max_paths: int) -> None:
     best, multipath, rejected = judge(paths, COSTS, max_paths)
     for order in permutations(paths):
@@ -100,7 +100,7 @@ def test_select_ignores_order(paths: list[Path], max_paths: int) -> None:
 
 
 @given(candidates())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_lost_does_not_matter_unless_med_says_so(paths: list[Path]) -> None:
     """Taking away a path that is not in the multipath set, and that rules out nothing by MED, changes nothing."""
     best, multipath, _ = judge(paths, COSTS, 16)
@@ -366,7 +366,7 @@ events = st.one_of(
 
 
 @given(st.lists(st.tuples(events, st.integers(1, 2)), min_size=5, max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_history_wants_what_its_end_wants(history: list[tuple[tuple[object, ...], int]]) -> None:
     both = Both()
     for name in ("a", "x"):
@@ -377,7 +377,7 @@ def test_any_history_wants_what_its_end_wants(history: list[tuple[tuple[object, 
 
 
 @given(st.lists(announcements, min_size=1, max_size=12), st.randoms(use_true_random=False))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_two_orders_of_one_end_state_want_the_same(
     said: list[tuple[str, str, int, str, int, list[str]]], random: object
 ) -> None:

@@ -142,7 +142,7 @@ actions = st.one_of(
     st.integers(1, 3),
     st.lists(actions, max_size=40),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_it_comes_to_equality(adopted: dict[Key, str], limit: int, history: list[tuple[object, ...]]) -> None:
     world = World(adopted, limit)
     for name, *arguments in history:
@@ -159,7 +159,7 @@ def test_it_comes_to_equality(adopted: dict[Key, str], limit: int, history: list
     st.lists(st.dictionaries(keys, maybe, max_size=6), min_size=1, max_size=5),
     st.integers(1, 3),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_puts_go_before_deletes(
     before: dict[Key, str], changes: list[dict[Key, str | None]], limit: int
 ) -> None:

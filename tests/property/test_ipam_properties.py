@@ -145,7 +145,7 @@ actions = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(actions, min_size=1, max_size=80),
     st.booleans(),

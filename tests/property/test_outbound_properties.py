@@ -88,7 +88,7 @@ class Sessions:
 
 
 @given(st.lists(actions, max_size=30))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_is_understood_is_the_table(history: list[tuple[object, ...]]) -> None:
     sessions = Sessions()
     for name, *arguments in history:

@@ -243,7 +243,7 @@ class Lived:
 
 
 @given(st.lists(EVENT, min_size=6, max_size=30))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_the_end_alone_decides(events: list[tuple[object, ...]]) -> None:
     lived = Lived()
     lived.on_originate(0)

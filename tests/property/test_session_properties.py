@@ -211,7 +211,7 @@ class Longer(Lived):
 
 
 @given(st.lists(EVENT, min_size=6, max_size=40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_end_alone_decides(events: list[tuple[object, ...]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outbound, "CHUNK", 2)

@@ -485,6 +485,10 @@ def test_a_broken_pipe_is_no_traceback(views: FakeViews, served: tuple[FakeViews
     assert run.returncode == 141
 
 
+INTERRUPTIBLE = ("env", "--default-signal=INT")
+"""Who runs the tests in the background has SIGINT ignored, and every child inherits that."""
+
+
 def on_a_terminal(
     argv: list[str], env: dict[str, str], until: bytes = b"", columns: int = 120
 ) -> tuple[int, str]:
@@ -496,7 +500,11 @@ def on_a_terminal(
     main, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 20, columns, 0, 0))
     process = subprocess.Popen(
-        [sys.executable, "-m", "bgpd.cli.ctl", *argv], stdin=side, stdout=side, stderr=side, env=env
+        [*INTERRUPTIBLE, sys.executable, "-m", "bgpd.cli.ctl", *argv],
+        stdin=side,
+        stdout=side,
+        stderr=side,
+        env=env,
     )
     os.close(side)
     shown, deadline, asked = b"", time.monotonic() + 20, False
@@ -553,7 +561,7 @@ def test_watch_on_a_terminal(views: FakeViews, served: tuple[FakeViews, Path]) -
 def test_watch_into_a_pipe_outlives_the_daemon(served: tuple[FakeViews, Path], tmp_path: Path) -> None:
     def watched(path: Path) -> tuple[list[str], str, int]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bgpd.cli.ctl", "status", "--watch", "0.1", "-o", "json"],
+            [*INTERRUPTIBLE, sys.executable, "-m", "bgpd.cli.ctl", "status", "--watch", "0.1", "-o", "json"],
             env=environment(served) | {"BGPCTL_SOCKET": str(path)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -87,7 +87,16 @@ def test_families_and_capabilities_of_others_are_words() -> None:
     ("body", "code", "data"),
     [
         (b"\x03" + _open_with()[1:], (2, 1), b"\x00\x04"),
-        (_open_with()[:-1] + b"\x02\x01\x00", (2, 5), None),  # authentication, deprecated
+        (_open_with()[:-1] + b"\x02\x01\x00", (2, 4), None),  # authentication, deprecated
+        (_open_with()[:-1] + b"\x04\xff\x00\x00\x00", (2, 0), None),  # extended, and longer than it says
+        (_open_with()[:-1] + b"\xff\xff\x00\x04\x02\x00\x02\x41", (2, 0), None),  # extended, and cut off
+        (_open_with()[:-1] + b"\xff\xff\x00\x03\x01\x00\x00", (2, 4), None),  # extended, authentication
+        (_open_with() + b"\x02\x00", (2, 0), None),  # more than the length says
+        (_open_with(b"\x01\x03\0\1\0"), (2, 0), None),  # a family of three octets
+        (_open_with(b"\x02\x01\0"), (2, 0), None),  # route refresh with a value
+        (_open_with(b"\x45\x03\0\1\1"), (2, 0), None),  # ADD-PATH cut off
+        (_open_with(b"\x05\x05\0\1\0\1\0"), (2, 0), None),  # IPv6 next hops cut off
+        (_open_with(b"\x41\x04\0"), (2, 0), None),  # a capability we use, longer than its parameter
         (_open_with()[:-1] + b"\x02\x09\x00", (2, 4), None),  # unknown parameter
         (_open_with()[:-1] + b"\x04\x02\x09", (2, 0), None),  # cut off
         (_open_with(b"\x41\x02\x00\x01"), (2, 0), None),  # four-octet AS of two octets
@@ -101,6 +110,53 @@ def test_bad_open(body: bytes, code: tuple[int, int], data: bytes | None) -> Non
     assert (notification.code, notification.subcode) == code
     if data is not None:
         assert notification.data == data
+
+
+@pytest.mark.parametrize(
+    "capability",
+    [
+        b"\x49\x06\x02\xff\xfe\x02\xc3\x28",  # host name, not UTF-8
+        b"\x49\x02\x20h",  # host name, cut short inside
+        b"\x49\x20\x02h1",  # host name, longer than its parameter
+        b"\x49\x00",
+        b"\x49",  # its length is missing
+        b"\x4b\x03\xff\xff\xff",  # software version
+        b"\x4b\x02\x7fx",
+        b"\x06\x01\x00",  # extended messages, with a value
+        b"\x09\x02\xff\xff",  # role
+        b"\x40" + b"\x02\x00\x78" + b"\x47\x03\0\1\1",  # long-lived graceful restart, cut off
+        b"\xff\x05\xde\xad\xbe\xef\x00",
+        *(
+            bytes((code, 1, 0xFF))
+            for code in (0, 3, 4, 7, 8, 66, 67, 68, 72, 74, 76, 77, 128, 129, 130, 131, 185, 254)
+        ),
+    ],
+    ids=lambda octets: octets.hex(),
+)
+def test_a_capability_that_we_do_not_use_refuses_no_session(capability: bytes) -> None:
+    """RFC 5492 §3; what comes after it in the same OPEN counts."""
+    for body in (
+        _open_with(b"\x01\x04\0\1\0\1", capability, b"\x41\x04\0\0\xfd\xe9"),
+        _open_with(b"\x01\x04\0\1\0\1\x41\x04\0\0\xfd\xe9" + capability),
+    ):
+        capabilities = decode_open(body).capabilities
+        assert (capabilities.families, capabilities.asn4) == (frozenset({Family.IPV4}), 65001)
+
+
+def test_optional_parameters_of_rfc_9072() -> None:
+    """Lengths of two octets, from more than 255 octets of parameters on and before."""
+    value = b"\x01\x04\0\1\0\1"
+    for more in (b"", b"\xc9\xf0" + bytes(240) + b"\xca\xf0" + bytes(240)):
+        parameter = b"\x02" + (len(value) + len(more)).to_bytes(2, "big") + value + more
+        for said in (b"\xff", b"\x07"):  # what stands there is not looked at
+            body = _open_with()[:-1] + said + b"\xff" + len(parameter).to_bytes(2, "big") + parameter
+            capabilities = decode_open(body).capabilities
+            assert capabilities.families == frozenset({Family.IPV4})
+            assert len(capabilities.others) == (2 if more else 0)
+
+
+def test_add_path_in_an_unknown_direction_is_passed_over() -> None:
+    assert decode_open(_open_with(b"\x45\x08\0\1\1\x07\0\2\1\3")).capabilities.add_path == {Family.IPV6: 3}
 
 
 def test_notification_there_and_back() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -249,13 +249,18 @@ def encode_open(message: OpenMessage) -> bytes:
 
 
 def decode_open(body: bytes) -> OpenMessage:
-    """An OPEN from its body; ``ProtocolError`` 2/x."""
+    """An OPEN from its body; ``ProtocolError`` 2/x.
+
+    A capability that we do not use never refuses the session, whatever is in it (RFC 5492 §3); one that we use and
+    cannot read does, with 2/0 (RFC 4271 §6.2).
+    """
     if body and body[0] != 4:
         # The data is the newest version we speak (RFC 4271 §6.2).
         raise ProtocolError(2, 1, f"version {body[0]}, expected 4", b"\x00\x04")
+    used, unused = _used_capabilities(body[9:])
     try:
-        message = Open.unpack_message(body, Direction.IN, None)
-        capabilities = _capabilities(message.capabilities)
+        message = Open.unpack_message(body[:9] + _optional_parameters(used), Direction.IN, None)
+        capabilities = _capabilities(message.capabilities, unused)
     except Notify as error:
         raise ProtocolError(error.code, error.subcode, _notify_text(error)) from error
     except Exception as error:
@@ -268,19 +273,83 @@ def decode_open(body: bytes) -> OpenMessage:
     )
 
 
-def _capabilities(received: Any) -> Capabilities:
+_LENGTH_OF_CAPABILITY: Mapping[int, tuple[int, int]] = {
+    int(Capability.CODE.MULTIPROTOCOL): (4, 0),  # RFC 4760 §8
+    int(Capability.CODE.ROUTE_REFRESH): (0, 0),  # RFC 2918 §2
+    int(Capability.CODE.NEXTHOP): (0, 6),  # RFC 8950 §4
+    int(Capability.CODE.GRACEFUL_RESTART): (2, 4),  # RFC 4724 §3
+    int(Capability.CODE.FOUR_BYTES_ASN): (4, 0),  # RFC 6793 §3
+    int(Capability.CODE.ADD_PATH): (0, 4),  # RFC 7911 §4
+    int(Capability.CODE.ENHANCED_ROUTE_REFRESH): (0, 0),  # RFC 7313 §3.1
+}
+"""Capabilities that we use: code -> (octets at least, octets of each entry beyond; 0 where there are none)."""
+_PRESENT = frozenset((int(Capability.CODE.ROUTE_REFRESH_CISCO), _LONG_LIVED))
+"""Of these we ask only whether they are there."""
+_CAPABILITIES = 2
+"""The optional parameter that holds capabilities (RFC 5492 §4)."""
+
+
+def _parameters(octets: bytes) -> Iterator[tuple[int, bytes]]:
+    """(type, value) of each optional parameter, from the octet of their length on; ``ProtocolError`` 2/0 where their
+    lengths do not agree. Lengths are of two octets in the form of RFC 9072 §2."""
+    size = 1
+    if len(octets) > 1 and octets[0] and octets[1] == 255:
+        size, length, position = 2, int.from_bytes(octets[2:4], "big"), 4
+    else:
+        length, position = (octets[0], 1) if octets else (0, 0)
+    if position + length != len(octets):
+        raise ProtocolError(
+            2, 0, f"optional parameters of {length} octets, {len(octets) - position} are there"
+        )
+    while position < len(octets):
+        value = position + 1 + size
+        after = value + int.from_bytes(octets[position + 1 : value], "big")
+        if max(value, after) > len(octets):
+            raise ProtocolError(2, 0, "an optional parameter is cut off")
+        yield octets[position], octets[value:after]
+        position = after
+
+
+def _used_capabilities(octets: bytes) -> tuple[list[bytes], list[int]]:
+    """From the octet of the parameters' length on: the capabilities that we use, whole, in order, and the codes of the
+    others. ``ProtocolError`` 2/4 for a parameter that holds no capabilities (RFC 4271 §6.2; type 1 is deprecated
+    since then), 2/0 for a capability that we use and that is malformed."""
+    used: list[bytes] = []
+    unused: list[int] = []
+    for kind, value in _parameters(octets):
+        if kind != _CAPABILITIES:
+            raise ProtocolError(2, 4, f"optional parameter {kind}")
+        position = 0
+        while position < len(value):
+            code, start = value[position], position + 2
+            after = start + value[position + 1] if start <= len(value) else len(value) + 1
+            least, entry = _LENGTH_OF_CAPABILITY.get(code, (0, 1))
+            beyond = after - start - least
+            whole = after <= len(value)
+            if code in _LENGTH_OF_CAPABILITY and not (
+                whole and beyond >= 0 and (beyond % entry if entry else beyond) == 0
+            ):
+                raise ProtocolError(2, 0, f"malformed capability {code}")
+            if code in _LENGTH_OF_CAPABILITY:
+                used.append(value[position:after])
+            elif code in _PRESENT and whole:
+                used.append(bytes((code, 0)))
+            else:
+                unused.append(code)
+            position = after
+    return used, unused
+
+
+def _optional_parameters(capabilities: list[bytes]) -> bytes:
+    """Capabilities as optional parameters with their length, in the extended form, which has room for all."""
+    parameters = b"".join(
+        struct.pack("!BH", _CAPABILITIES, len(capability)) + capability for capability in capabilities
+    )
+    return struct.pack("!BBH", 255, 255, len(parameters)) + parameters if parameters else b"\0"
+
+
+def _capabilities(received: Any, unused: list[int]) -> Capabilities:
     code = Capability.CODE
-    known = {
-        int(code.MULTIPROTOCOL),
-        int(code.FOUR_BYTES_ASN),
-        int(code.ROUTE_REFRESH),
-        int(code.ROUTE_REFRESH_CISCO),
-        int(code.GRACEFUL_RESTART),
-        int(code.ADD_PATH),
-        int(code.ENHANCED_ROUTE_REFRESH),
-        int(code.NEXTHOP),
-        _LONG_LIVED,
-    }
     restart = received.get(code.GRACEFUL_RESTART)
     asn4 = received.get(code.FOUR_BYTES_ASN)
     return Capabilities(
@@ -298,7 +367,9 @@ def _capabilities(received: Any) -> Capabilities:
             families={_FAMILY[f]: bool(flag & _FORWARDING) for f, flag in restart.items() if f in _FAMILY},
         ),
         add_path={
-            _FAMILY[f]: int(bits) for f, bits in received.get(code.ADD_PATH, {}).items() if f in _FAMILY
+            _FAMILY[f]: int(bits)
+            for f, bits in received.get(code.ADD_PATH, {}).items()
+            if f in _FAMILY and bits in (1, 2, 3)  # another is passed over (RFC 7911 §4)
         },
         extended_next_hop=frozenset(
             _FAMILY[afi, safi]
@@ -311,11 +382,7 @@ def _capabilities(received: Any) -> Capabilities:
                 for afi, safi in received.get(code.MULTIPROTOCOL, ())
                 if (afi, safi) not in _FAMILY
             ]
-            + [
-                str(code.name(number) or f"capability {number}")
-                for number in received
-                if int(number) not in known
-            ]
+            + [str(code.name(number) or f"capability {number}") for number in dict.fromkeys(unused)]
         ),
     )
 
