@@ -83,6 +83,8 @@ def _status_checks(found: Document, look: Look) -> Iterator[Line]:
 def _datastore(store: Document, look: Look) -> str:
     resources = ", ".join(f"{count} {kind}" for kind, count in sorted(store["resources"].items()) if count)
     text = f"{store['backend']}: {resources or 'no resources'}"
+    if store.get("as_of"):
+        text += f"; as it was {ago(look.now - store['as_of'])} ago"
     if store["last_event"]:
         text += f"; last event {ago(look.now - store['last_event'])} ago"
     return text

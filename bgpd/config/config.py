@@ -46,6 +46,7 @@ from bgpd.config.values import (
     NodeName,
     Port,
     RouterId,
+    Url,
 )
 from bgpd.config.yaml import YamlError, load_documents
 from bgpd.model.bfd import BfdOptions, BfdTiming
@@ -77,14 +78,57 @@ class _Section(BaseModel):
 
 
 class DatastoreOptions(_Section):
-    """Where the cluster's resources come from."""
+    """Where the cluster's resources come from. A key that is not of the type is an error."""
 
-    type: Literal["files"] = "files"
-    """``files``: a directory of YAML documents, watched."""
+    type: Literal["files", "etcd", "kubernetes"] = "files"
+    """``files``: a directory of YAML documents, watched. ``etcd``: Calico's etcd v3. ``kubernetes``: the API server."""
     path: AbsolutePath = Path("/etc/bgpd/resources")
-    """The directory; its files named ``*.yaml``, ``*.yml`` and ``*.json`` are read, its subdirectories are not."""
+    """``files``: the directory; its files named ``*.yaml``, ``*.yml`` and ``*.json`` are read, its subdirectories are
+    not."""
     endpoint_status: AbsolutePath = Path("/var/run/calico/endpoint-status")
     """The directory in which Felix tells of this node's pods that peer with it; without it there are none."""
+    endpoints: Annotated[tuple[Url, ...], Field(max_length=16)] = ()
+    """``etcd``: its servers, such as ``https://10.0.0.1:2379``; when one does not answer the next is asked."""
+    ca: AbsolutePath | None = None
+    """``etcd``: the certificates to trust, as PEM; null is the system's."""
+    cert: AbsolutePath | None = None
+    """``etcd``: our certificate, with ``key``."""
+    key: AbsolutePath | None = None
+    """``etcd``: the private key of ``cert``."""
+    username: Annotated[str, Field(min_length=1)] | None = None
+    """``etcd``: the user to be, where etcd has users."""
+    password_file: AbsolutePath | None = None
+    """``etcd``: a file with the user's password, an end of line not counted; read at each log in."""
+    prefix: Annotated[str, Field(pattern="^(/[^/]+)+$")] = "/calico"
+    """``etcd``: what Calico's keys begin with."""
+    kubeconfig: AbsolutePath | None = None
+    """``kubernetes``: the file that says where the API server is and who we are; null is the account of our pod."""
+    context: Annotated[str, Field(min_length=1)] | None = None
+    """``kubernetes``: the context of the kubeconfig; null is its current one."""
+    namespace: Annotated[str, Field(min_length=1)] | None = None
+    """``kubernetes``: where the Secrets with the peers' passwords are; null is that of our pod or context."""
+    last_known: StrictBool = True
+    """``etcd`` and ``kubernetes``: keep what was last known in ``state_directory``, Secrets of peers too, for a start
+    while the server is away."""
+
+    @model_validator(mode="after")
+    def _of_the_type(self) -> DatastoreOptions:
+        keys = {
+            "files": ("path",),
+            "etcd": ("endpoints", "ca", "cert", "key", "username", "password_file", "prefix", "last_known"),
+            "kubernetes": ("kubeconfig", "context", "namespace", "last_known"),
+        }
+        allowed = {"type", "endpoint_status", *keys[self.type]}
+        for key in sorted(self.model_fields_set - allowed):
+            types = " or ".join(name for name, of in keys.items() if key in of)
+            raise ValueError(f"{key} is of type {types}, not {self.type}")
+        if self.type == "etcd" and not self.endpoints:
+            raise ValueError("endpoints expected, such as [https://10.0.0.1:2379]")
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key: expected both or neither")
+        if (self.username is None) != (self.password_file is None):
+            raise ValueError("username and password_file: expected both or neither")
+        return self
 
 
 def _bfd(value: object) -> object:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, StrictInt, WithJsonSchema
 
@@ -79,6 +80,18 @@ def _path(value: object) -> Path:
     if isinstance(value, str) and value.startswith("/"):
         return Path(value)
     raise ValueError(f"{value!r} is not an absolute path")
+
+
+def _url(value: object) -> str:
+    text = value.rstrip("/") if isinstance(value, str) else ""
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        good = False
+    if not good or text != f"{parts.scheme}://{parts.netloc}" or "@" in text:
+        raise ValueError(f"{value!r} is not http://HOST:PORT or https://HOST:PORT")
+    return text
 
 
 def _families(value: object) -> object:
@@ -156,6 +169,7 @@ AddressText = Annotated[
 AbsolutePath = Annotated[
     Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "pattern": "^/", "format": "path"})
 ]
+Url = Annotated[str, BeforeValidator(_url), WithJsonSchema({"type": "string", "pattern": "^https?://[^/@]+/?$"})]
 ListenEndpoint = Annotated[
     Endpoint,
     BeforeValidator(_endpoint),

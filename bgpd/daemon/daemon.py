@@ -30,7 +30,7 @@ from bgpd.daemon.intent import Intent
 from bgpd.daemon.liveness import Liveness
 from bgpd.daemon.shutdowns import Shutdowns
 from bgpd.daemon.startup import DEADLINE, Convergence
-from bgpd.datastore.files import Files
+from bgpd.datastore.chosen import make_datastore
 from bgpd.descriptors import raise_limit
 from bgpd.fib.programmer import Programming
 from bgpd.kernel.kernel import Kernel, KernelHandler
@@ -100,7 +100,7 @@ class Daemon:
     def __init__(self, config_path: Path, config: Config) -> None:
         self._config_path, self._config = config_path, config
         self._started = time.monotonic()
-        self._datastore = Files(config.datastore.path, config.node, config.datastore.endpoint_status)
+        self._datastore = make_datastore(config)
         self._facts = Facts(config, str(config_path), time.time(), self._datastore, config_loaded=time.time())
         self._facts.in_the_way = NOT_YET_LISTENING
         self._metrics = Metrics(self)

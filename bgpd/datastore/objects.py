@@ -122,6 +122,11 @@ class Objects:
         for key in touched:
             self._judge(key)
 
+    def said(self, place: str) -> tuple[Decoded, ...]:
+        """What a place says now."""
+        found = self._places.get(place)
+        return found.objects if found is not None else ()
+
     def places(self) -> set[str]:
         return set(self._places)
 

@@ -58,10 +58,10 @@ Event = Put | Gone | Progress | Whole
 class Reflector:
     """What is known of one collection. Times are seconds of any clock that does not go back."""
 
-    def __init__(self, chance: Callable[[], float], known: Iterable[tuple[str, str]] = ()) -> None:
-        """``chance`` returns numbers from 0 to 1. ``known``: (key, version) of what was read before a restart."""
+    def __init__(self, chance: Callable[[], float]) -> None:
+        """``chance`` returns numbers from 0 to 1."""
         self._chance = chance
-        self._known: dict[str, str] = dict(known)
+        self._known: dict[str, str] = {}
         self._listed: set[str] | None = None
         """Keys put since a LIST began; ``None`` while a WATCH goes on."""
         self._began = 0.0
@@ -109,6 +109,15 @@ class Reflector:
                 self._failures = 0
             elif self._listed is None:  # of a LIST the parts have no position
                 self.position = event.position
+        return news
+
+    def recall(self, puts: Iterable[Put]) -> list[Put | Gone]:
+        """What was known before a restart, to be compared with the first LIST. Returns it as news."""
+        news: list[Put | Gone] = []
+        for put in puts:
+            if put.key not in self._known:
+                self._known[put.key] = ""
+                news.append(put)
         return news
 
     def forget(self) -> list[Gone]:

@@ -41,6 +41,8 @@ class DatastoreStatus:
     last_event: float | None = None
     resyncs: int = 0
     """How often everything was read anew after the first time: a watch that broke, an overflowed queue."""
+    as_of: float | None = None
+    """When what is in force was last known to be true, while the store is away; ``None`` while it is there."""
 
 
 class SessionState(IntEnum):

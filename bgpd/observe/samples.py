@@ -115,6 +115,12 @@ def _datastore(status: Status) -> Iterator[Metric]:
         {backend: store.last_event or 0},
     )
     yield _gauge(
+        "bgpd_datastore_as_of_timestamp_seconds",
+        "When what is in force was last known to be true, while the datastore is away; 0 while it is there.",
+        ("backend",),
+        {backend: store.as_of or 0},
+    )
+    yield _gauge(
         "bgpd_datastore_resources",
         "Resources in force.",
         ("backend", "kind"),

@@ -59,9 +59,11 @@ def test_what_was_deleted_while_it_was_listed_is_gone_once() -> None:
 
 
 def test_what_was_known_before_a_restart_is_compared_with() -> None:
-    r = Reflector(lambda: 1.0, [("a", "1"), ("b", "1")])
+    r = reflector()
+    assert r.recall([put("a", ""), put("b", "")]) == [put("a", ""), put("b", "")]
+    assert not r.synced
     assert r.begin(0) is None
-    assert r.take([put("a"), Whole("3")]) == [Gone("b")]
+    assert r.take([put("a"), Whole("3")]) == [put("a"), Gone("b")]
 
 
 def test_retries_wait_longer_and_longer_by_chance() -> None:

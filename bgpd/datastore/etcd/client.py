@@ -212,8 +212,7 @@ class EtcdClient:
                 if answer.status != 200:
                     raise _trouble(answer.status, await _json(answer))
                 async for line in self._lines(answer):
-                    if (events := _events(line)) is not None:
-                        yield events
+                    yield _events(line)
         except Trouble as trouble:
             await self._after(trouble)
             raise
@@ -376,8 +375,8 @@ def _key_value(kv: Mapping[str, Any]) -> KeyValue:
         raise Trouble(Kind.NONSENSE, "an answer with a key that cannot be read: not an etcd") from None
 
 
-def _events(line: Any) -> WatchEvents | None:
-    """One line of a watch; ``None`` when it only says that a watch is there."""
+def _events(line: Any) -> WatchEvents:
+    """One line of a watch."""
     found = line.get("result") if isinstance(line, dict) else None
     if not isinstance(found, dict):
         error = line.get("error") if isinstance(line, dict) else None
@@ -386,9 +385,8 @@ def _events(line: Any) -> WatchEvents | None:
         if int(found.get("compact_revision", 0)):
             raise Trouble(Kind.EXPIRED, f"compacted: the oldest revision is {found['compact_revision']}")
         raise _trouble(200, {"message": found.get("cancel_reason") or "the watch was cancelled"})
-    if found.get("created"):
-        return None
-    revision = _revision(found)
+    # That a watch is there is told with the store's revision, and says nothing of what happened before.
+    revision = 0 if found.get("created") else _revision(found)
     try:
         number = int(found.get("watch_id", 0)) - 1
         events = tuple(

@@ -125,6 +125,7 @@ class KubernetesClient:
         rest = bytearray()
         async with self._answer("GET", path, {**params, "watch": "true"}, None, "", silence) as answer:
             chunks = answer.aiter_bytes()
+            yield []  # it is there
             while True:
                 try:
                     data = await anext(chunks)

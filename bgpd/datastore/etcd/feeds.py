@@ -1,0 +1,88 @@
+"""etcd as a source of ``datastore.cluster``: everything that all nodes share as one collection, this node's affinities
+in it, and the blocks that those name (with ``ipam_early``: all blocks) as another. Each is one LIST at one revision and
+one connection of watches."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+
+from bgpd.datastore.etcd.client import Access, EtcdClient, KeyValue, Range
+from bgpd.datastore.etcd.layout import Keys, document
+from bgpd.datastore.reflector import Event, Gone, Progress, Put, Whole
+from bgpd.model.prefix import prefix_text
+from bgpd.model.resources import Snapshot
+
+
+class EtcdFeed:
+    """Some ranges of keys. A position is the next revision of each, in their order: ``12,12,15``."""
+
+    essential = True
+
+    def __init__(self, client: EtcdClient, keys: Keys, ranges: Sequence[Range]) -> None:
+        self._client = client
+        self._keys = keys
+        self._ranges = tuple(ranges)
+        self.scope = ",".join(each.key.decode() for each in ranges)
+
+    async def follow(self, position: str | None) -> AsyncGenerator[list[Event]]:
+        if position is None:
+            revision = 0
+            async for revision, found in self._client.read(self._ranges):
+                yield [put for kv in found if (put := self._event(kv)) is not None]
+            positions = [revision + 1] * len(self._ranges)
+            yield [Whole(_text(positions))]
+        else:
+            positions = [int(each) for each in position.split(",") if each]
+        async for line in self._client.watch(list(zip(self._ranges, positions, strict=True))):
+            if not 0 <= line.number < len(positions):
+                continue
+            events = [event for each in line.puts_and_deletes if (event := self._event(each)) is not None]
+            positions[line.number] = max(positions[line.number], line.revision + 1)
+            yield [*events, Progress(_text(positions))]
+
+    def _event(self, said: KeyValue | bytes) -> Event | None:
+        key = said if isinstance(said, bytes) else said.key
+        named = self._keys.named(key)
+        if named is None:
+            return None
+        if isinstance(said, bytes):
+            return Gone(key.decode())
+        return Put(key.decode(), str(said.modified), document(named, said.value, "etcd"))
+
+
+def _text(positions: Sequence[int]) -> str:
+    return ",".join(map(str, positions))
+
+
+class Etcd:
+    """The source that ``cluster.Cluster`` follows."""
+
+    backend = "etcd"
+
+    def __init__(self, access: Access, prefix: str, node: str, all_blocks: bool) -> None:
+        self._client = EtcdClient(access)
+        self._keys = Keys(prefix)
+        self._all_blocks = all_blocks
+        self._shared = EtcdFeed(
+            self._client, self._keys, [*self._keys.resources(), self._keys.affinities(node)]
+        )
+        self.identity = f"etcd {','.join(sorted(access.endpoints))} {prefix} {node}"
+
+    @property
+    def server(self) -> str:
+        return self._client.endpoint
+
+    def feeds(self, snapshot: Snapshot) -> Mapping[str, EtcdFeed]:
+        """Collection -> what is to be followed, given what is known."""
+        if self._all_blocks:
+            blocks = [self._keys.blocks()]
+        else:
+            owned = sorted({prefix_text(each.family, each.cidr) for each in snapshot.affinities.values()})
+            blocks = [Range(self._keys.block(cidr)) for cidr in owned]
+        found = {"resources": self._shared}
+        if blocks:
+            found["blocks"] = EtcdFeed(self._client, self._keys, blocks)
+        return found
+
+    async def close(self) -> None:
+        await self._client.close()

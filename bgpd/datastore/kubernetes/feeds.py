@@ -1,0 +1,234 @@
+"""The Kubernetes API as a source of ``datastore.cluster``: a collection a kind, as much of it as this node needs.
+
+A kind is read by a streaming list where the server has them (``sendInitialEvents``), since then neither side ever has
+the list as a whole; otherwise by a LIST out of the server's watch cache (``resourceVersion=0``: all nodes of a cluster
+that start together are no load for its etcd) and a WATCH from there. Own BlockAffinities are selected by field where
+their definition allows that, never by labels, which old ones do not have. IPAMBlocks are only read whole with
+``ipam_early``; else those that own affinities name, one by one. Services and EndpointSlices are followed while a
+BGPConfiguration has ranges of services, Secrets while a peer names them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Mapping
+
+from bgpd.datastore.kubernetes import kinds
+from bgpd.datastore.kubernetes.client import Access, Document, KubernetesClient
+from bgpd.datastore.reflector import Event, Gone, Progress, Put, Whole
+from bgpd.datastore.trouble import Kind, Trouble
+from bgpd.model.prefix import prefix_text
+from bgpd.model.resources import Snapshot
+
+SILENCE = 120.0
+"""Seconds; the server sends a bookmark every minute. A watch that is silent for longer is begun again where it was."""
+LONGEST_WATCH = (300, 600)
+"""Seconds after which the server is to end a watch, by chance in between, as client-go has it: connections spread over
+the servers again."""
+REREAD = 300.0
+"""Seconds between two looks at the blocks of this node: only somebody else's mistake changes their owner."""
+INITIAL_END = "k8s.io/initial-events-end"
+GROUPS = ("crd.projectcalico.org", "projectcalico.org")
+
+
+class Kubernetes:
+    """The source that ``cluster.Cluster`` follows."""
+
+    backend = "kubernetes"
+
+    def __init__(self, access: Access, node: str, all_blocks: bool, namespace: str | None = None) -> None:
+        self.client = KubernetesClient(access)
+        self.node = node
+        self.streaming = True
+        """Whether the server is asked for streaming lists: until it says that it has none."""
+        self.identity = f"kubernetes {access.kubeconfig or 'in-cluster'} {access.context or ''} {node}"
+        self._namespace = namespace
+        self._all_blocks = all_blocks
+        self._calico: str | None = None
+        self._feeds: dict[tuple[str, str], KindFeed | BlocksFeed] = {}
+
+    @property
+    def server(self) -> str:
+        return self.client.server or "the API server"
+
+    async def close(self) -> None:
+        await self.client.close()
+
+    async def calico(self) -> str:
+        """Calico's group and version, found as Calico finds it: its own v3 only where the older one is not served."""
+        if self._calico is None:
+            groups = (await self.client.get("/apis")).get("groups") or ()
+            names = {group.get("name") for group in groups if isinstance(group, dict)}
+            v3 = GROUPS[0] not in names and GROUPS[1] in names
+            self._calico = "projectcalico.org/v3" if v3 else "crd.projectcalico.org/v1"
+        return self._calico
+
+    def undiscovered(self) -> None:
+        """A kind was missing: the groups are looked at again the next time."""
+        self._calico = None
+
+    def feeds(self, snapshot: Snapshot) -> Mapping[str, KindFeed | BlocksFeed]:
+        """Collection -> what is to be followed, given what is known."""
+        wanted: dict[str, tuple[kinds.Kind, str]] = {
+            kind.plural: (kind, "")
+            for kind in (
+                kinds.NODES,
+                kinds.CONFIGURATIONS,
+                kinds.POOLS,
+                kinds.PEERS,
+                kinds.FILTERS,
+                kinds.AFFINITIES,
+            )
+        }
+        settings = snapshot.settings()
+        if (
+            settings.service_cluster_ips
+            or settings.service_external_ips
+            or settings.service_load_balancer_ips
+        ):
+            wanted |= {kind.plural: (kind, "") for kind in (kinds.SERVICES, kinds.SLICES)}
+        passwords = {peer.password for peer in snapshot.peers.values()} | {settings.node_mesh_password}
+        for name in {each.name for each in passwords if each is not None}:
+            wanted[f"secrets/{name}"] = (kinds.SECRETS, name)
+        owned = ",".join(
+            sorted({prefix_text(each.family, each.cidr) for each in snapshot.affinities.values()})
+        )
+        if self._all_blocks or owned:
+            wanted["ipamblocks"] = (kinds.BLOCKS, "" if self._all_blocks else owned)
+        found: dict[str, KindFeed | BlocksFeed] = {}
+        for collection, (kind, scope) in wanted.items():
+            feed = self._feeds.get((collection, scope))
+            if feed is None:
+                feed = BlocksFeed(self, scope) if kind is kinds.BLOCKS and scope else KindFeed(self, kind, scope)
+                self._feeds = {key: each for key, each in self._feeds.items() if key[0] != collection}
+                self._feeds[collection, scope] = feed
+            found[collection] = feed
+        return found
+
+    async def namespace(self) -> str:
+        """Where Secrets are."""
+        if self._namespace is None:
+            await self.calico()  # connects
+            return self.client.namespace
+        return self._namespace
+
+
+class KindFeed:
+    """The objects of a kind, or (``scope``) the one of that name."""
+
+    def __init__(self, source: Kubernetes, kind: kinds.Kind, scope: str) -> None:
+        self._source = source
+        self._kind = kind
+        self.scope = scope
+        self.essential = kind.essential
+        self._select = kind is kinds.AFFINITIES
+        """Whether the server is asked for this node's only: until it says that it cannot."""
+
+    async def follow(self, position: str | None) -> AsyncGenerator[list[Event]]:
+        source, client = self._source, self._source.client
+        try:
+            api = self._kind.api or await source.calico()
+            namespace = await source.namespace() if self._kind is kinds.SECRETS else None
+            path = self._kind.path(api, namespace)
+            selector = f"metadata.name={self.scope}" if self.scope else ""
+            while True:
+                params = {"fieldSelector": selector} if selector else {}
+                if self._select:
+                    params["fieldSelector"] = f"spec.node={source.node}"
+                try:
+                    if position is not None or source.streaming:
+                        async for events in self._watch(path, params, api, position):
+                            yield events
+                        return
+                    async for found, version in client.items(path, {**params, "resourceVersion": "0"}):
+                        yield [*self._puts(found, api), *([Whole(version)] if version else ())]
+                        position = version or None
+                except Trouble as trouble:
+                    if trouble.kind is not Kind.UNSUPPORTED or position is not None:
+                        raise
+                    if self._select:
+                        self._select = False  # no field of that name: all are read, and dropped here
+                    elif source.streaming:
+                        source.streaming = False
+                    else:
+                        raise
+        except Trouble as trouble:
+            if trouble.kind is Kind.MISSING:
+                source.undiscovered()
+            raise
+
+    async def _watch(
+        self, path: str, params: Mapping[str, str], api: str, position: str | None
+    ) -> AsyncGenerator[list[Event]]:
+        asked = {
+            **params,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(random.randint(*LONGEST_WATCH)),
+        }
+        if position is None:
+            asked |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "resourceVersion": "0"}
+        else:
+            asked["resourceVersion"] = position
+        async for lines in self._source.client.watch(path, asked, SILENCE):
+            events: list[Event] = []
+            for kind, found in lines:
+                metadata = found.get("metadata") or {}
+                version = str(metadata.get("resourceVersion") or "")
+                if kind == "BOOKMARK":
+                    ended = (metadata.get("annotations") or {}).get(INITIAL_END) == "true"
+                    events.append(Whole(version) if ended else Progress(version))
+                elif kind == "DELETED":
+                    events += [Gone(_key(found)), Progress(version)]
+                elif kind in ("ADDED", "MODIFIED"):
+                    events += [*self._puts([found], api), Progress(version)]
+            yield events
+
+    def _puts(self, found: list[Document], api: str) -> list[Event]:
+        events: list[Event] = []
+        for each in found:
+            document = reduced = kinds.reduced(self._kind, each, self._source.node, api)
+            if reduced is None:
+                events.append(Gone(_key(each)))
+            else:
+                metadata = each.get("metadata") or {}
+                events.append(Put(_key(each), str(metadata.get("resourceVersion") or ""), document))
+        return events
+
+
+class BlocksFeed:
+    """The blocks that this node's affinities name, each by its name."""
+
+    essential = False
+
+    def __init__(self, source: Kubernetes, scope: str) -> None:
+        self._source = source
+        self.scope = scope
+
+    async def follow(self, position: str | None) -> AsyncGenerator[list[Event]]:
+        """``position`` says nothing here: the blocks are read anew from time to time."""
+        client = self._source.client
+        names = [
+            cidr.replace(".", "-").replace(":", "-").replace("/", "-") for cidr in self.scope.split(",")
+        ]
+        while True:
+            api = await self._source.calico()
+            for name in names:
+                try:
+                    found = await client.get(f"{kinds.BLOCKS.path(api)}/{name}")
+                except Trouble as trouble:
+                    if trouble.kind is not Kind.MISSING:
+                        raise
+                    yield [Gone(name)]
+                    continue
+                document = kinds.reduced(kinds.BLOCKS, found, self._source.node, api)
+                version = str((found.get("metadata") or {}).get("resourceVersion") or "")
+                yield [Put(name, version, document)]
+            yield [Whole("read")]
+            await asyncio.sleep(REREAD * random.uniform(0.75, 1.25))
+
+
+def _key(found: Document) -> str:
+    metadata = found.get("metadata") or {}
+    namespace, name = metadata.get("namespace"), metadata.get("name")
+    return f"{namespace}/{name}" if namespace else str(name)
