@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test boot lint types imports format bench clean
+.PHONY: help setup demo test cluster-test boot lint types imports format bench clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready .stamps/debian ## the virtual environment and the Debian packages (run by the others)
 
@@ -32,6 +32,10 @@ test: setup ## the whole default suite, namespaces and interop included
 
 boot: setup .stamps/boot/.ready ## the systemd unit in a machine really booted (makes a Debian to boot the first time: minutes)
 	$(BIN)/pytest -m boot tests/boot $(ARGS)
+
+cluster-test: setup ## the datastores on a real kube-apiserver (builds one the first time, with Go: minutes)
+	tests/cluster/build-apiserver
+	$(BIN)/pytest -m cluster tests/cluster $(ARGS)
 
 .stamps/boot/.ready: tests/boot/prepare pyproject.toml constraints.txt
 	tests/boot/prepare $(@D)

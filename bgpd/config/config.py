@@ -119,7 +119,10 @@ class DatastoreOptions(_Section):
             "kubernetes": ("kubeconfig", "context", "namespace", "last_known"),
         }
         allowed = {"type", "endpoint_status", *keys[self.type]}
-        for key in sorted(self.model_fields_set - allowed):
+        fields = type(self).model_fields
+        for key in sorted(
+            key for key in fields.keys() - allowed if getattr(self, key) != fields[key].default
+        ):
             types = " or ".join(name for name, of in keys.items() if key in of)
             raise ValueError(f"{key} is of type {types}, not {self.type}")
         if self.type == "etcd" and not self.endpoints:

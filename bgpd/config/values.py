@@ -169,7 +169,9 @@ AddressText = Annotated[
 AbsolutePath = Annotated[
     Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "pattern": "^/", "format": "path"})
 ]
-Url = Annotated[str, BeforeValidator(_url), WithJsonSchema({"type": "string", "pattern": "^https?://[^/@]+/?$"})]
+Url = Annotated[
+    str, BeforeValidator(_url), WithJsonSchema({"type": "string", "pattern": "^https?://[^/@]+/?$"})
+]
 ListenEndpoint = Annotated[
     Endpoint,
     BeforeValidator(_endpoint),

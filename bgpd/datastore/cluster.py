@@ -15,7 +15,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -172,6 +172,10 @@ class Cluster:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._source.close()
 
+    async def foresee(self, files: Mapping[str, bytes]) -> Snapshot:
+        """``ValueError``: what holds here does not come from files."""
+        raise ValueError(f"the resources come from {self._source.backend}, not from files")
+
     def _task(self, what: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(what, name=name)
 
@@ -242,7 +246,7 @@ class Cluster:
             following.remembered = False
             self._news.set()
 
-    def _apply(self, collection: str, news: list[Put | Gone]) -> None:
+    def _apply(self, collection: str, news: Sequence[Put | Gone]) -> None:
         for each in news:
             place = f"{collection}/{each.key}"
             if isinstance(each, Put):
@@ -281,21 +285,21 @@ class Cluster:
         broken = [each for each in following if each.trouble is not None and each.trouble.kind in OUTAGE]
         missing = [collection for collection, each in self._following.items() if not each.read]
         words = ""
+        refused = next((self._following[name].trouble for name in missing), None)
         if broken and not well:
             words = str(broken[0].trouble)
-        elif missing:
-            refused = next((self._following[name].trouble for name in missing), None)
-            words = f"{', '.join(missing)} not read yet" + (f": {refused}" if refused else "")
+        elif refused is not None:
+            words = f"{', '.join(missing)} not read yet: {refused}"
         if words:
             self._objects.put("", (), [Failure("io", Problem(self._source.backend, "", words))])
         else:
             self._objects.drop("")
-        live = not words and not any(each.remembered for each in following)
+        live = not words and not missing and not any(each.remembered for each in following)
         if live:
             self._as_of = None
         elif self._as_of is None and self._whole_once:
             self._as_of = time.time()
-        return not words
+        return not words and not missing
 
     def _snapshot(self) -> Snapshot:
         """All that holds. Filters of which nothing can be known are no filters that do not exist."""
@@ -312,7 +316,9 @@ class Cluster:
         """Takes what was last known where the server does not answer, and keeps what is known now."""
         if not self._whole_once:
             await asyncio.sleep(PATIENCE)
-            if not self._whole_once and (found := await asyncio.to_thread(memory.read, self._source.identity)):
+            if not self._whole_once and (
+                found := await asyncio.to_thread(memory.read, self._source.identity)
+            ):
                 self._recall(found.as_of, found.objects)
         while True:
             live = self._whole_once and self._as_of is None

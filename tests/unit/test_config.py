@@ -67,7 +67,7 @@ def test_all_mistakes_at_once() -> None:
         "node": "'Worker1': names of Nodes are lower case, without spaces",
         "nodes": "unknown key: did you mean node?",
         "router_id": "'1.2.3' is not auto, hash or an IPv4 address",
-        "datastore.type": "expected files, not 'file'",
+        "datastore.type": "expected files, etcd or kubernetes, not 'file'",
         "datastore.path": "'resources' is not an absolute path",
         "bgp.port": "expected less than or equal to 65535, not 70000",
         "bgp.listen.1": "'foo' is not an IPv4 or IPv6 address",
@@ -287,3 +287,34 @@ def test_the_example_says_every_default() -> None:
         if not re.search(rf"^[^#]*\b{key.rpartition('.')[2]}:", "\n".join(lines), re.MULTILINE)
     }
     assert missing == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{type: etcd}", "endpoints expected, such as [https://10.0.0.1:2379]"),
+        (
+            "{type: etcd, endpoints: [10.0.0.1:2379]}",
+            "'10.0.0.1:2379' is not http://HOST:PORT or https://HOST:PORT",
+        ),
+        ("{type: etcd, endpoints: ['https://a:1'], cert: /c}", "cert and key: expected both or neither"),
+        (
+            "{type: etcd, endpoints: ['https://a:1'], username: u}",
+            "username and password_file: expected both or neither",
+        ),
+        ("{type: kubernetes, prefix: /other}", "prefix is of type etcd, not kubernetes"),
+        ("{kubeconfig: /etc/kubeconfig}", "kubeconfig is of type kubernetes, not files"),
+    ],
+)
+def test_what_a_datastore_needs_and_does_not_have(text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f"datastore: {text}", "bgpd.yaml")
+    assert words in str(caught.value)
+
+
+def test_the_servers_of_a_datastore() -> None:
+    options = parse(
+        "datastore: {type: etcd, endpoints: ['https://[fd00::1]:2379/', 'http://b:1']}", "x"
+    ).datastore
+    assert options.endpoints == ("https://[fd00::1]:2379", "http://b:1")
+    assert parse("datastore: {type: kubernetes, context: prod}", "x").datastore.context == "prod"

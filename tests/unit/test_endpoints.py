@@ -14,7 +14,7 @@ from bgpd.datastore.endpoints import Endpoints
 from bgpd.datastore.files import Files
 from bgpd.model.prefix import parse_address, parse_prefix
 from bgpd.model.resources import LocalWorkload
-from tests.unit.datastore_contract import OWN, Watching, node, pool, watching
+from tests.datastore_contract import OWN, Watching, node, pool, watching
 from tests.unit.test_files import Directory
 
 STATUS = {

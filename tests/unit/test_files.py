@@ -17,7 +17,7 @@ from bgpd.datastore.calico.decode import Verdict
 from bgpd.datastore.files import Files
 from bgpd.model.prefix import parse_prefix
 from bgpd.model.resources import Snapshot
-from tests.unit.datastore_contract import OWN, Backend, DatastoreContract, node, pool, watching
+from tests.datastore_contract import OWN, Backend, DatastoreContract, node, pool, watching
 
 
 class Directory(Backend):

@@ -14,7 +14,10 @@ from bgpd.model.resources import Snapshot
 
 
 class EtcdFeed:
-    """Some ranges of keys. A position is the next revision of each, in their order: ``12,12,15``."""
+    """Some ranges of keys. A position is the revision of each up to which all was told, in their order: ``12,12,15``.
+
+    A watch begins at that revision, not after it: of one that begins at the very revision to which the servers
+    compacted, they send no deletion that happened then and do not say so; what comes twice is no news."""
 
     essential = True
 
@@ -27,9 +30,10 @@ class EtcdFeed:
     async def follow(self, position: str | None) -> AsyncGenerator[list[Event]]:
         if position is None:
             revision = 0
-            async for revision, found in self._client.read(self._ranges):
+            async for now, found in self._client.read(self._ranges):
+                revision = now
                 yield [put for kv in found if (put := self._event(kv)) is not None]
-            positions = [revision + 1] * len(self._ranges)
+            positions = [revision] * len(self._ranges)
             yield [Whole(_text(positions))]
         else:
             positions = [int(each) for each in position.split(",") if each]
@@ -37,7 +41,7 @@ class EtcdFeed:
             if not 0 <= line.number < len(positions):
                 continue
             events = [event for each in line.puts_and_deletes if (event := self._event(each)) is not None]
-            positions[line.number] = max(positions[line.number], line.revision + 1)
+            positions[line.number] = max(positions[line.number], line.revision)
             yield [*events, Progress(_text(positions))]
 
     def _event(self, said: KeyValue | bytes) -> Event | None:

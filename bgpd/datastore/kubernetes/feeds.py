@@ -100,7 +100,9 @@ class Kubernetes:
         for collection, (kind, scope) in wanted.items():
             feed = self._feeds.get((collection, scope))
             if feed is None:
-                feed = BlocksFeed(self, scope) if kind is kinds.BLOCKS and scope else KindFeed(self, kind, scope)
+                feed = (
+                    BlocksFeed(self, scope) if kind is kinds.BLOCKS and scope else KindFeed(self, kind, scope)
+                )
                 self._feeds = {key: each for key, each in self._feeds.items() if key[0] != collection}
                 self._feeds[collection, scope] = feed
             found[collection] = feed
@@ -167,7 +169,11 @@ class KindFeed:
             "timeoutSeconds": str(random.randint(*LONGEST_WATCH)),
         }
         if position is None:
-            asked |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "resourceVersion": "0"}
+            asked |= {
+                "sendInitialEvents": "true",
+                "resourceVersionMatch": "NotOlderThan",
+                "resourceVersion": "0",
+            }
         else:
             asked["resourceVersion"] = position
         async for lines in self._source.client.watch(path, asked, SILENCE):
@@ -208,9 +214,7 @@ class BlocksFeed:
     async def follow(self, position: str | None) -> AsyncGenerator[list[Event]]:
         """``position`` says nothing here: the blocks are read anew from time to time."""
         client = self._source.client
-        names = [
-            cidr.replace(".", "-").replace(":", "-").replace("/", "-") for cidr in self.scope.split(",")
-        ]
+        names = [cidr.replace(".", "-").replace(":", "-").replace("/", "-") for cidr in self.scope.split(",")]
         while True:
             api = await self._source.calico()
             for name in names:
