@@ -53,10 +53,11 @@ OPEN_TIME = 60.0
 LOG_EVERY = 10.0
 """Seconds between two lines about malformed UPDATEs of one session."""
 BUDGET = 3000.0
-"""Work of one ``next_event``, in estimated microseconds, the RIB's part included; then ``work_due``."""
+"""Work of the calls of ``next_event`` in one turn, in estimated microseconds, the RIB's part included; then
+``work_due``."""
 _EXTENDED = frozenset((Family.IPV4,))
 """What may have IPv6 next hops (RFC 8950)."""
-_COST_OF_UPDATE, _COST_OF_PREFIX = 2.5, 1.0
+_COST_OF_UPDATE, _COST_OF_PREFIX, _COST_OF_KEEPALIVE, _COST_OF_MESSAGE = 2.5, 1.0, 1.0, 30.0
 
 
 @dataclass(slots=True)
@@ -140,6 +141,7 @@ class Connection:
         self._updates = 0
         self._quiet_until = 0.0
         self._refreshing: set[Family] = set()
+        self._budget = BUDGET
         self._out = bytearray()
         self._hold_time = OPEN_TIME
         self._hold_at: float | None = now + OPEN_TIME
@@ -174,7 +176,9 @@ class Connection:
     def next_event(self, now: float) -> Event | None:
         """What the octets say, one thing at a time; ``None`` when more are needed, or when ``work_due``."""
         events: list[RibEvent] = []
-        budget, kind, heard = BUDGET, 0, False
+        kind, heard = 0, False
+        if self.work_due:
+            self._budget = BUDGET
         errors = self._update_errors()
         self.work_due = False
         try:
@@ -182,24 +186,27 @@ class Connection:
                 message = self._kept or self._framer.take()
                 self._kept = None
                 if message is None:
+                    self._budget = BUDGET
                     break
                 kind, body = message
                 heard = True
                 if kind == UPDATE and self._decoder is not None and self.state is SessionState.ESTABLISHED:
                     spent = self._decoder.cache.spent
-                    budget -= _COST_OF_UPDATE + _COST_OF_PREFIX * self._decoder.decode(body, events)
-                    budget -= self._decoder.cache.spent - spent
+                    self._budget -= _COST_OF_UPDATE + _COST_OF_PREFIX * self._decoder.decode(body, events)
+                    self._budget -= self._decoder.cache.spent - spent
                     self._updates += 1
-                    if budget <= 0:
-                        self.work_due = True
-                        break
                 elif events and kind != KEEPALIVE:
                     self._kept = message  # routes first, in the order in which they came
                     break
                 else:
+                    self._budget -= _COST_OF_KEEPALIVE if kind == KEEPALIVE else _COST_OF_MESSAGE
                     event = self._handle(kind, body)
                     if event is not None:
+                        self.work_due = self._budget <= 0 and self.closure is None
                         return event
+                if self._budget <= 0:
+                    self.work_due = self.closure is None
+                    break
         except ProtocolError as error:
             self.close(error.notification, DownReason.NOTIFICATION_TX, str(error))
         except Exception as error:

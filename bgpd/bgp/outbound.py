@@ -2,19 +2,25 @@
 
 A session that reads too slowly leaves the common road: the prefixes it missed wait in a set of its own (the newest
 value of each wins), are encoded from the group's table when its socket drains, and it joins the others again. A new
-session starts that way, with the whole table missed. When it has caught up and the node knows all it will announce
-(``release_end_of_rib``), it is told End-of-RIB (RFC 4724 §4.1), once. Nothing is told to the session it was learned
-from. A session that another policy puts into another group is told the difference between what it was told and the new
-group's table, once that is whole (``move``). The answer to a refresh has a begin and an end where the peer knows them
-(RFC 7313). ``daemon`` calls this with what ``rib.router`` decided; ``speaker`` carries the octets.
+session starts that way, with a walk over the whole table before it. When it has caught up and the node knows all it
+will announce (``release_end_of_rib``), it is told End-of-RIB (RFC 4724 §4.1), once. Nothing is told to the session it
+was learned from. A session that another policy puts into another group is told the difference between what it was told
+and the new group's table, once that is whole (``move``). The answer to a refresh is a walk too, with a begin and an
+end where the peer knows them (RFC 7313): one at a time, and at most one more after it, however many refreshes came
+meanwhile.
+
+Whatever is to be told, a call of ``work`` and the calls of ``changed`` before it have one budget: of encoding, where
+an attribute set costs what many prefixes do, and of time. What is beyond it waits as missed, all sessions in turn.
+``daemon`` calls this with what ``rib.router`` decided; ``speaker`` carries the octets.
 
 A table is keyed by NLRI: prefixes, with path identifiers in front in groups that take several paths (RFC 7911).
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -29,9 +35,13 @@ Told = Mapping[Prefix, tuple[Out | None, Out | None]]
 _Encoded = dict[tuple[object, tuple[Prefix, ...], tuple[Prefix, ...]], bytes]
 """Group, prefixes announced, prefixes withdrawn -> octets, while the tables do not change."""
 CHUNK = 4096
-"""Prefixes encoded at once for a session that catches up."""
-SESSION_COST = 64
-"""What a session that is served costs beside its prefixes, counted in prefixes."""
+"""Prefixes encoded at once for a session that catches up: fewer where their attribute sets are many."""
+BUDGET = 2 * CHUNK
+"""Of a turn: prefixes, and what costs as much as a prefix does."""
+SESSION_COST, SET_COST, OCTETS_PER_COST = 64, 64, 16
+"""What a session that is served costs beside its prefixes, and an attribute set beside its octets, in prefixes."""
+SLICE = 0.004
+"""Seconds of a turn, at most: then other sessions' turn comes with the next."""
 
 
 @dataclass(slots=True, eq=False)
@@ -44,6 +54,8 @@ class _Group:
     members: dict[_Member, None] = field(default_factory=dict)
     sources: Counter[PeerId | None] | None = None
     """Source -> prefixes of the table; counted when asked for, forgotten at a change."""
+    listed: Sequence[Prefix] | None = None
+    """The prefixes of the table, for walks over it; listed when asked for, forgotten at a change."""
 
     def from_source(self, peer: PeerId) -> int:
         """How many prefixes of the table were learned from a peer."""
@@ -51,9 +63,15 @@ class _Group:
             self.sources = Counter(out.source for out in self.table.values())
         return self.sources[peer]
 
-    def seen_by(self, peer: PeerId) -> dict[Prefix, None]:
-        """The prefixes of the table that a peer may be told."""
-        return {prefix: None for prefix, out in self.table.items() if out.source != peer}
+    def walk(self) -> Sequence[Prefix]:
+        """The prefixes of the table as it is now: one list for all sessions that begin before it changes."""
+        if self.listed is None:
+            self.listed = tuple(self.table)
+        return self.listed
+
+    def forget(self) -> None:
+        """The table has changed."""
+        self.sources = self.listed = None
 
 
 @dataclass(slots=True, eq=False)
@@ -62,13 +80,19 @@ class _Member:
 
     peer: Peer
     group: _Group
-    missed: dict[Prefix, None]
+    walk: Sequence[Prefix] = ()
+    """All prefixes of the table when it joined or a refresh began: it is told them from ``at`` on, where they are there
+    still; what changed since is missed."""
+    at: int = 0
+    missed: dict[Prefix, None] = field(default_factory=dict)
     """Prefixes it has yet to be told the present state of."""
     gone: dict[Prefix, None] = field(default_factory=dict)
     """Those of them that were found withdrawn: told once all announcements are (house rule 11)."""
     blocked: bool = False
     """Its socket is full: nothing more until ``writable``."""
     end_of_rib_due: bool = True
+    asked: bool = False
+    """A refresh is due: it begins once this session has caught up."""
     refreshing: bool = False
     """It was told that all of the family follows: told the end of it, once it has caught up."""
     moved: bool = False
@@ -80,14 +104,23 @@ class _Member:
 
     @property
     def behind(self) -> bool:
-        return bool(self.missed or self.gone)
+        return bool(self.missed or self.gone or self.walk)
+
+    @property
+    def waiting(self) -> dict[Prefix, None]:
+        """All that it has yet to be told, itself as the source not left out."""
+        return dict.fromkeys((*self.missed, *self.gone, *self.walk[self.at :]))
 
 
 class Outbound:
     """``send`` puts octets on a session and says whether it takes more (``Speaker.send``)."""
 
-    def __init__(self, send: Callable[[Peer, bytes], bool]) -> None:
-        self._send = send
+    def __init__(
+        self, send: Callable[[Peer, bytes], bool], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._send, self._clock = send, clock
+        self._budget = BUDGET
+        """What is left of this turn's, in prefixes."""
         self._groups: dict[object, _Group] = {}
         self._by_peer: dict[PeerId, list[_Member]] = {}
         self._due: dict[_Member, None] = {}
@@ -108,7 +141,7 @@ class Outbound:
             group = self._groups.get(key)
             if group is None:
                 group = self._groups[key] = _Group(key, family, table)
-            member = _Member(peer, group, group.seen_by(peer.id))
+            member = _Member(peer, group, group.walk())
             group.members[member] = None
             self._by_peer.setdefault(peer.id, []).append(member)
             self._due[member] = None
@@ -142,7 +175,7 @@ class Outbound:
                 before = copies.get(old.key)
                 if before is None:
                     before = copies[old.key] = dict(old.table)
-                unsure = {*member.missed, *member.gone}
+                unsure = set(member.waiting)
                 new = self._groups.get(key)
                 if new is None:
                     new = self._groups[key] = _Group(key, old.family, tables.get(key, {}))
@@ -153,19 +186,23 @@ class Outbound:
                 member.group, member.moved = new, True
                 member.missed = dict.fromkeys((*before, *unsure, *new.table))
                 member.gone = {}
+                member.walk, member.at = (), 0
                 member.told, member.since = before, unsure
                 self._due[member] = None
 
     def changed(self, group: object, told: Told) -> None:
-        """What a group is told changed: encode once, send to every member that is not behind."""
+        """What a group is told changed: encode once, send to every member that is not behind. Where that is more than
+        is left of the turn's budget, all of them are behind now."""
         found = self._groups.get(group)
         if found is None:
             return
-        found.sources = None
+        found.forget()
+        self._budget -= _cost(now for _, now in told.values())
+        later = self._budget <= 0
         sources = {out.source for pair in told.values() for out in pair if out is not None}
         octets: bytes | None = None
         for member in found.members:
-            if member.behind or member.blocked or member.moved:
+            if later or member.behind or member.blocked or member.moved:
                 member.missed.update(dict.fromkeys(told))
                 self._due[member] = None
             elif (peer := member.peer).id in sources:
@@ -184,18 +221,14 @@ class Outbound:
         """A session's socket has drained."""
         for member in self._of(peer):
             member.blocked = False
-            if member.behind or member.end_of_rib_due or member.refreshing:
+            if member.behind or member.end_of_rib_due or member.refreshing or member.asked:
                 self._due[member] = None
 
     def refresh(self, peer: Peer, family: Family) -> bool:
         """Tell a session all of a family again (RFC 2918, or the operator's soft-out). Whether it carries it."""
         for member in self._of(peer):
             if member.group.family is family:
-                if peer.enhanced_refresh and not member.end_of_rib_due:
-                    member.refreshing = True
-                    self._put(member, encode_refresh(family, RefreshKind.BEGIN))
-                member.missed.update(member.group.seen_by(peer.id))
-                member.since.update(member.told)
+                member.asked = True
                 self._due[member] = None
                 return True
         return False
@@ -211,30 +244,36 @@ class Outbound:
         """
         encoded: _Encoded = {}
         finish = settled and self._end_of_rib_released
-        budget = 2 * CHUNK
+        budget, self._budget = self._budget, BUDGET
+        end = self._clock() + SLICE
         for member in list(self._due):
             if member.blocked:
                 del self._due[member]
             elif member.moved and not settled:
                 continue
-            elif member.behind or not member.end_of_rib_due or finish:
-                if budget <= 0:
+            elif member.behind or member.asked or not member.end_of_rib_due or finish:
+                if budget <= 0 or self._clock() >= end:
                     return True
                 member.moved = False
+                if member.asked and not member.behind:
+                    self._begin_refresh(member)
                 budget -= SESSION_COST + (self._catch_up(member, encoded) if member.behind else 0)
                 if not member.behind:
                     member.told, member.since = {}, set()
                     if member.refreshing:
                         member.refreshing = False
                         self._put(member, encode_refresh(member.group.family, RefreshKind.END))
-                if member.behind:
+                if member.behind or member.asked:
                     self._due[member] = self._due.pop(member)  # after the others
                 elif finish or not member.end_of_rib_due:
                     del self._due[member]
                     if member.end_of_rib_due:
                         member.end_of_rib_due = False
                         self._put(member, end_of_rib(member.group.family))
-        return any(member.behind and not member.blocked and not member.moved for member in self._due)
+        return any(
+            (member.behind or member.asked) and not member.blocked and not member.moved
+            for member in self._due
+        )
 
     def advertised(self, peer: PeerId, family: Family) -> int:
         """Prefixes of a family that a session has been told."""
@@ -243,20 +282,23 @@ class Outbound:
             if member.group.family is family:
                 table = member.group.table
                 waiting = sum(
-                    _seen_by(member.peer, table.get(prefix)) is not None for prefix in member.missed
+                    _seen_by(member.peer, table.get(prefix)) is not None for prefix in member.waiting
                 )
                 total += len(table) - member.group.from_source(peer) - waiting
         return total
 
     def queue_length(self, peer: PeerId) -> int:
         """Prefixes that wait for a session to read."""
-        return sum(len(member.missed) + len(member.gone) for member in self._by_peer.get(peer, ()))
+        return sum(
+            len(member.missed) + len(member.gone) + len(member.walk) - member.at
+            for member in self._by_peer.get(peer, ())
+        )
 
     def has_told(self, peer: PeerId, family: Family, prefix: Prefix) -> bool:
         """Whether a session has been told the present state of a prefix (or NLRI), where there is one to tell."""
         for member in self._by_peer.get(peer, ()):
             if member.group.family is family:
-                waiting = {**member.missed, **member.gone} if member.behind else {}
+                waiting = member.waiting
                 several = family in member.peer.add_path_send
                 return prefix not in waiting and not (several and any(nlri[4:] == prefix for nlri in waiting))
         return False
@@ -264,25 +306,53 @@ class Outbound:
     def _of(self, peer: Peer) -> list[_Member]:
         return [member for member in self._by_peer.get(peer.id, ()) if member.peer is peer]
 
+    def _begin_refresh(self, member: _Member) -> None:
+        member.asked = False
+        if member.peer.enhanced_refresh and not member.end_of_rib_due:
+            member.refreshing = True
+            self._put(member, encode_refresh(member.group.family, RefreshKind.BEGIN))
+        member.walk = member.group.walk()
+
     def _catch_up(self, member: _Member, encoded: _Encoded) -> int:
-        """Tell a session some of what it missed. How many prefixes. ``encoded``: what was made for others."""
+        """Tell a session some of what it missed. What it cost, in prefixes. ``encoded``: what was made for others."""
         peer, group, missed, gone = member.peer, member.group, member.missed, member.gone
-        table = group.table
-        chunk = list(islice(missed, CHUNK))
+        table, told = group.table, member.told
         announced: list[Prefix] = []
-        told = member.told
-        for prefix in chunk:
+        sets: set[int] = set()
+        looked = cost = 0
+        for prefix in list(islice(missed, CHUNK)):
+            if cost >= CHUNK:
+                break
+            looked += 1
             del missed[prefix]
             now = _seen_by(peer, table.get(prefix))
             if prefix in told and prefix not in member.since and now == _seen_by(peer, told[prefix]):
                 continue
             if now is None:
                 gone[prefix] = None
-            else:
-                announced.append(prefix)
+                continue
+            announced.append(prefix)
+            if (which := id(now.attributes)) not in sets:
+                sets.add(which)
+                cost += _cost_of_set(now.attributes)
+        for prefix in () if missed else member.walk[member.at : member.at + CHUNK - looked]:
+            if cost >= CHUNK:
+                break
+            looked += 1
+            member.at += 1
+            now = table.get(prefix)
+            if now is None or now.source == peer.id:
+                continue
+            announced.append(prefix)
+            if (which := id(now.attributes)) not in sets:
+                sets.add(which)
+                cost += _cost_of_set(now.attributes)
+        if member.at >= len(member.walk):
+            member.walk, member.at = (), 0
         withdrawn: list[Prefix] = []
-        if not missed:
+        if not missed and not member.walk:
             for prefix in list(islice(gone, CHUNK)):
+                looked += 1
                 del gone[prefix]
                 if _seen_by(peer, table.get(prefix)) is None:
                     withdrawn.append(prefix)
@@ -294,7 +364,7 @@ class Outbound:
             state = (*((p, table[p]) for p in announced), *((p, None) for p in withdrawn))
             octets = encoded[key] = _encode(group.family, peer, state)
         self._put(member, octets)
-        return len(chunk) + len(withdrawn)
+        return looked + cost
 
     def _put(self, member: _Member, octets: bytes) -> None:
         if octets and not self._send(member.peer, octets):
@@ -303,6 +373,22 @@ class Outbound:
 
 def _seen_by(peer: Peer, out: Out | None) -> Out | None:
     return None if out is None or out.source == peer.id else out
+
+
+def _cost_of_set(attributes: Attributes) -> int:
+    """What it costs to encode an attribute set, in prefixes."""
+    return SET_COST + attributes.size // OCTETS_PER_COST
+
+
+def _cost(outs: Iterable[Out | None]) -> int:
+    """What it costs to encode some NLRI, in prefixes that are looked up too."""
+    count = 0
+    sets: dict[int, Attributes] = {}
+    for out in outs:
+        count += 1
+        if out is not None:
+            sets[id(out.attributes)] = out.attributes
+    return count // 4 + sum(map(_cost_of_set, sets.values()))
 
 
 def _encode(family: Family, peer: Peer, state: Iterable[tuple[Prefix, Out | None]]) -> bytes:

@@ -303,7 +303,7 @@ class Line:
     """Update groups, one a family, and the sockets of their sessions: what each was sent, and which take no more."""
 
     def __init__(self) -> None:
-        self.it = Outbound(self.send)
+        self.it = Outbound(self.send, clock=lambda: 0.0)
         self.sent: dict[Peer, list[bytes]] = {}
         self.full: set[Peer] = set()
         self.tables: dict[Family, dict[Prefix, Out]] = {V4: {}, V6: {}}

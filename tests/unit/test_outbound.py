@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from bgpd.bgp import outbound as module
-from bgpd.bgp.outbound import CHUNK
+from bgpd.bgp.outbound import CHUNK, Outbound
 from bgpd.bgp.wire.update import message_types
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Family, Prefix, prefix_text
@@ -449,3 +450,141 @@ def test_identifiers_of_paths_are_part_of_what_is_told() -> None:
     line.change({first: out(3)})
     line.change({second: None})
     assert not line.it.has_told(several.id, V4, pfx("10.48.0.0/26"))
+
+
+# What one session may cost the others.
+
+
+def counted_refreshes(line: Line, by: Peer, count: int, between: int) -> None:
+    """Refreshes, and a turn of work after each ``between`` of them."""
+    for number in range(count):
+        line.it.refresh(by, V4)
+        if number % between == between - 1:
+            line.it.work(settled=True)
+
+
+@pytest.mark.parametrize("enhanced", [False, True])
+@pytest.mark.parametrize("between", [1500, 250])
+def test_a_burst_of_refreshes_is_at_most_one_walk_and_one_more(
+    encodings: list[int], between: int, enhanced: bool
+) -> None:
+    line, a = Line(), replace(peer(), enhanced_refresh=enhanced)
+    line.change(dict.fromkeys(many(50_000), HERE))
+    line.it.release_end_of_rib()
+    line.join(a)
+    line.settle()
+    encodings.clear()
+    line.sent.clear()
+    counted_refreshes(line, a, 1500, between)
+    line.settle()
+    walks = sum(encodings) / 50_000
+    assert walks == (1 if between == 1500 else 2)
+    kinds = list(message_types(b"".join(line.sent[a])))
+    assert kinds.count(5) == (2 * walks if enhanced else 0), "each begins and ends"
+
+
+def test_a_refresh_that_begins_costs_nothing_before_its_turn() -> None:
+    """Not the table's size: all that ``refresh`` does is to note it."""
+
+    class Table(dict[Prefix, Out]):
+        walks = 0
+
+        def __iter__(self) -> Any:
+            self.walks += 1
+            return super().__iter__()
+
+    line, a, b = Line(), peer("10.0.1.1"), peer("10.0.1.2")
+    line.tables[V4] = table = Table(dict.fromkeys(many(100), HERE))
+    line.join(a, b)
+    line.settle()
+    assert table.walks == 1, "one list for both"
+    for _ in range(100):
+        line.it.refresh(a, V4)
+        line.it.refresh(b, V4)
+    assert table.walks == 1
+    line.settle()
+    assert table.walks == 1, "nothing changed since"
+    assert line.it.advertised(a.id, V4) == 100
+
+
+def test_a_refresh_takes_turns_with_the_others() -> None:
+    line, noisy, quiet = Line(), peer("10.0.1.1"), peer("10.0.1.2")
+    line.change(dict.fromkeys(many(10 * CHUNK), HERE))
+    line.it.release_end_of_rib()
+    line.join(noisy)
+    line.settle()
+    line.it.refresh(noisy, V4)
+    line.it.work(settled=True)
+    line.join(quiet)
+    turns = 0
+    while line.it.queue_length(quiet.id):
+        line.it.refresh(noisy, V4)
+        line.it.work(settled=True)
+        turns += 1
+    assert turns <= 11
+
+
+def test_a_withdrawal_during_a_walk_is_told_after_it() -> None:
+    line, a = Line(), peer()
+    table = many(2 * CHUNK)
+    line.change(dict.fromkeys(table, HERE))
+    line.join(a)
+    line.it.work(settled=True)
+    line.change({table[0]: None, table[-1]: None, BLOCK: HERE})
+    line.settle()
+    words = line.heard(a)
+    assert words[-1] == texts(table[:1], "-")[0] or words[-2] == texts(table[:1], "-")[0]
+    assert "+" not in "".join(words[-2:])
+    told = {word[1:] for word in words if word[0] == "+"} - {word[1:] for word in words if word[0] == "-"}
+    assert told == {prefix_text(V4, prefix) for prefix in [*table[1:-1], BLOCK]}
+    assert line.it.advertised(a.id, V4) == len(told)
+
+
+def test_many_attribute_sets_make_small_chunks(encodings: list[int]) -> None:
+    """An attribute set costs as much as a hundred prefixes: 4,096 of them would hold the loop a quarter of a second."""
+    line, a = Line(), peer()
+    table = many(2000)
+    line.tables[V4].update({prefix: out(number + 1) for number, prefix in enumerate(table)})
+    line.join(a)
+    line.it.work(settled=True)
+    assert 20 <= len(encodings) <= 100
+    line.settle()
+    assert sorted(line.heard(a)) == sorted(texts(table))
+
+
+def test_a_change_of_many_attribute_sets_is_sliced(encodings: list[int]) -> None:
+    line, crowd = Line(), [peer(f"10.0.1.{n}") for n in range(1, 4)]
+    line.join(*crowd)
+    line.settle()
+    table = many(2000)
+    line.change({prefix: out(number + 1) for number, prefix in enumerate(table)})
+    assert encodings == []
+    slices = [len(encodings)]
+    while line.it.work(settled=True):
+        slices.append(len(encodings))
+    assert max(after - before for before, after in pairwise(slices)) <= 400
+    for each in crowd:
+        assert sorted(line.heard(each)) == sorted(texts(table))
+    line.change({BLOCK: HERE})
+    assert line.heard(crowd[0]) == texts([BLOCK]), "on the common road again"
+
+
+def test_a_turn_ends_by_the_clock_and_the_next_begins_with_the_others() -> None:
+    now = [0.0]
+    line = Line()
+
+    def clock() -> float:
+        now[0] += 0.003
+        return now[0]
+
+    line.it = Outbound(line.send, clock=clock)
+    crowd = [peer(f"10.0.1.{n}") for n in range(1, 11)]
+    line.change({BLOCK: HERE})
+    line.join(*crowd)
+    line.it.release_end_of_rib()
+    turns = 1
+    while line.it.work(settled=True):
+        turns += 1
+        assert turns < 100
+    assert turns >= 5
+    assert all(line.heard(each) == [*texts([BLOCK]), "end of ipv4"] for each in crowd)

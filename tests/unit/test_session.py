@@ -584,6 +584,26 @@ def test_a_backlog_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     assert session.peer is not None
 
 
+@pytest.mark.parametrize(
+    ("flood", "most"), [(encode_refresh(V4) * 1500, 120), (KEEPALIVE_MESSAGE * 10_000, 4000)]
+)
+def test_messages_of_any_kind_yield(flood: bytes, most: int) -> None:
+    session = make()
+    connection = dial(session)
+    up(session, connection)
+    session.events()
+    counter = session.counters.received
+    session.receive(connection, flood, 1.0)
+    before, rounds = 0, 1
+    while session.work_due:
+        assert sum(counter.values()) - before <= most
+        before = sum(counter.values())
+        session.work(1.0)
+        rounds += 1
+    assert rounds >= 3
+    assert session.peer is not None
+
+
 def test_decoding_yields() -> None:
     session = make()
     connection = dial(session)
