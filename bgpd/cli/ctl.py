@@ -391,7 +391,9 @@ def _parser() -> argparse.ArgumentParser:
     add("status", _status, "one screen of everything; exit code 1 when degraded or not ready", watch=True)
 
     command = add("peers", _peers, "sessions: state, prefixes, flaps, the last error", watch=True)
-    command.add_argument("name", nargs="?", metavar="NAME|IP", help="only this one")
+    command.add_argument(
+        "name", nargs="?", metavar="NAME|IP", help="only this one, or those of a BGPPeer, a node or a pod"
+    )
     command.add_argument(
         "--detail", action="store_true", help="timers, capabilities, counters, errors in words"
     )
@@ -401,14 +403,17 @@ def _parser() -> argparse.ArgumentParser:
         _routes,
         "the routing tables",
         watch=True,
-        usage="bgpctl routes [in|out|rib|fib] [PREFIX|IP] [--peer NAME|IP] [--longer] [-o FORMAT]",
+        usage="bgpctl routes [in|out|rib|fib] [PREFIX|IP|NAME] [--peer NAME|IP] [--longer] [-o FORMAT]",
         epilog=(
             "in: what peers announce; out: what they are told; rib (if not said): what was chosen of it and of our\n"
-            "own; fib: what the kernel has, or should have. An address shows every prefix that covers it.\n"
+            "own; fib: what the kernel has, or should have. An address, or the name of a pod, a node or a peer, shows\n"
+            "every prefix that covers it.\n"
             f"marks: {screens.ROUTES_LEGEND}"
         ),
     )
-    command.add_argument("words", nargs="*", metavar="[in|out|rib|fib] [PREFIX|IP]", help=argparse.SUPPRESS)
+    command.add_argument(
+        "words", nargs="*", metavar="[in|out|rib|fib] [PREFIX|IP|NAME]", help=argparse.SUPPRESS
+    )
     command.add_argument("--peer", metavar="NAME|IP", help="only routes from, or to, this one")
     command.add_argument("--longer", action="store_true", help="all prefixes inside PREFIX too")
 
@@ -416,8 +421,12 @@ def _parser() -> argparse.ArgumentParser:
 
     add("bfd", _bfd, "BFD sessions: state, intervals, detection time, why one is down", watch=True)
 
-    command = add("why", _why, "why a prefix or an address is routed as it is, step by step", watch=True)
-    command.add_argument("target", metavar="PREFIX|IP")
+    command = add(
+        "why", _why, "why a prefix, an address or a pod is routed as it is, step by step", watch=True
+    )
+    command.add_argument(
+        "target", metavar="PREFIX|IP|NAME", help="NAME: of a pod (namespace/name), a node or a peer"
+    )
 
     command = add(
         "plan",

@@ -163,7 +163,14 @@ class Daemon:
         self._intent.reconfigured(self._config)
         self._liveness = Liveness(self._speaker, self._kernel, self._router, self._kick)
         self._orders = Orders(self._speaker, self._outbound, self._intent, self._shutdowns)
-        self._parts = Parts(self._router, self._speaker, self._outbound, self._kernel, self._programming)
+        self._parts = Parts(
+            self._router,
+            self._speaker,
+            self._outbound,
+            self._kernel,
+            self._programming,
+            lambda: self._facts.snapshot,
+        )
         self._claim = claim = Claim(self._config.api.socket)
         try:
             self.local_changed()
@@ -478,9 +485,13 @@ class Daemon:
         """One screen."""
         return summary.status(self._parts, self._facts)
 
-    def peers(self) -> list[PeerStatus]:
-        """Every wanted session."""
-        return self._parts.peers()
+    def peers(self, name: str | None = None) -> list[PeerStatus]:
+        """Every wanted session, or those of a name."""
+        return self._parts.peers(name)
+
+    def addresses(self, name: str) -> list[Address]:
+        """A pod's, a node's or a peer's."""
+        return self._parts.addresses(name)
 
     def routes(
         self, table: RouteTable, prefix: str | None, peer: str | None, longer: bool = False
@@ -498,7 +509,7 @@ class Daemon:
 
     def why(self, target: str) -> list[Explanation]:
         """Explanations of a prefix or an address."""
-        return Why(self._parts, self._facts.snapshot).why(target)
+        return Why(self._parts).why(target)
 
     def live(self) -> list[Check]:
         """Liveness."""

@@ -62,6 +62,15 @@ def parse_address(text: str) -> Address:
         raise ValueError(f"{text!r} is not an IPv4 or IPv6 address") from None
 
 
+def is_address(text: str) -> bool:
+    """Whether a text is an address."""
+    try:
+        parse_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def address_text(address: Address) -> str:
     """The canonical text of an address (RFC 5952 for IPv6). Of one with its zone behind the octets, ``fe80::1%eth0``
     (RFC 4007 §11)."""

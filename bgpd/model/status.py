@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from bgpd.model.bfd import BfdReport
 from bgpd.model.peer import PeerId
+from bgpd.model.prefix import Address
 from bgpd.model.resources import Problem, Snapshot
 
 
@@ -257,6 +258,10 @@ class NotFound(LookupError):
     """The operator named something that is not there."""
 
 
+class Ambiguous(ValueError):
+    """The operator used a name that several things have; says which."""
+
+
 class Impossible(Exception):
     """What the operator asked for cannot be done, or was done in part only; says why."""
 
@@ -266,12 +271,20 @@ class Views(Protocol):
 
     def status(self) -> Status: ...
 
-    def peers(self) -> list[PeerStatus]: ...
+    def peers(self, name: str | None = None) -> list[PeerStatus]:
+        """All of them, or those that a name is for: a session's name or address, or the name of the BGPPeer, node or
+        pod behind it. ``NotFound`` where there is none."""
+        ...
+
+    def addresses(self, name: str) -> list[Address]:
+        """What has this name: a pod's addresses, a node's, a peer's. ``ValueError`` where nothing has it."""
+        ...
 
     def routes(
         self, table: RouteTable, prefix: str | None, peer: str | None, longer: bool = False
     ) -> Iterable[RouteView]:
-        """Rows of a table, in the table's order; ``ValueError`` for a bad prefix, ``NotFound`` for an unknown peer.
+        """Rows of a table, in the table's order; ``ValueError`` for a bad prefix or an ambiguous name of a peer,
+        ``NotFound`` for an unknown one.
 
         ``prefix`` alone is exactly that prefix, with ``longer`` also all inside it. The rows are taken over many
         turns of the event loop, so the iterable must bear changes of the tables meanwhile (walk a list of the keys).
@@ -283,8 +296,8 @@ class Views(Protocol):
     def blocks(self) -> list[BlockView]: ...
 
     def why(self, target: str) -> list[Explanation]:
-        """Of a prefix: it alone. Of an address: every prefix known that covers it, the longest first. Nothing of what
-        is unknown; ``ValueError`` for a text that is neither."""
+        """Of a prefix: it alone. Of an address, or of each address of a pod, a node or a peer: every prefix known that
+        covers it, the longest first. Nothing of what is unknown; ``ValueError`` for a text that is none of these."""
         ...
 
     def live(self) -> list[Check]: ...
@@ -301,5 +314,6 @@ class Views(Protocol):
         ...
 
     async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
-        """``name`` is a peer's name or address; returns what was done, raises ``NotFound`` or ``Impossible``."""
+        """``name`` is one peer's, as in ``peers``; returns what was done, raises ``NotFound``, ``Ambiguous`` or
+        ``Impossible``."""
         ...

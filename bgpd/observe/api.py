@@ -10,7 +10,8 @@ On the unix socket, mode 0660 (``as_json`` says what the values look like; each 
 GET   /v1/status                          one ``Status``
 GET   /v1/peers?name=                     ``{"peers": [PeerStatus]}``, of one name or address if given
 GET   /v1/routes?table=&prefix=&peer=     ``{"table": ..., "routes": [RouteView]}``; ``longer=1`` with all inside
-                                          the prefix; a bare address asks for every prefix that covers it
+                                          the prefix; a bare address, or a name of one, asks for every prefix that
+                                          covers it
 GET   /v1/blocks                          ``{"blocks": [BlockView]}``
 GET   /v1/bfd                             BfdReport (``model.bfd``)
 GET   /v1/why?target=                     ``{"explanations": [Explanation]}``
@@ -41,8 +42,8 @@ from typing import Any, get_args
 
 from bgpd.config.config import ConfigError
 from bgpd.lean_import import shallow
-from bgpd.model.prefix import family_of, make_prefix, parse_address, prefix_text
-from bgpd.model.status import Check, Impossible, NotFound, PeerAction, RouteTable, Views
+from bgpd.model.prefix import family_of, is_address, make_prefix, parse_address, prefix_text
+from bgpd.model.status import Ambiguous, Check, Impossible, NotFound, PeerAction, RouteTable, Views
 from bgpd.observe.as_json import SCHEMA_VERSION, document, encode, encode_route
 from bgpd.observe.control_socket import BACKLOG, Claim
 from bgpd.observe.gate import Gate
@@ -212,12 +213,7 @@ class Api:
         return _answer(document(self._views.status()))
 
     async def _peers(self, request: web.Request) -> web.StreamResponse:
-        name = request.query.get("name")
-        peers = self._views.peers()
-        if name is not None:
-            peers = [peer for peer in peers if name in (peer.id, peer.address)]
-            if not peers:
-                raise NotFound(f"no peer is named {name!r} and none has that address")
+        peers = self._views.peers(request.query.get("name"))
         return await _stream(request, {}, "peers", map(encode, peers))
 
     async def _routes(self, request: web.Request) -> web.StreamResponse:
@@ -232,17 +228,18 @@ class Api:
     def _rows(
         self, table: RouteTable, prefix: str | None, peer: str | None, longer: bool
     ) -> Iterator[str | None]:
-        if prefix is None or "/" in prefix or longer:
+        head, slash, _ = (prefix or "").partition("/")
+        if prefix is None or longer or (slash and is_address(head)):
             for row in self._views.routes(table, prefix, peer, longer):
                 yield encode_route(row)
             return
-        address = parse_address(prefix)
-        family = family_of(address)
-        for length in range(family.bits, -1, -1):
-            covering = prefix_text(family, make_prefix(address, length))
-            for row in self._views.routes(table, covering, peer):
-                yield encode_route(row)
-            yield None  # a look-up without rows takes its time too
+        for address in (parse_address(prefix),) if is_address(prefix) else self._views.addresses(prefix):
+            family = family_of(address)
+            for length in range(family.bits, -1, -1):
+                covering = prefix_text(family, make_prefix(address, length))
+                for row in self._views.routes(table, covering, peer):
+                    yield encode_route(row)
+                yield None  # a look-up without rows takes its time too
 
     async def _blocks(self, request: web.Request) -> web.StreamResponse:
         return await _stream(request, {}, "blocks", map(encode, self._views.blocks()))
@@ -405,6 +402,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return await handler(request)
     except NotFound as error:
         return _answer({"error": str(error)}, 404)
+    except Ambiguous as error:
+        return _answer({"error": str(error)}, 400)
     except Impossible as error:
         return _answer({"error": str(error)}, 409)
     except ConfigError as error:

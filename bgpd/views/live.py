@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bgpd.bgp.outbound import Outbound
@@ -12,11 +12,12 @@ from bgpd.fib.programmer import Programming
 from bgpd.kernel.kernel import Kernel
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, Family, Prefix, address_text, host_prefix
-from bgpd.model.resources import community_text
+from bgpd.model.resources import Snapshot, community_text
 from bgpd.model.route import Attributes, FibKey, Forwarding, Path, SegmentType, Via
-from bgpd.model.status import FamilyCounts, NotFound, PeerStatus, SessionState
+from bgpd.model.status import Ambiguous, FamilyCounts, NotFound, PeerStatus, SessionState
 from bgpd.rib.router import Router
 from bgpd.rules.imports import starts_elsewhere
+from bgpd.views.names import addresses_of, choices, peers_of
 
 WELL_KNOWN = {
     0xFFFFFF01: "no-export",
@@ -35,10 +36,13 @@ class Parts:
     outbound: Outbound
     kernel: Kernel
     fibs: Mapping[Family, Programming]
+    snapshot: Callable[[], Snapshot | None]
+    """The newest resources; ``None`` until the first whole ones."""
 
-    def peers(self) -> list[PeerStatus]:
-        """Every wanted session, its counts filled in."""
-        return [self._with_counts(status) for status in self.speaker.statuses()]
+    def peers(self, name: str | None = None) -> list[PeerStatus]:
+        """Every wanted session, or those of a name (``NotFound``), the counts filled in."""
+        statuses = self.speaker.statuses() if name is None else self.find_peers(name)
+        return [self._with_counts(status) for status in statuses]
 
     def _with_counts(self, status: PeerStatus) -> PeerStatus:
         counts, refused, first_as = {}, Counter[str](), 0
@@ -63,12 +67,31 @@ class Parts:
             first_as=first_as,
         )
 
+    def find_peers(self, name: str) -> list[PeerStatus]:
+        """The peers of a name (``views.names``), one at least; ``NotFound``."""
+        found = peers_of(name, self.snapshot(), self.speaker.statuses())
+        if not found:
+            raise NotFound(
+                f"no peer is named {name!r}, none has that address, and no BGPPeer, node or pod of that name is one; "
+                "bgpctl peers lists them"
+            )
+        return found
+
     def find_peer(self, name: str) -> PeerStatus:
-        """A peer by its name or address; ``NotFound``."""
-        for status in self.speaker.statuses():
-            if name in (status.id, status.address):
-                return status
-        raise NotFound(f"no peer is named {name!r} and none has that address; bgpctl peers lists them")
+        """The one peer of a name; ``NotFound`` or ``Ambiguous``."""
+        found = self.find_peers(name)
+        if len(found) > 1:
+            raise Ambiguous(f"{name!r} may be any of {choices(peer.id for peer in found)}")
+        return found[0]
+
+    def addresses(self, name: str) -> list[Address]:
+        """The addresses of a pod, a node or a peer; ``ValueError``."""
+        found = addresses_of(name, self.snapshot(), self.speaker.statuses())
+        if not found:
+            raise ValueError(
+                f"{name!r} is not a prefix such as 10.48.0.0/26, nor an address, nor a pod, node or peer known here"
+            )
+        return found
 
     def established(self, family: Family) -> list[Peer]:
         """The sessions that carry a family now."""

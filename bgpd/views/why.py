@@ -16,12 +16,13 @@ from bgpd.model.prefix import (
     covers,
     family_of,
     host_prefix,
+    is_address,
     is_host,
     parse_address,
     parse_prefix,
     prefix_text,
 )
-from bgpd.model.resources import Action, AffinityState, BlockAffinity, Snapshot
+from bgpd.model.resources import Action, AffinityState, BlockAffinity
 from bgpd.model.route import BLACKHOLE, Originated, OriginKind, Out, Path, Reason, Unresolved, Via
 from bgpd.model.status import Explanation, SessionState, Step
 from bgpd.rib.tables import longest_match
@@ -47,19 +48,22 @@ def _kind(family: Family, prefix: Prefix, own: Originated) -> str:
 class Why:
     """Explains by the parts it is given, and by the newest resources, where there are any."""
 
-    def __init__(self, parts: Parts, snapshot: Snapshot | None) -> None:
-        self._parts, self._snapshot = parts, snapshot
+    def __init__(self, parts: Parts) -> None:
+        self._parts, self._snapshot = parts, parts.snapshot()
 
     def why(self, target: str) -> list[Explanation]:
         """See ``model.status.Views.why``."""
-        if "/" in target:
-            family, prefix = parse_prefix(target)
-            found = [prefix]
+        head, slash, _ = target.partition("/")
+        if slash and is_address(head):
+            found = [parse_prefix(target)]
         else:
-            address = parse_address(target)
-            family = family_of(address)
-            found = longest_match(self._known(family), host_prefix(address))
-        explained = (self._explain(family, prefix) for prefix in found)
+            named = [parse_address(target)] if is_address(target) else self._parts.addresses(target)
+            found = [
+                (family_of(address), prefix)
+                for address in named
+                for prefix in longest_match(self._known(family_of(address)), host_prefix(address))
+            ]
+        explained = (self._explain(family, prefix) for family, prefix in dict.fromkeys(found))
         return [explanation for explanation in explained if explanation is not None]
 
     def _known(self, family: Family) -> Mapping[Prefix, object]:

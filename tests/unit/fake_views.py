@@ -11,9 +11,10 @@ from dataclasses import replace
 from bgpd.config.config import ConfigError
 from bgpd.model.bfd import BfdReport, BfdState, BfdStatus
 from bgpd.model.peer import PeerId
-from bgpd.model.prefix import covers, parse_prefix
+from bgpd.model.prefix import Address, covers, parse_address, parse_prefix
 from bgpd.model.resources import Problem
 from bgpd.model.status import (
+    Ambiguous,
     BlockView,
     Check,
     DatastoreStatus,
@@ -30,6 +31,7 @@ from bgpd.model.status import (
     Status,
     Step,
 )
+from bgpd.views.names import choices, peers_of
 
 NOW = 1_763_906_531.0
 """When this was: 2025-11-23 14:02:11 UTC."""
@@ -335,8 +337,14 @@ class FakeViews:
             problems=(BAD_POOL, CONFLICT),
         )
 
-    def peers(self) -> list[PeerStatus]:
-        return list(self.peers_now)
+    def peers(self, name: str | None = None) -> list[PeerStatus]:
+        return list(self.peers_now) if name is None else [self._peer(name)]
+
+    def addresses(self, name: str) -> list[Address]:
+        """``pod-1`` is in the block that ``routes_now`` has."""
+        if name == "default/pod-1":
+            return [parse_address("10.48.0.130")]
+        raise ValueError(f"{name!r} is not a prefix, an address or a name")
 
     def routes(
         self, table: RouteTable, prefix: str | None, peer: str | None, longer: bool = False
@@ -385,7 +393,9 @@ class FakeViews:
         return f"{peer.id}: {action}"
 
     def _peer(self, name: str) -> PeerStatus:
-        for peer in self.peers_now:
-            if name in (peer.id, peer.address):
-                return peer
-        raise NotFound(f"no peer is named {name!r} and none has that address")
+        found = peers_of(name, None, self.peers_now)
+        if len(found) > 1:
+            raise Ambiguous(f"{name!r} may be any of {choices(peer.id for peer in found)}")
+        if not found:
+            raise NotFound(f"no peer is named {name!r} and none has that address")
+        return found[0]

@@ -59,7 +59,7 @@ class Ground:
 
     def all(self, target: str) -> list[str]:
         """Every explanation of an address or a prefix."""
-        found = Why(self.parts, self.snapshot).why(target)
+        found = Why(self.parts).why(target)
         return ["\n".join([f"{one.prefix}: {one.verdict}", *map(line, one.steps)]) for one in found]
 
     @property
@@ -85,7 +85,7 @@ class Ground:
                 for family in Family
             },
         )
-        return Parts(self.core.router, speaker, self.outbound, kernel, self.fibs)
+        return Parts(self.core.router, speaker, self.outbound, kernel, self.fibs, lambda: self.snapshot)
 
 
 def line(step: Any) -> str:

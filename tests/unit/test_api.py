@@ -129,7 +129,7 @@ async def test_routes(client: aiohttp.ClientSession) -> None:
     [
         ("/v1/routes?table=all", 400, "in, out, rib, fib"),
         ("/v1/routes?prefix=10.0.0.0/33", 400, "'10.0.0.0/33' is not a prefix"),
-        ("/v1/routes?prefix=ten", 400, "'ten' is not an IPv4 or IPv6 address"),
+        ("/v1/routes?prefix=ten", 400, "'ten' is not a prefix, an address or a name"),
         ("/v1/routes?peer=nobody", 404, "'nobody'"),
         ("/v1/why?target=ten", 400, "'ten' is not a prefix"),
         ("/v1/health?check=fine", 400, "live or ready"),

@@ -205,6 +205,11 @@ def test_peers(bgpctl: Bgpctl) -> None:
 def test_one_peer(bgpctl: Bgpctl) -> None:
     assert [row[0] for row in table(bgpctl("peers", "10.0.1.30").out)] == ["PEER", "Mesh_10_0_1_30"]
     assert bgpctl("peers", "Mesh_10_0_1_30").code == 0
+    assert [row[0] for row in table(bgpctl("peers", "worker1").out)] == ["PEER", "Mesh_10_0_1_30"]
+    assert bgpctl("routes", "in", "default/pod-1").out == bgpctl("routes", "in", "10.48.0.130").out
+    assert (
+        bgpctl("routes", "in", "--peer", "worker1").out == bgpctl("routes", "in", "--peer", "10.0.1.30").out
+    )
     result = bgpctl("peers", "nobody")
     assert result.code == 4 and result.out == "" and "'nobody'" in result.err
 
@@ -280,7 +285,7 @@ def test_routes_of_a_prefix_an_address_and_a_peer(bgpctl: Bgpctl) -> None:
         (("routes", "in", "9.9.9.0/24"), 4, "table in has no route for 9.9.9.0/24"),
         (("routes", "--peer", "nobody"), 4, "'nobody'"),
         (("routes", "10.48.0.0/99"), 2, "'10.48.0.0/99' is not a prefix"),
-        (("routes", "all"), 2, "'all' is not an IPv4 or IPv6 address"),
+        (("routes", "all"), 2, "'all' is not a prefix, an address or a name"),
         (("routes", "in", "10.0.0.0/8", "x"), 2, "one word too many"),
         (("routes", "in", "--longer"), 2, "--longer wants a prefix"),
         (("routes", "10.48.0.1", "--longer"), 2, "--longer wants a prefix"),
