@@ -8,7 +8,8 @@ The rooms, top down. Imports go down only, and rooms of one floor do not know ea
 =====  ====================================================================================================
 floor  rooms
 =====  ====================================================================================================
-6      ``cli`` the commands: bgpd (the daemon and its offline tools) and bgpctl (talks to a running one)
+6      ``cli`` the commands: bgpd (the daemon and its offline tools) and bgpctl (talks to a running one);
+       ``cni`` the plugins that a container runtime runs
 5      ``daemon`` the wiring: life, intent (resources and configuration, to sessions, policy, originations),
        admin (the operator's orders), startup (when a start is over)
 4      ``views`` what the operator sees, made of the live parts

@@ -63,6 +63,7 @@ from bgpd.views.tables import Tables
 from bgpd.views.why import Why
 
 if TYPE_CHECKING:
+    from bgpd.datastore.allocator import Allocator
     from bgpd.observe.api import Api
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class Daemon:
         self._config_path, self._config = config_path, config
         self._started = time.monotonic()
         self._datastore = make_datastore(config)
+        self._allocator: Allocator | None = None
         self._facts = Facts(config, str(config_path), time.time(), self._datastore, config_loaded=time.time())
         self._facts.in_the_way = NOT_YET_LISTENING
         self._metrics = Metrics(self)
@@ -585,6 +587,20 @@ class Daemon:
             self._reload_asked.clear()
             with contextlib.suppress(ConfigError):
                 await self.reload()
+
+    async def ipam(self, order: Mapping[str, object]) -> Mapping[str, object]:
+        """Addresses for this node's pods, in a thread: files and locks are waited for there."""
+        if self._config.datastore.type != "files":
+            message = f"no addresses are given out of datastore.type {self._config.datastore.type}"
+            return {"error": {"code": "invalid", "message": message}}
+        if self._allocator is None:
+            from bgpd.datastore.allocator import Allocator  # no start waits for what many nodes never ask
+            from bgpd.datastore.files_store import FilesStore
+            from bgpd.datastore.store import Executor
+
+            store = FilesStore(self._config.datastore.path)
+            self._allocator = Allocator(Executor(store), self._config.node)
+        return await asyncio.to_thread(self._allocator.perform, order)
 
     async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
         """Shut down, enable, reset or refresh one session."""

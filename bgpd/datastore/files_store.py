@@ -228,6 +228,7 @@ class FilesStore:
             with temporary.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
+                os.fchmod(file.fileno(), _mode(path))
                 os.fsync(file.fileno())
             temporary.replace(path)
         except OSError as error:
@@ -264,6 +265,14 @@ class FilesStore:
 def _is_own(path: Path) -> bool:
     """Whether the store made a file: its name then says the kind."""
     return path.suffix == ".json" and path.name.startswith(_OWN)
+
+
+def _mode(path: Path) -> int:
+    """Whoever could read it can read it on, and the daemon a new one, whatever the runtime's umask."""
+    try:
+        return path.stat().st_mode & 0o777
+    except OSError:
+        return 0o644
 
 
 def _free(path: Path) -> None:

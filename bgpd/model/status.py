@@ -313,6 +313,10 @@ class Views(Protocol):
         """Re-reads the configuration; returns what changed in words, raises ``ConfigError`` (nothing changed)."""
         ...
 
+    async def ipam(self, order: Mapping[str, object]) -> Mapping[str, object]:
+        """Gives out or takes back addresses of this node (``datastore.allocator``); errors are part of the answer."""
+        ...
+
     async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
         """``name`` is one peer's, as in ``peers``; returns what was done, raises ``NotFound``, ``Ambiguous`` or
         ``Impossible``."""

@@ -172,6 +172,7 @@ class Api:
                 web.post("/v1/plan", self._plan),
                 web.post("/v1/reload", self._reload),
                 web.post("/v1/peer-action", self._peer_action),
+                web.post("/v1/ipam", self._ipam),
                 web.get("/metrics", self._scrape),
             ]
         )
@@ -297,6 +298,17 @@ class Api:
         if len(message.encode()) > SHUTDOWN_TEXT_MAX:
             raise web.HTTPBadRequest(text=f"the message is longer than {SHUTDOWN_TEXT_MAX} octets (RFC 9003)")
         return _answer({"message": await self._views.peer_action(action, name, message)})
+
+    async def _ipam(self, request: web.Request) -> web.StreamResponse:
+        """An order of a CNI plugin."""
+        try:
+            async with asyncio.timeout(BODY_TIME):
+                order = json.loads(await request.text())
+        except NOT_AS_ASKED:
+            order = None
+        if not isinstance(order, dict):
+            raise web.HTTPBadRequest(text="the body must be an object: verb, and what it asks for")
+        return web.json_response(await self._views.ipam(order))
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -387,6 +387,9 @@ class FakeViews:
             raise ConfigError(self.refuse_reload)
         return "changed: bgp"
 
+    async def ipam(self, order: Mapping[str, object]) -> Mapping[str, object]:
+        return {"ips": [{"address": "10.48.0.1", "block": "10.48.0.0/26"}], "asked": order}
+
     async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
         peer = self._peer(name)
         self.asked.append((action, peer.id, message))
