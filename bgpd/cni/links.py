@@ -33,6 +33,8 @@ def host_name(container: str, interface: str, pod: str = "", namespace: str = ""
         text = container
     if interface != "eth0":
         text += f".{interface}"
+    import hashlib  # 5 ms, for those who need it
+
     return f"{prefix}{hashlib.sha1(text.encode()).hexdigest()[:11]}"[:15]
 
 
