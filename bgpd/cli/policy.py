@@ -49,7 +49,7 @@ from bgpd.rules.imports import (
 )
 from bgpd.rules.originate import originate
 from bgpd.rules.peering import Peering, peers
-from bgpd.rules.policy import RoutePolicy, route_policy
+from bgpd.rules.policy import RoutePolicy, are_ranked, route_policy
 
 BUILT_IN = "built-in: "
 Direction = Literal["import", "export"]
@@ -226,8 +226,10 @@ def _told_of_own(node: _NodeView, peer: Peer, route: Route, source: RouteSource)
         route.bad("local_pref", f"expected a number from 1 to {INT_MAX - 1} with source {source.value}")
     # A LOCAL_PREF that is given stands for the metric that makes it.
     metric = route.metric if given.local_pref is None else INT_MAX - given.local_pref
-    prioritised = given.local_pref is not None or node.policy.prioritised(False)
-    origination = _origination(node, route.family, route)
+    workloads, foreign = _kernel(node, route)
+    evidence = given.local_pref is not None or are_ranked({route.family: workloads})
+    prioritised = node.policy.prioritised(evidence)
+    origination = _origination(node, route.family, workloads, foreign)
     known = origination.announce.get(route.prefix) or origination.offered.get(route.prefix)
     own = Originated(
         known.kind if known else OriginKind.STATIC,
@@ -276,20 +278,26 @@ def _telling(
     return adverts.tellings(route.prefix, group, own, announced, paths)[0]
 
 
-def _origination(node: _NodeView, family: Family, route: Route | None = None) -> Origination:
-    """What the node says and keeps, with ``route`` in its kernel."""
-    workloads: frozenset[WorkloadRoute] = frozenset()
-    foreign: frozenset[ForeignRoute] = frozenset()
-    if route is not None and route.source in (RouteSource.KERNEL, RouteSource.DIRECT):
-        direct, kernel = route.source is RouteSource.DIRECT, node.config.kernel
-        patterns = kernel.tunnel_interfaces if direct else kernel.workload_interfaces
-        ours = matches(route.interface, patterns)
-        if ours and is_host(family, route.prefix) and route.next_hop is None:
-            workloads = frozenset({WorkloadRoute(route.prefix, route.interface, route.metric, direct)})
-        found = ForeignRoute(route.prefix, route.source, route.interface, route.next_hop, route.metric)
-        foreign = frozenset({found})
-    early = node.config.originate.ipam_early
-    name = node.config.node
+def _kernel(node: _NodeView, route: Route) -> tuple[frozenset[WorkloadRoute], frozenset[ForeignRoute]]:
+    """What the daemon would find in its kernel if ``route`` was there: workloads' routes, and all of others."""
+    if route.source not in (RouteSource.KERNEL, RouteSource.DIRECT):
+        return frozenset(), frozenset()
+    direct, kernel = route.source is RouteSource.DIRECT, node.config.kernel
+    patterns = kernel.tunnel_interfaces if direct else kernel.workload_interfaces
+    ours = matches(route.interface, patterns) and is_host(route.family, route.prefix) and not route.next_hop
+    workload = WorkloadRoute(route.prefix, route.interface, route.metric, direct)
+    found = ForeignRoute(route.prefix, route.source, route.interface, route.next_hop, route.metric)
+    return frozenset({workload} if ours else ()), frozenset({found})
+
+
+def _origination(
+    node: _NodeView,
+    family: Family,
+    workloads: frozenset[WorkloadRoute] = frozenset(),
+    foreign: frozenset[ForeignRoute] = frozenset(),
+) -> Origination:
+    """What the node says and keeps, with these in its kernel."""
+    early, name = node.config.originate.ipam_early, node.config.node
     made = originate(node.snapshot, {family: workloads}, name, early, node.policy, {family: foreign})
     return made[family]
 

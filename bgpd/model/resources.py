@@ -316,7 +316,11 @@ class Service:
     load_balancer_ips: tuple[Address, ...] = ()
     """``status.loadBalancer.ingress``; host names are left out."""
     local: bool = False
-    """``externalTrafficPolicy: Local``. Unset is as ``Cluster``."""
+    """``externalTrafficPolicy: Local``."""
+    cluster: bool = False
+    """``externalTrafficPolicy: Cluster`` in so many words."""
+    asked_ip: Address | None = None
+    """``spec.loadBalancerIP``: what its owner would have as the load balancer's address."""
 
 
 class Endpoint(NamedTuple):

@@ -82,9 +82,7 @@ class Router:
         """Of established sessions."""
         self._altered: dict[Path, Path] = {}
         """Paths that are taken in otherwise than they were received."""
-        self._encoders: dict[PeerId, Peer] = {}
-        """Internal sessions that sent a LOCAL_PREF that carries a metric; of one that ended, while its routes stay."""
-        self._prioritised = self._ranked = False
+        self._prioritised = self._encoded = False
         self._stale_until: dict[tuple[PeerId, Family], float] = {}
         self._refreshing: set[tuple[PeerId, Family]] = set()
         self._over_limit: dict[PeerId, tuple[Peer, Family, int]] = {}
@@ -113,7 +111,6 @@ class Router:
             elif key in self._stale_until:
                 self._stale_until[key] = now + STALE_TIME
             rib.set_rules(peer, import_rules(self._policy, peer, family))
-        self._review_encoders()
         self._groups[peer.id] = groups = groups_of(peer, self._policy)
         for family, group in groups.items():
             self._join(self._ribs[family], group)
@@ -137,7 +134,6 @@ class Router:
                 rib.forget(peer.id)
         for family, group in self._groups.pop(peer.id).items():
             self._leave(self._ribs[family], group)
-        self._review_encoders()
 
     def forget(self, peer: PeerId) -> None:
         """The peer is no longer wanted: its session, if its end was not told, and whatever it left go."""
@@ -146,7 +142,6 @@ class Router:
         for family, rib in self._ribs.items():
             self._stale_until.pop((peer, family), None)
             rib.forget(peer)
-        self._review_encoders()
 
     def received(self, peer: Peer, events: Sequence[RibEvent], now: float = 0.0) -> None:
         """What a session said, in order."""
@@ -164,7 +159,7 @@ class Router:
                 refused = import_refusal(path, rib.rules[peer_id]) is not None
                 rib.adj_rib_in.announce(path, event.prefixes, rib.dirty, refused)
                 if internal and (attributes.local_pref or 0) > ENCODED:
-                    self._encodes(peer)
+                    self._encodes()
                 if limit is not None:
                     received_, _, stale = rib.adj_rib_in.counts(peer.id)
                     if received_ - stale > limit:
@@ -188,7 +183,6 @@ class Router:
         self._refreshing.discard(key)
         self._stale_until.pop(key, None)
         rib.adj_rib_in.sweep_stale(peer.id)
-        self._review_encoders()
 
     def originated(self, originations: Mapping[Family, Origination]) -> None:
         """What this node announces and keeps, whole; only what differs from before is decided again."""
@@ -213,9 +207,8 @@ class Router:
     def workloads_ranked(self, ranked: bool) -> None:
         """Whether this node's own workloads tell that LOCAL_PREF carries the kernel's metric (``are_ranked``): known
         before a peer has said anything, so that no peer hears another LOCAL_PREF first."""
-        if ranked != self._ranked:
-            self._ranked = ranked
-            self._review_priorities()
+        if ranked:
+            self._encodes()
 
     def local_prefixes(self, family: Family, local: Mapping[Prefix, str]) -> None:
         """This node's own addresses and connected subnets, each with a word for it: never taken from a peer."""
@@ -289,7 +282,6 @@ class Router:
             del self._stale_until[key]
             self._refreshing.discard(key)
             self._ribs[key[1]].adj_rib_in.sweep_stale(key[0])
-        self._review_encoders()
 
     def next_deadline(self) -> float | None:
         """When ``tick`` is next needed."""
@@ -357,8 +349,10 @@ class Router:
 
     @property
     def encoded(self) -> bool:
-        """Whether an internal peer sends LOCAL_PREFs that carry the kernel's metric."""
-        return bool(self._encoders)
+        """Whether LOCAL_PREF was seen to carry the kernel's metric: in what an internal peer sent, by a workload's
+        route or in the resources. What was true of the cluster once stays so until the daemon ends: the last pod that
+        goes changes no LOCAL_PREF, and no filter that matches it."""
+        return self._encoded
 
     @property
     def prioritised(self) -> bool:
@@ -492,28 +486,14 @@ class Router:
             made = self._altered[path] = received(path)
         return made
 
-    def _encodes(self, peer: Peer) -> None:
-        if self._encoders.get(peer.id) is not peer:
-            self._encoders[peer.id] = peer
-            self._review_priorities()
-
-    def _review_encoders(self) -> None:
-        """Who ended, and left no routes, no longer counts."""
-        if not self._encoders:
-            return
-        stale = {peer for peer, _ in self._stale_until}
-        gone = [
-            peer
-            for peer, session in self._encoders.items()
-            if self._peers.get(peer) is not session and peer not in stale
-        ]
-        for peer in gone:
-            del self._encoders[peer]
-        if gone:
+    def _encodes(self) -> None:
+        if not self._encoded:
+            self._encoded = True
             self._review_priorities()
 
     def _review_priorities(self) -> None:
-        now = self._policy.prioritised(self._ranked or self.encoded)
+        self._encoded = self._encoded or self._policy.priorities_set
+        now = self._policy.prioritised(self._encoded)
         if now != self._prioritised:
             self._prioritised = now
             for rib in self._ribs.values():

@@ -184,9 +184,12 @@ def _family(
         if prefix in announce:
             continue  # a block of a single address
         inside = _inside(family, prefix, (block.cidr for block in owned))
-        if policy.priorities != "off" and 0 < route.metric < own_policy.normal_priority:
-            inside = ""
-        reason = absent or inside or _outside(prefix, pools) or _concealed(prefix, concealing)
+        elevated = policy.priorities != "off" and 0 < route.metric < own_policy.normal_priority
+        if inside and elevated:  # its block is announced without a pool too
+            where = ""
+        else:
+            where = inside or _outside(prefix, pools)
+        reason = absent or where or _concealed(prefix, concealing)
         found = _originated(OriginKind.BORROWED, source, route)
         if reason:
             hidden.setdefault(prefix, reason)

@@ -48,6 +48,7 @@ class Wanted(NamedTuple):
     """The peer's, where it is a route reflector of the cluster."""
     interface: str | None = None
     named_port: int | None = None
+    """Part of the name: a port that a BGPPeer has, or that the resources say the node listens on."""
     reverse: bool = False
     """Nobody named the peer for this node: it peers back."""
 
@@ -85,9 +86,12 @@ class Cluster:
     def asn_of(self, node: Node) -> int:
         return node.asn or self.settings.as_number or DEFAULT_ASN
 
+    def listen_port_of(self, node: Node) -> int | None:
+        """The ``listenPort`` that the resources give a node."""
+        return self.snapshot.settings(node.name).listen_port or self.settings.listen_port
+
     def port_of(self, node: Node) -> int:
-        theirs = self.snapshot.settings(node.name)
-        return theirs.listen_port or self.settings.listen_port or self.config.bgp.port
+        return self.listen_port_of(node) or self.config.bgp.port
 
     def waits(self, address: Address) -> bool:
         """Whether we leave the dialling to the other end: BIRD nodes compare the texts of the two addresses too."""
@@ -158,6 +162,7 @@ class Cluster:
                     local_address=own if settings.use_node_ip else None,
                     settings=settings,
                     cluster_id=other.route_reflector_cluster_id,
+                    named_port=None if kind is PeerKind.MESH else self.listen_port_of(other),
                 )
 
     def _forward(self, spec: BGPPeer) -> Iterator[Wanted]:
@@ -186,19 +191,19 @@ class Cluster:
         if asn is None:
             self.refuse(spec, "spec.asNumber", "expected, since peerIP is not a node of the cluster")
             return
-        port = self.port_of(owner) if owner and asn == self._expected(spec, owner) else DEFAULT_PORT
+        node = owner if owner and asn == self._expected(spec, owner) else None
         yield Wanted(
             kind=kind,
             source=f"BGPPeer {spec.name}",
             address=address,
-            port=spec.peer_port or port,
+            port=spec.peer_port or (self.port_of(node) if node else DEFAULT_PORT),
             asn=asn,
             passive=kind is PeerKind.GLOBAL and owner is not None and self.waits(address),
             local_address=own if spec.use_node_ip else None,
             settings=_settings(spec),
             cluster_id=owner.route_reflector_cluster_id if owner else None,
             interface=spec.peer_interface,
-            named_port=spec.peer_port,
+            named_port=spec.peer_port or (self.listen_port_of(node) if node else None),
         )
 
     def _to_workloads(self, spec: BGPPeer) -> Iterator[Wanted]:
@@ -224,13 +229,14 @@ class Cluster:
             yield Wanted(kind, source, address, DEFAULT_PORT, asn, True, local, settings)
 
     def _backward(self, spec: BGPPeer) -> Iterator[Wanted]:
-        """Sessions back to the near side of a BGPPeer that this node is on the far side of."""
+        """Sessions back to the near side of a BGPPeer that this node is on the far side of: in Calico they are peers of
+        the one node, so that is how they are named, also where the BGPPeer is global."""
         settings = replace(_settings(spec), local_as_number=None, reachable_by=None)
         families = [f for f in Family if spec.peer_ip in (None, self.own.address(f))]
         for _, other in sorted(self.snapshot.nodes.items()):
             if _is_near(spec, other):
                 asn = self._expected(spec, other)
-                for session in self._to_node(other, _kind(spec), f"BGPPeer {spec.name}", settings, asn):
+                for session in self._to_node(other, PeerKind.NODE, f"BGPPeer {spec.name}", settings, asn):
                     if family_of(session.address) in families:
                         yield session._replace(reverse=True)
 

@@ -31,6 +31,7 @@ from bgpd.model.resources import (
     EncapMode,
     IPPool,
     Node,
+    SetPriority,
     Snapshot,
 )
 from bgpd.model.route import StaticRoute, Workloads
@@ -116,7 +117,8 @@ class RoutePolicy:
     priorities: Literal["auto", "on", "off"] = "auto"
     """Whether LOCAL_PREF carries the kernel's metric."""
     priorities_set: bool = False
-    """A BGPConfiguration names a normal priority: ``auto`` is then on."""
+    """The resources say so: BGPConfiguration names a normal priority, or a BGPFilter has ``priority`` or
+    ``setPriority`` (all of them of Calico 3.32). ``auto`` is then on."""
     kept_inside: tuple[str, ...] = KEPT_INSIDE
     """Interfaces whose addresses and routes internal peers are not told: Felix brings them there."""
     ignored_interfaces: tuple[str, ...] = ()
@@ -147,8 +149,8 @@ class RoutePolicy:
         return frozenset(peer for peer, policy in self.peers.items() if policy.client)
 
     def prioritised(self, evidence: bool) -> bool:
-        """Whether LOCAL_PREF carries the metric. ``evidence``: an internal peer, or this node's own workloads, tell
-        that the cluster does so."""
+        """Whether LOCAL_PREF carries the metric. ``evidence``: an internal peer, this node's own workloads, or an
+        earlier policy, told that the cluster does so."""
         return self.priorities == "on" or (self.priorities == "auto" and (self.priorities_set or evidence))
 
     def chain(self, names: tuple[str, ...], direction: Direction, family: Family) -> Chain | None:
@@ -203,9 +205,20 @@ def route_policy(
         },
         cluster_id=own.route_reflector_cluster_id,
         priorities=config.bgp.route_priority,
-        priorities_set=(cluster.ipv4_normal_route_priority or cluster.ipv6_normal_route_priority) is not None,
+        priorities_set=bool(cluster.ipv4_normal_route_priority or cluster.ipv6_normal_route_priority)
+        or any(map(_ranks, snapshot.filters.values())),
         kept_inside=kept_inside,
         ignored_interfaces=cluster.ignored_interfaces or (),
+    )
+
+
+def _ranks(bgp_filter: BGPFilter) -> bool:
+    """Whether a filter looks at a priority or sets one."""
+    lists = (*bgp_filter.imports.values(), *bgp_filter.exports.values())
+    return any(
+        rule.priority is not None or any(isinstance(each, SetPriority) for each in rule.operations)
+        for rules in lists
+        for rule in rules
     )
 
 

@@ -199,8 +199,13 @@ def _never(service: Service) -> str:
 
 
 def _always(service: Service, held: Mapping[Family, Iterable[tuple[Prefix, str]]]) -> str:
-    """Why every node announces a Service: it has an address that is an entry of a list for itself."""
-    balanced = service.load_balancer_ips if service.type == "LoadBalancer" else ()
+    """Why every node announces a Service: it says ``externalTrafficPolicy: Cluster``, and has an address (or asks for
+    one) that is an entry of a list for itself."""
+    if not service.cluster:
+        return ""
+    balanced: tuple[Address, ...] = ()
+    if service.type == "LoadBalancer":
+        balanced = (*service.load_balancer_ips, *((service.asked_ip,) if service.asked_ip else ()))
     for name, addresses in ((EXTERNAL_IPS, service.external_ips), (LOAD_BALANCER_IPS, balanced)):
         for address in addresses:
             if (host_prefix(address), name) in held[family_of(address)]:

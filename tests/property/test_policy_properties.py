@@ -225,6 +225,8 @@ class Lived:
     def fresh(self) -> Lived:
         """One that is told the end of this one."""
         new = Lived()
+        if self.core.router.encoded:  # seen once, it stays so
+            new.core.router.workloads_ranked(True)
         new.on_policy(self.policy)
         new.on_originate(self.origin)
         new.on_tunnel(self.tunnel)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
@@ -53,6 +54,8 @@ all_services = st.dictionaries(
         addresses.map(octets),
         addresses.map(octets),
         st.booleans(),
+        st.booleans(),
+        addresses.map(lambda found: next(iter(octets(found)), None)),
     ),
 )
 all_slices = st.dictionaries(
@@ -80,8 +83,8 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     labels = draw(st.sampled_from([{}, {}, {}, {EXCLUDE_SERVICES: "true"}]))
     return Snapshot(
         services={
-            name: Service(name, s.type, s.cluster_ips, s.external_ips, s.load_balancer_ips, s.local)
-            for name, s in made.items()
+            name: replace(each, name=name, cluster=each.cluster and not each.local)
+            for name, each in made.items()
         },
         endpoint_slices=draw(all_slices),
         bgp_configurations={"default": draw(configurations)},
@@ -110,7 +113,8 @@ def slow(said: Snapshot) -> set[str]:
         candidates += [a for a in service.load_balancer_ips if has(cluster.service_load_balancer_ips, a)]
         single = any(alone(cluster.service_external_ips, a) for a in service.external_ips)
         if service.type == "LoadBalancer":
-            single |= any(alone(cluster.service_load_balancer_ips, a) for a in service.load_balancer_ips)
+            balanced = [*service.load_balancer_ips, *filter(None, [service.asked_ip])]
+            single |= any(alone(cluster.service_load_balancer_ips, a) for a in balanced)
         for address in candidates:
             ready = {
                 endpoint.node
@@ -121,7 +125,7 @@ def slow(said: Snapshot) -> set[str]:
             }
             if service.local:
                 yes = "me" in ready
-            elif single:
+            elif single and service.cluster:
                 yes = True
             else:
                 yes = not cluster.service_load_balancer_aggregation and bool(ready)

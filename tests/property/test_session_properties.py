@@ -89,8 +89,6 @@ class Longer(Lived):
         self.full: set[str] = set()
         self.dead: set[str] = set()
         """Next hops that lead nowhere."""
-        self.encoders: set[str] = set()
-        """Who sent a LOCAL_PREF with a metric in it, in the present session."""
         self._paths: dict[tuple[str, int, int], Path] = {}
         deliver = self.wire.outbound._send
         self.wire.outbound._send = lambda to, octets: deliver(to, octets) and str(to.id) not in self.full
@@ -102,7 +100,6 @@ class Longer(Lived):
         if name in self.up:
             return
         self.up.add(name)
-        self.encoders.discard(name)
         self._paths = {key: found for key, found in self._paths.items() if key[0] != name}
         session = self.session[name] = replace(
             PEERS[name],
@@ -138,8 +135,6 @@ class Longer(Lived):
         key = name, which, path_id
         if key not in self._paths:  # as the codec does, for a session
             self._paths[key] = path(self.session[name], SAID[which], path_id=path_id)
-        if which == ENCODED:
-            self.encoders.add(name)
         for text in prefixes:
             self.now[name][text, path_id] = which
             self.kept[name].pop((text, path_id), None)
@@ -190,15 +185,14 @@ class Longer(Lived):
     def fresh(self) -> Longer:
         """One that is told the end of this one."""
         new = Longer()
+        if self.core.router.encoded:  # seen once, it stays so
+            new.core.router.workloads_ranked(True)
         new.on_policy(self.policy)
         new.on_originate(self.origin)
         for text in self.dead:
             new.on_hop(text, False)
         for name in sorted(self.up, reverse=True):
             new.on_up(name)
-            if name in self.encoders:
-                new.on_say(name, ENCODED, PREFIXES[:1], 9)
-                new.on_take_back(name, PREFIXES[0], 9)
             for (text, path_id), which in self.now[name].items():
                 new.on_say(name, which, [text], path_id)
         new.finish()

@@ -225,7 +225,7 @@ def test_peer_selectors_and_their_reverse() -> None:
     """Workers name the control node; it peers back without a resource of its own, unless that is turned off."""
     to_control = BGPPeer("up", node_selector="role == 'worker'", peer_selector="role == 'control'")
     snap = snapshot(CLUSTER, [to_control], MESH_OFF, BGPConfiguration("node.control", listen_port=1179))
-    up = peering(snap, "worker1").peers["Node_10_0_1_20"]  # type: ignore[index]
+    up = peering(snap, "worker1").peers["Node_10_0_1_20_port_1179"]  # type: ignore[index]
     assert (up.port, up.asn, up.passive) == (1179, 64512, False)
     assert names(peering(snap, "control")) == {"Node_10_0_1_30", "Node_10_0_1_31"}
     assert not any(peer.passive for peer in peering(snap, "control").peers.values())
@@ -240,7 +240,7 @@ def test_a_global_peer_that_is_a_cluster_node() -> None:
     assert peering(snap, "worker1").peers["Global_10_0_1_20"].passive is False  # type: ignore[index]
     assert peering(snap, "early").peers["Global_10_0_1_20"].passive is True  # type: ignore[index]
     back = peering(snap, "control")
-    assert names(back) == {"Global_10_0_1_10", "Global_10_0_1_30", "Global_10_0_1_31"}
+    assert names(back) == {"Node_10_0_1_10", "Node_10_0_1_30", "Node_10_0_1_31"}
     assert not any(peer.passive for peer in back.peers.values())
     by_node = BGPPeer("control", node="early", peer_ip=parse_address("10.0.1.20"))
     one = peering(snapshot([*CLUSTER, node("early", "10.0.1.10")], [by_node], MESH_OFF), "early")
@@ -263,15 +263,21 @@ def test_global_comes_before_node_specific_and_names_decide() -> None:
     assert found == peering(snapshot(reversed(CLUSTER), [b, a, c], MESH_OFF))
 
 
-def test_one_name_is_one_session_whatever_the_port() -> None:
-    """A listenPort is not in the name: the node by its selector, and at 179 as somebody in another AS."""
+def test_a_listen_port_of_the_resources_is_part_of_the_name() -> None:
+    """As in Calico: the node by its selector, and at 179 somebody in another AS. Not in the mesh."""
     a = BGPPeer("a", peer_selector="role == 'control'")
     b = BGPPeer("b", peer_ip=parse_address("10.0.1.20"), as_number=65001)
     configuration = BGPConfiguration("node.control", listen_port=1179)
     found = peering(snapshot(CLUSTER, [a, b], MESH_OFF, configuration))
-    assert {name: peer.port for name, peer in found.peers.items()} == {"Global_10_0_1_20": 1179}
-    message = "BGPPeer a has the same peer in AS 64512 and comes first: ignored"
-    assert found.problems == (Problem("BGPPeer b", "spec.peerIP", message),)
+    ports = {name: peer.port for name, peer in found.peers.items()}
+    assert ports == {"Global_10_0_1_20_port_1179": 1179, "Global_10_0_1_20": 179}
+    assert found.problems == ()
+    by_address = BGPPeer("a", peer_ip=parse_address("10.0.1.20"))
+    assert names(peering(snapshot(CLUSTER, [by_address], MESH_OFF, configuration))) == {
+        "Global_10_0_1_20_port_1179"
+    }
+    everybody = BGPConfiguration("default", listen_port=1179)
+    assert names(peering(snapshot(CLUSTER, [], everybody))) == {"Mesh_10_0_1_20", "Mesh_10_0_1_31"}
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def run(resources: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
         (
             MESH,
             {"prefix": "10.48.0.0/26", "source": "static"},
-            {"action": "accept", "as_path": [], "local_pref": 100, **PODS},
+            {"action": "accept", "as_path": [], "local_pref": 2147483647 - 1024, **PODS},
         ),
         (
             TOR,
@@ -364,7 +364,7 @@ def test_local_preference_stands_for_a_metric(run: Run, resources: Path) -> None
         _, [answer], _ = run({**route, **extra}, PLAIN)
         said.append(answer["rule"])
     assert said == [
-        "built-in: pool default-ipv4",
+        "more exportV4[2]",
         "more exportV4[1]",
         "more exportV4[2]",
         "built-in: pool default-ipv4",

@@ -528,7 +528,7 @@ def test_46_on_local_pref_is_the_metric_both_ways() -> None:
     assert {text for _, text, _ in made.fib} == {BLOCK, "192.0.2.0/24"}
 
 
-def test_46_auto_is_on_while_an_internal_peer_encodes() -> None:
+def test_46_auto_is_on_once_an_internal_peer_encoded() -> None:
     restarting = peer("10.0.1.30", restart=[V4])
     made = core(policy(), restarting, B, X, blocks=[BLOCK])
     assert not made.router.prioritised
@@ -538,12 +538,14 @@ def test_46_auto_is_on_while_an_internal_peer_encodes() -> None:
     assert made.router.prioritised
     assert told(made, B)[BLOCK].attributes.local_pref == ENCODED
     made.down(restarting, V4)
-    assert made.router.prioritised, "its routes are still here"
     made.now += 1000
     made.router.tick(made.now)
     made.settle()
+    assert made.router.prioritised, "what was true of the cluster once stays so"
+    assert told(made, B)[BLOCK].attributes.local_pref == ENCODED
+    made.router.policy(policy(priorities="off"))
+    made.settle()
     assert not made.router.prioritised
-    assert told(made, B)[BLOCK].attributes.local_pref == 100
     assert {at for _, _, at in made.fib} == {0}
 
 
@@ -576,7 +578,28 @@ def test_46_auto_is_on_where_own_workloads_have_metrics() -> None:
     assert told(made, A)[BLOCK].attributes.local_pref == ENCODED
     made.router.workloads_ranked(False)
     made.settle()
-    assert told(made, A)[BLOCK].attributes.local_pref == 100
+    assert told(made, A)[BLOCK].attributes.local_pref == ENCODED, "the last pod that goes changes nothing"
+
+
+@pytest.mark.parametrize("direction", ["imports", "exports"])
+@pytest.mark.parametrize(
+    ("rule", "on"),
+    [
+        (FilterRule(Action.ACCEPT, priority=512), True),
+        (FilterRule(Action.ACCEPT, operations=(SetPriority(512),)), True),
+        (FilterRule(Action.ACCEPT, community=7), False),
+    ],
+)
+def test_46_a_filter_by_priority_says_that_there_are_priorities(
+    direction: str, rule: FilterRule, on: bool
+) -> None:
+    """Before the first pod has a route: or the filter lets the own block out only while there is one."""
+    ranking = BGPFilter("ranks", **{direction: {V6: (FilterRule(Action.REJECT), rule)}})
+    made = Core()
+    made.router.policy(resources(filters=(ranking,)))
+    assert made.router.prioritised is on
+    made.router.policy(resources())
+    assert made.router.prioritised is on, "it stays so when the filter goes"
 
 
 def test_46_an_elevated_workload_is_announced_inside_its_own_block() -> None:
@@ -589,6 +612,10 @@ def test_46_an_elevated_workload_is_announced_inside_its_own_block() -> None:
     for mode, said in (("auto", {BLOCK, HOST}), ("off", {BLOCK})):
         found = originate(snap, routes, "me", policy=policy(priorities=mode))[V4]
         assert set(found.announce) == {pfx(text) for text in said}
+        found = originate(snapshot(affinity("10.48.0.0/26")), routes, "me", policy=policy(priorities=mode))[
+            V4
+        ]
+        assert set(found.announce) == {pfx(text) for text in said}, "a block is announced without a pool too"
     made = core(policy(priorities="on"), A)
     made.router.originated({V4: originate(snap, routes, "me", policy=policy(priorities="on"))[V4]})
     made.settle()
@@ -655,6 +682,7 @@ def resources(
     nodes: tuple[Node, ...] = (),
     own: Node | None = None,
     mine: BGPConfiguration | None = None,
+    filters: tuple[BGPFilter, ...] = (),
     bgp: str = "{}",
     kernel: str = "{}",
 ) -> RoutePolicy:
@@ -662,6 +690,7 @@ def resources(
     own = own or Node("me", ipv4=ME, ipv4_network=IPNetwork("10.0.1.20/24"))
     found = Snapshot(
         pools={pool.name: pool for pool in pools},
+        filters={each.name: each for each in filters},
         nodes={node.name: node for node in (own, *nodes)},
         bgp_configurations={each.name: each for each in (default, mine) if each},
     )

@@ -65,7 +65,7 @@ def good(document: object) -> Any:
             None,
             Service("default/web", external_ips=(parse_address("192.0.2.1"),), local=True),
         ),
-        ({"externalTrafficPolicy": "Cluster"}, None, Service("default/web")),
+        ({"externalTrafficPolicy": "Cluster"}, None, Service("default/web", cluster=True)),
         (
             {"type": "LoadBalancer"},
             {
@@ -75,7 +75,12 @@ def good(document: object) -> Any:
             },
             Service("default/web", "LoadBalancer", load_balancer_ips=(parse_address("203.0.113.7"),)),
         ),
-        ({"loadBalancerIP": "203.0.113.7"}, {"loadBalancer": {"ingress": None}}, Service("default/web")),
+        (
+            {"loadBalancerIP": "203.0.113.7"},
+            {"loadBalancer": {"ingress": None}},
+            Service("default/web", asked_ip=parse_address("203.0.113.7")),
+        ),
+        ({"loadBalancerIP": ""}, None, Service("default/web")),
     ],
 )
 def test_services(spec: object, status: object, expected: Service) -> None:

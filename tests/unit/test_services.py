@@ -76,7 +76,7 @@ def service(
     name: str = "default/web",
 ) -> Service:
     found = (tuple(map(parse_address, texts)) for texts in (cluster, external, balanced))
-    return Service(name, type_, *found, local=local)
+    return Service(name, type_, *found, local=local, cluster=not local)
 
 
 def slice_of(
@@ -254,6 +254,20 @@ def test_43_endpoints_count_for_their_own_family() -> None:
             {},
             SINGLE_BALANCED,
             "+load balancer IP of Service default/web: an address of it is an entry of serviceLoadBalancerIPs",
+        ),
+        (
+            replace(service(balanced=(BALANCED,)), asked_ip=parse_address(SINGLE_BALANCED)),
+            [],
+            {},
+            BALANCED,
+            "+load balancer IP of Service default/web: an address of it is an entry of serviceLoadBalancerIPs",
+        ),
+        (
+            replace(service(external=(SINGLE_EXTERNAL,)), cluster=False),
+            [],
+            {},
+            SINGLE_EXTERNAL,
+            "externalIP of Service default/web: its externalTrafficPolicy is not Local: only ranges are announced",
         ),
         (
             service(),

@@ -20,13 +20,16 @@ def service(name: str, fields: Fields) -> Service:
         cluster_ips = tuple(filter(None, (spec.address("clusterIP"),)))
     balancer = fields.section("status").section("loadBalancer")
     ingress = [entry.address("ip") for entry in balancer.sections("ingress")]
+    policy = spec.option("externalTrafficPolicy", {"Cluster": "Cluster", "Local": "Local"})
     return Service(
         name,
         type=spec.text("type") or "ClusterIP",
         cluster_ips=cluster_ips,
         external_ips=_addresses(spec, "externalIPs"),
         load_balancer_ips=tuple(address for address in ingress if address is not None),
-        local=bool(spec.option("externalTrafficPolicy", {"Cluster": False, "Local": True})),
+        local=policy == "Local",
+        cluster=policy == "Cluster",
+        asked_ip=spec.lenient("loadBalancerIP", plain_address),
     )
 
 
