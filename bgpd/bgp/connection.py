@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import NamedTuple
@@ -50,6 +51,8 @@ log = logging.getLogger(__name__)
 
 OPEN_TIME = 60.0
 """Seconds a peer has for its OPEN."""
+LOOK_AGAIN = 1.0
+"""Seconds until a peer whose hold time is over, while octets of it wait to be read, is looked at again."""
 LOG_EVERY = 10.0
 """Seconds between two lines about malformed UPDATEs of one session."""
 BUDGET = 3000.0
@@ -231,11 +234,15 @@ class Connection:
         self._send(KEEPALIVE, KEEPALIVE_MESSAGE)
         self._schedule_keepalive(now)
 
-    def tick(self, now: float) -> None:
-        """Time has come to ``next_deadline``."""
+    def tick(self, now: float, unread: Callable[[], bool] = lambda: False) -> None:
+        """Time has come to ``next_deadline``. ``unread``: whether octets of the peer wait that were not fed yet: then
+        it lives, however busy we are, and its silence counts only once they are read."""
         if self.closure is not None:
             return
-        if self._hold_at is not None and now >= self._hold_at and not self.work_due:
+        expired = self._hold_at is not None and now >= self._hold_at
+        if expired and (self.work_due or unread()):
+            self._hold_at, expired = now + LOOK_AGAIN, False
+        if expired:
             waited = "OPEN" if self.state is SessionState.OPEN_SENT else "message"
             text = f"no {waited} for {self._hold_time:g} s"
             if self.state is SessionState.OPEN_SENT and self.config.ttl_security is not None:

@@ -186,8 +186,12 @@ class Runner:
 
     def _tick(self) -> None:
         self._timer = None
-        self.session.tick(now())
+        self.session.tick(now(), self._unread)
         self.pump()
+
+    def _unread(self, connection: Connection) -> bool:
+        link = self.links.get(connection)
+        return link is not None and link.unread
 
     async def _connect(self) -> None:
         await self._world.may_dial()

@@ -21,7 +21,9 @@ from __future__ import annotations
 import logging
 import struct
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from random import Random
 from typing import NamedTuple
 
@@ -150,12 +152,12 @@ class Session:
 
     # Input.
 
-    def tick(self, now: float) -> None:
-        """Time has come to ``next_deadline``."""
+    def tick(self, now: float, unread: Callable[[Connection], bool] = lambda _: False) -> None:
+        """Time has come to ``next_deadline``. ``unread``: whether octets of a connection wait that we did not get."""
         if self._idle_until is not None and now >= self._idle_until:
             self._idle_until = None
         for connection in list(self.connections):
-            connection.tick(now)
+            connection.tick(now, partial(unread, connection))
             self._settle(connection, now)
 
     def take_dial(self, now: float) -> bool:

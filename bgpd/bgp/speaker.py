@@ -266,6 +266,7 @@ class Speaker:
             asyncio.get_running_loop().call_soon(self.guarded, self._next_turn)
         if self._behind or now() >= self._turn_ends:
             link.pause(True)
+            link.waiting += 1
             self._behind.append((link, data))
         else:
             self._take(link, data)
@@ -276,7 +277,9 @@ class Speaker:
             if now() >= end:
                 asyncio.get_running_loop().call_soon(self.guarded, self._next_turn)
                 return
-            self._take(*self._behind.popleft())
+            link, data = self._behind.popleft()
+            link.waiting -= 1
+            self._take(link, data)
         self._turn_ends = None
 
     def _take(self, link: Link, data: bytes) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import os
 import socket
+import termios
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
@@ -182,6 +184,8 @@ class Link(asyncio.BufferedProtocol):
         self.connection: Connection | None = None
         self.full = False
         """More than ``HIGH_WATER`` waits to be sent."""
+        self.waiting = 0
+        """Reads that the owner has put off."""
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._linger: asyncio.TimerHandle | None = None
@@ -212,6 +216,17 @@ class Link(asyncio.BufferedProtocol):
         """To set options of; only while it is open."""
         assert self._transport is not None
         return cast(Socket, self._transport.get_extra_info("socket"))
+
+    @property
+    def unread(self) -> bool:
+        """Whether octets of the peer wait, in the kernel or with the owner."""
+        if self.waiting:
+            return True
+        if self._transport is None or self._transport.is_closing():
+            return False
+        count = bytearray(4)
+        fcntl.ioctl(self.socket.fileno(), termios.FIONREAD, count)
+        return any(count)
 
     def write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():

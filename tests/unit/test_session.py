@@ -604,6 +604,43 @@ def test_messages_of_any_kind_yield(flood: bytes, most: int) -> None:
     assert session.peer is not None
 
 
+def test_octets_that_wait_elsewhere_are_no_silence() -> None:
+    """In the socket, or with the speaker, which is busy with another peer."""
+    session = make()
+    connection = dial(session)
+    up(session, connection, opened=replace(OPEN, hold_time=3))
+    asked = []
+
+    def unread(of: Connection) -> bool:
+        asked.append(of)
+        return True
+
+    for now in (1.0, 2.0, 2.9):
+        session.tick(now, unread)
+    assert asked == [], "nobody is asked before the hold time is over"
+    sent(connection)
+    for now in (3.0, 4.0, 5.0, 6.0):
+        session.tick(now, unread)
+        assert session.established is connection
+        deadline = session.next_deadline()
+        assert deadline is not None and deadline > now, "the timer does not spin meanwhile"
+    assert sent(connection), "and we are heard"
+    session.receive(connection, KEEPALIVE_MESSAGE, 6.5)
+    session.tick(9.4)
+    assert session.established is connection, "what is read begins the hold time anew"
+    session.tick(9.5)
+    assert session.flaps == {"hold_timer": 1}
+
+
+def test_octets_that_are_read_and_are_no_message_are_silence() -> None:
+    session = make()
+    connection = dial(session)
+    up(session, connection, opened=replace(OPEN, hold_time=3))
+    session.receive(connection, KEEPALIVE_MESSAGE[:10], 2.9)
+    session.tick(3.0)
+    assert session.flaps == {"hold_timer": 1}
+
+
 def test_decoding_yields() -> None:
     session = make()
     connection = dial(session)
@@ -832,6 +869,29 @@ def test_a_reset_ends_the_wait_after_an_error() -> None:
     assert not session.take_dial(0.0)
     session.reset("", 0.0)
     assert session.take_dial(0.0)
+
+
+def test_shut_down_while_it_waits_to_dial() -> None:
+    session = make()
+    assert session.take_dial(0.0)
+    session.dial_failed("refused", 0.1)
+    assert session.next_deadline() is not None
+    session.shutdown("night", 0.2)
+    assert session.state is SessionState.DOWN
+    assert session.next_deadline() is None and not session.take_dial(1e6)
+    session.enable(1e6)
+    assert session.state is SessionState.ACTIVE and session.take_dial(1e6)
+
+
+def test_removed_while_dialling() -> None:
+    session = make()
+    assert session.take_dial(0.0)
+    before = session.epoch
+    session.remove(0.1)
+    assert session.epoch != before, "who dials is told that the dial is of no use"
+    assert session.dialled(US, 0.2) is None and session.connections == []
+    session.dial_outdated(0.3)
+    assert session.next_deadline() is None and not session.take_dial(1e6)
 
 
 def test_shut_down_while_dialling() -> None:

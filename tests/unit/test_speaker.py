@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import pytest
 
+from bgpd.bgp.runner import now
 from bgpd.bgp.speaker import Speaker
-from bgpd.bgp.transport import HIGH_WATER, dialling_socket, listening_socket
+from bgpd.bgp.transport import HIGH_WATER, Dial, dialling_socket, listening_socket
 from bgpd.bgp.wire.exa import (
     KEEPALIVE_MESSAGE,
     Capabilities,
@@ -433,6 +434,58 @@ async def test_a_throttled_speaker_reads_no_session_but_makes_them() -> None:
         assert not ours.table.keys() & set(MORE)
         slow.throttle(False)
         await until(lambda: ours.table.keys() >= set(MORE))
+
+
+async def test_a_peer_that_we_do_not_get_to_read_is_not_dead() -> None:
+    """The hold timer looks at what waits in the socket, and at what waits for a turn of the loop."""
+    async with speaking(2, config(2, 3, passive=True)) as (speaker, ours), Raw.connected(3, 2) as raw:
+        await raw.open(3, hold_time=3)
+        await until(lambda: ours.up)
+        [runner] = speaker._runners.values()
+        [link] = runner.links.values()
+        assert not link.unread
+        speaker.throttle(True)
+        runner.pump()
+        raw.writer.write(KEEPALIVE_MESSAGE)
+        await until(lambda: link.unread)
+        runner.session.tick(now() + 100, runner._unread)
+        assert speaker.count() == (1, 1)
+        speaker.throttle(False)
+        await until(lambda: not link.unread)
+        link.waiting = 1
+        runner.session.tick(now() + 200, runner._unread)
+        assert speaker.count() == (1, 1)
+        link.waiting = 0
+        runner.session.tick(now() + 300, runner._unread)
+        assert speaker.count() == (0, 1)
+
+
+async def test_a_dial_under_way_to_a_peer_that_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up, and a connection that it still makes is closed unused; nothing dials again."""
+    begun, connected, given_up = asyncio.Event(), asyncio.Event(), []
+
+    class Slow(Dial):
+        def give_up(self) -> None:
+            given_up.append(self)
+
+        async def connect(self) -> socket.socket:
+            begun.set()
+            await connected.wait()
+            return await super().connect()
+
+    monkeypatch.setattr("bgpd.bgp.runner.Dial", Slow)
+    async with (
+        speaking(2, config(2, 3)) as (speaker, ours),
+        speaking(3, config(3, 2, passive=True)) as (other, theirs),
+    ):
+        await begun.wait()
+        speaker.configure({}, [address(2)], PORT)
+        assert len(given_up) == 1
+        begun.clear()
+        connected.set()
+        await until(lambda: ours.attempts)
+        await asyncio.sleep(0.05)
+        assert not (ours.up or theirs.up or begun.is_set()) and other.count() == (0, 1)
 
 
 async def test_a_bug_of_ours_ends_the_speaker() -> None:
