@@ -21,11 +21,15 @@ MAX_ALIASED = 100_000
 
 
 class YamlError(Exception):
-    """Text that is not the YAML we read; ``str()`` is ``file:line:column: what is wrong``. Lines start at 1."""
+    """Text that is not the YAML we read; ``str()`` is ``file:line:column: what is wrong``. Lines start at 1.
 
-    def __init__(self, source: str, line: int, column: int, message: str) -> None:
+    ``bare`` says the same without a word of the text, which may be a password.
+    """
+
+    def __init__(self, source: str, line: int, column: int, message: str, bare: str = "") -> None:
         super().__init__(f"{source}:{line}:{column}: {message}")
         self.source, self.line, self.column, self.message = source, line, column, message
+        self.bare = bare or message
 
 
 class Document(NamedTuple):
@@ -145,9 +149,9 @@ class _Builder:
         self.aliased = 0
         self.line = first_line
 
-    def error(self, mark: Any, message: str) -> YamlError:
+    def error(self, mark: Any, message: str, bare: str = "") -> YamlError:
         column = mark.column if mark is not None else 0
-        return YamlError(self.source, self.first_line + _line(mark), column + 1, message)
+        return YamlError(self.source, self.first_line + _line(mark), column + 1, message, bare)
 
     def take(self, event: yaml.Event | None) -> None:
         if isinstance(event, yaml.ScalarEvent):
@@ -175,7 +179,7 @@ class _Builder:
             else:
                 value = self.plain(event.value) if event.implicit[0] else event.value
         except ValueError as error:
-            raise self.error(event.start_mark, str(error)) from None
+            raise self.error(event.start_mark, str(error), "a value that is not of its tag's type") from None
         if event.anchor:
             self.anchors[event.anchor] = (value, 1)
         self.add(value, event)
@@ -184,7 +188,8 @@ class _Builder:
         self.count += 1
         mapping = isinstance(event, yaml.MappingStartEvent)
         if event.tag not in (None, "!", f"{_CORE}map" if mapping else f"{_CORE}seq"):
-            raise self.error(event.start_mark, f"the tag {event.tag} is not one of YAML's core types")
+            message = f"the tag {event.tag} is not one of YAML's core types"
+            raise self.error(event.start_mark, message, "a tag that is not one of YAML's core types")
         if len(self.stack) >= MAX_DEPTH:
             raise self.error(event.start_mark, f"nested deeper than {MAX_DEPTH} levels")
         if self.stack and self.stack[-1].wants_key:
@@ -198,7 +203,7 @@ class _Builder:
         if found is None:
             inside = any(frame.anchor == event.anchor for frame in self.stack)
             what = "is inside what it names" if inside else "names no anchor before it"
-            raise self.error(event.start_mark, f"the alias *{event.anchor} {what}")
+            raise self.error(event.start_mark, f"the alias *{event.anchor} {what}", f"an alias that {what}")
         value, size = found
         self.count += size
         self.aliased += size
@@ -217,7 +222,8 @@ class _Builder:
             frame.value.append(value)
         elif frame.wants_key:
             if value in frame.value:
-                raise self.error(event.start_mark, f"the key {value!r} is given twice")
+                message = f"the key {value!r} is given twice"
+                raise self.error(event.start_mark, message, "a key is given twice")
             if value == "<<":
                 raise self.error(
                     event.start_mark, "merge keys (<<) are not part of YAML 1.2: write the keys out"
@@ -254,7 +260,8 @@ def load_documents(
         ) from None
     except yaml.reader.ReaderError as error:
         line = first_line + text.count("\n", 0, error.position)
-        raise YamlError(source, line, 1, f"{error.reason} (character {error.character!r})") from None
+        message = f"{error.reason} (character {error.character!r})"
+        raise YamlError(source, line, 1, message, str(error.reason)) from None
     except UnicodeError:
         raise YamlError(source, first_line, 1, "characters that are not Unicode text") from None
     return builder.documents
@@ -270,15 +277,24 @@ def _decode(octets: bytes, source: str, first_line: int) -> str:
         raise YamlError(source, line, column, message) from None
 
 
-_MARKER = re.compile(r"^(?:%[^\n]*\n)*---(?=\s|\Z)", re.MULTILINE)
-
-
 def split_documents(text: str) -> list[tuple[str, int]]:
     """A stream cut at its ``---`` lines, each part with its first line: a broken one then spoils no other.
 
-    YAML allows ``---`` at the start of a line as a marker only, inside scalars too (YAML 1.2.2 §9.1.2).
+    YAML allows ``---`` at the start of a line as a marker only, inside scalars too (YAML 1.2.2 §9.1.2). Directives
+    (lines with ``%``) belong to the marker after them.
     """
-    starts = [match.start() for match in _MARKER.finditer(text)]
+    starts: list[int] = []
+    at = 0 if text.startswith("---") else text.find("\n---") + 1
+    while at or not starts:
+        if text.startswith("---", at) and (text[at + 3 : at + 4] or "\n").isspace():
+            start = at
+            while start and text.startswith("%", above := text.rfind("\n", 0, start - 1) + 1):
+                start = above
+            starts.append(start)
+        found = text.find("\n---", at)
+        if found < 0:
+            break
+        at = found + 1
     parts: list[tuple[str, int]] = []
     line = 1
     for start, end in zip([0, *starts], [*starts, len(text)], strict=True):

@@ -12,18 +12,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import stat
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from asyncinotify import Mask
 
-from bgpd.config.yaml import YamlError, load_documents, split_documents
-from bgpd.datastore.calico.decode import Decoded, Verdict, decode
-from bgpd.datastore.directories import CHANGES, Directories, Names, open_inotify, stamp_of
+from bgpd.datastore.directories import CHANGES, Directories, Names, open_inotify, read_file
+from bgpd.datastore.documents import Known, parse
 from bgpd.datastore.endpoints import Endpoints
 from bgpd.datastore.objects import GRACE, Failure, Objects
 from bgpd.model.resources import Problem, Snapshot
@@ -36,8 +34,8 @@ SUFFIXES = (".yaml", ".yml", ".json")
 INLINE = 16_384
 """Octets: more than that is parsed in a thread, since the event loop must not wait for it (about 4 ms)."""
 
-_OF_A_SECRET = "not YAML; why is not told, since the words might be those of a Secret"
-_Chunks = Mapping[str, tuple[Decoded, ...]]
+SLICE = 0.004
+"""Seconds of reading between two turns of the event loop."""
 
 
 class _File(NamedTuple):
@@ -45,14 +43,7 @@ class _File(NamedTuple):
 
     stamp: tuple[int, ...]
     digest: bytes
-    chunks: _Chunks
-
-
-class _Parsed(NamedTuple):
-    objects: tuple[Decoded, ...]
-    failures: tuple[Failure, ...]
-    whole: bool
-    chunks: _Chunks
+    known: Known
 
 
 class Files:
@@ -127,9 +118,13 @@ class Files:
             gone = self._objects.places() - listed - {""}
         else:
             listed, gone = {name for name in names if is_resource(name)}, set()
+        turn = time.monotonic() + SLICE
         for name in sorted(listed):
             if not await self._read_file(name, force=names is not None):
                 gone.add(name)
+            if time.monotonic() >= turn:
+                await asyncio.sleep(0)
+                turn = time.monotonic() + SLICE
         for name in gone:
             self._files.pop(name, None)
             self._objects.drop(name)
@@ -156,15 +151,9 @@ class Files:
     async def _read_file(self, name: str, force: bool) -> bool:
         """Reads one file unless it is as it was. Returns whether it is there."""
         path = self.path / name
-        known = self._files.get(name)
+        file = self._files.get(name)
         try:
-            seen = path.stat()
-            if not stat.S_ISREG(seen.st_mode):
-                return False
-            stamp = stamp_of(seen)
-            if known is not None and known.stamp == stamp and not force:
-                return True
-            data = path.read_bytes()
+            stamp, data = read_file(path, file.stamp if file is not None and not force else None)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -172,16 +161,18 @@ class Files:
             problem = Problem(name, "", f"cannot be read: {error.strerror}")
             self._objects.put(name, (), [Failure("io", problem)], whole=False)
             return True
-        digest = _digest(data)
-        if known is not None and known.digest == digest:
-            self._files[name] = known._replace(stamp=stamp)
+        if data is None:
             return True
-        chunks = known.chunks if known is not None else {}
+        digest = _digest(data)
+        if file is not None and file.digest == digest:
+            self._files[name] = file._replace(stamp=stamp)
+            return True
+        known = file.known if file is not None else {}
         if len(data) <= INLINE:
-            parsed = parse(name, data, chunks)
+            parsed = parse(name, data, known)
         else:
-            parsed = await asyncio.to_thread(parse, name, data, chunks)
-        self._files[name] = _File(stamp, digest, parsed.chunks)
+            parsed = await asyncio.to_thread(parse, name, data, known)
+        self._files[name] = _File(stamp, digest, parsed.known)
         self._objects.put(name, parsed.objects, parsed.failures, parsed.whole)
         return True
 
@@ -191,7 +182,7 @@ def _foresee(objects: Objects, known: Mapping[str, _File], files: Mapping[str, b
     for name, data in sorted(taken.items()):
         file = known.get(name)
         if file is None or file.digest != _digest(data):
-            parsed = parse(name, data, file.chunks if file is not None else {})
+            parsed = parse(name, data, file.known if file is not None else {})
             objects.put(name, parsed.objects, parsed.failures, parsed.whole)
     for name in objects.places() - taken.keys():
         objects.drop(name)
@@ -204,38 +195,6 @@ def _foresee(objects: Objects, known: Mapping[str, _File], files: Mapping[str, b
 
 def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def parse(name: str, data: bytes, known: _Chunks) -> _Parsed:
-    """The objects in a file's octets. ``known`` holds what its documents were decoded to the last time."""
-    objects: list[Decoded] = []
-    failures: list[Failure] = []
-    chunks: dict[str, tuple[Decoded, ...]] = {}
-    try:
-        parts: Iterable[tuple[str, int]] = split_documents(data.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        parts = [("", 0)]  # the loader words it: an octet and where it is
-    for part, line in parts:
-        decoded = known.get(part)
-        if decoded is None:
-            try:
-                documents = load_documents(part if line else data, name, line or 1, keep_text=True)
-            except YamlError as error:
-                message = error.message if "Secret" not in part else _OF_A_SECRET
-                problem = Problem(f"{name}:{error.line}:{error.column}", "", message)
-                failures.append(Failure("yaml", problem))
-                continue
-            values = [document.value for document in documents if document.value is not None]
-            decoded = tuple(found for value in values for found in decode(value, name))
-        chunks[part] = decoded
-        objects += decoded
-    nameless = [found for found in objects if found.key is None and found.problems]
-    bad = [found for found in nameless if found.verdict is Verdict.BAD]
-    for found in nameless:
-        reason = "invalid" if found.verdict is Verdict.BAD else ""
-        failures += [Failure(reason, problem) for problem in found.problems]
-    whole = not bad and not any(failure.reason == "yaml" for failure in failures)
-    return _Parsed(tuple(objects), tuple(failures), whole, chunks)
 
 
 def is_resource(name: str) -> bool:

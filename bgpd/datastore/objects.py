@@ -30,7 +30,7 @@ class Failure(NamedTuple):
     """Why a place could not be read as it should."""
 
     reason: str
-    """``yaml``, ``invalid``, ``duplicate`` or ``io`` are counted; an empty one (set without effect) is not."""
+    """``yaml``, ``invalid``, ``duplicate``, ``io`` or ``empty`` are counted; no word (set without effect) is not."""
     problem: Problem
 
 
@@ -70,7 +70,7 @@ class Objects:
         self._in_sync = False
         self._readable = False
         self._events: Counter[tuple[str, str]] = Counter()
-        self._errors: Counter[str] = Counter({"yaml": 0, "invalid": 0, "duplicate": 0, "io": 0})
+        self._errors: Counter[str] = Counter({"yaml": 0, "invalid": 0, "duplicate": 0, "io": 0, "empty": 0})
         self._last_event: float | None = None
         self._log = log
 
@@ -98,9 +98,13 @@ class Objects:
         """All that a place says now. With ``whole`` false a part of it could not be read: what it said before and does
         not say now is held, not absent."""
         before = self._places.get(place)
-        found = tuple(objects)
+        found, failures = tuple(objects), tuple(failures)
+        if not found and not failures and whole and place in self._home.values():
+            # `kubectl get > file` empties it first, and kubectl may fail then.
+            message = "is empty: what it said last stands; delete the file if nothing is meant"
+            failures, whole = (Failure("empty", Problem(place, "", message)),), False
         ignored = sum(decoded.verdict is Verdict.IGNORED for decoded in found)
-        now = self._places[place] = _Place(found, tuple(failures), whole, ignored)
+        now = self._places[place] = _Place(found, failures, whole, ignored)
         touched = self._unsay(place, before)
         for decoded in now.objects:
             if decoded.key is not None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bgpd.datastore.files import is_resource, parse
+from bgpd.datastore.directories import read_file
+from bgpd.datastore.documents import parse
+from bgpd.datastore.files import is_resource
 from bgpd.datastore.objects import Failure, Objects
 from bgpd.model.resources import Problem, Snapshot
 
@@ -26,9 +28,11 @@ def read(directory: Path, node: str) -> Snapshot:
     for name in names:
         path = directory / name
         try:
-            if path.is_file():
-                parsed = parse(name, path.read_bytes(), {})
-                objects.put(name, parsed.objects, parsed.failures, parsed.whole)
+            _, data = read_file(path, None)
+            parsed = parse(name, data or b"", {})
+            objects.put(name, parsed.objects, parsed.failures, parsed.whole)
+        except FileNotFoundError:
+            continue  # a link to nowhere
         except OSError as error:
             problem = Problem(name, "", f"cannot be read: {error.strerror}")
             objects.put(name, (), [Failure("io", problem)], whole=False)

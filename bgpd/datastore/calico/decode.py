@@ -159,15 +159,25 @@ def _object(document: dict[str, Any], source: str, where: str) -> Decoded:
 
 def _other(kind: str, group: str, name: object, source: str) -> Decoded:
     """An object we do not read: silent, except where somebody may rely on it."""
+    if not _mistaken(kind, group):
+        return Decoded(Verdict.IGNORED)
+    expected = {"Secret": "v1", "Service": "v1", "EndpointSlice": DISCOVERY}.get(
+        kind, " or ".join(CALICO_GROUPS)
+    )
+    return _nameless(f"{source}: {kind} {name}", "apiVersion", f"expected {expected}, not {group!r}")
+
+
+def _mistaken(kind: str, group: str) -> bool:
+    """Whether an object that we do not read was probably meant for us: a version that we do not know."""
     said = group.partition("/")[0]
     calico = said in ("projectcalico.org", "crd.projectcalico.org") and kind in KINDS
-    if calico or (said == "discovery.k8s.io" and kind == "EndpointSlice"):
-        expected = {"Secret": "v1", "Service": "v1", "EndpointSlice": DISCOVERY}.get(
-            kind, " or ".join(CALICO_GROUPS)
-        )
-        message = f"expected {expected}, not {group!r}"
-        return _nameless(f"{source}: {kind} {name}", "apiVersion", message)
-    return Decoded(Verdict.IGNORED)
+    return calico or (said == "discovery.k8s.io" and kind == "EndpointSlice")
+
+
+def passed_over(kind: str, group: str) -> bool:
+    """Whether nothing of an object of this kind and ``apiVersion`` is read: then it need not be parsed."""
+    decoder = _DECODERS.get((kind, V3 if group in CALICO_GROUPS else group))
+    return decoder is None and not kind.endswith("List") and not _mistaken(kind, group)
 
 
 _DECODERS: Mapping[tuple[str, str], Callable[[str, Fields], Resource | None]] = {
