@@ -18,8 +18,9 @@ from itertools import chain, islice
 from typing import Any, NamedTuple, NoReturn
 
 from bgpd import __version__
-from bgpd.cli import peers, plans, screens
+from bgpd.cli import exposition, peers, plans, screens
 from bgpd.cli.client import Client, Denied, Refused, Unreachable
+from bgpd.cli.streams import Parser, complain, ended_well, say, sent
 from bgpd.cli.tables import ASCII_MARKS, MARKS, Look, Screen, can_mark, cell, lines, on_terminal, stamp
 
 DEFAULT_SOCKET = "/run/bgpd/api.sock"
@@ -60,21 +61,8 @@ Command = Callable[[Client, argparse.Namespace], Answer]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure:
-            reconfigure(errors="replace")  # a name that the terminal cannot show is no reason to fail
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        code = _run(argv)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has seen enough, as head does. Nothing more is to be written, at exit neither.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13
-    except KeyboardInterrupt:
-        return 130
-    return code
+    given = sys.argv[1:] if argv is None else argv
+    return ended_well("bgpctl", lambda: _run(given), Exit.DEGRADED)
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -82,38 +70,49 @@ def _run(argv: Sequence[str]) -> int:
     if strange:
         arguments.fail(f"unrecognized arguments: {' '.join(strange)}")
     client = Client(arguments.socket)
+    problems: tuple[str, ...] = ()
+    said = False
     try:
         if getattr(arguments, "watch", None) is not None:
             return _watch(client, arguments, argv)
         answer: Answer = arguments.ask(client, arguments)
         if arguments.output == "json" or arguments.raw:
             for piece in answer.json():
-                sys.stdout.write(piece)
+                said = True
+                say(piece)
         else:
             terminal = on_terminal(sys.stdout)
             for line in lines(answer.screen(_look(terminal)), terminal=terminal):
-                sys.stdout.write(line + "\n")
+                say(line + "\n")
         return answer.code
     except Refused as error:
-        _complain(str(error))
-        for problem in error.problems:
-            sys.stderr.write(f"  {cell(problem).text}\n")
+        words, problems = str(error), error.problems
         code = {400: Exit.USAGE, 404: Exit.NOT_FOUND}.get(error.status, Exit.DEGRADED)
     except Unreadable as error:
-        _complain(str(error))
-        code = Exit.DEGRADED
+        words, code = str(error), Exit.DEGRADED
     except Unreachable as error:
-        _complain(str(error))
-        code = Exit.UNREACHABLE
+        words, code = str(error), Exit.UNREACHABLE
     except Denied as error:
-        _complain(str(error))
-        code = Exit.PERMISSION
-    # A plan's codes are those of a comparison, as diff has them: any failure is one.
-    return Exit.DEGRADED if arguments.ask is _plan else code
+        words, code = str(error), Exit.PERMISSION
+    if arguments.ask is _plan:  # its codes are those of a comparison, as diff has them: any failure is one
+        code = Exit.DEGRADED
+    _complain(words, problems)
+    if arguments.output == "json" and not said:
+        say(_json(_failure(words, problems, code)))
+    return code
 
 
-def _complain(message: str) -> None:
-    sys.stderr.write(f"bgpctl: {cell(message).text}\n")
+def _complain(message: str, problems: Sequence[str] = ()) -> None:
+    complain(f"bgpctl: {cell(message).text}\n" + "".join(f"  {cell(each).text}\n" for each in problems))
+
+
+def _failure(words: str, problems: Sequence[str], code: Exit) -> dict[str, Any]:
+    """What ``-o json`` prints in place of an answer."""
+    return {"schema_version": 1, "error": words, "problems": list(problems), "exit_code": int(code)}
+
+
+def _json(found: Mapping[str, Any]) -> str:
+    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 
 def _look(terminal: bool) -> Look:
@@ -126,12 +125,11 @@ def _watch(client: Client, arguments: argparse.Namespace, argv: Sequence[str]) -
     A daemon that is away meanwhile is waited for.
     """
     terminal = on_terminal(sys.stdout) and arguments.output == "table"
-    out = sys.stdout
     if terminal:
         import signal
 
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        out.write(
+        say(
             "\x1b[?1049h\x1b[?25l\x1b[?7l"
         )  # the other screen, no cursor, no line breaks of the terminal's own
     try:
@@ -145,26 +143,30 @@ def _watch(client: Client, arguments: argparse.Namespace, argv: Sequence[str]) -
                     text = _head(lines(answer.screen(_look(terminal)), terminal=terminal), terminal)
             except (Unreachable, Denied, Refused) as error:
                 text = []
-                if terminal:
+                if arguments.output == "json":
+                    code = Exit.PERMISSION if isinstance(error, Denied) else Exit.UNREACHABLE
+                    text = [json.dumps(_failure(str(error), (), code), ensure_ascii=False)]
+                    _complain(str(error))
+                elif terminal:
                     text = [f"bgpctl: {cell(error).text}"]
                 else:
                     _complain(str(error))
             if terminal:
                 title = f"Every {arguments.watch:g}s: bgpctl {' '.join(argv)}   {stamp(time.time())}"
                 text = [title, "", *text]
-                out.write("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in text[:-1]) + text[-1] + "\x1b[J")
+                say("\x1b[H" + "".join(f"{line}\x1b[K\n" for line in text[:-1]) + text[-1] + "\x1b[J")
             else:
-                out.write("".join(line + "\n" for line in text))
+                say("".join(line + "\n" for line in text))
                 if arguments.output == "table" and text:
-                    out.write("\n")
-            out.flush()
+                    say("\n")
+            sent()
             time.sleep(arguments.watch)
     except KeyboardInterrupt:
         return Exit.OK
     finally:
         if terminal:
-            out.write("\x1b[?7h\x1b[?25h\x1b[?1049l")
-            out.flush()
+            say("\x1b[?7h\x1b[?25h\x1b[?1049l")
+            sent()
 
 
 def _head(text: Iterator[str], terminal: bool) -> list[str]:
@@ -179,7 +181,7 @@ def _head(text: Iterator[str], terminal: bool) -> list[str]:
 
 def _answer(found: Mapping[str, Any], show: Callable[[Any, Look], Screen], code: Exit = Exit.OK) -> Answer:
     def text() -> Iterator[str]:
-        yield json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+        yield _json(found)
 
     return Answer(lambda look: show(found, look), text, code)
 
@@ -207,7 +209,12 @@ def _routes(client: Client, arguments: argparse.Namespace) -> Answer:
     if arguments.longer:
         query["longer"] = "1"
     text = client.lines("/v1/routes", query)
-    head = next(text, b"")
+    try:
+        head = next(text, b"")
+    except Refused as error:
+        if error.status == 400 and table not in arguments.words:
+            raise Refused(400, f"{error}, nor one of the tables {', '.join(TABLES)}") from None
+        raise
     # Rows are one a line, between the head and "]}": a million of them pass through without being held.
     first = next(text, b"").strip()
     if not first:
@@ -320,6 +327,12 @@ def _metrics(client: Client, arguments: argparse.Namespace) -> Answer:
     first = next(text, b"")
 
     def pieces() -> Iterator[str]:
+        if arguments.output == "json":
+            yield _json({"schema_version": 1, "families": list(exposition.families(text_lines()))})
+        else:
+            yield from text_lines()
+
+    def text_lines() -> Iterator[str]:
         for line in chain([first], text):
             yield line.decode()
 
@@ -348,32 +361,21 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=32, width=110)
 
 
-class _Parser(argparse.ArgumentParser):
-    misused = Exit.USAGE
-    """What a wrong usage exits with."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=_Help, allow_abbrev=False, **options)
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(self.misused, f"{self.prog}: error: {message}\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="bgpctl",
         description="Show what the bgpd of this node does, and steer it.",
         epilog=_EXAMPLES,
+        formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"bgpctl {__version__}")
     _common(parser, os.environ.get("BGPCTL_SOCKET") or DEFAULT_SOCKET, "table")
     parser.set_defaults(raw=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(name: str, ask: Command, text: str, *, watch: bool = False, **options: Any) -> _Parser:
-        command: _Parser = commands.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", **options
+    def add(name: str, ask: Command, text: str, *, watch: bool = False, **options: Any) -> Parser:
+        command: Parser = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", formatter_class=_Help, **options
         )
         _common(command, argparse.SUPPRESS, argparse.SUPPRESS)
         if watch:
@@ -469,7 +471,7 @@ def _parser() -> argparse.ArgumentParser:
         "-m", "--message", default="", metavar="TEXT", help="what the peer's operator is told"
     )
 
-    add("metrics", _metrics, "what Prometheus would read, as text").set_defaults(raw=True)
+    add("metrics", _metrics, "what Prometheus would read, as its text or as json").set_defaults(raw=True)
     add("version", _version, "the versions of bgpctl and of the daemon")
     return parser
 

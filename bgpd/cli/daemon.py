@@ -13,9 +13,10 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bgpd import __version__
+from bgpd.cli.streams import Parser, complain, ended_well, say
 
 if TYPE_CHECKING:
     from bgpd.config.config import ConfigError
@@ -26,23 +27,19 @@ EX_CONFIG = 78
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    parser = _parser(argv[0] if argv else "")
-    arguments = parser.parse_args(argv)
-    code: int = arguments.run(arguments)
-    return code
+    given = sys.argv[1:] if argv is None else argv
 
+    def command() -> int:
+        arguments = _parser(given[0] if given else "").parse_args(given)
+        code: int = arguments.run(arguments)
+        return code
 
-class _Parser(argparse.ArgumentParser):
-    """Words in full, so that a new option never changes what an old script says."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, **options)
+    return ended_well("bgpd", command)
 
 
 def _parser(word: str) -> argparse.ArgumentParser:
     """The parser of all commands; of the one named ``word`` it knows the options too."""
-    parser = _Parser(
+    parser = Parser(
         prog="bgpd",
         description="A BGP route distributor for container nodes. bgpctl talks to a running one.",
     )
@@ -119,62 +116,72 @@ def _run(arguments: argparse.Namespace) -> int:
     gc.disable()
     from bgpd.config.config import ConfigError
     from bgpd.daemon.daemon import run
+    from bgpd.observe.control_socket import AlreadyRunning
 
     try:
-        return run(arguments.config)
+        run(arguments.config)
     except ConfigError as error:
         return _refuse(error)
+    except AlreadyRunning as error:
+        return _fail(str(error))
     except OSError as error:
         # What a start needs of the machine: a socket, a port, netlink. A bug arrives as a group of a task's errors.
-        return _fail(error)
+        return _fail(error.strerror or str(error))
+    return 0
 
 
 def _config_check(arguments: argparse.Namespace) -> int:
-    from bgpd.config.config import ConfigError, load
+    from bgpd.config.config import ConfigError, absent, load
 
     try:
-        load(arguments.file)
+        config = load(arguments.file)
     except ConfigError as error:
         return _refuse(error)
-    print(f"{arguments.file}: nothing wrong")
+    missing = absent(config, str(arguments.file))
+    for problem in missing:
+        complain(f"bgpd: warning: {problem}\n")
+    say(f"{arguments.file}: nothing wrong{' in itself' if missing else ''}\n")
     return 0
 
 
 def _config_schema(arguments: argparse.Namespace) -> int:
     from bgpd.config.config import schema
 
-    json.dump(schema(), sys.stdout, indent=2, ensure_ascii=False)
-    print()
+    say(json.dumps(schema(), indent=2, ensure_ascii=False) + "\n")
     return 0
 
 
 def _cleanup(arguments: argparse.Namespace) -> int:
     from bgpd.config.config import ConfigError, load
-    from bgpd.daemon.daemon import cleanup
+    from bgpd.daemon.cleanup import Rival, cleanup
     from bgpd.observe.control_socket import answers
 
     try:
         config = load(arguments.config)
         if answers(config.api.socket):
-            print(f"bgpd: a bgpd answers on {config.api.socket}: stop it first", file=sys.stderr)
-            return 1
-        return cleanup(config)
+            return _fail(f"a bgpd answers on {config.api.socket}: stop it first")
+        removed = cleanup(config)
     except ConfigError as error:
         return _refuse(error)
+    except Rival as error:
+        return _fail(f"another daemon writes `proto bird` routes here: {error}: stop it first")
     except OSError as error:
-        return _fail(error)
+        return _fail(error.strerror or str(error))
+    for family, count in removed.items():
+        say(f"{family}: {count} routes removed\n")
+    return 0
 
 
 def _refuse(error: ConfigError) -> int:
     count = len(error.problems)
-    print(f"bgpd: the configuration has {count} mistake{'' if count == 1 else 's'}:", file=sys.stderr)
+    complain(f"bgpd: the configuration has {count} mistake{'' if count == 1 else 's'}:\n")
     for problem in error.problems:
-        print(f"  {problem}", file=sys.stderr)
+        complain(f"  {problem}\n")
     return EX_CONFIG
 
 
-def _fail(error: OSError) -> int:
-    print(f"bgpd: {error.strerror or error}", file=sys.stderr)
+def _fail(words: str) -> int:
+    complain(f"bgpd: {words}\n")
     return 1
 
 

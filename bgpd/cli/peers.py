@@ -27,11 +27,13 @@ _PEER_HEAD = (
 )
 
 
+NO_PEERS = "no peers: no resource asks for a session of this node"
+
+
 def table(found: Document, look: Look) -> Screen:
     """A line a session and family."""
-    yield Table(
-        _PEER_HEAD, _peer_rows(found["peers"], look), right=frozenset({"AS", "RX", "ACC", "TX", "FLAPS"})
-    )
+    right = frozenset({"AS", "RX", "ACC", "TX", "FLAPS"})
+    yield Table(_PEER_HEAD, _peer_rows(found["peers"], look), right, empty=NO_PEERS)
 
 
 def _state(peer: Document) -> Cell:
@@ -74,6 +76,8 @@ def _peer_rows(found: Iterable[Document], look: Look) -> Iterator[Line]:
 
 def details(found: Document, look: Look) -> Screen:
     """A paragraph a session."""
+    if not found["peers"]:
+        yield (cell(NO_PEERS),)
     for number, peer in enumerate(found["peers"]):
         if number:
             yield BLANK

@@ -19,6 +19,7 @@ from pydantic import SecretBytes
 from bgpd.cli import plans
 from bgpd.cli.daemon import EX_CONFIG
 from bgpd.cli.kernelfacts import KernelFactsError, read_kernel
+from bgpd.cli.streams import complain, say
 from bgpd.cli.tables import Look, lines, on_terminal
 from bgpd.config.config import Config, ConfigError, Passwords, load, read_passwords
 from bgpd.datastore.offline import Unreadable, read
@@ -60,18 +61,18 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         made = _plan(arguments)
     except ConfigError as error:
-        print(f"bgpd: {error}", file=sys.stderr)
+        complain(f"bgpd: {error}\n")
         return EX_CONFIG
     except (Unreadable, KernelFactsError) as error:
-        print(f"bgpd: {error}", file=sys.stderr)
+        complain(f"bgpd: {error}\n")
         return 2
     found = document(made)
     if arguments.output == "json":
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        say(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
         return 0
     terminal = on_terminal(sys.stdout)
     for line in lines(plans.plan(found, Look(time.time(), terminal=terminal)), terminal=terminal):
-        print(line)
+        say(line + "\n")
     return 0
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bgpd.cli.routes import Route, RouteError, read_routes, written
+from bgpd.cli.streams import complain, say
 from bgpd.config.config import Config
 from bgpd.datastore.offline import Unreadable, read
 from bgpd.model.interface import matches
@@ -89,14 +89,14 @@ def run(arguments: argparse.Namespace) -> int:
         snapshot = read(arguments.resources, arguments.node)
         node = _node(snapshot, arguments.node)
         for problem in dict.fromkeys((*snapshot.problems, *node.peering.problems)):
-            print(f"bgpd: warning: {problem}", file=sys.stderr)
+            complain(f"bgpd: warning: {problem}\n")
         peer = _session(node, _find(node.peering, arguments.peer))
         answers = [_answer(node, peer, arguments.direction, route) for route in routes]
     except (RouteError, Unreadable, _Refused) as error:
-        print(f"bgpd: {error}", file=sys.stderr)
+        complain(f"bgpd: {error}\n")
         return 2
     for answer in answers:
-        print(json.dumps(answer))
+        say(json.dumps(answer) + "\n")
     return 0
 
 

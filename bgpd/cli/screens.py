@@ -138,13 +138,20 @@ def _problem(problem: Document) -> str:
 
 # routes
 
+NO_ROUTES = {
+    "in": "no routes: no peer announces any of these",
+    "out": "no routes: no established peer is told any of these",
+    "rib": "no routes: none was chosen, and none is our own",
+    "fib": "no routes: the kernel has none of ours, and should have none",
+}
 ROUTES_LEGEND = "> best   = shares the traffic   s stale"
 
 
 def routes(table: str, rows: Iterable[Document], look: Look) -> Screen:
     """One table; rows may be many and are taken as they come."""
     if table == "fib":
-        yield Table(("", "PREFIX", "TYPE", "ROUTE"), (_fib_row(row, look) for row in rows))
+        shown = (_fib_row(row, look) for row in rows)
+        yield Table(("", "PREFIX", "TYPE", "ROUTE"), shown, empty=NO_ROUTES[table])
         return
     head = (
         "",
@@ -160,7 +167,8 @@ def routes(table: str, rows: Iterable[Document], look: Look) -> Screen:
         "COMMUNITIES",
         "DETAIL",
     )
-    yield Table(head, map(_route_row, rows), right=frozenset({"LP", "MED", "ID"}), compact=True)
+    right = frozenset({"LP", "MED", "ID"})
+    yield Table(head, map(_route_row, rows), right, compact=True, empty=NO_ROUTES[table])
     if look.terminal:
         yield (Cell(ROUTES_LEGEND, "dim"),)
 
@@ -198,8 +206,9 @@ def _fib_row(row: Document, look: Look) -> Line:
 
 def blocks(found: Document, look: Look) -> Screen:
     """A line a block."""
+    empty = "no blocks: none is ours, lent or borrowed of"
     head = ("CIDR", "POOL", "AFFINITY", "STATE", "USED", "ADVERTISED", "BLACKHOLE", "BORROWED", "REASON")
-    yield Table(head, map(_block_row, found["blocks"]), right=frozenset({"USED"}))
+    yield Table(head, map(_block_row, found["blocks"]), right=frozenset({"USED"}), empty=empty)
 
 
 def _block_row(block: Document) -> Line:

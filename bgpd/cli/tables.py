@@ -47,7 +47,7 @@ class Table(NamedTuple):
     """Rows under a head, or without one. Columns in ``right`` are set flush right; the last takes what width is left.
 
     Under a head an empty cell is ``-``, so that a column stays a column for awk; with ``compact`` a column that is
-    empty throughout is left out.
+    empty throughout is left out. Without rows it is the one line ``empty``, if that is given.
     """
 
     head: Sequence[str]
@@ -55,6 +55,7 @@ class Table(NamedTuple):
     right: frozenset[str] = frozenset()
     indent: int = 0
     compact: bool = False
+    empty: str = ""
 
 
 Screen = Iterable[Line | Table]
@@ -80,7 +81,9 @@ def lines(screen: Screen, *, terminal: bool) -> Iterator[str]:
             continue
         rows = iter(block.rows)
         first = list(islice(rows, SAMPLE + 1))
-        if len(first) > SAMPLE:
+        if not first and block.empty:
+            yield " " * block.indent + block.empty
+        elif len(first) > SAMPLE:
             yield from _plain(block, first, rows)
         elif drawer:
             yield from drawer.table(*_compacted(block, first), block)

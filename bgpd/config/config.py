@@ -401,6 +401,26 @@ def parse_bfd(text: str) -> BfdOptions | None:
     return None if settings is None else settings.options
 
 
+def absent(config: Config, source: str) -> list[Problem]:
+    """What the configuration names and this machine does not have: no mistake, since it may still come, or be there on
+    the node alone."""
+    found = []
+    store = config.datastore
+    for key in ("ca", "cert", "key", "password_file", "kubeconfig"):
+        file: Path | None = getattr(store, key)
+        if file is not None and not file.is_file():
+            found.append(Problem(source, f"datastore.{key}", f"there is no file {file}"))
+    path = store.path
+    if store.type == "files" and not path.is_dir():
+        words = "is no directory" if path.exists() else "is not there"
+        message = f"{path} {words}: a bgpd here would wait for it, and do nothing meanwhile"
+        found.append(Problem(source, "datastore.path", message))
+    for name, password in read_passwords(config).items():
+        if isinstance(password, str):
+            found.append(Problem(source, f"password_file {name}", password))
+    return found
+
+
 Passwords = Mapping[Path, SecretBytes | str]
 """What each password file holds; a text says why it cannot be read."""
 

@@ -17,7 +17,7 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from bgpd.daemon.admin import Orders
 from bgpd.daemon.intent import Intent
 from bgpd.daemon.liveness import Liveness
 from bgpd.daemon.shutdowns import Shutdowns
-from bgpd.daemon.startup import DEADLINE, Convergence
+from bgpd.daemon.startup import DEADLINE, Convergence, Unready
 from bgpd.datastore.chosen import make_datastore
 from bgpd.descriptors import raise_limit
 from bgpd.fib.programmer import Programming
@@ -130,6 +130,7 @@ class Daemon:
         self._ready_told = False
         self._told = ("", 0.0)
         """What the service manager was told last, and when."""
+        self._unready = Unready()
         self._throttled_at = 0.0
         self._log_level: str = config.log.level
         self._turn_scheduled = False
@@ -356,6 +357,8 @@ class Daemon:
             text = "not ready: " + "; ".join(f"{check.name}: {check.detail}" for check in wrong)
         if refused := self._facts.config_error:
             text += f"; configuration refused: {refused.splitlines()[0]}"
+        if self._unready.due(text if wrong else "", now):
+            log.warning("event=not_ready cause=%r", text)
         if not wrong and not self._ready_told:
             self._ready_told = True
             log.info("event=ready after=%.2fs", time.monotonic() - self._started)
@@ -641,35 +644,12 @@ def make_kernel(config: Config, handler: KernelHandler | None) -> Kernel:
     )
 
 
-def run(config_path: Path) -> int:
-    """The daemon, until it is told to stop. Raises ``ConfigError`` for a bad configuration; returns an exit code."""
+def run(config_path: Path) -> None:
+    """The daemon, until it is told to stop. Raises ``ConfigError`` for a bad configuration, ``AlreadyRunning``."""
     config = load(config_path)
     configure_log(config.log.level, config.log.format)
-    return _main(lambda: Daemon(config_path, config).run())
 
+    async def live() -> None:
+        await Daemon(config_path, config).run()
 
-def cleanup(config: Config) -> int:
-    """Remove all that is ours from the kernel; the daemon must not be running. Returns an exit code."""
-
-    async def remove() -> None:
-        door = make_kernel(config, None)
-        await door.start()
-        try:
-            for family in Family:
-                count = await door.fibs[family].remove_all()
-                print(f"{family.label}: {count} routes removed")
-        finally:
-            await door.close()
-
-    return _main(remove)
-
-
-def _main(work: Callable[[], Coroutine[Any, Any, None]]) -> int:
-    try:
-        asyncio.run(work())
-    except AlreadyRunning as error:
-        print(f"bgpd: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    asyncio.run(live())

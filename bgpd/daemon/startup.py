@@ -15,6 +15,8 @@ from bgpd.model.prefix import Family
 
 DEADLINE = 45.0
 REFUSED_DEADLINE = 15.0
+UNREADY_AFTER, UNREADY_AGAIN = 3.0, 60.0
+"""Seconds of being not ready after which the log says so, and after which it says so again."""
 
 
 class Convergence:
@@ -64,3 +66,26 @@ class Convergence:
         if not self._over and self._began is not None and not self.waiting(now):
             self._over = True
         return self._over
+
+
+class Unready:
+    """When the log says that this node is not ready, and why: soon, when it is another reason, and again and again.
+    ``systemctl start`` waits meanwhile, and shows nothing of it."""
+
+    def __init__(self) -> None:
+        self._said = ""
+        self._due: float | None = None
+
+    def due(self, why: str, now: float) -> bool:
+        """Whether to say it now; ``why`` is empty while it is ready."""
+        if not why:
+            self._said, self._due = "", None
+            return False
+        if self._due is None:
+            self._due = now + UNREADY_AFTER
+        elif why != self._said and self._said:
+            self._due = min(self._due, now)
+        if now < self._due:
+            return False
+        self._said, self._due = why, now + UNREADY_AGAIN
+        return True

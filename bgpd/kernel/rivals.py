@@ -24,6 +24,9 @@ DAEMON_AFTER = 0.5
 LOOK_AGAIN = 1.0
 """Seconds between looks at a known daemon."""
 
+DAEMONS = ("bird", "bird6")
+"""What the daemons that write our protocol are called."""
+
 _PORTS = Path("/proc/thread-self/net/netlink")
 
 
@@ -108,6 +111,15 @@ def _ports() -> dict[int, int]:
         if columns[1] == "0":
             ports[int(columns[2])] = int(columns[9])
     return ports
+
+
+def resident() -> str | None:
+    """A routing daemon that is known to write our protocol, by its name, in this network namespace, idle or not."""
+    for inode in _ports().values():
+        name = process_of(inode)
+        if name is not None and name.partition(" ")[0] in DAEMONS:
+            return name
+    return None
 
 
 def process_of(inode: int) -> str | None:

@@ -23,6 +23,9 @@ from bgpd.observe.samples import bfd_families, counter, families
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
+STAGES = ("apply", "compare")
+"""What ``fib.programmer`` times, shown from the start."""
+
 
 class Scrape(NamedTuple):
     """What one scrape shows."""
@@ -62,7 +65,9 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self._registry,
         )
-        self._reconcile_errors: dict[str, int] = {}
+        self._reconcile_errors = dict.fromkeys(STAGES, 0)
+        for stage in STAGES:
+            self._reconcile.labels(stage)
         try:
             exabgp = version("exabgp")
         except PackageNotFoundError:

@@ -27,6 +27,16 @@ AFIS = ("ipv4", "ipv6")
 ORIGIN_KINDS = tuple(kind.value for kind in OriginKind)
 MESSAGES = ("OPEN", "UPDATE", "NOTIFICATION", "KEEPALIVE", "ROUTE-REFRESH")
 DRIFTS = ("missing", "extra", "changed")
+ERRNOS = ("EEXIST", "EINVAL", "ENETUNREACH", "ENOBUFS", "EPERM")
+"""What the kernel refuses a route for, in most cases; what is not among them is shown from its first time on."""
+NO_NOTIFICATIONS = dict.fromkeys(
+    (
+        *product(("received", "sent"), (4,), (0,)),
+        *product(("received", "sent"), (6,), range(1, 11)),
+    ),
+    0,
+)
+"""Those that end a session in most cases: Hold Timer Expired, and Cease with the subcodes of RFC 4486, 8538, 9384."""
 
 _PEER = ("peer", "peer_asn", "peer_name")
 
@@ -243,7 +253,7 @@ def _kernel(status: Status) -> Iterator[Metric]:
         "bgpd_fib_errors",
         "Writes that the kernel refused, by errno.",
         ("afi", "operation", "errno"),
-        _by_afi(fib, "errors"),
+        _filled(_by_afi(fib, "errors"), fib, ("put", "delete"), ERRNOS),
     )
     yield counter(
         "bgpd_fib_repairs",
@@ -369,7 +379,7 @@ def _peers(peers: list[PeerStatus]) -> Iterator[Metric]:
         {
             (*key, direction, str(code), str(subcode)): n
             for key, peer in labelled
-            for (direction, code, subcode), n in peer.notifications.items()
+            for (direction, code, subcode), n in {**NO_NOTIFICATIONS, **peer.notifications}.items()
         },
     )
     yield counter(

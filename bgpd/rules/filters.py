@@ -62,7 +62,7 @@ class Verdict(NamedTuple):
 
     action: Action
     rule: str
-    """Filter, list and number from 1: ``to-tor exportV4[2]``."""
+    """Filter, list and place, as a path of the resource has it: ``to-tor exportV4[0]`` is the first rule."""
     operations: tuple[Operation, ...]
     """To be applied in order by ``operated``; none with Reject."""
 
@@ -76,7 +76,7 @@ class Chain:
     """The rules of a peer's filters, in order, for one direction and family. Equal chains say the same of any route."""
 
     rules: tuple[tuple[str, FilterRule], ...]
-    """Each with the name that ``Verdict.rule`` gives it."""
+    """Each with the name that ``Verdict.rule`` gives it: where it stands in the resource, counted from 0 as there."""
     _external: tuple[_Compiled, ...] = field(init=False, repr=False, compare=False)
     _internal: tuple[_Compiled, ...] = field(init=False, repr=False, compare=False)
     """As compiled: those that can match on an external, or an internal session."""
@@ -112,7 +112,7 @@ def chain(
         (f"{each.name} {direction}V{4 if family is Family.IPV4 else 6}[{number}]", rule)
         for each in found
         for number, rule in enumerate(
-            (each.imports if direction == "import" else each.exports).get(family, ()), 1
+            (each.imports if direction == "import" else each.exports).get(family, ())
         )
     )
     return Chain(rules) if rules else None

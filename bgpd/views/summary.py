@@ -84,10 +84,21 @@ def ready(parts: Parts, facts: Facts) -> list[Check]:
             )
     return [
         Check("config", True, facts.config_error.replace("\n", "; ")),  # a refused file changed nothing
-        Check("datastore", whole, f"{lost}; what was read last stands" if whole and lost else lost),
+        Check(
+            "datastore",
+            whole,
+            f"{lost}; what was read last stands" if whole and lost else _waited(facts, lost),
+        ),
         Check("alone", facts.in_the_way is None, facts.in_the_way or ""),
         Check("kernel", not (kernel or paused), kernel or ("nothing is written meanwhile" if paused else "")),
     ]
+
+
+def _waited(facts: Facts, lost: str) -> str:
+    """What the datastore lacks, and where it is waited for."""
+    store = facts.config.datastore
+    place = {"files": str(store.path), "etcd": " ".join(store.endpoints)}.get(store.type, "the API server")
+    return lost if not lost or place in lost else f"{lost}; waited for in {place}"
 
 
 def fib_status(parts: Parts, family: Family) -> FibStatus:

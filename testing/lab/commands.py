@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bgpd.cli.streams import complain, say
 from testing.lab.lab import Lab, LabError
 from testing.lab.topology import TopologyError
 
@@ -62,10 +63,10 @@ def _guarded(function: Callable[[argparse.Namespace], int], arguments: argparse.
     try:
         return function(arguments)
     except TopologyError as error:
-        print(error, file=sys.stderr)
+        complain(f"{error}\n")
         return EX_CONFIG
     except LabError as error:
-        print(f"bgpd lab: {error}", file=sys.stderr)
+        complain(f"bgpd lab: {error}\n")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -81,16 +82,16 @@ def _find(reference: str) -> Lab:
 def _up(arguments: argparse.Namespace) -> int:
     lab = Lab.load(arguments.topology, arguments.name)
     lab.up()
-    print(f"lab {lab.name} is up: {', '.join(lab.nodes)}")
-    print(f"a shell in a node: bgpd lab exec {lab.name} {next(iter(lab.nodes))}")
-    print(f"its end:           bgpd lab down {lab.name}")
+    say(f"lab {lab.name} is up: {', '.join(lab.nodes)}\n")
+    say(f"a shell in a node: bgpd lab exec {lab.name} {next(iter(lab.nodes))}\n")
+    say(f"its end:           bgpd lab down {lab.name}\n")
     return 0
 
 
 def _down(arguments: argparse.Namespace) -> int:
     lab = _find(arguments.lab)
     lab.down()
-    print(f"lab {lab.name} is down")
+    say(f"lab {lab.name} is down\n")
     return 0
 
 
@@ -98,7 +99,7 @@ def _status(arguments: argparse.Namespace) -> int:
     """1 when a node is not up or a cmd ended."""
     labs = [_find(arguments.lab)] if arguments.lab else [Lab.running(name) for name in Lab.names()]
     if not labs:
-        print("no lab is up")
+        say("no lab is up\n")
         return 0
     well = True
     rows = [("LAB", "NODE", "KIND", "STATE", "PID", "CMD", "LOG")]
@@ -116,7 +117,8 @@ def _status(arguments: argparse.Namespace) -> int:
             rows.append((lab.name, node.name, node.spec.kind, state, pid, cmd, log))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        say(line.rstrip() + "\n")
     return 0 if well else 1
 
 

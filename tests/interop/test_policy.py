@@ -191,7 +191,7 @@ def export_filters(world: World) -> None:
     world.filters(bgp_filter("to-outer", exportV4=[hosts]))
     world.soon(lambda: world.told_outer() == OWN - {LONE}, "no host routes of IPv4")
     assert LONE in world.told_frr()
-    assert "to-outer exportV4[1]" in world.why(LONE)
+    assert "to-outer exportV4[0]" in world.why(LONE)
 
     # More rules: a route that the built-in rules never let out, and one that is changed on its way.
     marks: list[dict[str, Any]] = [
@@ -217,7 +217,7 @@ def export_filters(world: World) -> None:
     assert world.at_outer(BLOCK, "large_community") == "(64512, 1, 2)"
     assert world.at_outer("10.9.0.0/24", "next_hop") == "10.9.0.1"
     assert world.at_frr(BLOCK)["aspath"]["string"] == "64512" and "community" not in world.at_frr(BLOCK)
-    assert "to-outer exportV4[2]" in world.why(BLOCK)
+    assert "to-outer exportV4[1]" in world.why(BLOCK)
 
     # Two filters, one of which does not exist yet: skipped, and said so.
     world.peers(outer4={"filters": ["absent", "to-outer"]})
@@ -253,7 +253,7 @@ def import_filters(world: World) -> None:
     gone = {INSIDE, OUTSIDE, "fd48:0:0:2::/122", "fd07::/64"}
     world.soon(lambda: not gone & world.kernel() and {KEPT, SHARED} <= world.kernel(), "four are refused")
     world.soon(lambda: world.told_frr() == OWN, "and not told on")
-    assert "from-outer importV4[1]" in world.why(INSIDE) and "from-outer importV4[2]" in world.why(OUTSIDE)
+    assert "from-outer importV4[0]" in world.why(INSIDE) and "from-outer importV4[1]" in world.why(OUTSIDE)
     counts = world.bgpd.peers()["Global_10_9_0_2"]["counts"]["ipv4"]
     assert (counts["received"], counts["accepted"]) == (4, 2)
     # What is refused is kept: another word of the peer is weighed as it comes.

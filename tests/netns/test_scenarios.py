@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -276,3 +279,44 @@ def test_cleanup(net: Net) -> None:
     assert cluster.routes("worker1") == []
     left = namespace.routes(proto=None)
     assert left.keys() == everything.keys() - {BLOCK["worker1"], BLOCK["worker2"]}
+
+
+IDLE = (
+    "import socket, time\n"
+    "s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)\n"
+    "s.bind((0, 0))\n"
+    "print('at work', flush=True)\n"
+    "time.sleep(60)\n"
+)
+WRITER = (
+    "import time\n"
+    "from pyroute2 import IPRoute\n"
+    "with IPRoute() as ip:\n"
+    "    print('at work', flush=True)\n"
+    "    for number in range(600):\n"
+    "        ip.route('replace', dst=f'10.99.{number % 250}.{number // 250}/32', type='blackhole', proto=12)\n"
+    "        time.sleep(0.05)\n"
+)
+
+
+def test_cleanup_refuses_while_another_daemon_is_at_work(net: Net, tmp_path: Path) -> None:
+    """BIRD by its name, though it writes nothing just now; anybody else by what it writes."""
+    cluster = Cluster(net, "worker1").start()
+    bgpd, namespace = cluster.bgpds["worker1"], cluster.nodes["worker1"]
+    bgpd.stop()
+    ours = cluster.routes("worker1")
+    assert ours
+    bird = tmp_path / "bird"
+    bird.symlink_to(os.path.realpath(sys.executable))
+    for words, name in (((bird, "-c", IDLE), "bird (pid"), ((sys.executable, "-c", WRITER), "netlink port")):
+        other = namespace.popen(*words)
+        try:
+            wait_until(lambda other=other: "at work" in other.log, 10, "somebody else at work")
+            refused = bgpd.command("cleanup", "--config", bgpd.config_path)
+            assert refused.returncode == 1 and name in refused.stderr, refused
+            assert {*ours} <= {*cluster.routes("worker1")}
+        finally:
+            other.kill()
+    done = bgpd.command("cleanup", "--config", bgpd.config_path)
+    assert done.returncode == 0, done.stderr
+    assert cluster.routes("worker1") == []

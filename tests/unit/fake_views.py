@@ -267,6 +267,7 @@ class FakeViews:
     def __init__(self) -> None:
         self.peers_now = list(PEERS)
         self.routes_now = dict(ROUTES)
+        self.blocks_now = list(BLOCKS)
         self.refuse_reload: tuple[Problem, ...] = ()
         self.bfd_now = BFD
         self.live_now = [Check("event loop", True, "held for at most 0.002 s lately")]
@@ -363,7 +364,7 @@ class FakeViews:
         return self.bfd_now
 
     def blocks(self) -> list[BlockView]:
-        return list(BLOCKS)
+        return list(self.blocks_now)
 
     def why(self, target: str) -> list[Explanation]:
         parse_prefix(target)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import socket
 import subprocess
 import sys
@@ -28,31 +30,34 @@ metrics:
 
 
 class Daemon(ModuleType):
-    """In place of ``bgpd.daemon.daemon``: records what it is asked, and fails as told."""
+    """In place of ``bgpd.daemon.daemon`` and ``bgpd.daemon.cleanup``: records what it is asked, and fails as told."""
 
     def __init__(self) -> None:
         super().__init__("bgpd.daemon.daemon")
         self.asked: list[tuple[str, Any]] = []
         self.error: Exception | None = None
 
-    def run(self, path: Path) -> int:
+    class Rival(Exception):
+        pass
+
+    def run(self, path: Path) -> None:
         self.asked.append(("run", path))
         load(path)
         if self.error:
             raise self.error
-        return 0
 
-    def cleanup(self, config: Any) -> int:
+    def cleanup(self, config: Any) -> dict[str, int]:
         self.asked.append(("cleanup", config.api.socket))
         if self.error:
             raise self.error
-        return 0
+        return {"ipv4": 3, "ipv6": 0}
 
 
 @pytest.fixture
 def wired(monkeypatch: pytest.MonkeyPatch) -> Daemon:
     stand_in = Daemon()
     monkeypatch.setitem(sys.modules, "bgpd.daemon.daemon", stand_in)
+    monkeypatch.setitem(sys.modules, "bgpd.daemon.cleanup", stand_in)
     return stand_in
 
 
@@ -71,8 +76,30 @@ def config(directory: Path, text: str = "") -> Path:
 
 def test_check_of_a_good_file(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = config(directory)
+    path.write_text(f"node: worker2\ndatastore:\n  path: {directory}\n")
     assert daemon.main(["config", "check", str(path)]) == 0
     assert capsys.readouterr() == (f"{path}: nothing wrong\n", "")
+
+
+def test_check_names_what_is_not_there(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A daemon would wait for these and say so; who checks a file must not have to start one to learn it."""
+    path = config(directory, f"node: a\ndatastore: {{path: {directory}/none}}\n")
+    assert daemon.main(["config", "check", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{path}: nothing wrong in itself\n"
+    words = "is not there: a bgpd here would wait for it, and do nothing meanwhile"
+    assert err == f"bgpd: warning: {path}: datastore.path: {directory}/none {words}\n"
+    (directory / "none").write_text("")
+    secret = f"bgp: {{defaults: {{password_file: {directory}/secret}}}}\n"
+    path.write_text(path.read_text() + secret)
+    assert daemon.main(["config", "check", str(path)]) == 0
+    err = capsys.readouterr().err
+    assert f"{directory}/none is no directory" in err and f"{directory}/secret" in err
+    path.write_text(f"node: a\ndatastore: {{type: kubernetes, kubeconfig: {directory}/admin.conf}}\n")
+    assert daemon.main(["config", "check", str(path)]) == 0
+    assert capsys.readouterr().err == (
+        f"bgpd: warning: {path}: datastore.kubeconfig: there is no file {directory}/admin.conf\n"
+    )
 
 
 def test_check_names_every_mistake(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,6 +149,11 @@ def test_cleanup(directory: Path, wired: Daemon, capsys: pytest.CaptureFixture[s
     path = config(directory)
     assert daemon.main(["cleanup", "--config", str(path)]) == 0
     assert wired.asked == [("cleanup", directory / "api.sock")]
+    assert capsys.readouterr().out == "ipv4: 3 routes removed\nipv6: 0 routes removed\n"
+    wired.error = wired.Rival("bird (pid 812)")
+    assert daemon.main(["cleanup", "--config", str(path)]) == 1
+    rival = "bgpd: another daemon writes `proto bird` routes here: bird (pid 812): stop it first\n"
+    assert capsys.readouterr() == ("", rival)
     wired.error = PermissionError(1, "Operation not permitted")
     assert daemon.main(["cleanup", "--config", str(path)]) == 1
     assert capsys.readouterr().err == "bgpd: Operation not permitted\n"
@@ -173,3 +205,30 @@ def test_as_a_module_and_quick() -> None:
     root = str(Path(daemon.__file__).parents[2])
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert run.stdout == f"bgpd {__version__}\n0\n[]\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("argv", [["config", "schema"], ["--help"], ["--version"], ["plan", "--help"]])
+def test_output_that_cannot_be_written(argv: list[str], unbuffered: str) -> None:
+    """A full disk or a reader that has gone, at the first write or at the last: no traceback, and a code that tells."""
+    root = str(Path(daemon.__file__).parents[2])
+    known = {**os.environ, "PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": root}
+    command = [sys.executable, "-m", "bgpd", *argv]
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=known, check=False)
+    assert run.stderr == "bgpd: the output cannot be written: No space left on device\n"
+    assert run.returncode == 1
+    read, write = os.pipe()
+    os.close(read)
+    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=known, check=False)
+    os.close(write)
+    assert (run.stderr, run.returncode) == ("", 141)
+
+
+def test_all_that_is_printed_goes_through_one_door() -> None:
+    """``say`` and ``complain`` know what to do where nobody takes it; ``print`` does not."""
+    direct = re.compile(r"\bprint\(|sys\.std(out|err)\.write|json\.dump\(")
+    for module in Path(daemon.__file__).parent.glob("*.py"):
+        if module.name != "streams.py":
+            text = module.read_text().replace("_console.print(", "")
+            assert not direct.search(text), module.name

@@ -27,6 +27,7 @@ from fake_views import NO_CHANGES, NOW, FakeViews
 from bgpd.cli import ctl, peers, screens
 from bgpd.cli.client import Client, Unreachable
 from bgpd.cli.tables import SAMPLE, Look, Table, ago, cell, lines, short_stamp
+from bgpd.model.peer import PeerId
 from bgpd.model.resources import Problem
 from bgpd.model.status import Check, RouteTable, RouteView
 from bgpd.observe.api import Api
@@ -285,7 +286,11 @@ def test_routes_of_a_prefix_an_address_and_a_peer(bgpctl: Bgpctl) -> None:
         (("routes", "in", "9.9.9.0/24"), 4, "table in has no route for 9.9.9.0/24"),
         (("routes", "--peer", "nobody"), 4, "'nobody'"),
         (("routes", "10.48.0.0/99"), 2, "'10.48.0.0/99' is not a prefix"),
-        (("routes", "all"), 2, "'all' is not a prefix, an address or a name"),
+        (
+            ("routes", "all"),
+            2,
+            "'all' is not a prefix, an address or a name, nor one of the tables in, out, rib, fib",
+        ),
         (("routes", "in", "10.0.0.0/8", "x"), 2, "one word too many"),
         (("routes", "in", "--longer"), 2, "--longer wants a prefix"),
         (("routes", "10.48.0.1", "--longer"), 2, "--longer wants a prefix"),
@@ -298,7 +303,8 @@ def test_routes_of_a_prefix_an_address_and_a_peer(bgpctl: Bgpctl) -> None:
         (("peer", "shutdown", "10.0.1.30", "-m", "x" * 256), 2, "longer than 255 octets"),
         (("status", "--watch", "soon"), 2, "'soon' is not a number of seconds"),
         (("status", "-o", "yaml"), 2, "invalid choice"),
-        ((), 2, "required"),
+        ((), 2, "COMMAND is one of status, peers, routes"),
+        (("peer",), 2, "ACTION is one of shutdown, enable, reset, soft-in, soft-out"),
     ],
 )
 def test_what_cannot_be_answered(bgpctl: Bgpctl, argv: tuple[str, ...], code: int, words: str) -> None:
@@ -404,6 +410,53 @@ def test_json_everywhere(bgpctl: Bgpctl, argv: tuple[str, ...], key: str) -> Non
         assert found["routes"] == [] and after.code == 4
 
 
+def test_metrics_as_json_are_those_of_the_text(bgpctl: Bgpctl, views: FakeViews) -> None:
+    views.peers_now = [replace(views.peers_now[0], id=PeerId('a "b" \\ c'))]
+    families = {
+        family["name"]: family for family in json.loads(bgpctl("metrics", "-o", "json").out)["families"]
+    }
+    assert families["bgpd_ready"] == {
+        "name": "bgpd_ready",
+        "type": "gauge",
+        "help": "Whether the daemon is ready: its readiness probe passes.",
+        "samples": [{"name": "bgpd_ready", "labels": {}, "value": 1.0}],
+    }
+    (up,) = families["bgpd_peer_up"]["samples"]
+    assert up["labels"]["peer_name"] == 'a "b" \\ c' and up["value"] == 1.0
+    text = bgpctl("metrics").out.splitlines()
+    samples = sum(len(family["samples"]) for family in families.values())
+    assert samples == sum(not line.startswith("#") for line in text)
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (("peer", "reset", "nobody"), 4, "'nobody'"),
+        (("routes", "10.48.0.0/99"), 2, "'10.48.0.0/99' is not a prefix"),
+        (("why", "ten"), 2, "'ten' is not a prefix"),
+        (("plan", "-f", "/nowhere"), 1, "/nowhere: No such file or directory"),
+        (("--socket", "/nowhere", "status"), 3, "bgpd does not run here"),
+        (("--socket", "/nowhere", "metrics"), 3, "bgpd does not run here"),
+    ],
+)
+def test_errors_as_json(bgpctl: Bgpctl, argv: tuple[str, ...], code: int, words: str) -> None:
+    result = bgpctl(*argv, "-o", "json")
+    found = json.loads(result.out)
+    assert found.keys() == {"schema_version", "error", "problems", "exit_code"}
+    assert words in found["error"] and found["exit_code"] == result.code == code
+    assert f"bgpctl: {found['error']}" in result.err  # for who does not read JSON
+
+
+def test_an_empty_table_says_so(bgpctl: Bgpctl, views: FakeViews) -> None:
+    views.peers_now, views.blocks_now = [], []
+    views.routes_now = dict.fromkeys(views.routes_now, ())
+    assert bgpctl("peers").out == "no peers: no resource asks for a session of this node\n"
+    assert bgpctl("peers", "--detail").out == bgpctl("peers").out
+    assert bgpctl("blocks").out == "no blocks: none is ours, lent or borrowed of\n"
+    for name in ctl.TABLES:
+        assert bgpctl("routes", name).out.startswith("no routes: ")
+
+
 # Without a daemon.
 
 
@@ -492,6 +545,38 @@ def test_a_broken_pipe_is_no_traceback(views: FakeViews, served: tuple[FakeViews
 
 INTERRUPTIBLE = ("env", "--default-signal=INT")
 """Who runs the tests in the background has SIGINT ignored, and every child inherits that."""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "argv", [("status",), ("peers",), ("routes", "in", "-o", "json"), ("metrics",), ("--help",)]
+)
+def test_output_that_cannot_be_written(
+    views: FakeViews, served: tuple[FakeViews, Path], argv: tuple[str, ...], unbuffered: str
+) -> None:
+    """A full disk under the output: one line says so, whether it shows at the first write or at the last."""
+    command = [sys.executable, "-m", "bgpd.cli.ctl", *argv]
+    known = environment(served, PYTHONUNBUFFERED=unbuffered)
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=known, check=False)
+        assert run.stderr == "bgpctl: the output cannot be written: No space left on device\n"
+        assert run.returncode == 1
+    read, write = os.pipe()
+    os.close(read)
+    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=known, check=False)
+    os.close(write)
+    assert (run.stderr, run.returncode) == ("", 141)
+
+
+def test_complaints_that_nobody_hears(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bgpd.cli.ctl", "--socket", str(tmp_path / "none"), "status"]
+    root = str(Path(ctl.__file__).parents[2])
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(command, stderr=full, cwd=root, check=False).returncode == 3
+    for closed in ("2>&-", ">&-"):
+        line = f'"$@" {closed}'
+        run = subprocess.run(["sh", "-c", line, "sh", *command], capture_output=True, cwd=root, check=False)
+        assert run.returncode == 3 and b"Traceback" not in run.stderr
 
 
 def on_a_terminal(

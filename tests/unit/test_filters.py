@@ -43,7 +43,7 @@ def rule(cidr: str | None = None, operator: MatchOperator | None = None, **given
 
 
 def matches(one: FilterRule, route: Subject, ibgp: bool = False) -> bool:
-    return Chain((("f exportV4[1]", one),)).evaluate(route, ibgp) is not None
+    return Chain((("f exportV4[0]", one),)).evaluate(route, ibgp) is not None
 
 
 def a_filter(name: str, *rules: FilterRule, family: Family = V4) -> BGPFilter:
@@ -284,10 +284,10 @@ def test_the_first_rule_that_matches_ends_the_chain() -> None:
         for prefix in ("10.48.0.64/26", "10.48.1.0/26", "10.49.0.0/26", "192.0.2.0/24")
     }
     assert said == {
-        "10.48.0.64/26": Verdict(Action.ACCEPT, "first exportV4[1]", ()),
-        "10.48.1.0/26": Verdict(Action.REJECT, "first exportV4[2]", ()),
-        "10.49.0.0/26": Verdict(Action.ACCEPT, "second exportV4[1]", ()),
-        "192.0.2.0/24": Verdict(Action.REJECT, "second exportV4[2]", ()),
+        "10.48.0.64/26": Verdict(Action.ACCEPT, "first exportV4[0]", ()),
+        "10.48.1.0/26": Verdict(Action.REJECT, "first exportV4[1]", ()),
+        "10.49.0.0/26": Verdict(Action.ACCEPT, "second exportV4[0]", ()),
+        "192.0.2.0/24": Verdict(Action.REJECT, "second exportV4[1]", ()),
     }
 
 
@@ -298,7 +298,7 @@ def test_filters_are_asked_in_the_peers_order() -> None:
         assert found is not None
         verdict = found.evaluate(subject(), True)
         assert verdict is not None
-        assert verdict.rule == f"{names[0]} importV4[1]"
+        assert verdict.rule == f"{names[0]} importV4[0]"
 
 
 def test_no_match_says_nothing() -> None:
@@ -310,9 +310,9 @@ def test_no_match_says_nothing() -> None:
 def test_directions_and_families_are_apart() -> None:
     only = BGPFilter("f", {V4: (ACCEPT,)}, {V6: (REJECT, ACCEPT)})
     filters = by_name(only)
-    assert chain(["f"], filters, "import", V4) == Chain((("f importV4[1]", ACCEPT),))
+    assert chain(["f"], filters, "import", V4) == Chain((("f importV4[0]", ACCEPT),))
     assert chain(["f"], filters, "export", V6) == Chain(
-        (("f exportV6[1]", REJECT), ("f exportV6[2]", ACCEPT))
+        (("f exportV6[0]", REJECT), ("f exportV6[1]", ACCEPT))
     )
     assert chain(["f"], filters, "import", V6) is None
     assert chain(["f"], filters, "export", V4) is None
@@ -324,7 +324,7 @@ def test_filters_without_rules_and_missing_ones_are_skipped() -> None:
     assert chain(["gone", "empty", "none"], filters, "import", V4) is None
     found = chain(["gone", "empty", "real"], filters, "import", V4)
     assert found is not None
-    assert found.evaluate(subject(), False) == Verdict(Action.REJECT, "real importV4[1]", ())
+    assert found.evaluate(subject(), False) == Verdict(Action.REJECT, "real importV4[0]", ())
 
 
 def test_missing_are_named_once_and_in_order() -> None:

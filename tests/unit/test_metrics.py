@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import threading
 from dataclasses import replace
+from itertools import product
 
 import pytest
 from fake_views import NOW, FakeViews, mesh_peer
@@ -105,6 +106,7 @@ def test_the_kernel(metrics: Metrics) -> None:
     assert value(samples, "bgpd_fib_operations_total", afi="ipv4", operation="put", result="ok") == 9
     assert value(samples, "bgpd_fib_operations_total", afi="ipv6", operation="delete", result="error") == 0
     assert value(samples, "bgpd_fib_errors_total", afi="ipv4", operation="put", errno="EEXIST") == 1
+    assert value(samples, "bgpd_fib_errors_total", afi="ipv6", operation="delete", errno="EINVAL") == 0
     assert value(samples, "bgpd_fib_repairs_total", afi="ipv4", kind="missing") == 2
     assert value(samples, "bgpd_fib_conflicts", afi="ipv4") == 1
     assert value(samples, "bgpd_fib_last_sync_timestamp_seconds") == NOW - 22
@@ -215,3 +217,16 @@ def test_before_anything_is_known(views: FakeViews, metrics: Metrics) -> None:
     assert samples["bgpd_last_routes_change_timestamp_seconds"] == 0
     assert samples["bgpd_fib_last_sync_timestamp_seconds"] == 0
     assert "bgpd_fib_routes" not in samples
+
+
+def test_what_may_happen_stands_at_zero_before_it_does(views: FakeViews) -> None:
+    """``increase()`` of a series that begins with 1 is 0: the first event would be missed."""
+    samples = scrape(Metrics(views))
+    for stage in ("apply", "compare"):
+        assert value(samples, "bgpd_reconcile_duration_seconds_count", stage=stage) == 0
+        assert value(samples, "bgpd_reconcile_errors_total", stage=stage) == 0
+    peer = views.peers_now[0]
+    for direction, code, subcode in product(("received", "sent"), ("6",), map(str, range(1, 11))):
+        labels = {"peer_name": peer.id, "direction": direction, "code": code, "subcode": subcode}
+        found = [n for (name, pairs), n in samples.items() if {*labels.items()} <= {*pairs}]
+        assert found, labels

@@ -198,7 +198,7 @@ def run(resources: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
             },
             {
                 "action": "accept",
-                "rule": "to-tor exportV4[2]",
+                "rule": "to-tor exportV4[1]",
                 "as_path": [64512, 64512, 64513],
                 "local_pref": None,
                 "communities": ["64512:7"],
@@ -229,7 +229,7 @@ def run(resources: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> 
         (
             TOR,
             {"prefix": "10.48.2.7/32", "source": "bgp", "next_hop": "10.0.1.30", "local_pref": 300},
-            {"action": "reject", "rule": "to-tor exportV4[1]", "as_path": [], "local_pref": 300},
+            {"action": "reject", "rule": "to-tor exportV4[0]", "as_path": [], "local_pref": 300},
         ),
         (
             MESH,
@@ -303,7 +303,7 @@ def test_export(run: Run, peer: str, route: dict[str, Any], expected: dict[str, 
             {"prefix": "0.0.0.0/0", "as_path": [65001]},
             {
                 "action": "accept",
-                "rule": "to-tor importV4[1]",
+                "rule": "to-tor importV4[0]",
                 "local_pref": 2147483647 - 512,
                 "as_path": [65001],
             },
@@ -311,12 +311,12 @@ def test_export(run: Run, peer: str, route: dict[str, Any], expected: dict[str, 
         (
             TOR,
             {"prefix": "10.1.0.0/16", "as_path": [65001, 65009, 1]},
-            {"action": "accept", "rule": "to-tor importV4[2]", "local_pref": 100},
+            {"action": "accept", "rule": "to-tor importV4[1]", "local_pref": 100},
         ),
         (
             TOR,
             {"prefix": "10.1.0.0/16", "as_path": [65001]},
-            {"action": "reject", "rule": "to-tor importV4[3]"},
+            {"action": "reject", "rule": "to-tor importV4[2]"},
         ),
         (
             TOR,
@@ -336,7 +336,7 @@ def test_export(run: Run, peer: str, route: dict[str, Any], expected: dict[str, 
         (
             SIX,
             {"prefix": "2001:db8::/32", "as_path": ["1.0"], "communities": ["65001:1"]},
-            {"action": "reject", "rule": "to-tor importV6[1]", "as_path": [65536]},
+            {"action": "reject", "rule": "to-tor importV6[0]", "as_path": [65536]},
         ),
         (MESH, {"prefix": "0.0.0.0/0"}, {"action": "accept", "rule": "built-in: import accepts"}),
     ],
@@ -364,15 +364,15 @@ def test_local_preference_stands_for_a_metric(run: Run, resources: Path) -> None
         _, [answer], _ = run({**route, **extra}, PLAIN)
         said.append(answer["rule"])
     assert said == [
-        "more exportV4[2]",
         "more exportV4[1]",
-        "more exportV4[2]",
+        "more exportV4[0]",
+        "more exportV4[1]",
         "built-in: pool default-ipv4",
     ]
     (resources / "all.yaml").write_text(
         text.replace("asNumber: 64512", "asNumber: 64512\n  ipv4NormalRoutePriority: 1024")
     )
-    for metric, expected in ((0, "more exportV4[2]"), (1024, "more exportV4[2]"), (512, "more exportV4[1]")):
+    for metric, expected in ((0, "more exportV4[1]"), (1024, "more exportV4[1]"), (512, "more exportV4[0]")):
         _, [answer], _ = run({**route, "metric": metric}, PLAIN)
         assert answer["rule"] == expected
 
@@ -381,7 +381,7 @@ def test_local_preference_stands_for_a_metric(run: Run, resources: Path) -> None
 def test_a_peer_is_found_by_name_address_or_resource(run: Run, name: str) -> None:
     code, answers, _ = run({"prefix": "0.0.0.0/0", "as_path": [65001]}, name, "import")
     assert code == 0
-    assert answers[0]["rule"] == "to-tor importV4[1]"
+    assert answers[0]["rule"] == "to-tor importV4[0]"
 
 
 def test_lists_files_and_standard_input_in_order(

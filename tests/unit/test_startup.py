@@ -1,6 +1,6 @@
 """The end of a start: every peer has told all, or its time has passed."""
 
-from bgpd.daemon.startup import DEADLINE, REFUSED_DEADLINE, Convergence
+from bgpd.daemon.startup import DEADLINE, REFUSED_DEADLINE, UNREADY_AFTER, UNREADY_AGAIN, Convergence, Unready
 from bgpd.model.peer import PeerConfig, PeerId
 from tests.unit.builders import BOTH, V4, V6, peer_config
 
@@ -92,3 +92,17 @@ def test_over_is_for_good() -> None:
     start.configured({PeerId("new"): A}, BEGUN + 1)
     assert start.over(BEGUN + 1)
     assert start.waiting(BEGUN + 1) == []
+
+
+def test_a_start_that_waits_says_so_and_again() -> None:
+    unready = Unready()
+    no_node = "not ready: datastore: there is no Node 'worker1'; waited for in /etc/bgpd/resources"
+    assert not unready.due(no_node, 10.0)  # a start of its usual length says nothing
+    assert not unready.due("", 10.5)
+    assert not unready.due(no_node, 20.0)
+    assert not unready.due(no_node, 20.0 + UNREADY_AFTER - 0.1)
+    assert unready.due(no_node, 20.0 + UNREADY_AFTER)
+    assert not unready.due(no_node, 24.0)
+    assert unready.due("not ready: kernel", 25.0)  # another reason
+    assert not unready.due("not ready: kernel", 25.0 + UNREADY_AGAIN - 0.1)
+    assert unready.due("not ready: kernel", 25.0 + UNREADY_AGAIN)

@@ -93,6 +93,15 @@ def test_resources_that_went_are_told_and_what_was_read_stands() -> None:
     assert (check.ok, check.detail) == (True, "there is no Node 'worker1'; what was read last stands")
 
 
+def test_resources_that_are_not_there_yet_are_waited_for_where_it_says() -> None:
+    for lost, words in (
+        ("there is no Node 'worker1'", "there is no Node 'worker1'; waited for in /etc/bgpd/resources"),
+        ("/etc/bgpd/resources cannot be read", "/etc/bgpd/resources cannot be read"),
+    ):
+        check = ready(holding("10.48.0.0/26").parts, replace(facts(lost), snapshot=None))[1]
+        assert (check.ok, check.detail) == (False, words)
+
+
 def test_a_refused_configuration_is_one_line() -> None:
     wrong = facts(config_error="bgpd.yaml: a: unknown key\nbgpd.yaml: b: unknown key")
     check = ready(holding("10.48.0.0/26").parts, wrong)[0]

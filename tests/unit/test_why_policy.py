@@ -39,12 +39,12 @@ def test_the_import_filters_rule() -> None:
     holds(
         ground.why(BLOCK),
         f"learned from {b.id}",
-        f"- import: {a.id}: the filter rule in importV4[1] rejects it",
+        f"- import: {a.id}: the filter rule in importV4[0] rejects it",
         f"- decision: {a.id} is not best: an import filter rejects it",
     )
     holds(
         ground.why("10.48.0.64/26"),
-        f"+ import: {a.id}: the filter rule in importV4[2] accepts it, as AS path (empty), "
+        f"+ import: {a.id}: the filter rule in importV4[1] accepts it, as AS path (empty), "
         f"local preference {INT_MAX - 500}, communities 0:65",
     )
 
@@ -61,9 +61,9 @@ def test_the_export_filters_rule() -> None:
     ground.install()
     holds(
         ground.why(BLOCK),
-        f"- export: not told to {X.id}: an export filter rejects it (filter rule out exportV4[1])",
+        f"- export: not told to {X.id}: an export filter rejects it (filter rule out exportV4[0])",
     )
-    holds(ground.why("192.0.2.0/25"), f"+ told: {X.id} (filter rule out exportV4[2])")
+    holds(ground.why("192.0.2.0/25"), f"+ told: {X.id} (filter rule out exportV4[1])")
 
 
 def test_reflection() -> None:
@@ -141,7 +141,7 @@ def test_services_statics_and_what_is_only_offered() -> None:
         "+ origin: a route in the kernel of this node (subnet on eth0): filters may let it out",
         f"- export: not told to {A.id}, {X.id}: no filter accepts it, and by itself it is not announced",
     )
-    assert "(filter rule f exportV4[1])" in ground.why("192.0.2.0/24")
+    assert "(filter rule f exportV4[0])" in ground.why("192.0.2.0/24")
 
 
 def test_a_metric_that_local_pref_carries() -> None:
