@@ -50,7 +50,7 @@ from bgpd.config.values import (
 )
 from bgpd.config.yaml import YamlError, load_documents
 from bgpd.model.bfd import BfdOptions, BfdTiming
-from bgpd.model.peer import PeerId
+from bgpd.model.peer import MOST_PATHS, PeerId
 from bgpd.model.prefix import Address, address_text, covers, parse_address
 from bgpd.model.resources import ClusterRoutes, Problem
 
@@ -179,6 +179,9 @@ class PeerOptions(_Section):
     strict_cluster_list: StrictBool = False
     """Refuse routes with our own cluster on the CLUSTER_LIST from every internal peer (RFC 4456 §8), not only from
     clients, as BIRD does: two reflectors of one cluster then do not take each other's clients' routes."""
+    max_paths_per_prefix: Annotated[StrictInt, Field(ge=1)] = MOST_PATHS
+    """Paths of one prefix that a peer may have with ADD-PATH: those with the lowest identifiers are used, the others
+    counted and named."""
     bfd: Annotated[BfdSettings | None, BeforeValidator(_bfd)] = None
     """End the session as soon as BFD finds the peer dead; ``{}`` is with the defaults, null is without BFD. The
     annotation ``bgpd/bfd`` of a BGPPeer comes before ``bgp.defaults``, and ``bgp.peers`` before both."""

@@ -84,6 +84,10 @@ class PeerConfig:
         return f"{self.id} ({address_text(self.address)} port {self.port} AS {self.asn})"
 
 
+MOST_PATHS = 64
+"""Paths that a peer may have of one prefix (RFC 7911), unless its configuration says otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class PeerPolicy:
     """What a peer may tell and is told: may change while its session stays."""
@@ -101,6 +105,8 @@ class PeerPolicy:
     """Refuse routes of an external peer whose AS path does not start with its AS, as a route server's (RFC 7947)."""
     strict_cluster_list: bool = False
     """Our own cluster on a CLUSTER_LIST is a loop whoever tells it (RFC 4456 §8), not from our clients only."""
+    max_paths_per_prefix: int = MOST_PATHS
+    """Paths of one prefix that may be used of those that it tells (RFC 7911): the ones with the lowest identifiers."""
 
 
 class DynamicRange(NamedTuple):

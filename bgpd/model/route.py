@@ -296,6 +296,7 @@ class Reason(Enum):
     ORIGINATOR_LOOP = "its ORIGINATOR_ID is ours"
     CLUSTER_LOOP = "our own cluster is on its CLUSTER_LIST"
     FIRST_AS = "its AS path does not start with the peer's AS, and enforce_first_as is set"
+    SURPLUS = "its peer tells more paths of this prefix than max_paths_per_prefix, with lower identifiers"
     FILTERED = "an import filter rejects it"
     UNRESOLVED = "its next hop does not resolve"
     LOCAL_PREF = "lower local preference"
@@ -316,6 +317,7 @@ UNUSABLE = frozenset(
         Reason.ORIGINATOR_LOOP,
         Reason.CLUSTER_LOOP,
         Reason.FIRST_AS,
+        Reason.SURPLUS,
         Reason.FILTERED,
         Reason.UNRESOLVED,
     )

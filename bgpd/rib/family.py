@@ -195,6 +195,8 @@ class FamilyRib:
         before = self.rules.get(peer.id)
         self.rules[peer.id] = rules
         if before is not None and before != rules:
+            if before.max_paths_per_prefix != rules.max_paths_per_prefix:
+                self.adj_rib_in.limit(peer.id, rules.max_paths_per_prefix, self.dirty)
             self.epoch = object()
             self.importing[peer.id] = rules
             self.dirty.update(self.adj_rib_in.prefixes_of(peer.id))

@@ -156,8 +156,9 @@ class Router:
                 attributes = path.attributes
                 if zoned or (attributes.communities and GRACEFUL_SHUTDOWN in attributes.communities):
                     path = self._as_taken(path)
-                refused = import_refusal(path, rib.rules[peer_id]) is not None
-                rib.adj_rib_in.announce(path, event.prefixes, rib.dirty, refused)
+                rules = rib.rules[peer_id]
+                refused = import_refusal(path, rules) is not None
+                rib.adj_rib_in.announce(path, event.prefixes, rib.dirty, refused, rules.max_paths_per_prefix)
                 if internal and (attributes.local_pref or 0) > ENCODED:
                     self._encodes()
                 if limit is not None:
@@ -372,6 +373,8 @@ class Router:
         rib, found = self._ribs[family], Counter[Reason]()
         for path, count in rib.adj_rib_in.sharing(peer, refused=True):
             found[import_refusal(path, rib.rules.get(peer)) or Reason.FILTERED] += count
+        if surplus := rib.adj_rib_in.surplus_of(peer):
+            found[Reason.SURPLUS] = surplus
         return found
 
     def starting_elsewhere(self, peer: PeerId, family: Family) -> int:
@@ -410,7 +413,7 @@ class Router:
         """The decision for a prefix told in full, of the paths as received: best, multipath, and why each other path is
         not best."""
         rib = self._ribs[family]
-        refused: dict[Path, Reason] = {}
+        refused: dict[Path, Reason] = dict.fromkeys(rib.adj_rib_in.surplus(prefix), Reason.SURPLUS)
         taken: dict[Path, Path] = {}
         for path in rib.adj_rib_in.paths(prefix):
             made = self.imported(family, prefix, path)[0]

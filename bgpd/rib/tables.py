@@ -4,6 +4,9 @@ Adj-RIB-In holds every path twice: by session, so that a session's end finds its
 decision finds its candidates. A prefix with one path (nearly all) holds that path itself, not a list. A session that
 ends gives up its table at once; taking the paths out of the candidates is then done a slice at a time
 (``AdjRibIn.sweep``), told from paths of the peer's next session by identity.
+
+Of the paths that a session has of one prefix (RFC 7911), those with the lowest identifiers are candidates, as many as
+its peer may have; the others are heard and refused, and take a place that becomes free.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from itertools import chain, islice
 from random import Random
 
-from bgpd.model.peer import Peer, PeerId
+from bgpd.model.peer import MOST_PATHS, Peer, PeerId
 from bgpd.model.prefix import Prefix
 from bgpd.model.route import Out, Path, Selection
 
@@ -25,6 +29,32 @@ AdjRibOut = dict[Prefix, Out]
 Key = Prefix | tuple[int, Prefix]
 RUN, MOST_SCATTERED = 16, 1 << 17
 """Given-up paths that go together, and among how many such runs are scattered: a few milliseconds of work."""
+
+
+class _Surplus:
+    """Identifiers of a session's paths of one prefix that are more than it may have."""
+
+    __slots__ = ("_heap", "ids")
+
+    def __init__(self, ids: Iterable[int]) -> None:
+        self.ids = set(ids)
+        self._heap = sorted(self.ids)
+        """All of them, and some that are gone."""
+
+    def add(self, path_id: int) -> None:
+        if path_id not in self.ids:
+            self.ids.add(path_id)
+            if len(self._heap) > 2 * len(self.ids) + MOST_PATHS:
+                self._heap = sorted(self.ids)
+            else:
+                heappush(self._heap, path_id)
+
+    def take_lowest(self) -> int:
+        """The lowest, which is no longer one of them."""
+        while (path_id := heappop(self._heap)) not in self.ids:
+            pass
+        self.ids.remove(path_id)
+        return path_id
 
 
 @dataclass(slots=True)
@@ -38,6 +68,16 @@ class _Table:
     stale: dict[Key, Path] = field(default_factory=dict)
     refused: set[Key] = field(default_factory=set)
     """Keys whose path import refuses: heard, counted, never used."""
+    surplus: dict[Prefix, _Surplus] = field(default_factory=dict)
+    """Of prefixes with more paths than the peer may have: fresh and refused, and not among the candidates."""
+
+    def own(self, paths: Iterable[Path], prefix: Prefix) -> list[Path]:
+        """Those of some candidates that the present session has announced."""
+        return [path for path in paths if self.fresh.get(_key(path.path_id, prefix)) is path]
+
+
+def _key(path_id: int, prefix: Prefix) -> Key:
+    return (path_id, prefix) if path_id else prefix
 
 
 def _prefix_of(key: Key) -> Prefix:
@@ -55,9 +95,23 @@ class AdjRibIn:
         """What of the first of them goes, from the end on."""
 
     def paths(self, prefix: Prefix) -> tuple[Path, ...]:
-        """Every path of a prefix."""
+        """The candidates of a prefix."""
         found = self.candidates.get(prefix)
         return () if found is None else (found,) if isinstance(found, Path) else found
+
+    def surplus(self, prefix: Prefix) -> list[Path]:
+        """The paths of a prefix that are no candidates, since their peers may not have so many; by identifier."""
+        return [
+            table.fresh[_key(path_id, prefix)]
+            for table in self._tables.values()
+            if prefix in table.surplus
+            for path_id in sorted(table.surplus[prefix].ids)
+        ]
+
+    def surplus_of(self, peer: PeerId) -> int:
+        """How many paths of a peer are more than it may have."""
+        table = self._tables.get(peer)
+        return 0 if table is None else sum(len(surplus.ids) for surplus in table.surplus.values())
 
     def counts(self, peer: PeerId) -> tuple[int, int, int]:
         """(received, accepted by import, stale) paths of a peer."""
@@ -84,12 +138,16 @@ class AdjRibIn:
         return found
 
     def sharing(self, peer: PeerId, refused: bool = False) -> list[tuple[Path, int]]:
-        """The paths of a peer, or those that import refuses, each with how many prefixes share it."""
+        """The paths of a peer, or those that import refuses as they are, each with how many prefixes share it."""
         if (table := self._tables.get(peer)) is None:
             return []
         found: Iterable[Path | None] = chain(table.fresh.values(), table.stale.values())
         if refused:
-            found = (table.fresh.get(key) or table.stale.get(key) for key in table.refused)
+            found = (
+                table.fresh.get(key) or table.stale.get(key)
+                for key in table.refused
+                if not (table.surplus and _in_surplus(table, key))
+            )
         each = [path for path in found if path is not None]
         paths = {id(path): path for path in each}
         return [(paths[which], count) for which, count in Counter(map(id, each)).items()]
@@ -113,10 +171,17 @@ class AdjRibIn:
         table = self._tables.get(path.peer.id)
         return table is not None and ((path.path_id, prefix) if path.path_id else prefix) in table.stale
 
-    def announce(self, path: Path, prefixes: Sequence[Prefix], dirty: Dirty, refused: bool = False) -> None:
+    def announce(
+        self,
+        path: Path,
+        prefixes: Sequence[Prefix],
+        dirty: Dirty,
+        refused: bool = False,
+        most: int = MOST_PATHS,
+    ) -> None:
         """Record that ``path``'s session announced ``prefixes``; those whose path is new become dirty.
 
-        ``refused``: import does not accept the path.
+        ``refused``: import does not accept the path. ``most``: paths that its peer may have of one prefix.
         """
         table = self._tables.get(path.peer.id)
         if table is None:
@@ -149,9 +214,18 @@ class AdjRibIn:
             if current is None or current is old:
                 candidates[prefix] = path
             elif isinstance(current, Path):
-                candidates[prefix] = (current, path)
-            else:
+                if most > 1 or current.peer.id != path.peer.id:
+                    candidates[prefix] = (current, path)
+                elif self._beyond(table, path, prefix, most):
+                    continue
+                else:
+                    self._add(prefix, path, old)
+            elif len(current) < most:
                 candidates[prefix] = (*_less(current, old), path)
+            elif self._beyond(table, path, prefix, most):
+                continue
+            else:
+                self._add(prefix, path, old)
             dirty[prefix] = None
 
     def withdraw(self, peer: Peer, prefixes: Iterable[Prefix], path_id: int, dirty: Dirty) -> None:
@@ -161,17 +235,55 @@ class AdjRibIn:
             return
         for prefix in prefixes:
             key: Key = (path_id, prefix) if path_id else prefix
-            path = table.fresh.pop(key, None) or table.stale.pop(key, None)
+            path = fresh = table.fresh.pop(key, None)
+            if path is None:
+                path = table.stale.pop(key, None)
             if path is not None:
                 table.refused.discard(key)
                 self._remove(prefix, path)
                 dirty[prefix] = None
+                if table.surplus and fresh is not None and prefix in table.surplus:
+                    self._fill(table, prefix, path_id)
 
     def mark_stale(self, peer: PeerId) -> None:
         """The session broke, its routes stay in use; those stale from a session before go (RFC 4724 §4.2)."""
         if table := self._tables.get(peer):
             self.sweep_stale(peer)
+            for prefix, surplus in table.surplus.items():
+                for path_id in surplus.ids:
+                    key = _key(path_id, prefix)
+                    del table.fresh[key]
+                    table.refused.discard(key)
+            table.surplus = {}
             table.stale, table.fresh = table.fresh, {}
+
+    def limit(self, peer: PeerId, most: int, dirty: Dirty) -> None:
+        """Another number of paths that a peer may have of one prefix."""
+        table = self._tables.get(peer)
+        if table is None:
+            return
+        ids: dict[Prefix, list[int]] = {}
+        for key in table.fresh:
+            if isinstance(key, tuple):
+                ids.setdefault(key[1], []).append(key[0])
+        for prefix, found in ids.items():
+            if prefix in table.fresh:
+                found.append(0)
+            found.sort()
+            before = table.surplus.pop(prefix, None)
+            out = before.ids if before else set()
+            for path_id in found[:most]:
+                if path_id in out:
+                    self._let_in(table, prefix, path_id)
+                    dirty[prefix] = None
+            for path_id in found[most:]:
+                if path_id not in out:
+                    key = _key(path_id, prefix)
+                    self._remove(prefix, table.fresh[key])
+                    table.refused.add(key)
+                    dirty[prefix] = None
+            if found[most:]:
+                table.surplus[prefix] = _Surplus(found[most:])
 
     def sweep_stale(self, peer: PeerId) -> int:
         """The peer told all it had, or its time ran out: give up what it did not announce again. How many."""
@@ -218,6 +330,43 @@ class AdjRibIn:
         """Whether given-up paths are still among the candidates."""
         return bool(self._doomed)
 
+    def _beyond(self, table: _Table, path: Path, prefix: Prefix, most: int) -> bool:
+        """Whether a path that a session announces is one more than its peer may have; where another has a greater
+        identifier, that is the one."""
+        path_id, key = path.path_id, _key(path.path_id, prefix)
+        surplus = table.surplus.get(prefix)
+        own = [each for each in table.own(self.paths(prefix), prefix) if each.path_id != path_id]
+        if len(own) < most:
+            return False
+        last = max(own, key=_path_id)
+        if surplus is None:
+            surplus = table.surplus[prefix] = _Surplus(())
+        if path_id < last.path_id:
+            self._remove(prefix, last)
+            path_id, key = last.path_id, _key(last.path_id, prefix)
+        surplus.add(path_id)
+        table.refused.add(key)
+        return path_id == path.path_id
+
+    def _fill(self, table: _Table, prefix: Prefix, path_id: int) -> None:
+        """A path with this identifier is gone: one that was too much has its place, or is gone itself."""
+        surplus = table.surplus[prefix]
+        if path_id in surplus.ids:
+            surplus.ids.remove(path_id)
+        else:
+            self._let_in(table, prefix, surplus.take_lowest())
+        if not surplus.ids:
+            del table.surplus[prefix]
+
+    def _let_in(self, table: _Table, prefix: Prefix, path_id: int) -> None:
+        key = _key(path_id, prefix)
+        table.refused.discard(key)
+        self._add(prefix, table.fresh[key], None)
+
+    def _add(self, prefix: Prefix, path: Path, old: Path | None) -> None:
+        paths = _less(self.paths(prefix), old)
+        self.candidates[prefix] = (*paths, path) if paths else path
+
     def _remove(self, prefix: Prefix, path: Path) -> None:
         current = self.candidates.get(prefix)
         if current is path:
@@ -225,6 +374,15 @@ class AdjRibIn:
         elif current is not None and not isinstance(current, Path):
             rest = _less(current, path)
             self.candidates[prefix] = rest[0] if len(rest) == 1 else rest
+
+
+def _path_id(path: Path) -> int:
+    return path.path_id
+
+
+def _in_surplus(table: _Table, key: Key) -> bool:
+    surplus = table.surplus.get(_prefix_of(key))
+    return surplus is not None and (key[0] if isinstance(key, tuple) else 0) in surplus.ids
 
 
 def _scattered(entries: Iterable[Key]) -> list[Key]:

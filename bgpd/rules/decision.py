@@ -67,15 +67,17 @@ UNTIL_COST: tuple[Step, ...] = (
     (Reason.MED, _med_group_minimum),  # c
     (Reason.EBGP_OVER_IBGP, _least(lambda path: int(path.peer.ibgp))),  # d
 )
-TIE_BREAKS: tuple[Step, ...] = (
-    (Reason.ROUTER_ID, _least(identifier)),  # f
-    (Reason.CLUSTER_LIST_LENGTH, _least(lambda path: len(path.attributes.cluster_list))),  # RFC 4456 §9
-    (
-        Reason.PEER_ADDRESS,
-        _least(lambda path: (path.peer.config.address, path.peer.id)),
-    ),  # g; two sessions of one
-    (Reason.PATH_ID, _least(lambda path: path.path_id)),  # RFC 7911
+TIE_BREAKS: tuple[tuple[Reason, Callable[[Path], Any]], ...] = (
+    (Reason.ROUTER_ID, identifier),  # f
+    (Reason.CLUSTER_LIST_LENGTH, lambda path: len(path.attributes.cluster_list)),  # RFC 4456 §9
+    (Reason.PEER_ADDRESS, lambda path: (path.peer.config.address, path.peer.id)),  # g; two sessions of one
+    (Reason.PATH_ID, lambda path: path.path_id),  # RFC 7911
 )
+"""Each the least of a value, so that what is tied is ranked by sorting it once."""
+
+
+def _tie_break(path: Path) -> tuple[Any, ...]:
+    return tuple(value(path) for _, value in TIE_BREAKS)
 
 
 def _eliminate(paths: Sequence[Path], steps: Sequence[Step], rejected: dict[Path, Reason]) -> Sequence[Path]:
@@ -116,16 +118,15 @@ def judge(
     by_cost: Step = (Reason.IGP_COST, _least(lambda path: costs[path.next_hop]))  # e
     tied = _eliminate(usable, (*UNTIL_COST, by_cost), rejected)
 
-    ranked: list[Path] = []
-    rest = tied
-    while rest and len(ranked) < max_paths:
-        losers: dict[Path, Reason] = {}
-        winner = _eliminate(rest, TIE_BREAKS, losers)[0]
-        if not ranked:
-            rejected.update(losers)
-        ranked.append(winner)
-        rest = [path for path in rest if path is not winner]
-    return ranked[0], tuple(ranked), rejected
+    keys = {id(path): _tie_break(path) for path in tied}
+    ranked = sorted(tied, key=lambda path: keys[id(path)])
+    best = keys[id(ranked[0])]
+    for path in ranked[1:]:
+        for (reason, _), mine, lower in zip(TIE_BREAKS, keys[id(path)], best, strict=True):
+            if mine != lower:
+                rejected[path] = reason
+                break
+    return ranked[0], tuple(ranked[:max_paths]), rejected
 
 
 def select(

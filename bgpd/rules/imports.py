@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bgpd.model.peer import Peer
+from bgpd.model.peer import MOST_PATHS, Peer
 from bgpd.model.prefix import Address, Family, Prefix, is_link_local
 from bgpd.model.resources import Action, Operation
 from bgpd.model.route import Attributes, Path, Reason, RouteSource
@@ -41,6 +41,7 @@ class ImportRules:
     """The peer is a client of ours, as a route reflector."""
     enforce_first_as: bool = False
     strict_cluster_list: bool = False
+    max_paths_per_prefix: int = MOST_PATHS
 
 
 def import_rules(policy: RoutePolicy, peer: Peer, family: Family) -> ImportRules:
@@ -55,6 +56,7 @@ def import_rules(policy: RoutePolicy, peer: Peer, family: Family) -> ImportRules
         own.client and peer.ibgp,
         own.enforce_first_as,
         own.strict_cluster_list,
+        own.max_paths_per_prefix,
     )
 
 

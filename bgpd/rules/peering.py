@@ -239,6 +239,7 @@ class _Peering:
             allow_own_as=settings.num_allowed_local_as_numbers,
             enforce_first_as=options.enforce_first_as,
             strict_cluster_list=options.strict_cluster_list,
+            max_paths_per_prefix=options.max_paths_per_prefix,
         )
 
     def local_asn(self, wanted: Wanted) -> int:
@@ -354,6 +355,7 @@ class _Peering:
             client=cluster_id is not None,
             enforce_first_as=options.enforce_first_as,
             strict_cluster_list=options.strict_cluster_list,
+            max_paths_per_prefix=options.max_paths_per_prefix,
         )
         refused = frozenset(
             address

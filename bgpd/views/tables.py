@@ -85,7 +85,7 @@ class Tables:
             dict.fromkeys(prefix for prefix, _, _ in table.peer_paths(peer.id)) if peer else table.candidates
         )
         for prefix in wanted.of(told):
-            paths = table.paths(prefix)
+            paths = (*table.paths(prefix), *table.surplus(prefix))
             best, multipath, rejected = self._parts.router.judged(family, prefix) if paths else (None, (), {})
             chosen = prefix in self._parts.router.rib(family)
             for path in paths:

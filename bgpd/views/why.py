@@ -5,6 +5,7 @@ Of a prefix that nobody announced it says whose block it is by the resources, an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from bgpd.model.peer import Peer
@@ -122,11 +123,16 @@ class Why:
             refusal = rejected.get(path)
             if best is None and refusal:
                 steps.append(Step("import", f"not used: {refusal.value}", False))
+        surplus = Counter(path.peer.id for path, why in rejected.items() if why is Reason.SURPLUS)
+        for peer_id, count in surplus.items():
+            text = f"{count} more from {peer_id} not used: {Reason.SURPLUS.value}"
+            steps.append(Step("import", text, best is not None))
         hidden = self._parts.hidden(family, prefix)
         if paths and hidden:
             steps.append(Step("import", hidden, False))
         if best is not None:
-            steps.extend(self._decided(best, multipath, rejected))
+            lost = {path: why for path, why in rejected.items() if why is not Reason.SURPLUS}
+            steps.extend(self._decided(best, multipath, lost))
         for next_hop in dict.fromkeys(path.next_hop for path in (multipath or paths)):
             steps.append(self._resolved(next_hop))
         steps.extend(self._kernel_rule(family, prefix))

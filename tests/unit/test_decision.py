@@ -6,6 +6,7 @@ import pytest
 
 from bgpd.model.peer import Peer
 from bgpd.model.route import AsPath, Attributes, Origin, Path, Reason, Resolution, SegmentType, Unresolved
+from bgpd.rules import decision
 from bgpd.rules.decision import judge, select
 from bgpd.rules.forwarding import forwarding
 from tests.unit.builders import OWN_AS, Resolver, attributes, path, peer, via
@@ -214,3 +215,25 @@ def test_every_order_of_a_few_sets_gives_one_selection() -> None:
     for paths in sets:
         assert len({judge(order, RESOLVE, 16)[:2] for order in permutations(paths)}) == 1
         assert len({judge(order, RESOLVE, 2)[:2] for order in permutations(paths)}) == 1
+
+
+def test_tied_paths_are_ranked_by_one_sort(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ``max_paths`` is: each path's tie-breaks are looked at once, not once a rank."""
+    looked = 0
+    real = decision.identifier
+
+    def counted(what: Path) -> bytes:
+        nonlocal looked
+        looked += 1
+        return real(what)
+
+    steps = ((decision.TIE_BREAKS[0][0], counted), *decision.TIE_BREAKS[1:])
+    monkeypatch.setattr(decision, "TIE_BREAKS", steps)
+    by = [peer(f"10.0.1.{n}", 65001) for n in range(10, 30)]
+    paths = [path(each, path_id=number) for each in by for number in (1, 2)]
+    best, multipath, rejected = judge(paths[::-1], Resolver(), 16)
+    assert looked == len(paths)
+    assert best is paths[0]
+    assert multipath == tuple(paths[:16])
+    assert rejected[paths[1]] is Reason.PATH_ID
+    assert {rejected[each] for each in paths[2:]} == {Reason.ROUTER_ID}

@@ -125,8 +125,11 @@ def test_mesh_sessions_run_over_each_family_of_their_own() -> None:
 
 def test_both_families_on_one_session() -> None:
     nodes = [node("a", "10.0.0.1", "fd00::1"), node("b", "10.0.0.2")]
-    config = "bgp: {peers: {10.0.0.2: {families: [ipv4, ipv6], hold_time: 9, max_prefixes: 5}}}"
-    peer = peering(snapshot(nodes), "a", config).peers["Mesh_10_0_0_2"]  # type: ignore[index]
+    keys = "families: [ipv4, ipv6], hold_time: 9, max_prefixes: 5, max_paths_per_prefix: 7"
+    config = f"bgp: {{peers: {{10.0.0.2: {{{keys}}}}}}}"
+    found = peering(snapshot(nodes), "a", config)
+    peer = found.peers["Mesh_10_0_0_2"]  # type: ignore[index]
+    assert {each.max_paths_per_prefix for each in found.policies.values()} == {7}
     assert peer.families == frozenset(Family)
     assert peer.next_hops == {Family.IPV6: parse_address("fd00::1")}
     assert (peer.hold_time, peer.max_prefixes) == (9.0, 5)

@@ -1,6 +1,11 @@
 """Adj-RIB-In: every path by session and by prefix, kept in step through restarts."""
 
+from typing import Any
+
+import pytest
+
 from bgpd.model.route import Path
+from bgpd.rib import tables
 from bgpd.rib.tables import AdjRibIn, Dirty
 from tests.unit.builders import again, attributes, path, peer, pfx
 
@@ -58,6 +63,122 @@ def test_a_large_first_announcement_is_as_many_small_ones() -> None:
     assert whole.paths(prefixes[3]) == (what, second)
     assert said(whole, path(a, attributes(local_pref=7)), *prefixes) == set(prefixes)
     assert len(whole.paths(prefixes[3])) == 2
+
+
+def used(rib: AdjRibIn, prefix: bytes = P) -> list[int]:
+    return sorted(found.path_id for found in rib.paths(prefix))  # type: ignore[arg-type]
+
+
+def beyond(rib: AdjRibIn, prefix: bytes = P) -> list[int]:
+    return [found.path_id for found in rib.surplus(prefix)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("order", [[1, 2, 3, 4, 5], [5, 4, 3, 2, 1], [3, 5, 1, 4, 2], [0, 3, 5, 4, 2]])
+@pytest.mark.parametrize("most", [1, 2, 4, 5, 6])
+def test_a_peer_has_so_many_paths_of_a_prefix_whatever_the_order(order: list[int], most: int) -> None:
+    rib, a, b, dirty = AdjRibIn(), peer(), peer("10.0.1.2"), {}
+    others = [path(b, path_id=number) for number in (1, 2)]
+    for each in others[:most]:
+        rib.announce(each, [P], dirty, most=most)
+    for number in order:
+        rib.announce(path(a, path_id=number), [P], dirty, most=most)
+    ids = sorted(order)
+
+    def of_a() -> tuple[list[int], list[int]]:
+        return sorted(p.path_id for p in rib.paths(P) if p.peer is a), beyond(rib)
+
+    assert of_a() == (ids[:most], ids[most:])
+    assert sorted(p.path_id for p in rib.paths(P) if p.peer is b) == [1, 2][:most]
+    assert rib.counts(a.id) == (5, min(most, 5), 0)
+    assert rib.surplus_of(a.id) == len(ids[most:])
+    for number in order:
+        rib.announce(path(a, attributes(7), path_id=number), [P], dirty, most=most)
+    assert of_a() == (ids[:most], ids[most:])
+    assert {p.attributes for p in rib.paths(P) if p.peer is a} == {attributes(7)}
+    for number in (order[1], order[3], order[0], order[4], order[2]):
+        dirty.clear()
+        was_used = number in ids[:most]
+        rib.withdraw(a, [P], number, dirty)
+        ids.remove(number)
+        assert of_a() == (ids[:most], ids[most:])
+        assert bool(dirty) or not was_used
+    assert rib.counts(a.id) == (0, 0, 0)
+    assert len(rib.paths(P)) == min(most, 2)
+
+
+def test_another_limit_of_paths_lets_in_and_out() -> None:
+    rib, a, dirty = AdjRibIn(), peer(), {}
+    for number in range(6):
+        rib.announce(path(a, path_id=number), [P, Q][: 1 + (number < 2)], dirty, most=4)
+    for most in (2, 5, 1, 6, 3):
+        dirty.clear()
+        rib.limit(a.id, most, dirty)
+        assert (used(rib), beyond(rib)) == (list(range(6))[:most], list(range(6))[most:])
+        assert used(rib, Q) == [0, 1][:most]
+        assert P in dirty
+        assert rib.counts(a.id)[1] == min(most, 6) + min(most, 2)
+    rib.limit(peer("10.0.1.9").id, 1, dirty)
+
+
+def test_paths_that_are_too_many_are_not_kept_through_a_restart() -> None:
+    rib, a, dirty = AdjRibIn(), peer(), {}
+    for number in range(1, 6):
+        rib.announce(path(a, path_id=number), [P], dirty, most=2)
+    rib.mark_stale(a.id)
+    assert (rib.counts(a.id), used(rib), beyond(rib)) == ((2, 2, 2), [1, 2], [])
+    back = again(a)
+    for number in (4, 5, 6, 2):
+        rib.announce(path(back, path_id=number), [P], dirty, most=2)
+    assert beyond(rib) == [5, 6]
+    rib.withdraw(back, [P], 1, dirty)
+    assert (used(rib), beyond(rib)) == ([2, 4], [5, 6]), "a stale path made room for none"
+    rib.sweep_stale(a.id)
+    drain(rib)
+    assert (used(rib), beyond(rib), rib.counts(a.id)) == ([2, 4], [5, 6], (4, 2, 0))
+    rib.flush(a.id)
+    drain(rib)
+    assert (rib.candidates, rib.surplus(P), rib.surplus_of(a.id)) == ({}, [], 0)
+
+
+def test_many_paths_of_a_prefix_come_and_go_in_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in paths looked at, for a number and its double."""
+    looks = 0
+    real = tables._Table.own
+
+    def counted(self: Any, paths: Any, prefix: Any) -> list[Path]:
+        nonlocal looks
+        looks += len(paths)
+        return real(self, paths, prefix)
+
+    monkeypatch.setattr(tables._Table, "own", counted)
+    spent = []
+    for count in (1000, 2000):
+        looks = 0
+        rib, a, dirty = AdjRibIn(), peer(), {}
+        for number in range(count, 0, -1):
+            rib.announce(path(a, path_id=number), [P], dirty)
+            dirty.clear()
+            rib.announce(path(a, path_id=number + count), [P], dirty)
+            assert not dirty or count - number < 64, "what is too much is not decided about"
+            assert len(rib.paths(P)) <= 64
+        for number in range(1, count + 1):
+            rib.withdraw(a, [P], number, dirty)
+            rib.withdraw(a, [P], number + count, dirty)
+        assert rib.candidates == {}
+        spent.append(looks)
+    assert spent[1] < 2.2 * spent[0]
+
+
+def test_a_surplus_path_that_comes_and_goes_leaves_nothing() -> None:
+    rib, a, dirty = AdjRibIn(), peer(), {}
+    for number in (1, 2):
+        rib.announce(path(a, path_id=number), [P], dirty, most=1)
+    for number in range(3, 3000):
+        rib.announce(path(a, path_id=number), [P], dirty, most=1)
+        rib.withdraw(a, [P], number, dirty)
+    assert len(rib._tables[a.id].surplus[P]._heap) < 200
+    rib.withdraw(a, [P], 1, dirty)
+    assert used(rib) == [2]
 
 
 def test_path_identifiers_are_paths_of_their_own() -> None:

@@ -490,6 +490,20 @@ def test_a_route_servers_routes_are_taken_unless_the_first_as_is_enforced(as_pat
     assert made.router.counts(X.id, V4) == (2, 1, 0)
 
 
+def test_paths_of_a_prefix_beyond_what_the_peer_may_have_are_refused_by_name() -> None:
+    made = core(policy(peers=named(x=PeerPolicy(max_paths_per_prefix=2), y=PeerPolicy())), X, Y)
+    for by in (X, Y):
+        made.hear(by, *(announce(path(by, path_id=number), HOST) for number in (4, 3, 2, 1)))
+    judged = made.router.judged(V4, pfx(HOST))[2]
+    assert {path_.path_id for path_, why in judged.items() if why is Reason.SURPLUS} == {3, 4}
+    assert (made.router.refusals(X.id, V4), made.router.refusals(Y.id, V4)) == ({Reason.SURPLUS: 2}, {})
+    assert made.router.counts(X.id, V4) == (4, 2, 0)
+    made.router.policy(policy(peers=named(x=PeerPolicy(), y=PeerPolicy(max_paths_per_prefix=1))))
+    made.settle()
+    assert len(made.router.rib(V4)[pfx(HOST)].multipath) == 4 + 1, "another wish needs no session"
+    assert (made.router.refusals(X.id, V4), made.router.refusals(Y.id, V4)) == ({}, {Reason.SURPLUS: 3})
+
+
 def test_3_the_blocks_owner_reflects_borrowed_addresses() -> None:
     made = core(reflector(a=True, b=True), A, B, X, blocks=[BLOCK])
     made.hear(A, announce(path(A), HOST))

@@ -284,6 +284,18 @@ def test_the_unknown() -> None:
             ground.why(bad)
 
 
+def test_paths_that_are_too_many_are_counted_by_why_and_rows_of_routes_in() -> None:
+    server = peer("10.0.2.1", 65001, name="Global_10_0_2_1")
+    ground = Ground(server)
+    told = [announce(path(server, path_id=number), "10.48.0.0/26") for number in range(1, 68)]
+    ground.core.hear(server, *told)
+    ground.install()
+    holds(ground.why("10.48.0.7"), "3 more from Global_10_0_2_1 not used", "max_paths_per_prefix")
+    rows = list(Tables(ground.parts).routes("in", None, None, False))
+    refused = [row.path_id for row in rows if "max_paths_per_prefix" in row.detail]
+    assert (len(rows), refused) == (67, [65, 66, 67])
+
+
 def test_a_route_servers_route_is_named_as_such() -> None:
     server = peer("10.0.2.1", 65001, name="Global_10_0_2_1")
     ground = Ground(server)
