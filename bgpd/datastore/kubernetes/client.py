@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -58,15 +59,19 @@ class KubernetesClient:
         self._access = access
         self._agent = agent
         self._client: httpx.AsyncClient | None = None
+        self._connecting = asyncio.Lock()
+        self._users: Counter[httpx.AsyncClient] = Counter()
+        """How many requests are under way on each: one that is to go is closed when the last of them ends."""
         self.server = ""
         """Where it is, once it was connected to."""
         self.namespace = "default"
         """That of the account or of the context."""
 
     async def close(self) -> None:
-        """Ends all requests; the next one connects again, with what the files hold then."""
+        """When the requests under way end so does the connection; the next one connects again, with what the files
+        hold then."""
         client, self._client = self._client, None
-        if client is not None:
+        if client is not None and not self._users[client]:
             await client.aclose()
 
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> Document:
@@ -174,10 +179,12 @@ class KubernetesClient:
         silence: float,
     ) -> AsyncIterator[httpx.Response]:
         """An answer that says yes; its body is yet to be read."""
-        client = self._client
-        if client is None:
-            client = self._client = await asyncio.to_thread(self._connect)
+        async with self._connecting:  # many ask at once
+            client = self._client
+            if client is None:
+                client = self._client = await asyncio.to_thread(self._connect)
         headers = {"Accept": "application/json", **({"Content-Type": content} if data is not None else {})}
+        self._users[client] += 1
         timeout = httpx.Timeout(silence, connect=CONNECT_TIMEOUT, write=ANSWER_TIMEOUT, pool=None)
         try:
             async with client.stream(
@@ -199,6 +206,12 @@ class KubernetesClient:
             if broken.kind is Kind.TLS:
                 await self._again(client)
             raise broken from None
+        finally:
+            self._users[client] -= 1
+            if not self._users[client]:
+                del self._users[client]
+                if client is not self._client:
+                    await client.aclose()
 
     async def _again(self, client: httpx.AsyncClient) -> None:
         """The next request makes a new connection, unless one was made since."""

@@ -138,8 +138,9 @@ class KindFeed:
                 params = {"fieldSelector": selector} if selector else {}
                 if self._select:
                     params["fieldSelector"] = f"spec.node={source.node}"
+                streaming, selecting = source.streaming, self._select
                 try:
-                    if position is not None or source.streaming:
+                    if position is not None or streaming:
                         async for events in self._watch(path, params, api, position):
                             yield events
                         return
@@ -149,9 +150,9 @@ class KindFeed:
                 except Trouble as trouble:
                     if trouble.kind is not Kind.UNSUPPORTED or position is not None:
                         raise
-                    if self._select:
+                    if selecting:
                         self._select = False  # no field of that name: all are read, and dropped here
-                    elif source.streaming:
+                    elif streaming:
                         source.streaming = False
                     else:
                         raise
