@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import os
 import socket
 import sys
 from collections.abc import Iterable, Mapping
@@ -64,7 +65,8 @@ class ConfigError(Exception):
 
 
 def _hostname() -> str:
-    return socket.gethostname().lower()
+    """What calico-node is told too; a DaemonSet knows its Node's name, and not always the host's."""
+    return (os.environ.get("NODENAME") or socket.gethostname()).lower()
 
 
 class _Section(BaseModel):
@@ -343,7 +345,7 @@ class Config(_Section):
     """Configuration of bgpd on one node."""
 
     node: NodeName = Field(default_factory=_hostname)
-    """Name of this machine's Node resource; the host name in lower case unless set."""
+    """Name of this machine's Node resource; unless set the environment's NODENAME, or the host name in lower case."""
     router_id: RouterId = "auto"
     """BGP identifier: ``auto`` (the node's IPv4 address, ``hash`` without one), ``hash`` (made of the node's name) or
     an IPv4 address."""

@@ -318,3 +318,9 @@ def test_the_servers_of_a_datastore() -> None:
     ).datastore
     assert options.endpoints == ("https://[fd00::1]:2379", "http://b:1")
     assert parse("datastore: {type: kubernetes, context: prod}", "x").datastore.context == "prod"
+
+
+def test_the_nodes_name_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODENAME", "Worker7")
+    assert Config().node == "worker7"
+    assert parse("node: worker1", "x").node == "worker1"
