@@ -332,14 +332,16 @@ class Bird(Daemon):
 
 
 class Frr(Daemon):
-    """FRR's zebra and bgpd. ``config`` is bgpd's part of frr.conf."""
+    """FRR's zebra and bgpd, and bfdd where asked for. ``config`` is bgpd's part of frr.conf."""
 
     kind = "frr"
     lib = Path("/usr/lib/frr")
 
-    def __init__(self, namespace: Namespace, config: str, name: str = "") -> None:
+    def __init__(self, namespace: Namespace, config: str, name: str = "", bfd: bool = False) -> None:
         super().__init__(namespace, name)
         self.zebra: Process | None = None
+        self.bfdd: Process | None = None
+        self._bfd = bfd
         (self.directory / "vtysh.conf").write_text("no service integrated-vtysh-config\n")
         (self.directory / "zebra.conf").write_text(f"hostname {self.name}\n")
         self.write(config)
@@ -364,6 +366,13 @@ class Frr(Daemon):
             wait_until(
                 ready.exists, 10, "zebra's socket", report=lambda: self.zebra.log if self.zebra else ""
             )
+        if self._bfd and (self.bfdd is None or not self.bfdd.running):
+            (self.directory / "bfdd.conf").write_text(f"hostname {self.name}\n")
+            control = self.directory / "bfdd.sock"
+            self.bfdd = self.namespace.popen(
+                *self._words("bfdd"), "--bfdctl", control, name=f"{self.name}-bfdd"
+            )
+            wait_until(control.exists, 10, "bfdd's socket")
         self.launch(*self._words("bgpd"))
         self.wait(lambda: self.vtysh("show bgp vrfs"), "bgpd answers vtysh")
         return self
@@ -371,22 +380,28 @@ class Frr(Daemon):
     def stop(self) -> int:
         assert self.zebra is not None
         code = super().stop()
+        if self.bfdd is not None:
+            self.bfdd.stop()
         self.zebra.stop()
         return code
 
-    def vtysh(self, *commands: str) -> str:
-        """The answer of bgpd to some commands, typed one after the other."""
+    def vtysh(self, *commands: str, daemon: str = "bgpd") -> str:
+        """The answer of bgpd, or another of the daemons, to some commands, typed one after the other."""
         words = [word for command in commands for word in ("-c", command)]
         return run_command(
             [
                 *("vtysh", "--vty_socket", str(self.directory), "--config_dir", str(self.directory)),
-                *("-d", "bgpd", *words),
+                *("-d", daemon, *words),
             ],
             env={**os.environ, "HOME": str(self.directory)},
         ).stdout
 
     def json(self, command: str) -> Any:
         return json.loads(self.vtysh(f"{command} json"))
+
+    def bfd_peers(self) -> list[dict[str, Any]]:
+        """bfdd's sessions."""
+        return list(json.loads(self.vtysh("show bfd peers json", daemon="bfdd")))
 
     def configure(self, *commands: str) -> None:
         """Commands in configuration mode."""
