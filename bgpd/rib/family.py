@@ -32,6 +32,7 @@ from bgpd.model.route import (
     default_metric,
 )
 from bgpd.rib.groups import Adverts, Told, Update
+from bgpd.rib.remembered import Remembered
 from bgpd.rib.tables import AdjRibIn, Dirty, LocRib
 from bgpd.rules.decision import select
 from bgpd.rules.exports import prefix_refusal
@@ -48,10 +49,9 @@ from bgpd.rules.policy import FamilyPolicy, KernelRule
 
 Resolve = Callable[[Address], Resolution | Unresolved]
 FibChanges = dict[FibKey, Forwarding | None]
-SPARE_DECISIONS = 4096
-"""Decisions remembered beyond one a prefix."""
-MOST_ALTERED = 65536
-"""Paths that import altered and that are remembered, so that equal ones are one object."""
+SPARE_OCTETS, OCTETS_OF_PREFIX = 4 << 20, 1600
+"""Octets of decisions that are remembered, and more for each prefix that has paths."""
+_SIZE_OF_DECISION, _SIZE_OF_PATH = 768, 128
 
 
 @dataclass(slots=True)
@@ -73,6 +73,12 @@ class _Decision:
     """What each of them may be told, as far as the paths alone say."""
     placed: dict[KernelRule | None, Via | KernelRefusal] = field(default_factory=dict)
     """The forwarding under each kernel rule that was asked for."""
+
+    @property
+    def octets(self) -> int:
+        """Of memory, about: itself, its paths, and as much again for what groups are told of the best."""
+        paths = (self.paths,) if isinstance(self.paths, Path) else self.paths
+        return _SIZE_OF_DECISION + sum(_SIZE_OF_PATH + 2 * path.attributes.size for path in paths)
 
 
 class FamilyRib:
@@ -105,14 +111,16 @@ class FamilyRib:
         self.importing: dict[PeerId, ImportRules] = {}
         """Peers whose paths are looked at prefix by prefix: those with import filters, and those whose rules have
         changed since they were heard, so that what is refused is counted anew."""
-        self.altered: dict[tuple[Path, tuple[Operation, ...]], Path] = {}
+        self.altered: Remembered[tuple[Path, tuple[Operation, ...]], Path] = Remembered()
+        """Paths that import altered."""
         self.placed: dict[Prefix, int] = {}
         """Prefixes whose route in the kernel has another metric than the usual one."""
         self.dirty: Dirty = {}
         self.queue: deque[Prefix] = deque()
         """Taken from ``dirty``, decided next."""
         self.decisions: dict[int | tuple[int, ...], _Decision] = {}
-        """By the ids of the candidates."""
+        """By the ids of the candidates, the oldest first."""
+        self.decision_octets = 0
         self.epoch = object()
         self.moved: set[Address] = set()
         """Next hops that changed since the last scan for them began."""
@@ -176,9 +184,7 @@ class FamilyRib:
         key = path, verdict.operations
         made = self.altered.get(key)
         if made is None:
-            if len(self.altered) >= MOST_ALTERED:
-                self.altered.clear()
-            made = self.altered[key] = altered(path, verdict.operations)
+            made = self.altered.keep(key, altered(path, verdict.operations), path)
         return made, verdict
 
     def program(self, fib: FibChanges, prefix: Prefix, at: int, wanted: Forwarding | None) -> None:
@@ -229,11 +235,15 @@ class FamilyRib:
             self.scan = None
 
     def forget_decisions(self, limit: int) -> None:
-        """Up to ``limit`` of the oldest go, when more are remembered than can be in use."""
-        excess = len(self.decisions) - len(self.adj_rib_in.candidates) - SPARE_DECISIONS
-        if excess > 0:
-            for key in list(islice(self.decisions, min(excess, limit))):
-                del self.decisions[key]
+        """Up to ``limit`` of the oldest go, when they are more octets than what is in use can be; one that is asked for
+        again is made again."""
+        most = SPARE_OCTETS + OCTETS_OF_PREFIX * len(self.adj_rib_in.candidates)
+        if self.decision_octets > most:
+            for key in list(islice(self.decisions, limit)):
+                self.decision_octets -= self.decisions.pop(key).octets
+                if self.decision_octets <= most:
+                    break
+        self.adverts.forget_path_ids()
 
     def decide(self, prefixes: Sequence[Prefix]) -> None:
         """The hot loop: from candidates to the kernel's route and the update groups' tables."""
@@ -343,7 +353,12 @@ class FamilyRib:
         key = id(found) if type(found) is Path else tuple(map(id, found))
         decision = self.decisions.get(key)
         if decision is None or decision.epoch is not self.epoch:
-            decision = self.decisions[key] = self._decision(found)
+            if decision is None:
+                decision = self._decision(found)
+                self.decision_octets += decision.octets
+            else:
+                decision = self._decision(found)
+            self.decisions[key] = decision
         if decision.updates is not self.adverts.updates:
             decision.outs = self.adverts.bases(decision.selection) if decision.selection else ()
             decision.updates = self.adverts.updates

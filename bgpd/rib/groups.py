@@ -28,6 +28,7 @@ from bgpd.model.route import (
     RouteSource,
     Selection,
 )
+from bgpd.rib.remembered import Remembered
 from bgpd.rib.tables import AdjRibOut
 from bgpd.rules.exports import (
     ExportRefusal,
@@ -47,10 +48,11 @@ from bgpd.rules.policy import FamilyPolicy, RoutePolicy
 
 Told = Out | tuple[Out, ...] | None
 """What a group is told of a prefix; a tuple, never an empty one, where it takes several paths."""
+LAST_PATH_ID = 0xFFFFFFFF
 OutChanges = dict[Prefix, tuple[Out | None, Out | None]]
 """NLRI -> (what the group was told before this batch, what it is told now)."""
-MOST_MADE = 65536
-"""What was worked out for a group and is remembered."""
+MOST_PATH_IDS = 16384
+"""Identifiers given to sources of routes before those that nobody is told any more are looked for."""
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +67,7 @@ class Update:
     state: dict[Prefix, Out | tuple[Out, ...]] = field(default_factory=dict)
     changes: OutChanges = field(default_factory=dict)
     """Since they were taken."""
-    made: dict[object, Out | ExportRefusal] = field(default_factory=dict)
+    made: Remembered[object, Out | ExportRefusal] = field(default_factory=Remembered)
     """Outs that filters or communities made, by path and operations: equal ones are one object."""
 
     def __post_init__(self) -> None:
@@ -97,6 +99,8 @@ class Adverts:
         """Whether the slow road is needed: a group has filters, or communities are added."""
         self._is_client = is_client
         self._path_ids: dict[tuple[PeerId | None, int], int] = {}
+        self._path_ids_given: set[int] = set()
+        self._last_path_id, self._most_path_ids = 0, MOST_PATH_IDS
 
     # Groups.
 
@@ -184,12 +188,10 @@ class Adverts:
             return base
         made = update.made.get((path, said.operations))
         if made is None:
-            if len(update.made) >= MOST_MADE:
-                update.made.clear()
             made = learned_out(path, update.group, self._is_client(path), said.operations)
             if isinstance(made, Out):
                 made = made._replace(path_id=base.path_id)
-            update.made[path, said.operations] = made
+            update.made.keep((path, said.operations), made, path)
         return made if isinstance(made, Out) else None
 
     def _rule_learned(
@@ -200,9 +202,36 @@ class Adverts:
         return ruling(subject, update.group, update.chain, builtin, self.policy)
 
     def _path_id(self, path: Path | None) -> int:
-        """Of a source of routes: the same for all prefixes, and from session to session."""
+        """Of a source of routes: the same for all prefixes, and from session to session, while a peer is told one."""
         key = (None, 0) if path is None else (path.peer.id, path.path_id)
-        return self._path_ids.setdefault(key, len(self._path_ids) + 1)
+        found = self._path_ids.get(key)
+        if found is None:
+            found = self._last_path_id
+            while found in self._path_ids_given or not found:
+                found = found % LAST_PATH_ID + 1
+            self._path_ids[key] = self._last_path_id = found
+            self._path_ids_given.add(found)
+        return found
+
+    def forget_path_ids(self) -> None:
+        """Those that no group is told any more, once they may be many; what decisions hold of them is worked out anew.
+
+        Not in the midst of a decision: what has been given and is not told yet would go.
+        """
+        if len(self._path_ids) <= self._most_path_ids:
+            return
+        told = {
+            int.from_bytes(nlri[:4], "big")
+            for update in self.updates
+            if update.group.add_path
+            for nlri in update.table
+        }
+        self._path_ids = {key: path_id for key, path_id in self._path_ids.items() if path_id in told}
+        self._path_ids_given = set(self._path_ids.values())
+        self._most_path_ids = MOST_PATH_IDS + 2 * len(self._path_ids)
+        self.updates = (*self.updates,)  # another object
+        for update in self.updates:
+            update.made.clear()
 
     # This node's own.
 
@@ -220,7 +249,8 @@ class Adverts:
         key = (local_pref, said.operations, originated.gateway)
         made = update.made.get(key)
         if made is None:
-            made = update.made[key] = local_out(update.group, local_pref, said.operations, originated.gateway)
+            own = local_out(update.group, local_pref, said.operations, originated.gateway)
+            made = update.made.keep(key, own, None)
         assert isinstance(made, Out)
         return (made._replace(path_id=self._path_id(None)),) if update.group.add_path else made
 

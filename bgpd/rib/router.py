@@ -36,8 +36,9 @@ from bgpd.model.route import (
     Via,
     Withdraw,
 )
-from bgpd.rib.family import MOST_ALTERED, FamilyRib, FibChanges, Resolve
+from bgpd.rib.family import FamilyRib, FibChanges, Resolve
 from bgpd.rib.groups import OutChanges, Telling, usable
+from bgpd.rib.remembered import Remembered
 from bgpd.rib.tables import AdjRibIn, AdjRibOut, LocRib
 from bgpd.rules.decision import judge
 from bgpd.rules.exports import ExportRefusal, Group, groups_of
@@ -80,7 +81,7 @@ class Router:
         self._peers: dict[PeerId, Peer] = {}
         self._groups: dict[PeerId, dict[Family, Group]] = {}
         """Of established sessions."""
-        self._altered: dict[Path, Path] = {}
+        self._altered: Remembered[Path, Path] = Remembered()
         """Paths that are taken in otherwise than they were received."""
         self._prioritised = self._encoded = False
         self._stale_until: dict[tuple[PeerId, Family], float] = {}
@@ -484,9 +485,7 @@ class Router:
     def _as_taken(self, path: Path) -> Path:
         made = self._altered.get(path)
         if made is None:
-            if len(self._altered) >= MOST_ALTERED:
-                self._altered.clear()
-            made = self._altered[path] = received(path)
+            made = self._altered.keep(path, received(path), path)
         return made
 
     def _encodes(self) -> None:

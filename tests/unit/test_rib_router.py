@@ -3,7 +3,7 @@
 import pytest
 
 from bgpd.model.route import BLACKHOLE, EndOfRib, Origination, Reason, Resolution, Unresolved
-from bgpd.rib.family import SPARE_DECISIONS
+from bgpd.rib.family import OCTETS_OF_PREFIX, SPARE_OCTETS
 from bgpd.rib.router import STALE_TIME
 from bgpd.rules.exports import NO_EXPORT, ExportRefusal, groups_of
 from tests.unit.builders import (
@@ -574,16 +574,37 @@ def test_two_peers_with_one_table_are_decided_once() -> None:
     assert set(core.routes().values()) == {via("10.0.1.30", "10.0.1.31")}
 
 
-@pytest.mark.parametrize("rounds", [3 * SPARE_DECISIONS])
-def test_attributes_that_change_without_end_do_not_fill_the_memory(rounds: int) -> None:
+@pytest.mark.parametrize("long", [0, 765])
+def test_attributes_that_change_without_end_do_not_fill_the_memory(long: int) -> None:
+    """By their octets: long AS paths are remembered for fewer decisions."""
     core = Core().up(A)
+    rib, rounds = core.router._ribs[V4], 4000
     for number in range(rounds):
-        core.router.received(A, [announce(path(A, attributes(local_pref=number)), BLOCK)])
+        asns = range(1, 1 + long)
+        core.router.received(A, [announce(path(A, attributes(*asns, local_pref=number)), BLOCK)])
         core.router.work()
-    decisions = core.router._ribs[V4].decisions
-    assert len(decisions) <= SPARE_DECISIONS + 2
+    octets = [decision.octets for decision in rib.decisions.values()]
+    assert rib.decision_octets == sum(octets)
+    assert sum(octets) <= SPARE_OCTETS + OCTETS_OF_PREFIX + max(octets)
+    assert len(octets) > (400 if long else 2000), "and not for none"
     assert core.settle().routes() == {BLOCK: UP_A}
     assert core.router.rib(V4)[pfx(BLOCK)].best.attributes.local_pref == rounds - 1
+
+
+def test_decisions_of_a_large_table_are_remembered() -> None:
+    """The bound grows with the table: what is in use is not worked out again and again."""
+    core = Core().up(A, B)
+    for number in range(12_000):
+        prefix = f"10.{number >> 8}.{number & 255}.0/24"
+        core.router.received(A, [announce(path(A, attributes(local_pref=number)), prefix)])
+    core.settle()
+    rib = core.router._ribs[V4]
+    assert len(rib.decisions) > 11_900
+    core.down(A)
+    core.hear(B, announce(path(B), BLOCK))
+    for number in range(40):
+        core.hear(B, announce(path(B, attributes(local_pref=number)), BLOCK))
+    assert rib.decision_octets <= SPARE_OCTETS + 2 * OCTETS_OF_PREFIX
 
 
 def test_the_resolver_is_asked_again_after_a_change_only() -> None:

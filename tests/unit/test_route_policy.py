@@ -46,6 +46,7 @@ from bgpd.model.route import (
     Via,
     WorkloadRoute,
 )
+from bgpd.rib import groups, remembered
 from bgpd.rules.exports import NO_PEER, ExportRefusal, groups_of
 from bgpd.rules.filters import INT_MAX
 from bgpd.rules.forwarding import KernelRefusal
@@ -993,6 +994,54 @@ def test_53_filters_look_at_each_path() -> None:
     made.hear(A, announce(path(A), OTHER))
     made.hear(B, announce(path(B, attributes(local_pref=100, communities=(5,))), OTHER))
     assert [out.source for out in told(made, wide).values()] == [A.id]
+
+
+def test_53_identifiers_that_nobody_is_told_any_more_are_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer may use another identifier in each UPDATE: what was given for them must not stay for ever."""
+    monkeypatch.setattr(groups, "MOST_PATH_IDS", 20)
+    wide = several()
+    made = core(policy(), A, B, wide, blocks=[BLOCK])
+    adverts = made.router._ribs[V4].adverts
+    adverts._most_path_ids, adverts._last_path_id = 20, groups.LAST_PATH_ID - 5
+    adverts._path_ids.clear()
+    made.hear(B, announce(path(B), OTHER))
+    stays = set(told(made, wide))
+    for number in range(1, 300):
+        made.hear(A, announce(path(A, path_id=number), HOST, OTHER))
+        assert {f"{HOST}#", f"{OTHER}#"} <= {text.partition("#")[0] + "#" for text in told(made, wide)}
+        assert stays <= set(told(made, wide))
+        assert len(set(told(made, wide))) == len(stays) + 2, "no two sources have one identifier"
+        made.hear(A, withdraw(HOST, OTHER, path_id=number))
+    assert set(told(made, wide)) == stays
+    assert len(adverts._path_ids) <= 30
+    assert adverts._path_ids_given == set(adverts._path_ids.values())
+
+
+@pytest.mark.parametrize("direction", ["import", "export"])
+def test_what_filters_made_of_long_paths_is_forgotten_by_its_octets(
+    direction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remembered, "OCTETS", 1 << 16)
+    filters = rules(accept(operations=(SetPriority(512),)), direction=direction)
+    made = core(policy(filters=filters, peers={each.id: PeerPolicy(("f",)) for each in (A, X)}), A, X)
+    rib = made.router._ribs[V4]
+    for number in range(100):
+        long = attributes(*range(1, 500), local_pref=100, med=number)
+        made.hear(A, announce(path(A, long), OTHER))
+        if direction == "import":
+            assert made.router.rib(V4)[pfx(OTHER)].best.attributes.med == number
+    tables = [rib.altered] if direction == "import" else [update.made for update in rib.adverts.updates]
+    assert 0 < max(map(len, tables)) <= (1 << 16) // 4000
+
+
+def test_what_was_taken_in_otherwise_is_forgotten_by_its_octets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remembered, "OCTETS", 1 << 16)
+    made = core(policy(), A)
+    for number in range(100):
+        leaving = attributes(*range(1, 500), local_pref=100, med=number, communities=(GRACEFUL_SHUTDOWN,))
+        made.hear(A, announce(path(A, leaving), OTHER))
+        assert made.router.rib(V4)[pfx(OTHER)].best.attributes.local_pref == 0
+    assert 0 < len(made.router._altered) <= (1 << 16) // 4000
 
 
 def test_54_a_refresh_sweeps_what_was_not_told_again() -> None:
