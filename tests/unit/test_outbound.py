@@ -9,7 +9,7 @@ import pytest
 
 from bgpd.bgp import outbound as module
 from bgpd.bgp.outbound import CHUNK, Outbound
-from bgpd.bgp.wire.update import message_types
+from bgpd.bgp.wire.update import Framer, message, message_types
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Family, Prefix, prefix_text
 from bgpd.model.route import Attributes, Out
@@ -346,6 +346,70 @@ def test_a_moved_session_is_told_the_difference_once_the_tables_are_whole() -> N
     line.settle()
     assert (line.heard(one), line.heard(other)) == ([], ["-10.48.1.0/26"])
     assert line.it.advertised(one.id, V4) == 3
+
+
+def test_a_policy_that_changes_one_family_leaves_the_other_of_the_session() -> None:
+    line, a = Line(), peer(families=BOTH)
+    six, other_six = pfx("fd00:48::/122"), pfx("fd00:48::40/122")
+    line.it.release_end_of_rib()
+    line.join(a)
+    line.change({BLOCK: HERE, OTHER: HERE})
+    line.change({six: Out(HERE.attributes, ME6, None)}, V6)
+    line.settle()
+    line.heard(a)
+    line.it.move({a: {V4: "new", V6: V6}}, {"new": {BLOCK: HERE, THIRD: HERE}})
+    line.settle(settled=False)
+    line.change({other_six: Out(HERE.attributes, ME6, None)}, V6)
+    assert line.heard(a) == ["+fd00:48::40/122"], "the other family does not wait for the tables"
+    line.settle()
+    assert line.heard(a) == [*texts([THIRD]), *texts([OTHER], "-")], "and is not told again"
+    line.change({OTHER: HERE})
+    line.change({six: None}, V6)
+    assert line.heard(a) == ["-fd00:48::/122"], "of the old group nothing, of the other family all"
+    assert (line.it.advertised(a.id, V4), line.it.advertised(a.id, V6)) == (2, 1)
+
+
+def test_a_policy_that_changes_the_second_family_only() -> None:
+    line, a = Line(), peer(families=BOTH)
+    six, other_six = pfx("fd00:48::/122"), pfx("fd00:48::40/122")
+    line.join(a)
+    line.change({BLOCK: HERE})
+    line.change({six: Out(HERE.attributes, ME6, None)}, V6)
+    line.settle()
+    line.heard(a)
+    line.it.move({a: {V4: V4, V6: "new"}}, {"new": {other_six: Out(HERE.attributes, ME6, None)}})
+    line.settle()
+    assert line.heard(a) == ["+fd00:48::40/122", "-fd00:48::/122"]
+
+
+@pytest.mark.parametrize("moved_first", [False, True])
+def test_a_refresh_and_a_move_in_either_order_end_with_the_new_table(moved_first: bool) -> None:
+    line, a = Line(), replace(peer(), enhanced_refresh=True)
+    old = many(2 * CHUNK)
+    line.it.release_end_of_rib()
+    line.join(a)
+    line.change(dict.fromkeys(old, HERE))
+    line.settle()
+    line.heard(a)
+    new = dict.fromkeys([*old[:5], BLOCK], HERE)
+    if moved_first:
+        moved(line, a, new)
+        line.it.refresh(a, V4)
+    else:
+        line.it.refresh(a, V4)
+        line.it.work(settled=True)
+        moved(line, a, new)
+    line.settle()
+    octets = b"".join(line.sent[a])
+    assert list(message_types(octets)).count(5) == 2, "a begin and an end"
+    told: set[str] = set(texts(old, ""))
+    updates = Framer()
+    updates.feed(octets)
+    line.sent[a] = [message(kind, body) for kind, body in iter(updates.take, None) if kind == 2]  # type: ignore[misc]
+    for word in line.heard(a):
+        (told.add if word[0] == "+" else told.discard)(word[1:])
+    assert told == set(texts(new, ""))
+    assert line.it.queue_length(a.id) == 0
 
 
 def test_a_session_moved_while_it_was_behind_ends_with_the_new_table() -> None:

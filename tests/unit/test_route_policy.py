@@ -34,6 +34,7 @@ from bgpd.model.route import (
     AsPath,
     Attributes,
     BeginRefresh,
+    EndOfRib,
     EndRefresh,
     ForeignRoute,
     Hop,
@@ -247,6 +248,52 @@ def test_56_addresses_of_ignored_interfaces_are_not_told() -> None:
         said = policy(ignored_interfaces=ignored)
         found = originate(snap, {V4: frozenset((tunnel, workload))}, "me", policy=said)
         assert set(found[V4].announce) == {pfx(text) for text in announced}
+
+
+def test_a_workload_inside_an_own_block_is_hidden_by_it_and_offered_to_filters() -> None:
+    snap = snapshot(pool(), affinity(BLOCK))
+    workloads = {
+        V4: frozenset((WorkloadRoute(pfx(HOST), "cali1"), WorkloadRoute(pfx("10.48.0.8/32"), "cali2")))
+    }
+    found = originate(snap, workloads, "me", policy=policy())[V4]
+    assert set(found.announce) == {pfx(BLOCK)}
+    assert set(found.offered) == {pfx(HOST), pfx("10.48.0.8/32")}
+    assert set(found.hidden) == set(found.offered), "why says so"
+    lets_out = policy(filters=rules(accept(HOST, MatchOperator.EQUAL)), peers=named(x=PeerPolicy(("f",))))
+    made = Core()
+    made.router.policy(lets_out)
+    made.up(X, Y).originate(found)
+    assert (set(told(made, X)), set(told(made, Y))) == ({BLOCK, HOST}, {BLOCK})
+    made.router.policy(policy())
+    assert set(told(made.settle(), X)) == {BLOCK}
+    made.router.policy(lets_out)
+    made.settle()
+    gone = originate(snap, {V4: frozenset()}, "me", policy=lets_out)[V4]
+    assert set(told(made.originate(gone), X)) == {BLOCK}
+
+
+def test_an_import_filter_that_changes_while_a_peer_restarts() -> None:
+    by = peer("10.0.2.1", 65001, restart=[V4], preserved=[V4])
+    made = core(policy(), by)
+    made.hear(by, announce(path(by), BLOCK, OTHER))
+    made.down(by, V4)
+    assert set(made.routes()) == {BLOCK, OTHER}
+    filters = rules(reject(BLOCK), direction="import")
+    refuses = policy(filters=filters, peers=named(x=PeerPolicy(("f",))))
+    made.router.policy(refuses)
+    assert set(made.settle().routes()) == {OTHER}, "what is kept of it is judged by the new filter"
+    assert made.router.counts(by.id, V4) == (2, 1, 2)
+    made.router.policy(policy())
+    assert set(made.settle().routes()) == {BLOCK, OTHER}
+    made.router.policy(refuses)
+    made.settle()
+    back = again(by, preserved=[V4])
+    made.up(back)
+    made.hear(back, announce(path(back), BLOCK, OTHER))
+    assert set(made.routes()) == {OTHER}, "and so is what its next session tells"
+    made.hear(back, EndOfRib(V4))
+    assert made.router.counts(by.id, V4) == (2, 1, 0)
+    assert made.router.refusals(by.id, V4) == {Reason.FILTERED: 1}
 
 
 def test_without_export_filters_others_routes_are_not_looked_at() -> None:

@@ -246,6 +246,27 @@ def test_add_path() -> None:
         decode(update(IBGP, b"\0\0\0"), peer)
 
 
+@pytest.mark.parametrize("add_path", [False, True])
+def test_the_second_update_with_the_same_attributes_says_what_the_first_did(add_path: bool) -> None:
+    """It takes the fast road, where the NLRI has no identifiers, and is masked there too."""
+    decoder = Decoder(make_peer(add_path=BOTH if add_path else frozenset()))
+    said = []
+    for number, address in ((1, b"\x0a\x30\x00\xbf"), (2, b"\x0a\x30\x00\xff"), (1, b"\x0a\x30\x00\x81")):
+        identifier = struct.pack("!I", number) if add_path else b""
+        events: list[RibEvent] = []
+        nlri = identifier + b"\x1a" + address + identifier + b"\x20\x0a\x01\x02\x03"
+        assert decoder.decode(update(IBGP, nlri), events) == 2
+        [event] = events
+        assert isinstance(event, Announce)
+        assert event.path.path_id == (number if add_path else 0)
+        said.append(event.prefixes)
+    host = prefix("10.1.2.3/32")
+    assert said == [
+        [prefix("10.48.0.128/26"), host], [prefix("10.48.0.192/26"), host], [prefix("10.48.0.128/26"), host]
+    ]  # fmt: skip
+    assert decoder.cache.decoded == 1
+
+
 # The cache.
 
 
