@@ -58,6 +58,7 @@ from bgpd.observe.sdnotify import Notifier
 from bgpd.rib.router import Router
 from bgpd.views import summary
 from bgpd.views.live import Parts, local_words
+from bgpd.views.recent import Recently
 from bgpd.views.summary import Facts
 from bgpd.views.tables import Tables
 from bgpd.views.why import Why
@@ -122,6 +123,7 @@ class Daemon:
         self._speaker: Speaker
         self._intent: Intent
         self._parts: Parts
+        self._recently = Recently()
         self._shutdowns = Shutdowns(config.state_directory)
         self._orders: Orders
         self._liveness: Liveness
@@ -173,6 +175,8 @@ class Daemon:
             self._kernel,
             self._programming,
             lambda: self._facts.snapshot,
+            self._config.node,
+            self._recently,
         )
         self._claim = claim = Claim(self._config.api.socket)
         try:
@@ -417,7 +421,11 @@ class Daemon:
     def down(self, peer: Peer, down: Down) -> None:
         """A session ended."""
         self._outbound.leave(peer)
-        self._router.session_down(peer, down, time.monotonic())
+        now = time.monotonic()
+        paths = {family: self._router.adj_rib_in(family).peer_paths(peer.id) for family in peer.families}
+        told = {family: (prefix for prefix, _, _ in found) for family, found in paths.items()}
+        self._recently.ended(peer, down, told, now)
+        self._router.session_down(peer, down, now)
         self._kick()
 
     def received(self, peer: Peer, events: Sequence[RibEvent]) -> None:
@@ -429,6 +437,8 @@ class Daemon:
                 self._convergence.heard(peer.id, event.family)
             elif isinstance(event, Announce | Withdraw):
                 self._programming[event.family].heard(now)
+                if isinstance(event, Withdraw):
+                    self._recently.withdrew(peer, event, now)
         self._kick()
 
     def refresh_requested(self, peer: Peer, family: Family) -> None:
@@ -514,7 +524,7 @@ class Daemon:
 
     def why(self, target: str) -> list[Explanation]:
         """Explanations of a prefix or an address."""
-        return Why(self._parts).why(target)
+        return Why(self._parts, time.monotonic()).why(target)
 
     def live(self) -> list[Check]:
         """Liveness."""

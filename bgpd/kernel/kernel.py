@@ -180,6 +180,18 @@ class Kernel:
         """Subnets on this node's links, each with the interface's name."""
         return self._neighbours.connected(family)
 
+    def others(self, family: Family) -> Mapping[Prefix, object]:
+        """Prefixes that have a route in table main that is not ours; live, to be read only."""
+        return self._others[family].table
+
+    def others_words(self, family: Family, prefix: Prefix) -> list[str]:
+        """Others' routes of exactly a prefix, in the kernel's order:
+        ``proto dhcp via 10.0.1.1 dev ens5 metric 100 (the DHCP client's)``."""
+        return [
+            f"{self.describe(body)}{f' metric {body.metric}' if body.metric else ''} ({rt.owner_words(body.protocol)})"
+            for body in self._others[family].routes(prefix)
+        ]
+
     def interface_name(self, ifindex: int) -> str:
         """The name of a link, also of one that is gone; ``if7`` where it was never known."""
         return self._neighbours.names.get(ifindex) or f"if{ifindex}"

@@ -67,6 +67,17 @@ _PROTOCOL_NAMES = {
     84: "ovn", 99: "openr", 186: "bgp", 187: "isis", 188: "ospf", 189: "rip", 192: "eigrp",
 }  # fmt: skip
 
+_OWNERS = {
+    2: "the kernel's own", 3: "made by hand or by a program, as CNI plugins and Felix do",
+    4: "made by an administrator", 9: "from a router's advertisement", 11: "FRR's",
+    16: "the DHCP client's", 18: "keepalived's", 42: "babel's",
+}  # fmt: skip
+
+
+def owner_words(protocol: int) -> str:
+    """Whose a route of a protocol is, ``the DHCP client's``."""
+    return _OWNERS.get(protocol, "another program's")
+
 
 class Message(NamedTuple):
     """One message of a datagram: where its body lies, and whose request it answers or reports."""

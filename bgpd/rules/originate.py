@@ -124,6 +124,21 @@ def _by_cidr(snapshot: Snapshot, family: Family) -> dict[Prefix, IPAMBlock]:
     return found
 
 
+def holder(
+    snapshot: Snapshot, family: Family, address: Address
+) -> tuple[IPAMBlock | None, Allocation | None]:
+    """Who has an address by IPAM, and in which block: the smallest around it that gives it to somebody, or else the
+    smallest around it."""
+    host = host_prefix(address)
+    around = [block for cidr, block in _by_cidr(snapshot, family).items() if covers(cidr, host)]
+    around.sort(key=lambda block: block.cidr[0], reverse=True)
+    for block in around:
+        for allocation in block.allocations:
+            if allocation.address == address:
+                return block, allocation
+    return (around[0] if around else None), None
+
+
 def _judge(affinity: BlockAffinity, block: IPAMBlock | None, node: str) -> _Block:
     """Whether the block of an affinity is ours."""
     source = f"BlockAffinity {affinity.name}"

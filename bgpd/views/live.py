@@ -18,6 +18,7 @@ from bgpd.model.status import Ambiguous, FamilyCounts, NotFound, PeerStatus, Ses
 from bgpd.rib.router import Router
 from bgpd.rules.imports import starts_elsewhere
 from bgpd.views.names import addresses_of, choices, peers_of
+from bgpd.views.recent import Recently
 
 WELL_KNOWN = {
     0xFFFFFF01: "no-export",
@@ -38,6 +39,9 @@ class Parts:
     fibs: Mapping[Family, Programming]
     snapshot: Callable[[], Snapshot | None]
     """The newest resources; ``None`` until the first whole ones."""
+    node: str
+    """This node's name."""
+    recently: Recently
 
     def peers(self, name: str | None = None) -> list[PeerStatus]:
         """Every wanted session, or those of a name (``NotFound``), the counts filled in."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import (
@@ -18,17 +19,19 @@ from bgpd.model.prefix import (
     family_of,
     host_prefix,
     is_address,
+    is_default,
     is_host,
     parse_address,
     parse_prefix,
     prefix_text,
 )
-from bgpd.model.resources import Action, AffinityState, BlockAffinity
+from bgpd.model.resources import Action, AffinityState, Allocation, BlockAffinity, IPAMBlock
 from bgpd.model.route import BLACKHOLE, Originated, OriginKind, Out, Path, Reason, Unresolved, Via
 from bgpd.model.status import Explanation, SessionState, Step
 from bgpd.rib.tables import longest_match
 from bgpd.rules.exports import ExportRefusal
 from bgpd.rules.forwarding import KernelRefusal, is_tunnelled
+from bgpd.rules.originate import holder
 from bgpd.views.live import Parts, as_path_text, community_texts, first_as_word
 
 _KIND = {
@@ -39,18 +42,21 @@ _KIND = {
 }
 
 
-def _kind(family: Family, prefix: Prefix, own: Originated) -> str:
-    """What a route of this node is, in words."""
-    if own.kind is OriginKind.SERVICE and is_host(family, prefix):
-        return "an address of a service"
-    return _KIND[own.kind]
+class _Holder(NamedTuple):
+    """What IPAM says of one address."""
+
+    step: Step
+    verdict: str
+    block: IPAMBlock | None = None
+    allocation: Allocation | None = None
 
 
 class Why:
     """Explains by the parts it is given, and by the newest resources, where there are any."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts, self._snapshot = parts, parts.snapshot()
+    def __init__(self, parts: Parts, now: float) -> None:
+        """``now``: the monotonic clock's."""
+        self._parts, self._snapshot, self._now = parts, parts.snapshot(), now
 
     def why(self, target: str) -> list[Explanation]:
         """See ``model.status.Views.why``."""
@@ -59,13 +65,22 @@ class Why:
             found = [parse_prefix(target)]
         else:
             named = [parse_address(target)] if is_address(target) else self._parts.addresses(target)
-            found = [
-                (family_of(address), prefix)
-                for address in named
-                for prefix in longest_match(self._known(family_of(address)), host_prefix(address))
-            ]
+            found = [(family_of(address), prefix) for address in named for prefix in self._around(address)]
         explained = (self._explain(family, prefix) for family, prefix in dict.fromkeys(found))
         return [explanation for explanation in explained if explanation is not None]
+
+    def _around(self, address: Address) -> list[Prefix]:
+        """What bears on an address, the longest first: itself where IPAM has a word on it, every prefix known, and
+        another's route where the kernel follows that and not one of ours."""
+        family, host = family_of(address), host_prefix(address)
+        found = longest_match(self._known(family), host)
+        if host not in found and self._by_ipam(family, host) is not None:
+            found.insert(0, host)
+        others = longest_match(self._parts.kernel.others(family), host)[:1]
+        ours = [prefix[0] for prefix in found if self._parts.held_keys(family, prefix)]
+        if others and others[0] not in found and others[0][0] > max(ours, default=-1):
+            found = sorted((*found, others[0]), reverse=True)
+        return found
 
     def _known(self, family: Family) -> Mapping[Prefix, object]:
         origination = self._parts.router.origination(family)
@@ -81,6 +96,7 @@ class Why:
             self._parts.router.local(family),
         ):
             known.update(dict.fromkeys(table))
+        known.update(dict.fromkeys(self._parts.recently.prefixes(family)))
         affinities = self._snapshot.affinities.values() if self._snapshot else ()
         known.update((affinity.cidr, None) for affinity in affinities if affinity.family is family)
         return known
@@ -90,18 +106,25 @@ class Why:
         origination = self._parts.router.origination(family)
         steps: list[Step] = []
         own, hole = origination.announce.get(prefix), origination.blackholes.get(prefix)
+        held = self._by_ipam(family, prefix)
+        outer = self._told_by(family, prefix)
         if own:
-            steps.append(Step("origin", f"ours to announce, as {_kind(family, prefix, own)}: {own.source}"))
+            steps.append(
+                Step("origin", f"ours to announce, as {self._kind(family, prefix, own)}: {own.source}")
+            )
         if hole:
             released = " (until another node announces it)" if hole.yields else ""
             steps.append(Step("origin", f"ours to keep as a blackhole{released}: {hole.source}"))
-        if reason := origination.hidden.get(prefix):
+        reason, offer = origination.hidden.get(prefix), origination.offered.get(prefix)
+        if reason and outer is not None:
+            steps.append(Step("origin", f"not announced by itself, and need not be: it is {reason}"))
+        elif reason:
             steps.append(Step("origin", f"not announced: {reason}", False))
-        if offer := origination.offered.get(prefix):
+        if offer and outer is None:
             steps.append(
                 Step(
                     "origin",
-                    f"{_kind(family, prefix, offer)} of this node ({offer.source}): filters may let it out",
+                    f"{self._kind(family, prefix, offer)} of this node ({offer.source}): filters may let it out",
                 )
             )
         if static := origination.statics.get(prefix):
@@ -112,11 +135,16 @@ class Why:
         best, multipath, rejected = self._parts.router.judged(family, prefix)
         local = self._parts.router.local(family).get(prefix)
         known = own or hole or reason or paths or local or offer or static
-        owner = None if known else self._owner(family, prefix)
+        inside = self._learned_around(family, prefix)
+        owner = None if known or inside or (held and held.block) else self._owner(family, prefix)
+        if held and (held.allocation or not known):
+            steps.insert(0, held.step)
         if local and not (own or hole or paths):
             steps.append(Step("origin", f"it is {local}: the kernel's own, never taken from a peer"))
         if owner:
             steps.extend(self._silent(owner))
+        gone = list(self._gone(family, prefix, paths))
+        steps.extend(gone)
         for path in paths:
             steps.append(self._heard(family, prefix, path))
             steps.extend(self._filtered(family, prefix, path))
@@ -140,12 +168,13 @@ class Why:
         steps.append(kernel_step)
         chosen = self._parts.router.rib(family).get(prefix)
         if own or chosen or hidden or offer:
-            steps.extend(self._told(family, prefix))
+            told = self._told(family, prefix)
+            steps.extend(step for step in told if step.ok or outer is None)
 
         if own and chosen:
             verdict = f"learned from {chosen.best.peer.id}, where the workload has moved"
         elif own:
-            verdict = f"{_kind(family, prefix, own)} of this node, announced"
+            verdict = f"{self._kind(family, prefix, own)} of this node, announced"
         elif static:
             verdict = "a static route of this node, kept in the kernel"
         elif hole and not chosen:
@@ -158,14 +187,32 @@ class Why:
                 verdict += ", but not in the kernel as wanted"
         elif paths:
             verdict = f"heard from {', '.join(dict.fromkeys(p.peer.id for p in paths))}, but not used"
+        elif outer is not None:
+            who = (
+                held.verdict
+                if held
+                else f"an address of this node ({offer.source})"
+                if offer
+                else "of this node"
+            )
+            verdict = f"{who}, told by its block {prefix_text(family, outer)}"
         elif reason:
-            verdict = "known here, but not announced"
+            dead = held is not None and held.allocation is not None and not held.step.ok
+            verdict = held.verdict if held and dead else "known here, but not announced"
         elif offer:
-            verdict = f"{_kind(family, prefix, offer)} of this node, told where a filter accepts it"
+            verdict = f"{self._kind(family, prefix, offer)} of this node, told where a filter accepts it"
         elif local:
             verdict = local
         elif kernel_step.ok and self._parts.held_keys(family, prefix):
             verdict = "left in the kernel from before; it goes when in sync unless a peer announces it"
+        elif held:
+            verdict = held.verdict
+            if held.allocation and inside is not None:
+                verdict += f", reached by {prefix_text(family, inside)}"
+        elif others := self._parts.kernel.others_words(family, prefix):
+            verdict = f"a route that is not ours: {others[0]}"
+        elif gone:
+            verdict = f"nobody announces it any more: {gone[0].text}"
         elif owner:
             block = prefix_text(family, owner.cidr)
             verdict = (
@@ -174,6 +221,86 @@ class Why:
         else:
             return None
         return Explanation(prefix_text(family, prefix), family.label, verdict, tuple(steps))
+
+    def _kind(self, family: Family, prefix: Prefix, own: Originated) -> str:
+        """What a route of this node is, in words."""
+        if own.kind is OriginKind.SERVICE and is_host(family, prefix):
+            return "an address of a service"
+        held = self._by_ipam(family, prefix) if own.kind is OriginKind.BORROWED else None
+        if held and held.block and held.block.affinity == self._parts.node:
+            return "an address of an own block"
+        return _KIND[own.kind]
+
+    def _told_by(self, family: Family, prefix: Prefix) -> Prefix | None:
+        """The block that tells of a workload's address of this node, whose route is there: it needs no telling by
+        itself. ``None`` of anything else."""
+        origination = self._parts.router.origination(family)
+        if (
+            not is_host(family, prefix)
+            or prefix not in origination.offered
+            or not self._is_there(family, prefix)
+        ):
+            return None
+        blocks = (p for p, own in origination.announce.items() if own.kind is OriginKind.BLOCK)
+        return next((block for block in blocks if block != prefix and covers(block, prefix)), None)
+
+    def _is_there(self, family: Family, prefix: Prefix) -> bool:
+        """Whether the kernel has a way to an address of this node's own: a workload's route, or an interface's."""
+        workloads = self._parts.kernel.workloads().get(family, ())
+        return (
+            any(route.prefix == prefix for route in workloads)
+            or prefix in self._parts.kernel.others(family)
+            or prefix in self._parts.router.local(family)
+        )
+
+    def _learned_around(self, family: Family, prefix: Prefix) -> Prefix | None:
+        """The longest learned prefix around another."""
+        around = longest_match(self._parts.router.rib(family), prefix) if is_host(family, prefix) else []
+        return next((outer for outer in around if outer != prefix), None)
+
+    def _by_ipam(self, family: Family, prefix: Prefix) -> _Holder | None:
+        """What IPAM says of an address; ``None`` of what it has no word on: no single address, no data, a block of
+        nobody's (virtual ones have addresses that no node has)."""
+        snapshot = self._snapshot
+        if snapshot is None or not snapshot.blocks or not is_host(family, prefix):
+            return None
+        block, allocation = holder(snapshot, family, Address(prefix[1:]))
+        if block is not None and allocation is not None:
+            lender = (
+                f", borrowed from {block.affinity}" if block.affinity not in (None, allocation.node) else ""
+            )
+            here = allocation.node == self._parts.node
+            who = f"{allocation.owner or 'a workload'} on {'this node' if here else allocation.node}"
+            given = f"IPAMBlock {block.name} gives it to {who}{lender}"
+            if here and not self._is_there(family, prefix):
+                return _Holder(
+                    Step(
+                        "origin",
+                        f"{given}, but no workload's route is there",
+                        False,
+                    ),
+                    f"dead: {who} by IPAM, but its host route is missing",
+                    block,
+                    allocation,
+                )
+            return _Holder(Step("origin", given), who, block, allocation)
+        if block is not None and block.affinity is not None:
+            text = f"IPAMBlock {block.name} of {block.affinity} gives it to nobody"
+            return _Holder(Step("origin", text, False), f"nobody has it: {text}", block)
+        if block is None and self._owner(family, prefix) is None:
+            pools = [p for p in snapshot.pools.values() if p.family is family and covers(p.cidr, prefix)]
+            if pools:
+                text = f"it is inside IPPool {pools[0].name} and in no block"
+                return _Holder(Step("origin", text, False), f"nobody has it: {text}")
+        return None
+
+    def _gone(self, family: Family, prefix: Prefix, paths: Iterable[Path]) -> Iterator[Step]:
+        """Who took it back lately, and does not announce it now."""
+        heard = {path.peer.id for path in paths}
+        for gone in self._parts.recently.find(family, prefix, self._now):
+            if gone.peer not in heard:
+                ended = f" with its session ({gone.end})" if gone.end is not None else ""
+                yield Step("heard", f"{gone.peer}: withdrawn {_ago(self._now - gone.at)}{ended}", False)
 
     def _owner(self, family: Family, prefix: Prefix) -> BlockAffinity | None:
         """The BlockAffinity of the smallest block that a prefix is in."""
@@ -289,11 +416,14 @@ class Why:
                 return Step("kernel", f"{text}: left from before, kept until in sync")
             if wanted == held:
                 shadow = f"; in front of it is {conflict}" if conflict else ""
-                return Step("kernel", f"{text}: installed{shadow}", not conflict)
+                return Step("kernel", f"{text}: installed{shadow}", not conflict or is_default(prefix))
             why = conflict or delta.errors.get(key) or "a write is under way"
             return Step(
                 "kernel", f"{text}, but {self._parts.forwarding_text(wanted)} is wanted: {why}", False
             )
+        if wanted is not None and conflict and is_default(prefix):
+            text = f"the node's own default route stands, {conflict}; ours is not written beside it"
+            return Step("kernel", text)
         if wanted is not None:
             why = (
                 (conflict and f"in its place is {conflict}")
@@ -305,7 +435,9 @@ class Why:
             return Step(
                 "kernel", f"not there, though {self._parts.forwarding_text(wanted)} is wanted: {why}", False
             )
-        return Step("kernel", "no route of ours, and none is wanted", True)
+        if words := self._parts.kernel.others_words(family, prefix):
+            return Step("kernel", f"not ours: {'; behind it '.join(words)}")
+        return Step("kernel", "no route of ours, and none is wanted")
 
     def _told(self, family: Family, prefix: Prefix) -> Iterator[Step]:
         told: dict[str, list[str]] = {}
@@ -351,6 +483,11 @@ class Why:
                 return out, how
             first = first or (out, how)
         return first
+
+
+def _ago(seconds: float) -> str:
+    """``7 s ago``, ``12 min ago``."""
+    return f"{seconds:.0f} s ago" if seconds < 120 else f"{seconds / 60:.0f} min ago"
 
 
 def _names(names: Iterable[str]) -> str:

@@ -9,9 +9,11 @@ from bgpd.fib.programmer import Programming
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, Family
 from bgpd.model.resources import Snapshot
+from bgpd.model.route import WorkloadRoute
 from bgpd.model.status import PeerStatus
 from bgpd.rules.exports import groups_of
 from bgpd.views.live import Parts
+from bgpd.views.recent import Recently
 from bgpd.views.why import Why
 from tests.unit.builders import Core, pfx
 from tests.unit.fake_views import mesh_peer
@@ -20,7 +22,8 @@ from tests.unit.target_contract import MemoryTarget
 
 class Ground:
     """``statuses`` are the sessions, ``conflicts`` what stands in our way, ``addresses`` the node's own,
-    ``uplinks`` and ``settings`` (sysctl) what it forwards with."""
+    ``uplinks`` and ``settings`` (sysctl) what it forwards with, ``others`` and ``workloads`` the routes of others in
+    the kernel. The node is worker1."""
 
     def __init__(self, *peers: Peer, snapshot: Snapshot | None = None) -> None:
         self.core = Core()
@@ -31,6 +34,9 @@ class Ground:
         self.addresses: set[Address] = set()
         self.uplinks: list[str] = ["ens5"]
         self.settings: dict[str, int] = {}
+        self.others: dict[bytes, list[str]] = {}
+        self.workloads: set[WorkloadRoute] = set()
+        self.recently, self.now = Recently(), 1000.0
         self.fibs = {family: Programming(family, MemoryTarget(), None) for family in Family}  # type: ignore[arg-type]
         self.outbound = Outbound(lambda peer, octets: True)
         self.core.up(*peers)
@@ -59,7 +65,7 @@ class Ground:
 
     def all(self, target: str) -> list[str]:
         """Every explanation of an address or a prefix."""
-        found = Why(self.parts).why(target)
+        found = Why(self.parts, self.now).why(target)
         return ["\n".join([f"{one.prefix}: {one.verdict}", *map(line, one.steps)]) for one in found]
 
     @property
@@ -71,6 +77,9 @@ class Ground:
             resolve=self.core.resolver,
             interface_name={1: "lo", 2: "ens5"}.__getitem__,
             addresses=lambda family: {a for a in self.addresses if len(a) == family.octets},
+            others=lambda family: self.others if family is Family.IPV4 else {},
+            others_words=lambda family, prefix: self.others.get(prefix, []),
+            workloads=lambda: {Family.IPV4: frozenset(self.workloads), Family.IPV6: frozenset()},
             overruns=0,
             tunnels=dict,
             uplinks=lambda: self.uplinks,
@@ -85,7 +94,16 @@ class Ground:
                 for family in Family
             },
         )
-        return Parts(self.core.router, speaker, self.outbound, kernel, self.fibs, lambda: self.snapshot)
+        return Parts(
+            self.core.router,
+            speaker,
+            self.outbound,
+            kernel,
+            self.fibs,
+            lambda: self.snapshot,
+            "worker1",
+            self.recently,
+        )
 
 
 def line(step: Any) -> str:
