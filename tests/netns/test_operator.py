@@ -80,8 +80,11 @@ def test_orders_that_cannot_be_carried_out(net: Net) -> None:
     said = worker1.bgpctl("why", BLOCK["worker2"])
     assert f"{name} is shut down by the operator" in said.stdout, said.stdout
     assert "1 shut down" in worker1.bgpctl("status").stdout
-    unknown = worker1.bgpctl("why", "192.0.2.1")
-    assert unknown.returncode == 4 and "nothing is known of 192.0.2.1" in unknown.stderr, unknown
+    assert f"{name}: withdrawn " in said.stdout and " ago with its session (" in said.stdout, said.stdout
+    outside = worker1.bgpctl("why", "192.0.2.1").stdout
+    assert "0.0.0.0/0: a route that is not ours: proto boot via 10.0.1.1 dev ens5" in outside, outside
+    unknown = worker1.bgpctl("why", "192.0.2.0/24")
+    assert unknown.returncode == 4 and "nothing is known of 192.0.2.0/24" in unknown.stderr, unknown
 
 
 def test_a_refused_configuration_and_one_that_names_nobody(net: Net) -> None:
