@@ -26,7 +26,7 @@ from bgpd.bgp.outbound import Outbound
 from bgpd.bgp.speaker import Speaker
 from bgpd.config.config import Config, ConfigError, load
 from bgpd.daemon.admin import Orders
-from bgpd.daemon.intent import Intent
+from bgpd.daemon.intent import Intent, resource_changes
 from bgpd.daemon.liveness import Liveness
 from bgpd.daemon.shutdowns import Shutdowns
 from bgpd.daemon.startup import DEADLINE, Convergence, Unready
@@ -226,7 +226,11 @@ class Daemon:
 
     async def _follow(self) -> None:
         """The newest whole truth of the datastore, as it comes."""
+        counted: Mapping[tuple[str, str], int] = {}
         async for snapshot in self._datastore.watch():
+            before, counted = counted, dict(self._datastore.status().events)
+            if words := resource_changes(before, counted):
+                log.info("event=resources_changed what=%r", words)
             self._facts.snapshot = snapshot
             self._intent_changed()
 
@@ -487,6 +491,8 @@ class Daemon:
         for family in Family:
             words = local_words(self._kernel.addresses(family), self._kernel.connected(family))
             self._router.local_prefixes(family, words)
+        if self._facts.snapshot is not None and self._intent.moved():
+            self._intent_changed()
         self._kick()
 
     def rival(self, who: str | None) -> None:
@@ -544,6 +550,7 @@ class Daemon:
         if now is None:
             raise Impossible("no resources were whole yet: there is nothing to compare with")
         kernel, foreign = self._kernel.workloads(), self._kernel.foreign()
+        addresses = frozenset(address for family in Family for address in self._kernel.addresses(family))
         up = {status.id for status in self._speaker.statuses() if status.state is SessionState.ESTABLISHED}
         config, passwords, encoded = self._config, self._intent.passwords, self._router.encoded
 
@@ -551,7 +558,7 @@ class Daemon:
             from bgpd.views.changes import changes  # no start waits for what is seldom asked
             from bgpd.views.plan import KernelFacts, plan
 
-            known = KernelFacts(kernel, foreign, frozenset(Family))
+            known = KernelFacts(kernel, foreign, frozenset(Family), addresses=addresses)
             before, after = (plan(each, config, passwords, known, encoded) for each in (now, snapshot))
             return changes(before, after, up)
 

@@ -20,7 +20,7 @@ from bgpd.config.config import Config, Passwords, read_passwords
 from bgpd.daemon.startup import Convergence
 from bgpd.kernel.kernel import Kernel
 from bgpd.model.peer import PeerId
-from bgpd.model.prefix import Family
+from bgpd.model.prefix import Address, Family
 from bgpd.model.resources import Snapshot
 from bgpd.model.route import Origination
 from bgpd.rib.router import Router
@@ -50,6 +50,7 @@ class Intent:
     passwords: Passwords = field(default_factory=dict, repr=False)
     """As the configuration's files had them when it was read."""
     _causes: tuple[object, ...] = ()
+    _here: frozenset[Address] = frozenset()
     _engaged: Peering | None = None
     """What the speaker was told."""
 
@@ -71,8 +72,9 @@ class Intent:
             snapshot.local_workloads,
             snapshot.unusable,
         )
-        if not self._causes or any(map(operator.is_not, causes, self._causes)):
-            self._causes = causes
+        here = self._addresses()
+        if not self._causes or any(map(operator.is_not, causes, self._causes)) or here != self._here:
+            self._causes, self._here = causes, here
             self._find_peers(snapshot)
         assert self.peering is not None
         self.services = services(snapshot, self.config.node, self.services)
@@ -83,9 +85,16 @@ class Intent:
         self.outbound.move(moved, {group: self.router.adj_rib_out(group) for group in groups})
         self.originate()
 
+    def moved(self) -> bool:
+        """Whether other addresses lie on this machine than when its peers were found: none of them may be one."""
+        return bool(self._causes) and self._addresses() != self._here
+
+    def _addresses(self) -> frozenset[Address]:
+        return frozenset().union(*(self.kernel.addresses(family) for family in Family))
+
     def _find_peers(self, snapshot: Snapshot) -> None:
         before = self.peering
-        self.peering = peering = peers(snapshot, self.config.node, self.config, self.passwords)
+        self.peering = peering = peers(snapshot, self.config.node, self.config, self.passwords, self._here)
         for problem in peering.problems:
             if not before or problem not in before.problems:
                 log.warning("event=peering_problem source=%r cause=%r", problem.source, str(problem))
@@ -124,3 +133,9 @@ class Intent:
                 self.services,
             )
             self.router.originated(self.originations)
+
+
+def resource_changes(before: Mapping[tuple[str, str], int], after: Mapping[tuple[str, str], int]) -> str:
+    """What came and went between two counts of (kind, action), in words: ``BGPPeer 1 delete, Node 2 add``."""
+    fresh = {key: count - before.get(key, 0) for key, count in after.items()}
+    return ", ".join(f"{kind} {count} {action}" for (kind, action), count in sorted(fresh.items()) if count)

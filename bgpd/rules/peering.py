@@ -63,12 +63,19 @@ class Peering(NamedTuple):
     problems: tuple[Problem, ...]
 
 
-def peers(snapshot: Snapshot, node: str, config: Config, passwords: Passwords = NO_PASSWORDS) -> Peering:
+def peers(
+    snapshot: Snapshot,
+    node: str,
+    config: Config,
+    passwords: Passwords = NO_PASSWORDS,
+    here: frozenset[Address] = frozenset(),
+) -> Peering:
     """The sessions that ``node`` must have; independent of the order of the snapshot's mappings.
 
-    ``passwords`` is what the configuration's files hold, ``config.read_passwords(config)``.
+    ``passwords`` is what the configuration's files hold, ``config.read_passwords(config)``; ``here`` the addresses that
+    lie on the machine: none of them is peered with.
     """
-    return _Peering(snapshot, node, config, passwords).result()
+    return _Peering(snapshot, node, config, passwords, here).result()
 
 
 def hashed_router_id(node: str) -> Address:
@@ -86,9 +93,11 @@ class _Refused(Exception):
 
 
 class _Peering:
-    def __init__(self, snapshot: Snapshot, node: str, config: Config, passwords: Passwords) -> None:
+    def __init__(
+        self, snapshot: Snapshot, node: str, config: Config, passwords: Passwords, here: frozenset[Address]
+    ) -> None:
         self.snapshot, self.config, self.passwords = snapshot, config, passwords
-        self.cluster = Cluster(snapshot, node, config)
+        self.cluster = Cluster(snapshot, node, config, here)
         self.own = self.cluster.own
         self.asn = self.cluster.asn_of(self.own)
         self.router_id = self.chosen_router_id()

@@ -68,7 +68,9 @@ class Wanted(NamedTuple):
 class Cluster:
     """The cluster as one of its nodes sees it."""
 
-    def __init__(self, snapshot: Snapshot, node: str, config: Config) -> None:
+    def __init__(
+        self, snapshot: Snapshot, node: str, config: Config, here: frozenset[Address] = frozenset()
+    ) -> None:
         self.snapshot, self.config = snapshot, config
         self.own = snapshot.nodes.get(node) or Node(node)
         self.settings = snapshot.settings()
@@ -79,6 +81,8 @@ class Cluster:
             if address is not None
         }
         """Which node has an address; the first by name where several have it."""
+        self.here = here | {address for address in (self.own.ipv4, self.own.ipv6) if address is not None}
+        """Addresses of this machine: those that lie on it today, and those that its Node gives it."""
         self.problems: list[Problem] = []
         self.refused: set[Address] = set()
         """Addresses that are named as peers and not peered with."""
@@ -98,9 +102,9 @@ class Cluster:
         own = self.own.address(family_of(address))
         return own is not None and address_text(address) > address_text(own)
 
-    def refuse(self, spec: BGPPeer, path: str, message: str) -> None:
+    def refuse(self, spec: BGPPeer, path: str, message: str, *, harmless: bool = False) -> None:
         """A BGPPeer that is not peered with, for what is wrong at a path of it."""
-        self.problems.append(Problem(f"BGPPeer {spec.name}", path, f"{message}: not peered with"))
+        self.problems.append(Problem(f"BGPPeer {spec.name}", path, f"{message}: not peered with", harmless))
         if spec.peer_ip is not None:
             self.refused.add(spec.peer_ip)
 
@@ -121,6 +125,13 @@ class Cluster:
             else:
                 self.refuse(spec, *flaw)
         usable.sort(key=lambda spec: _kind(spec) is PeerKind.NODE)
+        for session in self._asked_for(usable):
+            if session.address in self.here and not is_link_local(session.address):
+                self._refuse_itself(session)
+            else:
+                yield session
+
+    def _asked_for(self, usable: list[BGPPeer]) -> Iterator[Wanted]:
         for spec in usable:
             if _is_near(spec, self.own):
                 yield from self._forward(spec)
@@ -128,6 +139,17 @@ class Cluster:
             if spec.reverse and _is_far(spec, self.own):
                 yield from self._backward(spec)
         yield from self._mesh()
+
+    def _refuse_itself(self, session: Wanted) -> None:
+        """Whoever has an address of this machine is this machine: nobody is dialled, whatever the port."""
+        text = address_text(session.address)
+        whose = "this node's own address"
+        if session.address not in (self.own.ipv4, self.own.ipv6):
+            whose = "an address of this machine"
+        # The pods that a selector matches may use the node's network.
+        harmless = session.kind is PeerKind.LOCAL_WORKLOAD
+        self.problems.append(Problem(session.source, "", f"{text} is {whose}: not peered with", harmless))
+        self.refused.add(session.address)
 
     def _mesh(self) -> Iterator[Wanted]:
         if (
@@ -151,7 +173,7 @@ class Cluster:
         """Sessions to a node of the cluster, one a family that both have an address of."""
         for family in Family:
             address, own = other.address(family), self.own.address(family)
-            if other.name != self.own.name and own is not None and address is not None and address != own:
+            if other.name != self.own.name and own is not None and address is not None:
                 yield Wanted(
                     kind=kind,
                     source=source,
@@ -175,7 +197,11 @@ class Cluster:
                 if _is_far(spec, other):
                     asn = self._expected(spec, other)
                     yield from self._to_node(other, _kind(spec), f"BGPPeer {spec.name}", settings, asn)
-        elif spec.peer_ip not in (None, self.own.ipv4, self.own.ipv6):
+        elif spec.peer_ip in (self.own.ipv4, self.own.ipv6):
+            # A BGPPeer of all nodes that names a route reflector means the others where that reads it.
+            meant = spec.node is None and self.own.route_reflector_cluster_id is not None
+            self.refuse(spec, "spec.peerIP", "it is this node's own address", harmless=meant)
+        else:
             yield from self._to_address(spec)
 
     def _to_address(self, spec: BGPPeer) -> Iterator[Wanted]:
@@ -221,7 +247,7 @@ class Cluster:
             for workload in self.snapshot.local_workloads
             if workload.peer_name == spec.name
             for address, local in zip((workload.ipv4, workload.ipv6), ours, strict=True)
-            if address not in (None, self.own.ipv4, self.own.ipv6)
+            if address is not None
         )
         for address, local in addresses:
             source = f"BGPPeer {spec.name}"

@@ -15,6 +15,7 @@ from bgpd.config.config import Config, Passwords
 from bgpd.model.bfd import BfdOptions
 from bgpd.model.peer import PeerConfig, PeerPolicy
 from bgpd.model.prefix import (
+    Address,
     Family,
     Prefix,
     address_text,
@@ -46,6 +47,8 @@ class KernelFacts:
     """Families whose routes are known: in others IPAM alone says which addresses are borrowed."""
     links: Mapping[str, bool] | None = None
     """The interfaces, and whether each is up; ``None`` where that is unknown."""
+    addresses: frozenset[Address] = frozenset()
+    """Those that lie on the machine."""
 
 
 class Plan(NamedTuple):
@@ -75,7 +78,7 @@ def plan(
 ) -> Plan:
     """What ``config.node`` would do. ``encoded``: an internal peer is known to send LOCAL_PREF with a metric in it."""
     node = config.node
-    peering = peers(snapshot, node, config, passwords)
+    peering = peers(snapshot, node, config, passwords, kernel.addresses)
     of_services = services(snapshot, node)
     policy = route_policy(snapshot, node, config, peering, of_services)
     made = {

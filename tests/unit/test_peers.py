@@ -12,7 +12,7 @@ from pydantic import SecretBytes
 
 from bgpd.config.config import Passwords, parse
 from bgpd.model.peer import PeerConfig, PeerId, PeerKind, PeerPolicy
-from bgpd.model.prefix import Family, parse_address, parse_prefix
+from bgpd.model.prefix import Address, Family, parse_address, parse_prefix
 from bgpd.model.resources import (
     BGPConfiguration,
     BGPFilter,
@@ -426,7 +426,8 @@ def test_local_workloads() -> None:
     )
     assert found.peers[PeerId("Local_Workload_fd00_48__7")].local_address is None
     assert set(found.policies.values()) == {PeerPolicy(filters=("a",))}
-    assert found.problems == ()
+    itself = "10.0.1.30 is this node's own address: not peered with"
+    assert found.problems == (Problem("BGPPeer vms", "", itself, harmless=True),)
     assert found.listen.addresses == (OWN, OWN6, LOCAL)
     assert peering(replace(snap, local_workloads=workloads[::-1])) == found
     assert peering(snap, "control").peers == {}  # not on the near side
@@ -570,3 +571,50 @@ def test_passwords_are_shown_nowhere() -> None:
     shown = f"{found!r} {snap!r} {files!r}"
     assert "swordfish" not in shown
     assert "of the file" not in shown
+
+
+REFLECTOR = replace(WORKER1, route_reflector_cluster_id=parse_address("1.0.0.1"))
+
+
+@pytest.mark.parametrize("port", [None, 179, 1790])
+@pytest.mark.parametrize(
+    ("own", "naming", "harmless"),
+    [
+        (WORKER1, {"node": "worker1"}, False),
+        (WORKER1, {}, False),
+        (REFLECTOR, {}, True),
+        (REFLECTOR, {"node_selector": "all()"}, True),
+        (REFLECTOR, {"node": "worker1"}, False),
+    ],
+)
+@pytest.mark.parametrize("address", [OWN, OWN6])
+def test_a_peer_that_is_this_node(
+    own: Node, naming: dict[str, Any], harmless: bool, port: int | None, address: Address
+) -> None:
+    """Named, whatever the port; harmless where a reflector reads what tells all others to peer with it."""
+    spec = BGPPeer("self", peer_ip=address, peer_port=port, as_number=65001, reverse=False, **naming)
+    found = peering(snapshot(spec, nodes=(own,)))
+    words = "it is this node's own address: not peered with"
+    assert found.problems == (Problem("BGPPeer self", "spec.peerIP", words, harmless),)
+    assert not found.peers
+
+
+def test_an_address_that_lies_on_this_machine_today() -> None:
+    """An address that moves (a VIP) is peered with while it is another's."""
+    here = frozenset({TOR, OWN})
+    away, today = (
+        peers(snapshot(PEER), "worker1", parse("node: worker1", "test"), here=h)
+        for h in (frozenset[Address](), here)
+    )
+    assert len(away.peers) == 1 and not away.problems
+    assert not today.peers
+    words = "10.0.1.1 is an address of this machine: not peered with"
+    assert today.problems == (Problem("BGPPeer tor", "", words),)
+
+
+def test_another_node_with_an_address_of_this_one() -> None:
+    twin = Node("twin", {}, OWN)
+    found = peering(snapshot(configuration=BGPConfiguration("default"), nodes=(twin,)))
+    assert {peer.source for peer in found.peers.values()} == {"Node control"}
+    words = "10.0.1.30 is this node's own address: not peered with"
+    assert Problem("Node twin", "", words) in found.problems

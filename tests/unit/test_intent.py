@@ -1,0 +1,209 @@
+"""Resources and configuration become sessions, policy and originations; nobody is told anything false meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bgpd.config.config import parse
+from bgpd.daemon.admin import Orders
+from bgpd.daemon.intent import Intent, resource_changes
+from bgpd.daemon.startup import Convergence
+from bgpd.model.prefix import Address, Family
+from bgpd.model.resources import BGPConfiguration, BGPPeer, Node, Snapshot
+from bgpd.model.status import Impossible
+from bgpd.rib.router import Router
+from tests.unit.builders import addr
+
+MESH_OFF = BGPConfiguration("default", node_to_node_mesh_enabled=False)
+TOR = BGPPeer("tor", peer_ip=addr("10.0.1.1"), as_number=65001)
+OTHER = BGPPeer("other", peer_ip=addr("10.0.1.2"), as_number=65001)
+NODE = Node("worker1", {}, addr("10.0.1.30"))
+RESOURCES = Snapshot(nodes={"worker1": NODE}, peers={"tor": TOR}, bgp_configurations={"default": MESH_OFF})
+
+
+class Around:
+    """The kernel, the speaker and the update groups, as far as ``Intent`` and ``Orders`` ask them; all calls noted."""
+
+    def __init__(self) -> None:
+        self.lying: set[Address] = {addr("10.0.1.30")}
+        self.follow_foreign = False
+        self.calls: list[Any] = []
+        self.shutdowns: dict[Any, str] = {}
+        self.up: set[Any] = set()
+        self.refreshes = True
+
+    # the kernel
+
+    def addresses(self, family: Family) -> frozenset[Address]:
+        return frozenset(address for address in self.lying if len(address) == family.bits // 8)
+
+    def workloads(self) -> dict[Any, Any]:
+        return {}
+
+    def foreign(self) -> dict[Any, Any]:
+        return {}
+
+    # the speaker
+
+    def configure(self, peers: Any, *rest: Any) -> frozenset[Any]:
+        self.calls.append(("configure", sorted(peers)))
+        return frozenset()
+
+    def shutdown(self, peer: Any, message: str) -> None:
+        self.shutdowns[peer] = message
+
+    def enable(self, peer: Any) -> None:
+        self.shutdowns.pop(peer, None)
+
+    def reset(self, peer: Any, message: str) -> None:
+        self.calls.append(("reset", peer, message))
+
+    def peer(self, peer: Any) -> Any:
+        return self if peer in self.up else None
+
+    families = frozenset({Family.IPV4})
+
+    def request_refresh(self, peer: Any) -> bool:
+        self.calls.append(("ask", peer))
+        return self.refreshes
+
+    # the update groups
+
+    def move(self, moved: Any, tables: Any) -> None: ...
+
+    def refresh(self, session: Any, family: Family) -> None:
+        self.calls.append(("tell", family))
+
+    # what is remembered
+
+    directory = "/var/lib/bgpd"
+    full = False
+
+    def write(self, shutdowns: Any) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device", self.directory)
+        self.calls.append(("write", dict(shutdowns)))
+
+
+@pytest.fixture
+def around() -> Around:
+    return Around()
+
+
+@pytest.fixture
+def intent(around: Around) -> Intent:
+    parts: Any = around
+    config = parse("node: worker1", "test")
+    made = Intent(config, parts, Router(lambda _: None), parts, parts, Convergence())  # type: ignore[arg-type,return-value]
+    made.reconfigured(config)
+    return made
+
+
+def decided(intent: Intent, snapshot: Snapshot) -> list[str]:
+    intent.decide(snapshot)
+    intent.engage()
+    assert intent.peering is not None
+    return sorted(intent.peering.peers)
+
+
+def test_sessions_are_engaged_only_when_they_differ(intent: Intent, around: Around) -> None:
+    assert decided(intent, RESOURCES) == ["Global_10_0_1_1"]
+    assert around.calls == [("configure", ["Global_10_0_1_1"])]
+    decided(intent, RESOURCES)
+    assert len(around.calls) == 1
+    both = replace(RESOURCES, peers={"tor": TOR, "other": OTHER})
+    assert decided(intent, both) == ["Global_10_0_1_1", "Global_10_0_1_2"]
+    assert around.calls[-1] == ("configure", ["Global_10_0_1_1", "Global_10_0_1_2"])
+
+
+def test_nothing_is_dialled_before_what_is_told_is_known(intent: Intent, around: Around) -> None:
+    intent.decide(RESOURCES)
+    assert around.calls == [] and intent.originations.keys() == {*Family}
+
+
+def test_a_configuration_that_was_read_again_finds_the_peers_anew(intent: Intent, around: Around) -> None:
+    decided(intent, RESOURCES)
+    before = intent.peering
+    intent.reconfigured(parse("node: worker1\nbgp: {defaults: {hold_time: 30}}", "test"))
+    decided(intent, RESOURCES)
+    assert intent.peering is not before and len(around.calls) == 2
+    assert intent.peering is not None
+    assert {peer.hold_time for peer in intent.peering.peers.values()} == {30.0}
+
+
+def test_an_address_that_comes_to_this_machine_is_no_peer_while_it_is_here(
+    intent: Intent, around: Around
+) -> None:
+    assert not intent.moved()  # nothing is decided yet
+    assert decided(intent, RESOURCES) == ["Global_10_0_1_1"] and not intent.moved()
+    around.lying.add(addr("10.0.1.1"))
+    assert intent.moved()
+    assert decided(intent, RESOURCES) == [] and not intent.moved()
+    assert around.calls[-1] == ("configure", [])
+    around.lying.discard(addr("10.0.1.1"))
+    assert intent.moved() and decided(intent, RESOURCES) == ["Global_10_0_1_1"]
+
+
+def test_changes_of_resources_in_words() -> None:
+    before = {("Node", "add"): 3, ("BGPPeer", "delete"): 0}
+    after = {("Node", "add"): 3, ("BGPPeer", "delete"): 2, ("BGPPeer", "change"): 1}
+    assert resource_changes(before, after) == "BGPPeer 1 change, BGPPeer 2 delete"
+    assert resource_changes(after, after) == ""
+
+
+# The operator's orders.
+
+PEER: Any = "Global_10_0_1_1"
+
+
+@pytest.fixture
+def orders(intent: Intent, around: Around) -> Orders:
+    decided(intent, RESOURCES)
+    around.calls.clear()
+    parts: Any = around
+    return Orders(parts, parts, intent, parts)
+
+
+def test_a_shutdown_is_not_waited_for_and_remembered(orders: Orders, intent: Intent, around: Around) -> None:
+    said = orders.carry_out("shutdown", PEER, "rack move")
+    assert said.startswith("Global_10_0_1_1 is shut down, also over restarts")
+    assert around.calls == [("write", {PEER: "rack move"})] and intent.convergence.waiting(0.0) == []
+    assert orders.carry_out("enable", PEER, "") == "Global_10_0_1_1 is enabled"
+    assert around.calls[-1] == ("write", {}) and intent.convergence.waiting(0.0) == [PEER]
+
+
+def test_what_cannot_be_remembered_is_done_and_said(orders: Orders, around: Around) -> None:
+    around.full = True
+    with pytest.raises(Impossible, match="only until bgpd restarts: /var/lib/bgpd: No space left on device"):
+        orders.carry_out("shutdown", PEER, "")
+    assert PEER in around.shutdowns
+
+
+@pytest.mark.parametrize("action", ["reset", "soft-in", "soft-out"])
+def test_what_is_shut_down_is_neither_reset_nor_refreshed(
+    orders: Orders, around: Around, action: Any
+) -> None:
+    orders.carry_out("shutdown", PEER, "")
+    around.up.add(PEER)
+    around.calls.clear()
+    with pytest.raises(Impossible, match="is shut down; bgpctl peer enable Global_10_0_1_1"):
+        orders.carry_out(action, PEER, "")
+    assert around.calls == []
+
+
+def test_reset_and_refresh(orders: Orders, around: Around) -> None:
+    assert orders.carry_out("reset", PEER, "hello") == "Global_10_0_1_1 was reset"
+    assert around.calls == [("reset", PEER, "hello")]
+    for action in ("soft-in", "soft-out"):
+        with pytest.raises(Impossible, match="is not established"):
+            orders.carry_out(action, PEER, "")  # type: ignore[arg-type]
+    around.up.add(PEER)
+    orders.carry_out("soft-in", PEER, "")
+    orders.carry_out("soft-out", PEER, "")
+    assert around.calls[1:] == [("ask", PEER), ("tell", Family.IPV4)]
+    around.refreshes = False
+    with pytest.raises(Impossible, match="RFC 2918"):
+        orders.carry_out("soft-in", PEER, "")
