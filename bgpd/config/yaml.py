@@ -46,6 +46,8 @@ _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
 _MAYBE_NUMBER = frozenset("+-.0123456789")
+_NOT_TEXT = _MAYBE_NUMBER | {text[:1] for text in (*_NULL, *_BOOL)}
+"""What a scalar begins with that may be something else than text."""
 
 
 def _int(text: str) -> int:
@@ -112,6 +114,8 @@ class Scalar(str):
 
 def _scalar(text: str) -> Any:
     """As ``_plain``, and what the text was stays known. A number too long to count with is text."""
+    if text[:1] not in _NOT_TEXT:
+        return text
     try:
         value = _plain(text)
     except ValueError:
@@ -154,7 +158,7 @@ class _Builder:
         return YamlError(self.source, self.first_line + _line(mark), column + 1, message, bare)
 
     def take(self, event: yaml.Event | None) -> None:
-        if isinstance(event, yaml.ScalarEvent):
+        if type(event) is yaml.ScalarEvent:
             self.scalar(event)
         elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             self.start(event)
@@ -172,12 +176,12 @@ class _Builder:
     def scalar(self, event: yaml.ScalarEvent) -> None:
         self.count += 1
         try:
-            if event.tag is not None and event.tag not in _TAGGED:
-                raise ValueError(f"the tag {event.tag} is not one of YAML's core types")
-            if event.tag is not None:
+            if event.tag is None:
+                value = self.plain(event.value) if event.implicit[0] else event.value
+            elif event.tag in _TAGGED:
                 value = _TAGGED[event.tag](event.value)
             else:
-                value = self.plain(event.value) if event.implicit[0] else event.value
+                raise ValueError(f"the tag {event.tag} is not one of YAML's core types")
         except ValueError as error:
             raise self.error(event.start_mark, str(error), "a value that is not of its tag's type") from None
         if event.anchor:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bgpd.datastore.calico.fields import Bad, Fields, plain_address
-from bgpd.datastore.directories import Names, stamp_of
+from bgpd.datastore.directories import Names, read_file
 from bgpd.datastore.objects import Failure
 from bgpd.model.prefix import Address, Family, family_of, parse_prefix
 from bgpd.model.resources import LocalWorkload, Problem
@@ -77,19 +76,15 @@ class Endpoints:
         path, known = self.path / name, self._files.get(name)
         last_good = known.workload if known is not None else None
         try:
-            seen = path.stat()
-            if not stat.S_ISREG(seen.st_mode):
-                raise FileNotFoundError
-            stamp = stamp_of(seen)
-            if known is not None and known.stamp == stamp and not force:
-                return
-            data = path.read_bytes()
+            stamp, data = read_file(path, known.stamp if known is not None and not force else None)
         except FileNotFoundError:
             self._files.pop(name, None)
             return
         except OSError as error:
             failure = self._failure(name, f"cannot be read: {error.strerror}", "io")
             self._files[name] = _Status((), last_good, (failure,))
+            return
+        if data is None:
             return
         try:
             self._files[name] = _Status(stamp, decode(_json(data)))

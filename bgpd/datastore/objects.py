@@ -19,8 +19,12 @@ from bgpd.datastore.calico.decode import KINDS, Decoded, Key, Resource, Verdict
 from bgpd.model.resources import LocalWorkload, Problem, Snapshot
 from bgpd.model.status import DatastoreStatus
 
+REASONS = ("yaml", "invalid", "duplicate", "io", "empty", "vanished")
 GRACE = 0.3
 """Seconds: ``git``, ``rsync`` and ConfigMap swaps take a file away for a moment."""
+
+SHOWN = 3600.0
+"""Seconds for which it is told that all objects of a kind went at once: nobody looks at the moment itself."""
 
 log = logging.getLogger(__name__)
 _SILENT = logging.Logger(f"{__name__}.fork", logging.CRITICAL + 1)
@@ -30,7 +34,7 @@ class Failure(NamedTuple):
     """Why a place could not be read as it should."""
 
     reason: str
-    """``yaml``, ``invalid``, ``duplicate``, ``io`` or ``empty`` are counted; no word (set without effect) is not."""
+    """One of ``REASONS``, which are counted; or nothing: what is set has no effect."""
     problem: Problem
 
 
@@ -40,6 +44,14 @@ class _Place(NamedTuple):
     whole: bool
     ignored: int = 0
     """Of the objects, those that are none of our business."""
+
+
+def _by_key(objects: Iterable[Decoded]) -> dict[Key, list[Decoded]]:
+    found: dict[Key, list[Decoded]] = {}
+    for decoded in objects:
+        if decoded.key is not None:
+            found.setdefault(decoded.key, []).append(decoded)
+    return found
 
 
 class Objects:
@@ -70,7 +82,12 @@ class Objects:
         self._in_sync = False
         self._readable = False
         self._events: Counter[tuple[str, str]] = Counter()
-        self._errors: Counter[str] = Counter({"yaml": 0, "invalid": 0, "duplicate": 0, "io": 0, "empty": 0})
+        self._errors: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
+        self._counts: dict[str, int] = {}
+        """How many good objects of each kind the last whole state had."""
+        self._trial = False
+        self._vanished: dict[str, tuple[float, Failure]] = {}
+        """Kinds of which all went at once, and until when that is told."""
         self._last_event: float | None = None
         self._log = log
 
@@ -86,6 +103,7 @@ class Objects:
         twin._failures = dict(self._failures)
         twin._unusable = self._unusable
         twin._local_workloads, twin._local_failures = self._local_workloads, self._local_failures
+        twin._trial = True
         twin._told, twin._problems = set(self._told), self._problems
         twin._log = _SILENT
         return twin
@@ -104,14 +122,8 @@ class Objects:
             message = "is empty: what it said last stands; delete the file if nothing is meant"
             failures, whole = (Failure("empty", Problem(place, "", message)),), False
         ignored = sum(decoded.verdict is Verdict.IGNORED for decoded in found)
-        now = self._places[place] = _Place(found, failures, whole, ignored)
-        touched = self._unsay(place, before)
-        for decoded in now.objects:
-            if decoded.key is not None:
-                said = self._said.setdefault(decoded.key, [])
-                said.append((place, decoded))
-                said.sort(key=lambda item: item[0])
-                touched.add(decoded.key)
+        self._places[place] = _Place(found, failures, whole, ignored)
+        touched = self._say(place, before.objects if before is not None else (), found)
         if before is not None and whole != before.whole:
             touched |= {key for key, home in self._home.items() if home == place}
         for key in touched:
@@ -120,7 +132,7 @@ class Objects:
     def drop(self, place: str) -> None:
         """The place is gone, and with it all that it said."""
         before = self._places.pop(place, None)
-        touched = self._unsay(place, before)
+        touched = self._say(place, before.objects if before is not None else (), ())
         if before is not None and not before.whole:
             touched |= {key for key, home in self._home.items() if home == place}
         for key in touched:
@@ -134,11 +146,17 @@ class Objects:
     def places(self) -> set[str]:
         return set(self._places)
 
-    def _unsay(self, place: str, before: _Place | None) -> set[Key]:
-        keys = {decoded.key for decoded in before.objects if decoded.key is not None} if before else set()
-        for key in keys:
-            self._said[key] = [item for item in self._said[key] if item[0] != place]
-        return keys
+    def _say(self, place: str, before: Iterable[Decoded], now: Iterable[Decoded]) -> set[Key]:
+        """Takes note of what a place says now. Returns the keys of which it says something else than before: a file of
+        5,000 objects in which one changed costs one."""
+        was, found = _by_key(before), _by_key(now)
+        touched = {key for key in was.keys() | found.keys() if was.get(key) != found.get(key)}
+        for key in touched:
+            said = [item for item in self._said.get(key, ()) if item[0] != place]
+            said += [(place, decoded) for decoded in found.get(key, ())]
+            said.sort(key=lambda item: item[0])
+            self._said[key] = said
+        return touched
 
     def _judge(self, key: Key) -> None:
         """What is good of one object, from all that is said of it."""
@@ -224,6 +242,8 @@ class Objects:
         if whole:
             self._lost_at = None
             self._expire(now)
+            if not self._trial:
+                self._look_for_vanished(now)
         else:
             if self._was_whole:
                 self._lost_at = now
@@ -247,9 +267,24 @@ class Objects:
             elif deadline <= now:
                 self._remove(key)
 
+    def _look_for_vanished(self, now: float) -> None:
+        """A kind of which nothing is left may be meant, and may be a broken pipe: it is done, and said for an hour."""
+        for kind, good in self._good.items():
+            before, self._counts[kind] = self._counts.get(kind, 0), len(good)
+            if good or (kind in self._vanished and now >= self._vanished[kind][0]):
+                self._vanished.pop(kind, None)
+            elif before > (
+                kind != "BGPPeer"
+            ):  # one object of a kind goes by itself every day; not the only peer
+                message = (
+                    f"all gone at once ({before}): put them back if that was not meant; told for an hour"
+                )
+                self._vanished[kind] = now + SHOWN, Failure("vanished", Problem(kind, "", message))
+
     def deadline(self) -> float | None:
         """When ``settle`` must be called again though nothing happens."""
         deadlines = [deadline for deadline in self._absent.values() if deadline is not None]
+        deadlines += [until for until, _ in self._vanished.values()]
         if self._lost_at is not None and self._in_sync:
             deadlines.append(self._lost_at + GRACE)
         return min(deadlines, default=None)
@@ -294,6 +329,7 @@ class Objects:
         failures = dict.fromkeys(failure for place in self._places.values() for failure in place.failures)
         failures |= dict.fromkeys(failure for of_key in self._failures.values() for failure in of_key)
         failures |= dict.fromkeys(self._local_failures)
+        failures |= dict.fromkeys(failure for _, failure in self._vanished.values())
         for failure in failures.keys() - self._told:
             if failure.reason:
                 self._errors[failure.reason] += 1

@@ -38,7 +38,8 @@ class DatastoreStatus:
     events: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(kind, action) -> count; action is ``add``, ``change`` or ``delete``."""
     errors: Mapping[str, int] = field(default_factory=dict)
-    """Reason -> count; a small fixed set of words (``yaml``, ``invalid``, ``duplicate``, ``io``)."""
+    """Reason -> count; a small fixed set of words (``datastore.objects.REASONS``): ``yaml``, ``invalid``,
+    ``duplicate``, ``io``, ``empty`` (a file that says nothing any more), ``vanished`` (all of a kind at once)."""
     last_event: float | None = None
     resyncs: int = 0
     """How often everything was read anew after the first time: a watch that broke, an overflowed queue."""

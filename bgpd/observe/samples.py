@@ -150,7 +150,7 @@ def _datastore(status: Status) -> Iterator[Metric]:
         ("backend", "kind", "action"),
         {(backend, *key): count for key, count in events.items()},
     )
-    errors = _filled(store.errors, ("yaml", "invalid", "duplicate", "io"))
+    errors = _filled(store.errors, ("yaml", "invalid", "duplicate", "io", "empty", "vanished"))
     yield counter(
         "bgpd_datastore_errors",
         "What was wrong with what the datastore holds, or with reaching it.",

@@ -541,3 +541,17 @@ def test_the_examples_are_good_and_of_every_kind(all_of_it: bool) -> None:
         assert isinstance(tor, BGPPeer) and isinstance(secret, Secret) and tor.password is not None
         assert (tor.password.name, tor.password.key in secret.data) == (secret.name, True)
         assert [Key("BGPFilter", name) in resources for name in tor.filters] == [True]
+
+
+@pytest.mark.parametrize("text", ['["rack"]', '"rack"', "3", "null", "[" * 3000])
+@pytest.mark.parametrize("key", ["labels", "metadata"])
+def test_an_annotation_of_labels_that_is_no_object_costs_only_itself(key: str, text: str) -> None:
+    document = kubernetes_node({"zone": "a"}, IPv4Address="10.0.0.1/24", **{key: text})
+    (found,) = decode(document, "f")
+    assert isinstance(found.resource, Node)
+    assert found.resource.labels == {"zone": "a"}
+    (problem,) = found.problems
+    assert (problem.path, problem.message) == (
+        f"metadata.annotations.projectcalico.org/{key}",
+        "expected a JSON object: ignored",
+    )

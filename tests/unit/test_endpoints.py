@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,35 @@ async def test_a_directory(tmp_path: Path) -> None:
     (path / "dangling").symlink_to("nowhere")
     await found.read(None)
     assert [workload.interface for workload in found.workloads()] == ["cali1", "cali2"]
+    assert [failure.problem.message for failure in found.failures()] == [
+        "cannot be read: a directory, not a file"
+    ]
+    (path / "directory").rmdir()
     (path / "a").unlink()
     await found.read(frozenset({"a", "dangling", ".hidden"}))
     assert [workload.interface for workload in found.workloads()] == ["cali2"]
     (path / "b").unlink()
     await found.read(None)
     assert found.workloads() == ()
+
+
+async def test_what_is_no_file_or_has_no_end_is_named_and_never_read(tmp_path: Path) -> None:
+    found = Endpoints(tmp_path)
+    (tmp_path / "a").write_text(json.dumps(STATUS))
+    await found.read(None)
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "fifo").rename(tmp_path / "a")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(200 << 30)
+    await found.read(None)
+    assert found.workloads() == (FIRST,)  # its last good version
+    assert sorted(
+        failure.problem.message.partition(" octets, ")[2] or failure.problem.message
+        for failure in found.failures()
+    ) == [
+        "cannot be read: a FIFO, not a file",
+        "more than 128 MiB",
+    ]
 
 
 async def test_a_directory_that_is_none(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -216,11 +217,17 @@ async def test_what_is_not_ours_to_read(backend: Directory) -> None:
     (backend.path / "directory.yaml").mkdir()
     (backend.path / "dangling.yaml").symlink_to("nowhere")
     os.mkfifo(backend.path / "fifo.yaml")
+    (backend.path / "null.yaml").symlink_to("/dev/null")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(backend.path / "socket.yaml"))
     async with watching(backend) as watch:
         await watch.until(lambda s: s.pools)
+        listener.close()
         assert [str(problem) for problem in watch.datastore.status().problems] == [
             "directory.yaml: cannot be read: a directory, not a file",
             "fifo.yaml: cannot be read: a FIFO, not a file",
+            "null.yaml: cannot be read: a device, not a file",
+            "socket.yaml: cannot be read: a socket, not a file",
         ]
 
 

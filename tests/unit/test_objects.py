@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bgpd.datastore.calico.decode import Decoded, Key, Verdict
-from bgpd.datastore.objects import GRACE, Failure, Objects
+from bgpd.datastore.objects import GRACE, SHOWN, Failure, Objects
 from bgpd.model.prefix import parse_address, parse_prefix
-from bgpd.model.resources import BGPFilter, IPPool, LocalWorkload, Node, Problem, Secret
+from bgpd.model.resources import BGPFilter, BGPPeer, IPPool, LocalWorkload, Node, Problem, Secret
 
 
 def own(name: str = "me") -> Decoded:
@@ -298,3 +300,77 @@ def test_a_secret_of_another_namespace_is_a_duplicate() -> None:
         str(snapshot.problems[0])
         == "b and c: Secret bgp: is in more than one file: the last good version stands"
     )
+
+
+def test_only_what_a_place_says_otherwise_is_judged_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [pool(f"p{number}", f"10.{number}.0.0/16") for number in range(1, 200)]
+    objects = started(("b", many))
+    judged: list[Key] = []
+    judge = Objects._judge
+    monkeypatch.setattr(Objects, "_judge", lambda self, key: (judged.append(key), judge(self, key))[1])
+    objects.put("b", [*many[1:-1], pool("p199", "10.250.0.0/16"), pool("new", "10.251.0.0/16")])
+    assert sorted(key.name for key in judged) == ["new", "p1", "p199"]
+    assert objects.settle(1.0, True)
+    pools = objects.snapshot().pools
+    assert set(pools) == {decoded.key.name for decoded in many if decoded.key} | {"new"}  # p1 has its grace
+    assert pools["p199"].cidr == parse_prefix("10.250.0.0/16")[1]
+
+
+def test_a_kind_that_vanishes_at_once_is_told_for_an_hour(caplog: pytest.LogCaptureFixture) -> None:
+    objects = started(("b", [pool("p1"), pool("p2", "10.49.0.0/24")]))
+    objects.drop("b")
+    objects.settle(10.0, True)
+    assert not objects.status("files", 0).problems  # its grace
+    gone_at = 10.0 + GRACE
+    assert objects.settle(gone_at, True)
+    status = objects.status("files", 0)
+    assert [problem.source for problem in status.problems] == ["IPPool"]
+    assert "all gone at once (2)" in str(status.problems[0])
+    assert not status.problems[0].harmless
+    assert status.errors["vanished"] == 1
+    assert [record.levelname for record in caplog.records if "all gone" in record.message] == ["WARNING"]
+    objects.settle(gone_at + SHOWN - 1, True)
+    assert objects.status("files", 0).problems
+    assert objects.deadline() == gone_at + SHOWN
+    objects.settle(gone_at + SHOWN, True)
+    assert not objects.status("files", 0).problems
+
+
+def test_a_kind_that_is_back_did_not_vanish() -> None:
+    objects = started(("b", [pool("p1"), pool("p2", "10.49.0.0/24")]))
+    objects.put("b", [gone("p1"), gone("p2")])  # as a server says it: no grace
+    objects.settle(1.0, True)
+    assert objects.status("files", 0).problems
+    objects.put("b", [pool("p1")])
+    objects.settle(2.0, True)
+    assert not objects.status("files", 0).problems
+
+
+def test_one_object_goes_by_itself_every_day_but_not_the_only_peer() -> None:
+    peer = Decoded(Verdict.GOOD, Key("BGPPeer", "tor"), BGPPeer("tor"))
+    objects = started(("b", [pool()]), ("c", [peer]))
+    objects.drop("b")
+    for now in (1.0, 2.0):
+        objects.settle(now, True)
+    assert not objects.status("files", 0).problems
+    objects.drop("c")
+    for now in (3.0, 4.0):
+        objects.settle(now, True)
+    assert [problem.source for problem in objects.status("files", 0).problems] == ["BGPPeer"]
+
+
+def test_what_is_gone_is_forgotten() -> None:
+    objects = started()
+    for number in range(50):
+        name, place = f"p{number}", f"f{number}"
+        objects.put(place, [pool(name)])
+        objects.settle(number, True)
+        objects.put(place, [bad(name)])
+        if number % 2:
+            objects.put(place, [gone(name)])
+        objects.drop(place)
+        for later in (0.1, 0.5):
+            objects.settle(number + later, True)
+    held = [len(found) for found in vars(objects).values() if isinstance(found, dict | set | frozenset)]
+    assert objects.snapshot().pools == {}
+    assert max(held) < 15, "of 50 objects that came and went"
