@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cluster-test boot lint types imports format bench clean
+.PHONY: help setup demo test cluster-test boot lint types imports format fuzz bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ lint: setup ## style, types, import contracts
 format: setup ## write the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+fuzz: setup ## mutated messages against sessions, new ones each time (MINUTES=10)
+	FUZZ_MINUTES=$(or $(MINUTES),10) $(BIN)/pytest -n 0 --show-capture=no tests/hostile -k for_a_while $(ARGS)
 
 bench: setup ## compare with BIRD and FRR in one run (ARGS="--only cold --rounds 3")
 	$(BIN)/python -m bench $(ARGS)
