@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from bgpd.model.peer import Down, Peer, PeerId
+from bgpd.model.peer import DialAnswer, Down, Peer, PeerId
 from bgpd.model.prefix import Family
 from bgpd.model.route import RibEvent
 
@@ -30,5 +30,5 @@ class Handler(Protocol):
     def listening_changed(self) -> None:
         """``listen_error`` or ``listening`` may differ now."""
 
-    def attempted(self, peer_id: PeerId, refused: bool) -> None:
-        """A dial ended; ``refused`` when the peer's host said no or cannot be reached."""
+    def attempted(self, peer_id: PeerId, answer: DialAnswer) -> None:
+        """A dial ended."""

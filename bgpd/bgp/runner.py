@@ -17,7 +17,7 @@ from bgpd.bgp.handler import Handler
 from bgpd.bgp.protection import Net
 from bgpd.bgp.session import Session
 from bgpd.bgp.transport import Dial, DialFailed, Link
-from bgpd.model.peer import DownReason
+from bgpd.model.peer import DialAnswer, DownReason
 from bgpd.model.status import SessionState
 
 
@@ -198,18 +198,18 @@ class Runner:
         session = self.session
         self._dial_epoch = session.epoch
         self._dial = Dial(session.config)
-        refused = False
+        answer = DialAnswer.CONNECTED
         try:
             sock = await self._dial.connect()
             link = self._world.dialling(self, self._dial_epoch)
             await asyncio.get_running_loop().create_connection(lambda: link, sock=sock)
         except (DialFailed, OSError) as error:
-            refused = isinstance(error, DialFailed) and error.refused
+            answer = error.answer if isinstance(error, DialFailed) else DialAnswer.NONE
             if self._dial_epoch == session.epoch:
                 session.dial_failed(str(error), now())
             else:
                 session.dial_outdated(now())
         finally:
             self._dial = None
-        self._world.handler.attempted(session.config.id, refused)
+        self._world.handler.attempted(session.config.id, answer)
         self.pump()

@@ -19,7 +19,7 @@ from typing import Any, Protocol, cast
 from bgpd.bgp.connection import Connection
 from bgpd.bgp.protection import Socket, guard, prepare_listening
 from bgpd.descriptors import scarce
-from bgpd.model.peer import PeerConfig
+from bgpd.model.peer import DialAnswer, PeerConfig
 from bgpd.model.prefix import Address, Family, address_text, family_of, is_link_local, parse_address
 
 SEND_HOLD_MS = 480_000
@@ -101,10 +101,9 @@ def dialling_socket(config: PeerConfig) -> socket.socket:
 class DialFailed(Exception):
     """TCP did not connect; the message says why."""
 
-    def __init__(self, message: str, *, refused: bool = False) -> None:
+    def __init__(self, message: str, answer: DialAnswer = DialAnswer.NONE) -> None:
         super().__init__(message)
-        self.refused = refused
-        """The peer's host said no or cannot be reached."""
+        self.answer = answer
 
 
 class Dial:
@@ -134,17 +133,24 @@ class Dial:
             connected, sock = sock, None
             return connected
         except TimeoutError:
-            raise DialFailed(f"{where}: timed out{_guesses(config)}") from None
+            raise DialFailed(f"{where}: timed out{_guesses(config)}", DialAnswer.SILENT) from None
         except OSError as error:
             words = os.strerror(error.errno) if error.errno else str(error)
-            raise DialFailed(f"{where}: {words}", refused=error.errno in _UNREACHABLE) from error
+            answer = _ANSWERS.get(error.errno or 0, DialAnswer.NONE)
+            raise DialFailed(f"{where}: {words}", answer) from error
         finally:
             self._timeout = None
             if sock is not None:
                 sock.close()
 
 
-_UNREACHABLE = frozenset((errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN))
+_ANSWERS = {
+    errno.ECONNREFUSED: DialAnswer.REFUSED,
+    errno.ECONNRESET: DialAnswer.REFUSED,
+    **dict.fromkeys(
+        (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ETIMEDOUT), DialAnswer.SILENT
+    ),
+}
 
 
 def _guesses(config: PeerConfig) -> str:

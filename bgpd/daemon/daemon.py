@@ -35,7 +35,7 @@ from bgpd.descriptors import raise_limit
 from bgpd.fib.programmer import Programming
 from bgpd.kernel.kernel import Kernel, KernelHandler
 from bgpd.model.bfd import BfdReport
-from bgpd.model.peer import Down, Peer, PeerId
+from bgpd.model.peer import DialAnswer, Down, Peer, PeerId
 from bgpd.model.prefix import Address, Family
 from bgpd.model.resources import Problem
 from bgpd.model.route import Announce, EndOfRib, FibKey, RibEvent, Withdraw
@@ -120,6 +120,8 @@ class Daemon:
         self._router = Router(self._kernel.resolve)
         self._outbound = Outbound(self._send)
         self._convergence = Convergence()
+        self._swept = False
+        """What was left over from before the start is gone."""
         self._speaker: Speaker
         self._intent: Intent
         self._parts: Parts
@@ -402,14 +404,18 @@ class Daemon:
         return None
 
     def _check_in_sync(self) -> None:
-        facts = self._facts
-        if facts.in_sync or self._router.busy or facts.in_the_way is not None:
+        facts, now = self._facts, time.monotonic()
+        if self._swept or self._router.busy or facts.in_the_way is not None:
             return
-        if self._convergence.over(time.monotonic()):
+        if not facts.in_sync and self._convergence.over(now):
             facts.in_sync = True
             self._started_whole.set()
+            kept_for = ",".join(self._convergence.keeping(now)) or "nobody"
+            log.info("event=in_sync after=%.1fs routes_kept_for=%s", now - self._started, kept_for)
+        if facts.in_sync and not self._convergence.keeping(now):
+            self._swept = True
             swept = sum(programming.release() for programming in self._programming.values())
-            log.info("event=in_sync after=%.1fs swept=%d", time.monotonic() - self._started, swept)
+            log.info("event=swept after=%.1fs count=%d", now - self._started, swept)
 
     # What the sessions say (speaker.Handler).
 
@@ -459,9 +465,9 @@ class Daemon:
         """The BGP port became ours, or is another's."""
         self._check_alone()
 
-    def attempted(self, peer_id: PeerId, refused: bool) -> None:
+    def attempted(self, peer_id: PeerId, answer: DialAnswer) -> None:
         """A dial ended."""
-        self._convergence.attempted(peer_id, refused)
+        self._convergence.attempted(peer_id, answer)
 
     # What the kernel says (kernel.door.KernelHandler).
 

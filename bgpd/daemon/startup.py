@@ -1,22 +1,28 @@
 """When a start is over: until then nothing of ours that was there before is swept (house rule 5).
 
 A start is over when each wanted peer has told all it has (End-of-RIB, RFC 4724 §4.1) in each of its families, or its
-time has passed: ``DEADLINE``, or ``REFUSED_DEADLINE`` where every dial was refused or unreachable (BIRD waits 240 s for
-any peer that is down, and its users suffer). Time counts from when the peers are known: a node whose resources take a
-minute to come must not sweep the moment they are there. Pure; ``daemon`` brings the time.
+time has passed: ``DEADLINE``, or ``EARLY`` where every dial was refused or not answered (BIRD waits 240 s for any peer
+that is down, and its users suffer). Time counts from when the peers are known: a node whose resources take a minute to
+come must not sweep the moment they are there.
+
+The routes of before stay longer for a peer whose daemon is down and whose host may well forward: one that refused a
+dial, or that never came where we do not dial. Its session counts as ended when we started, and its routes stay for the
+restart time that we have with it (RFC 4724 §4.2). One whose host answers nothing is given up with the start. The sweep
+is one for all peers, since a route does not tell who told it. Pure; ``daemon`` brings the time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bgpd.model.peer import PeerConfig, PeerId
+from bgpd.model.peer import DialAnswer, PeerConfig, PeerId
 from bgpd.model.prefix import Family
 
 DEADLINE = 45.0
-REFUSED_DEADLINE = 15.0
+EARLY = 15.0
 UNREADY_AFTER, UNREADY_AGAIN = 3.0, 60.0
 """Seconds of being not ready after which the log says so, and after which it says so again."""
+_AWAY = frozenset((DialAnswer.REFUSED, DialAnswer.SILENT))
 
 
 class Convergence:
@@ -26,8 +32,10 @@ class Convergence:
         self._began: float | None = None
         self._wanted: Mapping[PeerId, PeerConfig] = {}
         self._heard: set[tuple[PeerId, Family]] = set()
-        self._dials: dict[PeerId, bool] = {}
-        """Peer -> whether every dial so far was refused or unreachable."""
+        self._answers: dict[PeerId, set[DialAnswer]] = {}
+        """Peer -> what its host answered to dials so far."""
+        self._came: set[PeerId] = set()
+        """Peers that had a session since."""
         self._over = False
 
     def configured(self, peers: Mapping[PeerId, PeerConfig], now: float) -> None:
@@ -38,28 +46,50 @@ class Convergence:
 
     def established(self, peer: PeerId, families: frozenset[Family]) -> None:
         """A session is up: families that it does not carry are not waited for."""
-        self._dials[peer] = False
+        self._came.add(peer)
         self._heard.update((peer, family) for family in Family if family not in families)
 
     def heard(self, peer: PeerId, family: Family) -> None:
         """A peer told all it has."""
         self._heard.add((peer, family))
 
-    def attempted(self, peer: PeerId, refused: bool) -> None:
-        """A dial ended: refused or unreachable, or otherwise."""
-        self._dials[peer] = refused and self._dials.get(peer, True)
+    def attempted(self, peer: PeerId, answer: DialAnswer) -> None:
+        """A dial ended."""
+        self._answers.setdefault(peer, set()).add(answer)
 
     def waiting(self, now: float) -> list[PeerId]:
         """Peers that are still waited for."""
         if self._began is None or self._over or now >= self._began + DEADLINE:
             return []
-        refused_out = now >= self._began + REFUSED_DEADLINE
+        early = now >= self._began + EARLY
+        return [peer for peer in self._unheard() if not (early and self._is_away(peer))]
+
+    def keeping(self, now: float) -> list[PeerId]:
+        """Peers for which routes of before the start are kept, whether or not the start is over."""
+        if self._began is None:
+            return []
+        age = now - self._began
+        return [peer for peer in self._unheard() if age < self._patience(peer)]
+
+    def _unheard(self) -> list[PeerId]:
+        heard = self._heard
         return [
             peer
             for peer, config in self._wanted.items()
-            if any((peer, family) not in self._heard for family in config.families)
-            and not (refused_out and self._dials.get(peer, False))
+            if any((peer, family) not in heard for family in config.families)
         ]
+
+    def _is_away(self, peer: PeerId) -> bool:
+        """Whether all we know of a peer is that it cannot be dialled."""
+        answers = self._answers.get(peer, ())
+        return peer not in self._came and bool(answers) and _AWAY.issuperset(answers)
+
+    def _patience(self, peer: PeerId) -> float:
+        """Seconds for which the routes of a peer that has not told all are kept."""
+        config, answers = self._wanted[peer], self._answers.get(peer, ())
+        if DialAnswer.REFUSED in answers or (config.passive and peer not in self._came):
+            return float(config.restart_time)
+        return EARLY if self._is_away(peer) else DEADLINE
 
     def over(self, now: float) -> bool:
         """Whether the start is over. Once it is, it stays so."""

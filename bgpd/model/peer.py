@@ -184,6 +184,18 @@ class Peer:
         return self.config.next_hops.get(family)
 
 
+class DialAnswer(Enum):
+    """What a dial told of the peer's host."""
+
+    CONNECTED = "connected"
+    REFUSED = "refused"
+    """The host said no: it lives, and forwards for all we know; its daemon is down."""
+    SILENT = "silent"
+    """Nobody answered: a time-out, no neighbour entry, no route."""
+    NONE = "none"
+    """Nothing: the dial failed on our side."""
+
+
 class DownReason(Enum):
     """Why a session left Established; the label of ``bgpd_peer_flaps_total``."""
 

@@ -215,7 +215,7 @@ class Status:
     started: float
     ready: bool
     in_sync: bool
-    """The resources are whole and every peer sent End-of-RIB or its deadline passed: stale routes were swept."""
+    """The resources are whole and every peer sent End-of-RIB or its deadline passed."""
     checks: tuple[Check, ...]
     datastore: DatastoreStatus
     config_file: str

@@ -69,7 +69,7 @@ def _daemon(status: Status, versions: tuple[str, str]) -> Iterator[Metric]:
     )
     yield _gauge(
         "bgpd_in_sync",
-        "Whether resources are whole and every peer was heard or waited for: stale routes were swept.",
+        "Whether resources are whole and every peer was heard or waited for.",
         (),
         status.in_sync,
     )

@@ -160,7 +160,7 @@ class Tables:
                     f"not in the kernel: {conflicts.get(key) or delta.errors.get(key) or 'not yet written'}"
                 )
             elif target is None:
-                detail += " (left from before; goes when in sync)"
+                detail += " (left from before; goes when all peers were heard)"
             elif held != target:
                 detail += f" (to become {self._parts.forwarding_text(target)})"
             elif key in conflicts:

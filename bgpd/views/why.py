@@ -204,7 +204,9 @@ class Why:
         elif local:
             verdict = local
         elif kernel_step.ok and self._parts.held_keys(family, prefix):
-            verdict = "left in the kernel from before; it goes when in sync unless a peer announces it"
+            verdict = (
+                "left in the kernel from before; it goes when all peers were heard, unless one announces it"
+            )
         elif held:
             verdict = held.verdict
             if held.allocation and inside is not None:

@@ -70,7 +70,7 @@ class Handler:
     def listening_changed(self):
         pass
 
-    def attempted(self, peer_id, refused):
+    def attempted(self, peer_id, answer):
         pass
 
 

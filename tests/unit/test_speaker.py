@@ -26,7 +26,7 @@ from bgpd.bgp.wire.exa import (
     encode_open,
 )
 from bgpd.bgp.wire.update import Framer, encode_announcements, end_of_rib
-from bgpd.model.peer import Down, DownReason, DynamicRange, Peer, PeerConfig, PeerId, PeerKind
+from bgpd.model.peer import DialAnswer, Down, DownReason, DynamicRange, Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, Prefix, address_text, make_prefix, parse_address
 from bgpd.model.route import Announce, Attributes, EndOfRib, RibEvent
 from bgpd.model.status import SessionState
@@ -74,7 +74,7 @@ class Recorder:
         self.refreshes: list[Family] = []
         self.drained = 0
         self.listens = 0
-        self.attempts: list[bool] = []
+        self.attempts: list[DialAnswer] = []
 
     def established(self, peer: Peer) -> None:
         self.up[peer.id] = peer
@@ -99,8 +99,8 @@ class Recorder:
     def listening_changed(self) -> None:
         self.listens += 1
 
-    def attempted(self, peer_id: PeerId, refused: bool) -> None:
-        self.attempts.append(refused)
+    def attempted(self, peer_id: PeerId, answer: DialAnswer) -> None:
+        self.attempts.append(answer)
 
 
 async def until(check: Callable[[], object], seconds: float = 10.0) -> None:
@@ -289,7 +289,7 @@ async def test_strangers_are_rejected() -> None:
 async def test_refused_dials_are_told() -> None:
     async with speaking(2, config(2, 3)) as (speaker, ours):
         await until(lambda: len(ours.attempts) >= 2)
-        assert all(ours.attempts)
+        assert set(ours.attempts) == {DialAnswer.REFUSED}
         assert (
             speaker.statuses()[0].last_error
             == f"connect: {address_text(address(3))} port {PORT}: Connection refused"
@@ -319,7 +319,7 @@ async def test_an_address_that_is_not_ours_is_no_refusal() -> None:
     stranger = parse_address("192.0.2.1")
     async with speaking(2, config(2, 3, local_address=stranger)) as (speaker, ours):
         await until(lambda: ours.attempts)
-        assert ours.attempts[0] is False
+        assert ours.attempts[0] is DialAnswer.NONE
         assert "Cannot assign requested address" in speaker.statuses()[0].last_error
 
 
@@ -656,6 +656,7 @@ async def test_ttl_security_of_one_who_does_not_answer(monkeypatch: pytest.Monke
             assert speaker.statuses()[0].last_error.endswith(
                 "timed out; perhaps it is more than 1 hop away or has no ttl security"
             )
+            assert ours.attempts[0] is DialAnswer.SILENT
 
 
 def neighbours(here: int, *, limit: int = 2, length: int = 24, **changes: object) -> DynamicRange:

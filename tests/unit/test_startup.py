@@ -1,7 +1,11 @@
 """The end of a start: every peer has told all, or its time has passed."""
 
-from bgpd.daemon.startup import DEADLINE, REFUSED_DEADLINE, UNREADY_AFTER, UNREADY_AGAIN, Convergence, Unready
-from bgpd.model.peer import PeerConfig, PeerId
+from dataclasses import replace
+
+import pytest
+
+from bgpd.daemon.startup import DEADLINE, EARLY, UNREADY_AFTER, UNREADY_AGAIN, Convergence, Unready
+from bgpd.model.peer import DialAnswer, PeerConfig, PeerId
 from tests.unit.builders import BOTH, V4, V6, peer_config
 
 A, B = peer_config("10.0.1.1"), peer_config("10.0.1.2", families=BOTH)
@@ -57,25 +61,83 @@ def test_later_configurations_do_not_move_the_deadline() -> None:
     assert start.over(BEGUN + DEADLINE)
 
 
-def test_refused_peers_are_given_up_early() -> None:
+@pytest.mark.parametrize("answer", [DialAnswer.REFUSED, DialAnswer.SILENT])
+def test_peers_that_cannot_be_dialled_hold_up_no_start(answer: DialAnswer) -> None:
     start = begin(A)
-    start.attempted(A.id, True)
-    start.attempted(A.id, True)
-    assert not start.over(BEGUN + REFUSED_DEADLINE - 0.1)
-    assert start.over(BEGUN + REFUSED_DEADLINE)
+    start.attempted(A.id, answer)
+    start.attempted(A.id, answer)
+    assert not start.over(BEGUN + EARLY - 0.1)
+    assert start.over(BEGUN + EARLY)
 
 
-def test_one_dial_that_was_not_refused_keeps_the_long_wait() -> None:
-    for answers in ((True, False), (False, True)):
+@pytest.mark.parametrize("other", [DialAnswer.CONNECTED, DialAnswer.NONE])
+def test_one_dial_that_ended_otherwise_keeps_the_long_wait(other: DialAnswer) -> None:
+    for answers in ((DialAnswer.REFUSED, other), (other, DialAnswer.SILENT)):
         start = begin(A)
-        for refused in answers:
-            start.attempted(A.id, refused)
-        assert not start.over(BEGUN + REFUSED_DEADLINE)
+        for answer in answers:
+            start.attempted(A.id, answer)
+        assert not start.over(BEGUN + EARLY)
     once_up = begin(A)
     once_up.established(A.id, frozenset({V4}))
-    once_up.attempted(A.id, True)
-    assert not once_up.over(BEGUN + REFUSED_DEADLINE)
-    assert not begin(A).over(BEGUN + REFUSED_DEADLINE), "a peer that dials us was never refused"
+    once_up.attempted(A.id, DialAnswer.REFUSED)
+    assert not once_up.over(BEGUN + EARLY)
+    assert not begin(A).over(BEGUN + EARLY), "a peer that dials us was never refused"
+
+
+def kept_until(start: Convergence) -> float:
+    """Seconds from the begin until the routes of before are swept, to a tenth."""
+    return next(tenth / 10 for tenth in range(2000) if not start.keeping(BEGUN + tenth / 10))
+
+
+@pytest.mark.parametrize(
+    ("answers", "seconds"),
+    [
+        ((DialAnswer.REFUSED,), 120.0),
+        ((DialAnswer.SILENT, DialAnswer.REFUSED), 120.0),
+        ((DialAnswer.REFUSED, DialAnswer.SILENT), 120.0),
+        ((DialAnswer.REFUSED, DialAnswer.CONNECTED), 120.0),
+        ((DialAnswer.SILENT, DialAnswer.SILENT), EARLY),
+        ((DialAnswer.SILENT, DialAnswer.CONNECTED), DEADLINE),
+        ((DialAnswer.NONE,), DEADLINE),
+        ((), DEADLINE),
+    ],
+    ids=str,
+)
+def test_a_neighbour_whose_daemon_is_down_is_not_gone(
+    answers: tuple[DialAnswer, ...], seconds: float
+) -> None:
+    """Who refuses lives, and forwards: its routes stay as if its session had ended when we started."""
+    start = begin(A)
+    for answer in answers:
+        start.attempted(A.id, answer)
+    assert kept_until(start) == seconds
+    assert start.over(BEGUN + DEADLINE), "nobody else waits for that"
+    assert kept_until(start) == seconds
+
+
+def test_the_restart_time_of_the_session_says_how_long() -> None:
+    start = begin(replace(A, restart_time=60))
+    start.attempted(A.id, DialAnswer.REFUSED)
+    assert kept_until(start) == 60.0
+
+
+def test_a_neighbour_that_dials_us_and_did_not_come_is_not_gone_either() -> None:
+    start = begin(replace(A, passive=True))
+    assert start.over(BEGUN + DEADLINE)
+    assert kept_until(start) == 120.0
+    start.established(A.id, frozenset({V4}))
+    assert kept_until(start) == DEADLINE, "it has come, and has not said all"
+
+
+def test_what_the_peer_tells_ends_the_keeping() -> None:
+    start = begin(A, B)
+    for each in (A, B):
+        start.attempted(each.id, DialAnswer.REFUSED)
+    start.established(A.id, frozenset({V4}))
+    start.heard(A.id, V4)
+    assert start.keeping(BEGUN + 60.0) == [B.id]
+    start.configured({A.id: A}, BEGUN + 60.0)
+    assert start.keeping(BEGUN + 60.0) == []
 
 
 def test_a_peer_that_is_no_longer_wanted_is_not_waited_for() -> None:
