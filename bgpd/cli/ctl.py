@@ -18,12 +18,13 @@ from itertools import chain, islice
 from typing import Any, NamedTuple, NoReturn
 
 from bgpd import __version__
-from bgpd.cli import exposition, peers, plans, screens
+from bgpd.cli import exposition, peers, plans, screens, stored
 from bgpd.cli.client import Client, Denied, Refused, Unreachable
 from bgpd.cli.streams import Parser, complain, ended_well, say, sent
 from bgpd.cli.tables import ASCII_MARKS, MARKS, Look, Screen, can_mark, cell, lines, on_terminal, stamp
 
 DEFAULT_SOCKET = "/run/bgpd/api.sock"
+OUTPUTS = ("table", "json")
 TABLES = ("in", "out", "rib", "fib")
 RELOAD_TIMEOUT = PLAN_TIMEOUT = 60.0
 RESOURCES = (".yaml", ".yml", ".json")
@@ -304,6 +305,24 @@ def _peer(client: Client, arguments: argparse.Namespace) -> Answer:
     return _answer(client.post("/v1/peer-action", body), _message)
 
 
+def _on_store(name: str) -> Command:
+    """A command that works on the store itself, whether a daemon runs or not."""
+
+    def ask(client: Client, arguments: argparse.Namespace) -> Answer:
+        from bgpd.cli import resources
+
+        try:
+            shown, found, well = resources.run(getattr(resources, name), arguments)
+        except resources.Failed as error:
+            raise Unreadable(str(error)) from None
+        text = tuple(shown)
+        return _answer(
+            found, lambda _, look: ((cell(line),) for line in text), Exit.OK if well else Exit.DEGRADED
+        )
+
+    return ask
+
+
 def _version(client: Client, arguments: argparse.Namespace) -> Answer:
     found: dict[str, Any] = {"schema_version": 1, "bgpctl": __version__, "bgpd": None, "node": None}
     code = Exit.OK
@@ -373,11 +392,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(raw=False)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(name: str, ask: Command, text: str, *, watch: bool = False, **options: Any) -> Parser:
-        command: Parser = commands.add_parser(
+    def add(
+        name: str,
+        ask: Command,
+        text: str,
+        *,
+        watch: bool = False,
+        to: Any = commands,
+        outputs: Sequence[str] = OUTPUTS,
+        **options: Any,
+    ) -> Parser:
+        command: Parser = to.add_parser(
             name, help=text, description=text[0].upper() + text[1:] + ".", formatter_class=_Help, **options
         )
-        _common(command, argparse.SUPPRESS, argparse.SUPPRESS)
+        _common(command, argparse.SUPPRESS, argparse.SUPPRESS, outputs)
         if watch:
             command.add_argument(
                 "--watch",
@@ -473,14 +501,16 @@ def _parser() -> argparse.ArgumentParser:
 
     add("metrics", _metrics, "what Prometheus would read, as its text or as json").set_defaults(raw=True)
     add("version", _version, "the versions of bgpctl and of the daemon")
+    stored.register(add, _on_store)
     return parser
 
 
-def _common(parser: argparse.ArgumentParser, socket: str, output: str) -> None:
+def _common(
+    parser: argparse.ArgumentParser, socket: str, output: str, outputs: Sequence[str] = OUTPUTS
+) -> None:
     """Options that stand before the command or after it; after it they have no default of their own."""
-    parser.add_argument(
-        "-o", "--output", choices=("table", "json"), default=output, help="table (default) or json"
-    )
+    words = f"{', '.join((f'{outputs[0]} (default)', *outputs[1:-1]))} or {outputs[-1]}"
+    parser.add_argument("-o", "--output", choices=outputs, default=output, help=words)
     parser.add_argument(
         "--socket",
         default=socket,
