@@ -1,8 +1,8 @@
 """What the dead left: counts without addresses, affinities without blocks, blocks of nobody, all that gone nodes had.
 
-A sweep is for a cluster without Calico's controllers, which do the same (ipam.md §6). A thing counts as left only when it
-was seen so for ``grace`` with the same revision: whoever works on it writes it within seconds. Each write is guarded by
-what was seen, so that a sweep beside the living does nothing worse than nothing.
+A sweep is for a cluster without Calico's controllers, which do the same (ipam.md §6). A thing counts as left only when
+it was seen so for ``grace`` with the same revision: whoever works on it writes it within seconds. Each write is guarded
+by what was seen, so that a sweep beside the living does nothing worse than nothing.
 
 What a pod left whose node lives is for the node's own runtime to say: ``release_unlisted``, the GC of the CNI spec.
 """
