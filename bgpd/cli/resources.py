@@ -17,10 +17,11 @@ from typing import Any
 
 from netaddr import AddrFormatError, IPAddress, IPNetwork
 
+from bgpd.datastore.allocator import store_of
 from bgpd.datastore.calico import allocation
 from bgpd.datastore.calico.decode import Verdict, decode
 from bgpd.datastore.files_store import FilesStore
-from bgpd.datastore.store import Executor
+from bgpd.datastore.store import Executor, Store
 from bgpd.model.ipam import (
     Block,
     Conflict,
@@ -49,17 +50,34 @@ class Failed(Exception):
 
 def run(command: Callable[[Session, argparse.Namespace], Found], arguments: argparse.Namespace) -> Found:
     """A command on the store that the arguments name. Raises ``Failed``."""
-    session = Session(FilesStore(Path(arguments.resources)))
     try:
-        return command(session, arguments)
+        store = _store(arguments)
+        try:
+            lines, found, well = command(Session(store), arguments)
+            return tuple(lines), found, well
+        finally:
+            store.close()
     except (Refused, StoreFailed) as error:
+        raise Failed(str(error)) from None
+
+
+def _store(arguments: argparse.Namespace) -> Store:
+    """Where the daemon of this node has its resources; nothing configured is its default."""
+    if arguments.resources:
+        return FilesStore(Path(arguments.resources))
+    from bgpd.config.config import Config, ConfigError, load
+
+    path = Path(arguments.config)
+    try:
+        return store_of(load(path) if path.exists() else Config())
+    except ConfigError as error:
         raise Failed(str(error)) from None
 
 
 class Session:
     """A store, for one command."""
 
-    def __init__(self, store: FilesStore) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
         self.executor = Executor(store)
 
@@ -278,7 +296,7 @@ def get(session: Session, arguments: argparse.Namespace) -> Found:
     ]
     if arguments.name and not found:
         raise NotAllocated(f"there is no IPPool {arguments.name}")
-    documents = [stored.origin.entry.document for stored in found]
+    documents = [session.store.document(stored) for stored in found]
     if arguments.output == "yaml":
         return _yaml(documents), documents, True
     if arguments.output == "wide":
@@ -292,7 +310,7 @@ def get(session: Session, arguments: argparse.Namespace) -> Found:
             "DISABLEBGPEXPORT",
             "SELECTOR",
         )
-        rows = [_wide(stored.value, stored.origin.entry.document.get("spec") or {}) for stored in found]
+        rows = [_wide(stored.value, session.store.document(stored).get("spec") or {}) for stored in found]
     else:
         head = ("NAME", "CIDR", "SELECTOR")
         rows = [(p.name, str(p.cidr), p.node_selector) for p in (stored.value for stored in found)]
@@ -383,7 +401,7 @@ def delete(session: Session, arguments: argparse.Namespace) -> Found:
         raise NotAllocated(f"there is no IPPool {arguments.name}")
     if not arguments.force:
         edit.check_pool_unused(known.value, session.values(Kind.BLOCK))
-    document = known.origin.entry.document
+    document = session.store.document(known)
     disabled = session.store.apply({**document, "spec": {**document["spec"], "disabled": True}}, known)
     if not isinstance(disabled, Stored):
         raise Contended(f"somebody else wrote IPPool {arguments.name} meanwhile")

@@ -4,11 +4,10 @@ what they do is in ``resources``, which is imported when one of them is run."""
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from typing import Any
 
-DEFAULT_RESOURCES = "/etc/bgpd/resources"
+DEFAULT_CONFIG = "/etc/bgpd/bgpd.yaml"
 Add = Callable[..., Any]
 
 
@@ -74,10 +73,13 @@ def _of_pools(command: argparse.ArgumentParser) -> None:
 
 def _where(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--resources",
-        default=os.environ.get("BGPCTL_RESOURCES") or DEFAULT_RESOURCES,
-        metavar="DIR",
-        help=f"the directory that the daemon follows; $BGPCTL_RESOURCES, or {DEFAULT_RESOURCES}",
+        "--config",
+        default=DEFAULT_CONFIG,
+        metavar="FILE",
+        help=f"the daemon's configuration, which says where resources are: {DEFAULT_CONFIG}",
+    )
+    command.add_argument(
+        "--resources", metavar="DIR", help="a directory of resources, in place of the configured one"
     )
 
 

@@ -194,6 +194,8 @@ class Daemon:
             self._notifier.stopping()
             if self._api is not None:
                 await self._api.stop()
+            if self._allocator is not None:
+                await asyncio.to_thread(self._allocator.close)
             claim.release()
 
     async def _live(self, claim: Claim) -> None:
@@ -616,16 +618,18 @@ class Daemon:
 
     async def ipam(self, order: Mapping[str, object]) -> Mapping[str, object]:
         """Addresses for this node's pods, in a thread: files and locks are waited for there."""
-        if self._config.datastore.type != "files":
-            message = f"no addresses are given out of datastore.type {self._config.datastore.type}"
-            return {"error": {"code": "invalid", "message": message}}
         if self._allocator is None:
-            from bgpd.datastore.allocator import Allocator  # no start waits for what many nodes never ask
-            from bgpd.datastore.files_store import FilesStore
+            from bgpd.datastore.allocator import (  # no start waits for what many nodes never ask
+                Allocator,
+                store_of,
+            )
             from bgpd.datastore.store import Executor
+            from bgpd.model.ipam import StoreUnwritten
 
-            store = FilesStore(self._config.datastore.path)
-            self._allocator = Allocator(Executor(store), self._config.node)
+            try:
+                self._allocator = Allocator(Executor(store_of(self._config)), self._config.node)
+            except StoreUnwritten as error:
+                return {"error": {"code": "store", "message": str(error)}}
         return await asyncio.to_thread(self._allocator.perform, order)
 
     async def peer_action(self, action: PeerAction, name: str, message: str) -> str:

@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from netaddr import AddrFormatError, IPAddress
 
-from bgpd.datastore.store import Executor
+from bgpd.datastore.files_store import FilesStore
+from bgpd.datastore.store import Executor, Store
 from bgpd.model.ipam import SECOND, Kind, Ref, StoreFailed, StoreUnwritten
 from bgpd.rules.ipam import pools as pool_rules
 from bgpd.rules.ipam.assign import Request, addresses_of, assign, assign_address
@@ -26,6 +27,9 @@ from bgpd.rules.ipam.garbage import release_unlisted
 from bgpd.rules.ipam.release import release_handle
 from bgpd.rules.ipam.steps import Invalid, NoPool, NoSuchNode, NotAllocated, Refused, list_pools
 from bgpd.rules.ipam.writes import Assigned, give_back
+
+if TYPE_CHECKING:
+    from bgpd.config.config import Config
 
 HOST_LOCK = Path("/var/run/calico/ipam.lock")
 """Calico's plugins on the same node take it too."""
@@ -47,6 +51,10 @@ class Allocator:
     ) -> None:
         self._executor, self.node = executor, node
         self._clock, self._lock = clock, lock or HOST_LOCK
+
+    def close(self) -> None:
+        """Ends what its store holds open."""
+        self._executor.store.close()
 
     def perform(self, order: Order) -> Answer:
         """The answer to an order. Raises nothing but bugs."""
@@ -141,6 +149,22 @@ class Allocator:
         if not pools:
             raise NoPool("there is no pool")
         return {}
+
+
+def store_of(config: Config) -> Store:
+    """The store that a configuration names; ``StoreUnwritten`` where no addresses are given out of such a one."""
+    options = config.datastore
+    if options.type == "files":
+        return FilesStore(options.path)
+    if options.type == "etcd":
+        from bgpd.datastore.etcd.client import Access
+        from bgpd.datastore.etcd.store import EtcdStore
+
+        access = Access(
+            options.endpoints, options.ca, options.cert, options.key, options.username, options.password_file
+        )
+        return EtcdStore(access, options.prefix)
+    raise StoreUnwritten(f"datastore.type {options.type}: its addresses are Calico's IPAM's to give out")
 
 
 _VERBS: Mapping[str, Callable[[Allocator, Order], Answer]] = {

@@ -61,6 +61,9 @@ class FilesStore:
         self._cache: dict[Path, _File] = {}
         self._caching = threading.Lock()
 
+    def close(self) -> None:
+        """Nothing is open between two calls."""
+
     def describe(self) -> str:
         return f"files in {self.directory}"
 
@@ -175,7 +178,7 @@ class FilesStore:
             return Conflict.GONE
         return found if found.revision == known.revision else Conflict.CHANGED
 
-    def apply(self, document: dict[str, Any], guard: Stored[Any] | None = None) -> Stored[Any] | Conflict:
+    def apply(self, document: dict[str, Any], guard: Stored[Any] | None) -> Stored[Any] | Conflict:
         """Creates a resource that somebody wrote, or puts it in the place of the one that was read."""
         value = allocation.read(document)
         assert value is not None
@@ -193,6 +196,10 @@ class FilesStore:
             path, entry = found.origin
             self._rewrite(path, entry, document)
             return _stored(path, entry._replace(value=value, document=document))
+
+    def document(self, stored: Stored[Any]) -> dict[str, Any]:
+        found: dict[str, Any] = stored.origin.entry.document
+        return found
 
     def _rewrite(self, path: Path, entry: _Entry, document: dict[str, Any] | None) -> None:
         """The file with one object changed or gone; an empty file goes too."""

@@ -36,6 +36,15 @@ class Store(Protocol):
     def delete(self, known: Stored[Any]) -> Conflict | None:
         """As ``update``."""
 
+    def apply(self, document: dict[str, Any], guard: Stored[Any] | None) -> Stored[Any] | Conflict:
+        """Creates a resource that somebody wrote, or puts it in the place of the one that was read (``guard``)."""
+
+    def document(self, stored: Stored[Any]) -> dict[str, Any]:
+        """The resource as it is stored, whole."""
+
+    def close(self) -> None:
+        """Ends what it holds open."""
+
     def describe(self) -> str:
         """What and where it is, in words for an error."""
 
