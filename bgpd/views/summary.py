@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import islice
 
 from bgpd import __version__
@@ -73,7 +74,8 @@ def ready(parts: Parts, facts: Facts) -> list[Check]:
     whole = facts.snapshot is not None  # what was whole once stands, though the directory may have gone since
     deltas = [state.delta for state in parts.fibs.values()]
     written = all(state.last_sync is not None or not state.delta.pending for state in parts.fibs.values())
-    lost = facts.datastore.status().detail
+    store = facts.datastore.status()
+    lost = store.detail
     paused = any(delta.paused for delta in deltas)
     kernel = "" if whole and written else "the first routes are not yet written"
     for family, state in parts.fibs.items():
@@ -87,11 +89,18 @@ def ready(parts: Parts, facts: Facts) -> list[Check]:
         Check(
             "datastore",
             whole,
-            f"{lost}; what was read last stands" if whole and lost else _waited(facts, lost),
+            f"{lost}; what was read last stands{_as_of(store.as_of)}"
+            if whole and lost
+            else _waited(facts, lost),
         ),
         Check("alone", facts.in_the_way is None, facts.in_the_way or ""),
         Check("kernel", not (kernel or paused), kernel or ("nothing is written meanwhile" if paused else "")),
     ]
+
+
+def _as_of(moment: float | None) -> str:
+    """Since when what stands is no longer confirmed, where the store is a server."""
+    return f", as of {datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}" if moment is not None else ""
 
 
 def _waited(facts: Facts, lost: str) -> str:

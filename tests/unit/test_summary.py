@@ -93,6 +93,14 @@ def test_resources_that_went_are_told_and_what_was_read_stands() -> None:
     assert (check.ok, check.detail) == (True, "there is no Node 'worker1'; what was read last stands")
 
 
+def test_since_when_what_stands_is_not_confirmed() -> None:
+    store = DatastoreStatus("etcd", False, False, "etcd is away", as_of=0.0)
+    known = facts()
+    known.datastore = SimpleNamespace(status=lambda: store)  # type: ignore[assignment]
+    check = ready(holding("10.48.0.0/26").parts, known)[1]
+    assert check.detail == "etcd is away; what was read last stands, as of 1970-01-01T00:00:00Z"
+
+
 def test_resources_that_are_not_there_yet_are_waited_for_where_it_says() -> None:
     for lost, words in (
         ("there is no Node 'worker1'", "there is no Node 'worker1'; waited for in /etc/bgpd/resources"),

@@ -1,0 +1,166 @@
+"""A stand-in of the Kubernetes API server for ``make test``: lists, watches with a history, errors on request. The real
+one passes the same contract in ``make cluster-test``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+CALICO = "crd.projectcalico.org/v1"
+PLURALS = {
+    "Node": "nodes",
+    "IPPool": "ippools",
+    "BGPConfiguration": "bgpconfigurations",
+    "BGPPeer": "bgppeers",
+    "BGPFilter": "bgpfilters",
+    "BlockAffinity": "blockaffinities",
+    "IPAMBlock": "ipamblocks",
+}
+
+
+class FakeApiServer:
+    """Objects by (plural, name), and all that happened to them."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], dict[str, Any]] = {}
+        self.history: list[tuple[int, str, str, dict[str, Any]]] = []
+        """(version, plural, type, object)."""
+        self.version = 10
+        self.compacted = 0
+        self.streaming = False
+        """Whether there are streaming lists; whether they may be selected by a field there is not."""
+        self.away = False
+        self.refuse: Callable[[web.Request], web.Response | None] = lambda request: None
+        self.requests: list[str] = []
+        self._news = asyncio.Event()
+        self._open: dict[int, web.Request] = {}
+        self._runner: web.AppRunner | None = None
+        self.url = ""
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/{path:.*}", self._serve)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        self.lose()
+        assert self._runner is not None
+        await self._runner.cleanup()
+
+    def kubeconfig(self, path: Path) -> Path:
+        found = {
+            "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": self.url}}],
+            "users": [],
+            "contexts": [{"name": "c", "context": {"cluster": "c"}}],
+        }
+        path.write_text(json.dumps(found))
+        return path
+
+    def put(self, plural: str, document: dict[str, Any]) -> None:
+        self.version += 1
+        name = document["metadata"]["name"]
+        known = (plural, name) in self.objects
+        metadata = {
+            **document["metadata"],
+            "resourceVersion": str(self.version),
+            "managedFields": ["x" * 100],
+        }
+        found = self.objects[plural, name] = {**document, "metadata": metadata}
+        self._event(plural, "MODIFIED" if known else "ADDED", found)
+
+    def delete(self, plural: str, name: str) -> None:
+        self.version += 1
+        found = self.objects.pop((plural, name))
+        found = {**found, "metadata": {**found["metadata"], "resourceVersion": str(self.version)}}
+        self._event(plural, "DELETED", found)
+
+    def _event(self, plural: str, kind: str, found: dict[str, Any]) -> None:
+        self.history.append((self.version, plural, kind, found))
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def lose(self) -> None:
+        """Nobody answers, and who is connected is cut off."""
+        self.away = True
+        self.cut()
+
+    def cut(self) -> None:
+        """Every watch breaks."""
+        for request in list(self._open.values()):
+            if request.transport is not None:
+                request.transport.abort()
+
+    def compact(self) -> None:
+        self.compacted = self.version
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        if self.away:
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        self.requests.append(f"{request.path}?{request.query_string}")
+        if (refused := self.refuse(request)) is not None:
+            return refused
+        if request.path == "/apis":
+            return web.json_response({"groups": [{"name": "crd.projectcalico.org"}]})
+        parts = request.path.strip("/").split("/")
+        if parts[-2] in PLURALS.values():
+            found = self.objects.get((parts[-2], parts[-1]))
+            return status(404, "not found") if found is None else web.json_response(found)
+        if "fieldSelector" in request.query:
+            return status(400, "field label not supported: spec.node")
+        if "watch" in request.query:
+            return await self._watch(request, parts[-1])
+        items = [found for (plural, _), found in self.objects.items() if plural == parts[-1]]
+        return web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": items})
+
+    async def _watch(self, request: web.Request, plural: str) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        self._open[id(request)] = request
+        try:
+            at = int(request.query["resourceVersion"])
+            if "sendInitialEvents" in request.query:
+                if not self.streaming:
+                    words = "the required storage feature RequestWatchProgress is disabled"
+                    await self._line(answer, "ERROR", {"kind": "Status", "code": 500, "message": words})
+                    return answer
+                for (of, _), found in list(self.objects.items()):
+                    if of == plural:
+                        await self._line(answer, "ADDED", found)
+                at = self.version
+                metadata = {"resourceVersion": str(at), "annotations": {"k8s.io/initial-events-end": "true"}}
+                await self._line(answer, "BOOKMARK", {"metadata": metadata})
+            elif at < self.compacted:
+                expired = {"kind": "Status", "code": 410, "message": "too old resource version"}
+                await self._line(answer, "ERROR", expired)
+                return answer
+            while True:
+                news = self._news
+                for version, of, kind, found in list(self.history):
+                    if version > at and of == plural:
+                        await self._line(answer, kind, found)
+                at = self.version
+                await news.wait()
+        finally:
+            del self._open[id(request)]
+
+    @staticmethod
+    async def _line(answer: web.StreamResponse, kind: str, found: dict[str, Any]) -> None:
+        await answer.write(json.dumps({"type": kind, "object": found}).encode() + b"\n")
+
+
+def status(code: int, message: str, **headers: str) -> web.Response:
+    return web.json_response(
+        {"kind": "Status", "code": code, "message": message}, status=code, headers=headers
+    )

@@ -1,0 +1,165 @@
+"""The Kubernetes datastore on a stand-in of its server: the contract, and what a server can do to us."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from bgpd.datastore import reflector
+from bgpd.datastore.cluster import Cluster
+from bgpd.datastore.kubernetes.client import Access
+from bgpd.datastore.kubernetes.feeds import Kubernetes
+from bgpd.datastore.kubernetes.kinds import NODES, SERVICES, SLICES, reduced
+from tests.datastore_contract import OWN, Backend, DatastoreContract, node, pool, watching
+from tests.unit.fake_apiserver import CALICO, PLURALS, FakeApiServer, status
+
+
+class Store(Backend):
+    def __init__(self, server: FakeApiServer, kubeconfig: Path) -> None:
+        self.server = server
+        self.kubeconfig = kubeconfig
+
+    def datastore(self) -> Cluster:
+        return Cluster(Kubernetes(Access(self.kubeconfig), OWN, False), OWN)
+
+    def put(self, document: dict[str, Any]) -> None:
+        kind, name = document["kind"], document["metadata"]["name"]
+        if kind == "Node":
+            address = {"projectcalico.org/IPv4Address": "10.0.1.30/24"}
+            document = {"metadata": {"name": name, "annotations": address}}  # a Node of a list has no kind
+        else:
+            document = {**document, "apiVersion": CALICO}
+        self.server.put(PLURALS[kind], document)
+
+    def delete(self, kind: str, name: str) -> None:
+        self.server.delete(PLURALS[kind], name)
+
+    def lose(self) -> None:
+        self.server.lose()
+
+    def restore(self) -> None:
+        self.server.away = False
+
+
+@pytest.fixture(params=["lists", "streaming lists"])
+async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    server = FakeApiServer()
+    server.streaming = request.param == "streaming lists"
+    await server.start()
+    yield Store(server, server.kubeconfig(tmp_path / "kubeconfig"))
+    await server.stop()
+
+
+class TestContract(DatastoreContract):
+    pass
+
+
+async def test_a_broken_watch_goes_on_where_it_was(backend: Store) -> None:
+    backend.put(node())
+    async with watching(backend) as watch:
+        await watch.until(lambda s: True)
+        backend.server.requests.clear()
+        backend.server.cut()
+        backend.put(pool())
+        await watch.until(lambda s: s.pools)
+        assert not [each for each in backend.server.requests if "watch" not in each]
+        assert watch.datastore.status().resyncs == 0
+
+
+async def test_an_expired_history_is_a_new_list_and_a_comparison(backend: Store) -> None:
+    backend.put(node())
+    for name in ("a", "b"):
+        backend.put(pool(name))
+    async with watching(backend) as watch:
+        await watch.until(lambda s: len(s.pools) == 2)
+        seen = len(watch.snapshots)
+        backend.server.lose()
+        backend.delete("IPPool", "a")
+        backend.server.compact()
+        backend.restore()
+        await watch.until(lambda s: set(s.pools) == {"b"}, 10)
+        assert all("b" in snapshot.pools for snapshot in watch.snapshots[seen:])
+        assert watch.datastore.status().resyncs >= 1
+
+
+async def test_a_busy_server_says_when_to_come_again(backend: Store) -> None:
+    backend.put(node())
+    busy = [3]
+
+    def refuse(request: web.Request) -> web.Response | None:
+        busy[0] -= 1
+        return status(429, "storage is (re)initializing", **{"Retry-After": "0"}) if busy[0] >= 0 else None
+
+    backend.server.refuse = refuse
+    async with watching(backend) as watch:
+        await watch.until(lambda s: OWN in s.nodes)
+        found = watch.datastore.status()
+        assert (found.errors["busy"], found.problems) == (3, ())
+
+
+async def test_a_kind_that_does_not_exist_there_is_none(
+    backend: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reflector, "REFUSED_RETRY", 0.1)
+    backend.put(node())
+    there = [False]
+
+    def refuse(request: web.Request) -> web.Response | None:
+        if request.path.endswith("bgpfilters") and not there[0]:
+            return web.Response(status=404, text="404 page not found\n")
+        return None
+
+    backend.server.refuse = refuse
+    async with watching(backend) as watch:
+        await watch.until(lambda s: OWN in s.nodes)
+        backend.put({"kind": "BGPFilter", "metadata": {"name": "f"}, "spec": {}})
+        await asyncio.sleep(0)
+        there[0] = True
+        await watch.until(lambda s: "f" in s.filters)
+
+
+async def test_an_answer_that_is_no_api_servers(backend: Store) -> None:
+    backend.server.refuse = lambda request: web.Response(text="<html>")
+    async with watching(backend) as watch:
+        found = await watch.status(lambda s: s.errors["protocol"] and s.detail)
+        assert not found.up
+
+
+def test_only_what_is_used_passes_the_door() -> None:
+    found = {
+        "metadata": {
+            "name": "n",
+            "labels": {"rack": "r1"},
+            "managedFields": [{}],
+            "annotations": {"projectcalico.org/IPv4Address": "10.0.0.1/24", "other": "x" * 9},
+        },
+        "spec": {"podCIDR": "x"},
+        "status": {"images": ["x"]},
+    }
+    assert reduced(NODES, found, "n", "v1") == {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": "n",
+            "labels": {"rack": "r1"},
+            "annotations": {"projectcalico.org/IPv4Address": "10.0.0.1/24"},
+        },
+    }
+    service = {"metadata": {"name": "s", "namespace": "d"}, "spec": {"type": "ClusterIP", "ports": [1]}}
+    assert (reduced(SERVICES, service, "n", "v1") or {})["spec"] == {"type": "ClusterIP"}
+    endpoints = [
+        {"addresses": [str(i)], "nodeName": f"n{i % 9}", "conditions": {"ready": i % 2 == 0}}
+        for i in range(99)
+    ]
+    kept = (reduced(SLICES, {"metadata": {}, "endpoints": endpoints}, "n1", "v1") or {})["endpoints"]
+    assert sorted((each.get("nodeName", ""), each["conditions"]["ready"]) for each in kept) == [
+        ("", False),
+        ("", True),
+        ("n1", False),
+        ("n1", True),
+    ]
