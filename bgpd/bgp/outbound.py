@@ -38,6 +38,9 @@ CHUNK = 4096
 """Prefixes encoded at once for a session that catches up: fewer where their attribute sets are many."""
 BUDGET = 2 * CHUNK
 """Of a turn: prefixes, and what costs as much as a prefix does."""
+MOST_SETS = 3 * CHUNK
+"""What the attribute sets of one chunk may cost, in prefixes: a hundred and more. Fewer would be encoded again and
+again where sets take turns in a table."""
 SESSION_COST, SET_COST, OCTETS_PER_COST = 64, 64, 16
 """What a session that is served costs beside its prefixes, and an attribute set beside its octets, in prefixes."""
 SLICE = 0.004
@@ -318,10 +321,11 @@ class Outbound:
         peer, group, missed, gone = member.peer, member.group, member.missed, member.gone
         table, told = group.table, member.told
         announced: list[Prefix] = []
-        sets: set[int] = set()
+        sets: set[Attributes] = set()
+        known: set[int] = set()  # by identity, which is quicker to ask
         looked = cost = 0
         for prefix in list(islice(missed, CHUNK)):
-            if cost >= CHUNK:
+            if cost >= MOST_SETS:
                 break
             looked += 1
             del missed[prefix]
@@ -332,11 +336,13 @@ class Outbound:
                 gone[prefix] = None
                 continue
             announced.append(prefix)
-            if (which := id(now.attributes)) not in sets:
-                sets.add(which)
-                cost += _cost_of_set(now.attributes)
+            if (which := id(now.attributes)) not in known:
+                known.add(which)
+                if now.attributes not in sets:
+                    sets.add(now.attributes)
+                    cost += _cost_of_set(now.attributes)
         for prefix in () if missed else member.walk[member.at : member.at + CHUNK - looked]:
-            if cost >= CHUNK:
+            if cost >= MOST_SETS:
                 break
             looked += 1
             member.at += 1
@@ -344,9 +350,11 @@ class Outbound:
             if now is None or now.source == peer.id:
                 continue
             announced.append(prefix)
-            if (which := id(now.attributes)) not in sets:
-                sets.add(which)
-                cost += _cost_of_set(now.attributes)
+            if (which := id(now.attributes)) not in known:
+                known.add(which)
+                if now.attributes not in sets:
+                    sets.add(now.attributes)
+                    cost += _cost_of_set(now.attributes)
         if member.at >= len(member.walk):
             member.walk, member.at = (), 0
         withdrawn: list[Prefix] = []
@@ -383,12 +391,12 @@ def _cost_of_set(attributes: Attributes) -> int:
 def _cost(outs: Iterable[Out | None]) -> int:
     """What it costs to encode some NLRI, in prefixes that are looked up too."""
     count = 0
-    sets: dict[int, Attributes] = {}
+    sets: set[Attributes] = set()
     for out in outs:
         count += 1
         if out is not None:
-            sets[id(out.attributes)] = out.attributes
-    return count // 4 + sum(map(_cost_of_set, sets.values()))
+            sets.add(out.attributes)
+    return count // 4 + sum(map(_cost_of_set, sets))
 
 
 def _encode(family: Family, peer: Peer, state: Iterable[tuple[Prefix, Out | None]]) -> bytes:

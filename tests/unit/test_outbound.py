@@ -611,9 +611,17 @@ def test_many_attribute_sets_make_small_chunks(encodings: list[int]) -> None:
     line.tables[V4].update({prefix: out(number + 1) for number, prefix in enumerate(table)})
     line.join(a)
     line.it.work(settled=True)
-    assert 20 <= len(encodings) <= 100
+    assert 100 <= len(encodings) <= 200
     line.settle()
     assert sorted(line.heard(a)) == sorted(texts(table))
+
+
+def test_sets_that_take_turns_in_a_table_are_encoded_once_a_chunk(encodings: list[int]) -> None:
+    line, a = Line(), peer()
+    line.tables[V4].update({prefix: out(number % 50 + 1) for number, prefix in enumerate(many(2 * CHUNK))})
+    line.join(a)
+    line.settle()
+    assert len(encodings) == 100
 
 
 def test_a_change_of_many_attribute_sets_is_sliced(encodings: list[int]) -> None:
