@@ -126,8 +126,11 @@ class Bgpd(Daemon):
         self.config_path.write_text(yaml.safe_dump(self.settings))
 
     def write(self, file: str, *objects: Mapping[str, Any]) -> None:
-        """A resource file ``<file>.yaml``, at once and whole."""
-        self.write_text(file, yaml.safe_dump_all([dict(item) for item in objects]))
+        """Puts a resource file in place of the former one, in one go; without objects it goes."""
+        if objects:
+            self.write_text(file, yaml.safe_dump_all(map(dict, objects)))
+        else:
+            self.remove(file)
 
     def write_text(self, file: str, text: str) -> None:
         fresh = self.resources / f".{file}.new"
@@ -135,7 +138,7 @@ class Bgpd(Daemon):
         fresh.rename(self.resources / f"{file}.yaml")
 
     def remove(self, file: str) -> None:
-        (self.resources / f"{file}.yaml").unlink()
+        (self.resources / f"{file}.yaml").unlink(missing_ok=True)
 
     def start(self, wait: bool = True) -> Self:
         """Starts it; with ``wait`` until its API answers."""

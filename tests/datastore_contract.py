@@ -72,7 +72,7 @@ class Watching:
             self.snapshots.append(snapshot)
             self._news.set()
 
-    async def until(self, holds: Callable[[Snapshot], object], seconds: float = 5.0) -> Snapshot:
+    async def until(self, holds: Callable[[Snapshot], object], seconds: float = 15.0) -> Snapshot:
         """The first snapshot from the newest on for which something holds."""
         async with asyncio.timeout(seconds):
             while not self.snapshots or not holds(self.snapshots[-1]):
@@ -80,7 +80,7 @@ class Watching:
                 await self._news.wait()
         return self.snapshots[-1]
 
-    async def status(self, holds: Callable[[Any], object], seconds: float = 5.0) -> Any:
+    async def status(self, holds: Callable[[Any], object], seconds: float = 15.0) -> Any:
         async with asyncio.timeout(seconds):
             while not holds(status := self.datastore.status()):  # noqa: ASYNC110 - a status announces itself to nobody
                 await asyncio.sleep(0.005)

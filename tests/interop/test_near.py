@@ -50,7 +50,7 @@ def test_behind_a_gateway(net: Net) -> None:
     assert ground.bgpd.established()
     wait_until(lambda: {BLOCKS["ipv4"], BORROWED["ipv4"]} == bird.heard("node").keys(), report=net.report)
     assert "BGPPeer far reachableBy" in ground.bgpd.bgpctl("why", "10.9.9.2/32").stdout
-    ground.bgpd.write("peers")
+    ground.bgpd.remove("peers")
     ground.wait_kernel(without=["10.9.9.2/32", "192.168.7.0/24", "10.9.9.0/24"])
 
 

@@ -231,7 +231,7 @@ def test_bird_that_writes(net: Net) -> None:
     assert not bgpd.status()["ready"]
     bird.configure(BIRD_THAT_WRITES.format(more="route 172.21.0.0/16 blackhole;"))
     wait_until(lambda: "172.21.0.0/16" in node.routes(), what="BIRD wrote another")
-    cluster.bgpds["worker1"].write("blocks")
+    cluster.bgpds["worker1"].remove("blocks")
     theirs = f"{BLOCK['worker1']} via {IPV4['worker1']} dev ens5 proto bird"
     steady(
         lambda: {"172.20.0.0/16", "172.21.0.0/16"} <= node.routes().keys() and theirs in node.route_text(),

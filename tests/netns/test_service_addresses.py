@@ -152,7 +152,8 @@ def test_addresses_follow_their_endpoints(net: Net) -> None:
     world.soon(one_by_one, one_by_one, "one by one, by every node")
     for monitor in monitors:
         assert monitor.stop() == [], "no route of any kernel was touched"
-    cluster.write("services")
+    for bgpd in cluster.bgpds.values():
+        bgpd.remove("services")
     ranges_left = WHOLE - {"203.0.113.0/24"}
     world.soon(ranges_left, ranges_left, "the service is deleted")
     for name, bgpd in cluster.bgpds.items():

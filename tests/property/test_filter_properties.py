@@ -93,7 +93,7 @@ def slow_match(rule: Rule, route: Route, ibgp: bool) -> bool:
 
 def slow_verdict(filters: list[tuple[str, list[Rule]]], route: Route, ibgp: bool) -> tuple[str, str] | None:
     for name, rules in filters:
-        for number, rule in enumerate(rules, 1):
+        for number, rule in enumerate(rules):
             if slow_match(rule, route, ibgp):
                 return rule.action, f"{name} importV{IPNetwork(route.prefix).version}[{number}]"
     return None
