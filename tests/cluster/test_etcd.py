@@ -22,9 +22,10 @@ from bgpd.model.resources import AffinityState
 from tests.cluster.servers import EtcdServer, make_ca, missing
 from tests.datastore_contract import OWN, Backend, DatastoreContract, node, pool, watching
 
-pytestmark = pytest.mark.skipif(
-    bool(missing("etcd", "etcdctl")), reason="etcd-server and etcd-client are missing"
-)
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(bool(missing("etcd", "etcdctl")), reason="etcd-server and etcd-client are missing"),
+]
 PLURAL = {kind: plural for plural, kind in PLURALS.items()}
 
 
