@@ -1,6 +1,6 @@
 """The wiring: one process, one event loop, one TaskGroup (house rule 14).
 
-Doors report here; the router decides; this module carries what it decided to the reconcilers and the update groups,
+Doors report here; the router decides; this module carries what it decided to the programmers and the update groups,
 and keeps time. It also owns the rules of a start and an end: nothing is written while another routing daemon is at
 work here, nothing old is swept before the start is over (house rule 5), and a stop leaves the routes in the kernel and
 closes sessions without a NOTIFICATION, so that peers keep them too (RFC 4724).
@@ -471,7 +471,7 @@ class Daemon:
         """A dial ended."""
         self._convergence.attempted(peer_id, answer)
 
-    # What the kernel says (kernel.door.KernelHandler).
+    # What the kernel says (kernel.kernel.KernelHandler).
 
     def fib_changed(self, family: Family, keys: Collection[FibKey]) -> None:
         """Somebody else changed what is ours."""

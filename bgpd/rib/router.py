@@ -1,7 +1,7 @@
 """The single writer: what happened comes in, what must change goes out. Owns every RIB and does no I/O.
 
 ``daemon`` calls the event methods as the doors report, then ``work`` until nothing is due (a slice at a time, so that
-the event loop is never held), and passes ``take_changes`` on: forwarding to the reconcilers, Adj-RIB-Out to the update
+the event loop is never held), and passes ``take_changes`` on: forwarding to the programmers, Adj-RIB-Out to the update
 groups. Decisions depend on present state alone (house rule 4): an event may come twice or late.
 
 A prefix of this node's own (announced, a blackhole, or a static route) is not up for decision: what peers say of it is
