@@ -62,7 +62,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         type=Path,
         help="where the report goes; a whole run without it: docs/benchmarks.md",
     )
-    add("--json", metavar="FILE", type=Path, help="where all runs go as JSON; beside the report unless said")
+    add("--json", metavar="FILE", type=Path, help="where all runs go as JSON; beside the report unless given")
     chosen = parser.parse_args(words)
     if chosen.rounds < 1 or any(not 1 <= size <= 1_000_000 for size in chosen.sizes):
         parser.error("rounds are at least 1, sizes from 1 to 1000000")

@@ -8,7 +8,7 @@ The shapes of a table, each of /26 prefixes of IPv4 or /122 of IPv6:
 
 ========  =============================================================================================
 shared    one next hop, 700 prefixes an UPDATE (fewer in IPv6: an UPDATE has 4096 octets)
-nodes     five blocks a next hop, one UPDATE a node: what a reflector tells a node of a large cluster, so
+nodes     five blocks a next hop, one UPDATE a node: what a reflector sends a node of a large cluster, so
           with ORIGINATOR_ID and CLUSTER_LIST (RFC 4456 §8)
 distinct  one prefix an UPDATE, its own next hop and communities
 ========  =============================================================================================
@@ -101,7 +101,7 @@ def update(
     originator: bytes = b"",
     as_path: bytes = b"",
 ) -> bytes:
-    """An UPDATE of one set of attributes; the length of ``next_hop`` tells the family.
+    """An UPDATE of one set of attributes; the length of ``next_hop`` gives the family.
 
     MP_REACH_NLRI comes first (RFC 7606 §5.1), the others in order of their codes, as BIRD and FRR send them.
     """

@@ -257,8 +257,8 @@ encoded before the clock starts and sent by a simulated peer as fast as TCP take
 kernel's own count (`/proc/net/fib_triestat`, `/proc/net/rt6_stats`) says so. Tables are of /26 prefixes, or /122:
 
 - *shared*: one next hop, 700 prefixes an UPDATE (fewer in IPv6);
-- *nodes*: five blocks a next hop, one UPDATE a node, with ORIGINATOR_ID and CLUSTER_LIST: what a reflector tells a node
-  of a large cluster;
+- *nodes*: five blocks a next hop, one UPDATE a node, with ORIGINATOR_ID and CLUSTER_LIST: what a reflector
+  sends a node of a large cluster;
 - *distinct*: one prefix an UPDATE, its own next hop and communities.
 
 The *floors* are the kernel alone: batched netlink from messages packed beforehand, with a gateway in each route, and

@@ -33,7 +33,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Node:
-    """What a subject is told to be. ``addresses`` have prefix lengths; ``mesh``: the neighbours are nodes, by IPv4."""
+    """What a subject is to be. ``addresses`` have prefix lengths; ``mesh``: the neighbours are nodes, by IPv4."""
 
     addresses: dict[Family, str]
     neighbours: tuple[Neighbour, ...]

@@ -42,7 +42,7 @@ async def cold(work: Work, name: str) -> Figures:
         subject = SUBJECTS[name](laid.receiver, laid.node()).start()
         octets = table(shape, work.family, work.size, laid.next_hop())
         speaker = await laid.session()
-        await asyncio.sleep(0.5)  # the daemon's own first words are said
+        await asyncio.sleep(0.5)  # the daemon's own first words are out
         converged = await until(laid.counter, work.size, subject, speaker.send(octets))
         peak = subject.memory()
         await asyncio.sleep(0.5)

@@ -1,7 +1,7 @@
 """How many descriptors this process may have open, and for whom the last of them are kept.
 
 ``daemon`` raises the limit at its start; who opens connections asks ``scarce`` with a new descriptor. The kernel gives
-the lowest number that is free, so the number of a new one tells how many are in use: no count is kept anywhere. The
+the lowest number that is free, so the number of a new one shows how many are in use: no count is kept anywhere. The
 last are for the kernel's sockets, files and the log; the ones before these for BGP sessions, so that no operator's
 connection, however many of them there are, keeps a neighbour away.
 """

@@ -15,7 +15,7 @@ from types import ModuleType
 
 
 @contextmanager
-def shallow(package: str) -> Iterator[None]:
+def lean_import(package: str) -> Iterator[None]:
     """Inside, ``from package.part import name`` runs ``part`` and what it needs, but not ``package``'s own
     ``__init__``; that runs when somebody imports the package afterwards. Nothing is special where it has run already.
     """

@@ -207,7 +207,7 @@ class Namespace:
         self.ip("link", "set", device, "down")
 
     def monitor(self, *objects: str, family: int | None = None) -> Monitor:
-        """``ip monitor`` of some objects (``route`` unless said), already watching on return."""
+        """``ip monitor`` of some objects (``route`` unless given), already watching on return."""
         return Monitor(self, objects or ("route",), family)
 
 

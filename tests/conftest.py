@@ -32,7 +32,7 @@ def net(request: pytest.FixtureRequest) -> Iterator[Net]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failed test's report tells what its net looked like."""
+    """A failed test's report shows what its net looked like."""
     report = yield
     made = item.stash.get(NET, None)
     if made is not None and call.when == "call" and report.failed:

@@ -1,12 +1,12 @@
 """One BFD session: sans-IO (RFC 5880 §6), in the active role, asynchronous mode.
 
-``speaker`` makes one for each pair of ends, tells it what comes (packets, time, other options) and takes what is to
+``speaker`` makes one for each pair of ends, hands it what comes (packets, time, other options) and takes what is to
 be sent and what happened. Time is a float of seconds from any origin, given with every call; intervals are whole
 microseconds, as on the wire.
 
 What the RFC leaves open, or where we do more: demand mode is answered and never asked for. There is no echo function
 (our packets say so). A packet whose content is new, but for the Poll and Final bits, goes at once (§6.8.7 allows it):
-the three-way handshake takes as long as the path does. After a detection time without a packet, what the peer said of
+the three-way handshake takes as long as the path does. After a detection time without a packet, what the peer sent of
 its intervals is forgotten with its discriminator (§6.8.1 has the latter only): a peer that had asked for no packets
 at all, and died, would never hear of us again.
 """
@@ -59,7 +59,7 @@ class Session:
         """What the sequence under way asked is not what we want now."""
         self._tx_in_use = self.desired_min_tx
         self._rx_in_use = timing.min_rx
-        """While a Poll Sequence has not told the peer of a change, the values that are safe (§6.8.3)."""
+        """While a Poll Sequence has not announced a change to the peer, the values that are safe (§6.8.3)."""
         self._heard_at: float | None = None
         """When the last packet came; ``None`` once it is so long ago that the peer is forgotten."""
         self._sent_at = now
@@ -148,7 +148,7 @@ class Session:
     # Orders.
 
     def configure(self, timing: BfdTiming, now: float) -> None:
-        """Other options of the same session: the peer is told by a Poll Sequence (§6.8.3)."""
+        """Other options of the same session: the peer learns them by a Poll Sequence (§6.8.3)."""
         before, self.timing = self.timing, timing
         if timing == before:
             return
@@ -162,8 +162,8 @@ class Session:
         self._emit(now)
 
     def take_down(self, now: float) -> None:
-        """AdminDown (§6.8.16): nothing has failed, the session is not wanted. It goes on telling the peer until it is
-        ``over``."""
+        """AdminDown (§6.8.16): nothing has failed, the session is not wanted. It goes on saying so to the peer until it
+        is ``over``."""
         if self.state is BfdState.ADMIN_DOWN:
             return
         known = self.remote_multiplier > 0

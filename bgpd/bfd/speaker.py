@@ -1,6 +1,6 @@
 """All BFD sessions of this node, and the thread in which they live.
 
-``daemon`` makes one speaker, tells it which sessions are wanted (``rules.liveness``) and hears of those that came up
+``daemon`` makes one speaker, hands it which sessions are wanted (``rules.liveness``) and hears of those that came up
 or left Up. Its timers are the shortest of all, so it does not live in the event loop, which a large table may hold for
 tens of milliseconds: the thread waits for sockets and timers by itself, and needs the interpreter lock for some 50 µs
 a packet. What may delay it is the lock, in one long call of another thread, and the machine; ``report`` has the worst
@@ -67,7 +67,7 @@ class Speaker:
         self._sessions: dict[BfdPlace, _Entry] = {}
         self._by_discriminator: dict[int, _Entry] = {}
         self._leaving: set[_Entry] = set()
-        """Taken down; their peers are being told."""
+        """Taken down; their peers are being informed."""
         self._ears: dict[Ear, socket.socket | OSError] = {}
         self._listen_at: float | None = None
         self._timers: list[tuple[float, int, _Entry]] = []
@@ -81,12 +81,12 @@ class Speaker:
         self._window_ends = 0.0
         self._stopping = False
         self._wanted = asyncio.Event()
-        self._tell: Callable[[BfdChange], None] = lambda change: None
+        self._report: Callable[[BfdChange], None] = lambda change: None
 
     # The event loop's side.
 
     async def run(self) -> None:
-        """Until cancelled; a bug, of the thread too, raises here. Peers are told that it is we who stop."""
+        """Until cancelled; a bug, of the thread too, raises here. Peers are informed that it is we who stop."""
         loop = asyncio.get_running_loop()
         failure: asyncio.Future[None] = loop.create_future()
 
@@ -107,7 +107,7 @@ class Speaker:
                 with contextlib.suppress(RuntimeError):  # the loop may be closed
                     loop.call_soon_threadsafe(fail, error)
 
-        self._tell = lambda change: _call(loop, deliver, change)
+        self._report = lambda change: _call(loop, deliver, change)
         thread = threading.Thread(target=live, name="bfd", daemon=True)
         try:
             await self._wanted.wait()
@@ -186,7 +186,7 @@ class Speaker:
         while self._timers and self._timers[0][0] <= now:
             deadline, _, entry = heapq.heappop(self._timers)
             if entry.armed_at != deadline or entry.dropped:
-                continue  # it was told anew, or is gone
+                continue  # it was configured anew, or is gone
             entry.armed_at = None
             due = entry.session.next_deadline()
             if due is not None and due <= now:
@@ -253,7 +253,7 @@ class Speaker:
             entry.send(packet, self._random)
         for change in session.changes():
             entry.since = time.time()
-            self._tell(entry.told(change))
+            self._report(entry.reported(change))
         if session.over(now) or (entry in self._leaving and not session.remote_discr):
             self._drop(entry)
             return
@@ -398,7 +398,7 @@ class _Entry:
             if error.errno not in _PASSING:
                 self.close()
 
-    def told(self, change: Change) -> BfdChange:
+    def reported(self, change: Change) -> BfdChange:
         session = self.session
         reason = "" if change.up else change.diagnostic.words
         if session.remote_diag and not change.up and session.remote_state is not BfdState.UP:

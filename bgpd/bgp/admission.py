@@ -1,6 +1,6 @@
 """Whose connection is it that comes in: a configured peer's, or a new neighbour's from inside a listen range.
 
-``speaker`` tells what is wanted and asks by a connection's address, and by the zone of a link-local one (RFC 4007).
+``speaker`` says what is wanted and asks by a connection's address, and by the zone of a link-local one (RFC 4007).
 Also which TCP MD5 keys the listening sockets need for that, since the kernel looks at those before anybody is asked.
 Nothing here touches a socket.
 """

@@ -326,11 +326,11 @@ class Connection:
             raise ProtocolError(5, subcode, text, bytes((kind,)))
         return None
 
-    def _refreshed(self, peer: Peer, said: tuple[Family, RefreshKind] | None) -> Event | None:
+    def _refreshed(self, peer: Peer, refresh: tuple[Family, RefreshKind] | None) -> Event | None:
         """A ROUTE-REFRESH (RFC 2918, RFC 7313 §4)."""
-        if said is None or said[0] not in peer.families:
+        if refresh is None or refresh[0] not in peer.families:
             return None
-        family, kind = said
+        family, kind = refresh
         if kind is RefreshKind.REQUEST:
             return Refresh(peer, family)
         if not peer.enhanced_refresh or self._decoder is None:

@@ -1,4 +1,4 @@
-"""What the speaker tells, and to whom: ``daemon`` is the one."""
+"""What the speaker reports, and to whom: ``daemon`` is the one."""
 
 from __future__ import annotations
 

@@ -3,13 +3,13 @@
 A session that reads too slowly leaves the common road: the prefixes it missed wait in a set of its own (the newest
 value of each wins), are encoded from the group's table when its socket drains, and it joins the others again. A new
 session starts that way, with a walk over the whole table before it. When it has caught up and the node knows all it
-will announce (``release_end_of_rib``), it is told End-of-RIB (RFC 4724 §4.1), once. Nothing is told to the session it
-was learned from. A session that another policy puts into another group is told the difference between what it was told
-and the new group's table, once that is whole (``move``). The answer to a refresh is a walk too, with a begin and an
-end where the peer knows them (RFC 7313): one at a time, and at most one more after it, however many refreshes came
-meanwhile.
+will announce (``release_end_of_rib``), it is sent End-of-RIB (RFC 4724 §4.1), once. Nothing is advertised to the
+session it was learned from. A session that another policy puts into another group is sent the difference between what
+it was sent and the new group's table, once that is whole (``move``). The answer to a refresh is a walk too, with a
+begin and an end where the peer knows them (RFC 7313): one at a time, and at most one more after it, however many
+refreshes came meanwhile.
 
-Whatever is to be told, a call of ``work`` and the calls of ``changed`` before it have one budget: of encoding, where
+Whatever is to be sent, a call of ``work`` and the calls of ``changed`` before it have one budget: of encoding, where
 an attribute set costs what many prefixes do, and of time. What is beyond it waits as missed, all sessions in turn.
 ``daemon`` calls this with what ``rib.router`` decided; ``speaker`` carries the octets.
 
@@ -30,8 +30,8 @@ from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix
 from bgpd.model.route import Attributes, Out
 
-Told = Mapping[Prefix, tuple[Out | None, Out | None]]
-"""Prefix -> (told before, told now); ``None`` is "not told"."""
+Advertised = Mapping[Prefix, tuple[Out | None, Out | None]]
+"""NLRI -> (advertised before, advertised now); ``None`` is "not advertised"."""
 _Encoded = dict[tuple[object, tuple[Prefix, ...], tuple[Prefix, ...]], bytes]
 """Group, prefixes announced, prefixes withdrawn -> octets, while the tables do not change."""
 CHUNK = 4096
@@ -43,7 +43,7 @@ MOST_SETS = 3 * CHUNK
 again where sets take turns in a table."""
 SESSION_COST, SET_COST, OCTETS_PER_COST = 64, 64, 16
 """What a session that is served costs beside its prefixes, and an attribute set beside its octets, in prefixes."""
-SLICE = 0.004
+TURN_SECONDS = 0.004
 """Seconds of a turn, at most: then other sessions' turn comes with the next."""
 
 
@@ -84,26 +84,26 @@ class _Member:
     peer: Peer
     group: _Group
     walk: Sequence[Prefix] = ()
-    """All prefixes of the table when it joined or a refresh began: it is told them from ``at`` on, where they are there
+    """All prefixes of the table when it joined or a refresh began: it is sent them from ``at`` on, where they are there
     still; what changed since is missed."""
     at: int = 0
     missed: dict[Prefix, None] = field(default_factory=dict)
-    """Prefixes it has yet to be told the present state of."""
+    """Prefixes it has yet to be sent the present state of."""
     gone: dict[Prefix, None] = field(default_factory=dict)
-    """Those of them that were found withdrawn: told once all announcements are (house rule 11)."""
+    """Those of them that were found withdrawn: sent once all announcements are (house rule 11)."""
     blocked: bool = False
     """Its socket is full: nothing more until ``writable``."""
     end_of_rib_due: bool = True
     asked: bool = False
     """A refresh is due: it begins once this session has caught up."""
     refreshing: bool = False
-    """It was told that all of the family follows: told the end of it, once it has caught up."""
+    """It was sent the begin of a refresh: it is sent the end of it, once it has caught up."""
     moved: bool = False
     """From another group: it waits until the tables are whole."""
-    told: Mapping[Prefix, Out] = field(default_factory=dict)
-    """Of a moved session: what it was told before; shared by all that moved with it."""
+    advertised: Mapping[Prefix, Out] = field(default_factory=dict)
+    """Of a moved session: what it was sent before; shared by all that moved with it."""
     since: set[Prefix] = field(default_factory=set)
-    """What it was told since, where that is not the same."""
+    """What it was sent since, where that is not the same."""
 
     @property
     def behind(self) -> bool:
@@ -111,7 +111,7 @@ class _Member:
 
     @property
     def waiting(self) -> dict[Prefix, None]:
-        """All that it has yet to be told, itself as the source not left out."""
+        """All that it has yet to be sent, itself as the source not left out."""
         return dict.fromkeys((*self.missed, *self.gone, *self.walk[self.at :]))
 
 
@@ -133,9 +133,9 @@ class Outbound:
     def join(
         self, peer: Peer, groups: Mapping[Family, object], tables: Mapping[Family, Mapping[Prefix, Out]]
     ) -> None:
-        """A session is established: it is told the whole table of each of its groups.
+        """A session is established: it is sent the whole table of each of its groups.
 
-        Of a family without a group (this node has no next hop for it) it is told End-of-RIB alone, and waits for that.
+        Of a family without a group (this node has no next hop for it) it is sent End-of-RIB alone, and waits for that.
         """
         for earlier in self._by_peer.get(peer.id, ())[:1]:
             self.leave(earlier.peer)
@@ -164,9 +164,9 @@ class Outbound:
     def move(
         self, moved: Mapping[Peer, Mapping[Family, object]], tables: Mapping[object, Mapping[Prefix, Out]]
     ) -> None:
-        """Sessions are told by other groups from now on; ``tables`` has those of the groups that they move to.
+        """Sessions belong to other groups from now on; ``tables`` has those of the groups that they move to.
 
-        All that was decided before must have been handed over by ``changed``: what these sessions were told is what the
+        All that was decided before must have been handed over by ``changed``: what these sessions were sent is what the
         tables of their old groups hold now.
         """
         copies: dict[object, dict[Prefix, Out]] = {}
@@ -190,33 +190,34 @@ class Outbound:
                 member.missed = dict.fromkeys((*before, *unsure, *new.table))
                 member.gone = {}
                 member.walk, member.at = (), 0
-                member.told, member.since = before, unsure
+                member.advertised, member.since = before, unsure
                 self._due[member] = None
 
-    def changed(self, group: object, told: Told) -> None:
-        """What a group is told changed: encode once, send to every member that is not behind. Where that is more than
+    def changed(self, group: object, advertised: Advertised) -> None:
+        """What a group is sent changed: encode once, send to every member that is not behind. Where that is more than
         is left of the turn's budget, all of them are behind now."""
         found = self._groups.get(group)
         if found is None:
             return
         found.forget()
-        self._budget -= _cost(now for _, now in told.values())
+        self._budget -= _cost(now for _, now in advertised.values())
         later = self._budget <= 0
-        sources = {out.source for pair in told.values() for out in pair if out is not None}
+        sources = {out.source for pair in advertised.values() for out in pair if out is not None}
         octets: bytes | None = None
         for member in found.members:
             if later or member.behind or member.blocked or member.moved:
-                member.missed.update(dict.fromkeys(told))
+                member.missed.update(dict.fromkeys(advertised))
                 self._due[member] = None
             elif (peer := member.peer).id in sources:
                 pairs = (
-                    (p, _seen_by(peer, before), _seen_by(peer, now)) for p, (before, now) in told.items()
+                    (p, _seen_by(peer, before), _seen_by(peer, now))
+                    for p, (before, now) in advertised.items()
                 )
                 seen = ((p, now) for p, before, now in pairs if before is not None or now is not None)
                 self._put(member, _encode(found.family, peer, seen))
             else:
                 if octets is None:
-                    state = ((prefix, now) for prefix, (_, now) in told.items())
+                    state = ((prefix, now) for prefix, (_, now) in advertised.items())
                     octets = _encode(found.family, peer, state)
                 self._put(member, octets)
 
@@ -228,7 +229,7 @@ class Outbound:
                 self._due[member] = None
 
     def refresh(self, peer: Peer, family: Family) -> bool:
-        """Tell a session all of a family again (RFC 2918, or the operator's soft-out). Whether it carries it."""
+        """Send a session all of a family again (RFC 2918, or the operator's soft-out). Whether it carries it."""
         for member in self._of(peer):
             if member.group.family is family:
                 member.asked = True
@@ -237,7 +238,7 @@ class Outbound:
         return False
 
     def release_end_of_rib(self) -> None:
-        """The resources are whole and announced: sessions that have caught up may be told so."""
+        """The resources are whole and announced: sessions that have caught up may be informed of it."""
         self._end_of_rib_released = True
 
     def work(self, settled: bool) -> bool:
@@ -248,7 +249,7 @@ class Outbound:
         encoded: _Encoded = {}
         finish = settled and self._end_of_rib_released
         budget, self._budget = self._budget, BUDGET
-        end = self._clock() + SLICE
+        end = self._clock() + TURN_SECONDS
         for member in list(self._due):
             if member.blocked:
                 del self._due[member]
@@ -262,7 +263,7 @@ class Outbound:
                     self._begin_refresh(member)
                 budget -= SESSION_COST + (self._catch_up(member, encoded) if member.behind else 0)
                 if not member.behind:
-                    member.told, member.since = {}, set()
+                    member.advertised, member.since = {}, set()
                     if member.refreshing:
                         member.refreshing = False
                         self._put(member, encode_refresh(member.group.family, RefreshKind.END))
@@ -279,7 +280,7 @@ class Outbound:
         )
 
     def advertised(self, peer: PeerId, family: Family) -> int:
-        """Prefixes of a family that a session has been told."""
+        """Prefixes of a family that a session has been sent."""
         total = 0
         for member in self._by_peer.get(peer, ()):
             if member.group.family is family:
@@ -297,8 +298,8 @@ class Outbound:
             for member in self._by_peer.get(peer, ())
         )
 
-    def has_told(self, peer: PeerId, family: Family, prefix: Prefix) -> bool:
-        """Whether a session has been told the present state of a prefix (or NLRI), where there is one to tell."""
+    def has_advertised(self, peer: PeerId, family: Family, prefix: Prefix) -> bool:
+        """Whether a session has been sent the present state of a prefix (or NLRI), where there is one."""
         for member in self._by_peer.get(peer, ()):
             if member.group.family is family:
                 waiting = member.waiting
@@ -317,9 +318,9 @@ class Outbound:
         member.walk = member.group.walk()
 
     def _catch_up(self, member: _Member, encoded: _Encoded) -> int:
-        """Tell a session some of what it missed. What it cost, in prefixes. ``encoded``: what was made for others."""
+        """Send a session some of what it missed. What it cost, in prefixes. ``encoded``: what was made for others."""
         peer, group, missed, gone = member.peer, member.group, member.missed, member.gone
-        table, told = group.table, member.told
+        table, advertised = group.table, member.advertised
         announced: list[Prefix] = []
         sets: set[Attributes] = set()
         known: set[int] = set()  # by identity, which is quicker to ask
@@ -330,7 +331,11 @@ class Outbound:
             looked += 1
             del missed[prefix]
             now = _seen_by(peer, table.get(prefix))
-            if prefix in told and prefix not in member.since and now == _seen_by(peer, told[prefix]):
+            if (
+                prefix in advertised
+                and prefix not in member.since
+                and now == _seen_by(peer, advertised[prefix])
+            ):
                 continue
             if now is None:
                 gone[prefix] = None
@@ -364,7 +369,7 @@ class Outbound:
                 del gone[prefix]
                 if _seen_by(peer, table.get(prefix)) is None:
                     withdrawn.append(prefix)
-        if told:
+        if advertised:
             member.since.update(announced, withdrawn)
         key = (group.key, tuple(announced), tuple(withdrawn))
         octets = encoded.get(key)
@@ -400,7 +405,7 @@ def _cost(outs: Iterable[Out | None]) -> int:
 
 
 def _encode(family: Family, peer: Peer, state: Iterable[tuple[Prefix, Out | None]]) -> bytes:
-    """UPDATEs for the state of some NLRI: announcements first, grouped by what is said of them, then withdrawals. They
+    """UPDATEs for the state of some NLRI: announcements first, grouped by their attributes, then withdrawals. They
     are the same for all sessions of ``peer``'s group.
 
     (House rule 11: a more specific is announced before what covered it goes.) Attributes too large for one message are

@@ -1,8 +1,8 @@
 """One session of the speaker in the event loop: its links, its timer, its dials.
 
-A ``Session`` says what it wants, a ``Runner`` does it: it carries octets between links and connections, tells the
-handler what happened, arms one timer, dials. ``speaker`` has one for each peer, tells it what the links tell, and lends
-it what belongs to all of them (``World``).
+A ``Session`` says what it wants, a ``Runner`` does it: it carries octets between links and connections, reports to the
+handler what happened, arms one timer, dials. ``speaker`` has one for each peer, hands it what the links report, and
+lends it what belongs to all of them (``World``).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Runner:
                 handle.cancel()
         self._timer = self._work = None
 
-    # What links tell.
+    # What links report.
 
     def dialled(self, link: Link) -> None:
         """A connection of our own making is there."""

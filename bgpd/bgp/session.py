@@ -1,14 +1,14 @@
 """One peer, wanted for as long as it is configured: sans-IO (RFC 4271 §8, the states up to Established).
 
-``speaker`` makes one for each configured peer, tells it what happens (a dial ended, a connection came, octets, time)
-and then looks at what it wants: ``take_dial``, ``events``, ``next_deadline``, a connection's octets and closure. Time
-is a float of seconds from any origin, given with every call; nothing here reads a clock or touches a socket.
+``speaker`` makes one for each configured peer, reports to it what happens (a dial ended, a connection came, octets,
+time) and then looks at what it wants: ``take_dial``, ``events``, ``next_deadline``, a connection's octets and closure.
+Time is a float of seconds from any origin, given with every call; nothing here reads a clock or touches a socket.
 
 Connections of a peer compete (§6.8): the one that the side with the greater identifier dialled stays (RFC 6286 §2.3 for
 equal ones). This is decided as soon as an OPEN has come on either, since then the peer's identifier is known: waiting
 for both, as the RFC's minimum, lets one side be Established on the connection that the other is about to close. An
 established session stays against a new connection, except where the peer speaks graceful restart and the connection
-began ``RACE`` seconds after the session was up or later: then the peer has died without telling, and the new connection
+began ``RACE`` seconds after the session was up or later: then the peer has died without a word, and the new connection
 replaces the old, whose routes stay as stale (RFC 4724 §4.2, §5).
 
 Dialling goes at once, then after 1, 2, 4, 5, 5, ... s, with jitter, until a session has lasted ``STABLE`` seconds. An
@@ -121,7 +121,7 @@ class Session:
         return any(connection.work_due for connection in self.connections)
 
     def refusal(self) -> Notification | None:
-        """What a connection of the peer is told when it is not welcome; ``None`` when it is."""
+        """What a connection of the peer is sent when it is not welcome; ``None`` when it is."""
         if not self.admin_up:
             return shutdown(Cease.SHUTDOWN, self._shutdown_text)
         return Notification(6, Cease.REJECTED) if self._idle_until is not None else None
@@ -340,7 +340,7 @@ class Session:
         connection.confirm(now)
 
     def _dominates(self, connection: Connection) -> bool:
-        """Whether, of two connections, the one that we dialled stays; told by the OPEN that came on either."""
+        """Whether, of two connections, the one that we dialled stays; known by the OPEN that came on either."""
         theirs = connection.received_open
         assert theirs is not None
         return (self.config.router_id, self.config.local_asn) > (theirs.router_id, theirs.asn)
@@ -421,7 +421,7 @@ class Session:
             )
             if now - connection.established_at >= STABLE:
                 self._attempts = self._errors = 0
-        # A peer that we told of an error, or that told us, may hang up on the next attempts without a word.
+        # A peer that we sent an error, or that sent us one, may hang up on the next attempts without a word.
         mute = notification is None and connection.received_open is None and self._errors > 0
         if closure.reason is not DownReason.REPLACED and self.established is None and not mute:
             self._error(message, quiet=connection.state is SessionState.ESTABLISHED)

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 AT_ONCE, PACE = 50, 0.01
 """Sessions that begin in one turn of the event loop, and seconds until the next so many do."""
-TURN = 0.005
+TURN_SECONDS = 0.005
 """Seconds of taking what peers sent in one turn of the event loop."""
 REJECT_LOG = 10.0
 """Seconds between two lines about connections that nobody wanted."""
@@ -194,7 +194,7 @@ class Speaker:
         return not link.full
 
     def throttle(self, throttled: bool) -> None:
-        """What was read is more than we can carry on with: read no established session until told again. What peers
+        """What was read is more than we can carry on with: read no established session until the next call. What peers
         send meanwhile waits in the kernel, theirs and ours."""
         self.throttled = throttled
         if not throttled:
@@ -246,7 +246,7 @@ class Speaker:
             for runner in self._runners.values()
         ]
 
-    # What links tell.
+    # What links report.
 
     def link_made(self, link: Link) -> None:
         """TCP is connected."""
@@ -262,7 +262,7 @@ class Speaker:
         """Octets came. A thousand sockets may have some in one turn of the event loop: what is beyond its share waits
         for the next."""
         if self._turn_ends is None:
-            self._turn_ends = now() + TURN
+            self._turn_ends = now() + TURN_SECONDS
             asyncio.get_running_loop().call_soon(self.guarded, self._next_turn)
         if self._behind or now() >= self._turn_ends:
             link.pause(True)
@@ -272,7 +272,7 @@ class Speaker:
             self._take(link, data)
 
     def _next_turn(self) -> None:
-        self._turn_ends = end = now() + TURN
+        self._turn_ends = end = now() + TURN_SECONDS
         while self._behind:
             if now() >= end:
                 asyncio.get_running_loop().call_soon(self.guarded, self._next_turn)

@@ -1,6 +1,6 @@
 """TCP for BGP: sockets with the options a session wants, and the asyncio protocol that carries one connection.
 
-``speaker`` and ``listeners`` make the sockets here, and ``Link`` tells what happens on them. Every socket has no Nagle
+``speaker`` and ``listeners`` make the sockets here, and ``Link`` says what happens on them. Every socket has no Nagle
 delay, and gives up on data that the peer does not take for eight minutes (the SendHoldTimer of RFC 9687). A link-local
 address means something together with its interface only (RFC 4007). TTL and TCP MD5 are the business of ``protection``.
 """
@@ -36,7 +36,7 @@ LINGER = 2.0
 
 
 class Owner(Protocol):
-    """What a link tells; exceptions of these are its bugs and are kept from asyncio by the link's caller."""
+    """What a link reports; exceptions of these are its bugs and are kept from asyncio by the link's caller."""
 
     def link_made(self, link: Link) -> None: ...
 

@@ -1,4 +1,4 @@
-"""``bgpctl``: what a running daemon knows, and the few things it can be told.
+"""``bgpctl``: what a running daemon knows, and the few orders it takes.
 
 A thin client: it asks the daemon over its unix socket (``client``), makes screens of the answers (``screens``,
 ``peers``) and prints them (``tables``). It starts in a fraction of the time that the daemon's libraries take to
@@ -32,7 +32,7 @@ RESOURCES = (".yaml", ".yml", ".json")
 
 
 class Exit(IntEnum):
-    """Exit codes: what a script can tell apart."""
+    """Exit codes: what a script can distinguish."""
 
     OK = 0
     DEGRADED = 1
@@ -72,14 +72,14 @@ def _run(argv: Sequence[str]) -> int:
         arguments.fail(f"unrecognized arguments: {' '.join(strange)}")
     client = Client(arguments.socket)
     problems: tuple[str, ...] = ()
-    said = False
+    printed = False
     try:
         if getattr(arguments, "watch", None) is not None:
             return _watch(client, arguments, argv)
         answer: Answer = arguments.ask(client, arguments)
         if arguments.output == "json" or arguments.raw:
             for piece in answer.json():
-                said = True
+                printed = True
                 say(piece)
         else:
             terminal = on_terminal(sys.stdout)
@@ -98,7 +98,7 @@ def _run(argv: Sequence[str]) -> int:
     if arguments.ask is _plan:  # its codes are those of a comparison, as diff has them: any failure is one
         code = Exit.DEGRADED
     _complain(words, problems)
-    if arguments.output == "json" and not said:
+    if arguments.output == "json" and not printed:
         say(_json(_failure(words, problems, code)))
     return code
 
@@ -413,7 +413,7 @@ def _parser() -> argparse.ArgumentParser:
                 type=_seconds,
                 const=2.0,
                 metavar="SECONDS",
-                help="show it again every 2 s, or as often as said",
+                help="show it again every 2 s, or as often as given",
             )
         command.set_defaults(ask=ask, fail=command.error)
         return command
@@ -435,7 +435,7 @@ def _parser() -> argparse.ArgumentParser:
         watch=True,
         usage="bgpctl routes [in|out|rib|fib] [PREFIX|IP|NAME] [--peer NAME|IP] [--longer] [-o FORMAT]",
         epilog=(
-            "in: what peers announce; out: what they are told; rib (if not said): what was chosen of it and of our\n"
+            "in: what peers announce; out: what they are sent; rib (the default): what was chosen of it and of our\n"
             "own; fib: what the kernel has, or should have. An address, or the name of a pod, a node or a peer, shows\n"
             "every prefix that covers it.\n"
             f"marks: {screens.ROUTES_LEGEND}"
@@ -478,7 +478,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = add("health", _health, "the probe's checks; exit code 1 when one fails", watch=True)
     command.add_argument(
-        "check", nargs="?", choices=("live", "ready"), default="ready", help="ready if not said"
+        "check", nargs="?", choices=("live", "ready"), default="ready", help="ready by default"
     )
 
     command = add(
@@ -488,7 +488,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=(
             "shutdown: end it and keep it down, also over restarts of bgpd; enable: the opposite\n"
             "reset:    end it and let it come back\n"
-            "soft-in:  ask the peer for all of its routes again; soft-out: tell it all of ours again"
+            "soft-in:  ask the peer for all of its routes again; soft-out: send it all of ours again"
         ),
     )
     command.add_argument(
@@ -496,7 +496,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("name", metavar="NAME|IP")
     command.add_argument(
-        "-m", "--message", default="", metavar="TEXT", help="what the peer's operator is told"
+        "-m", "--message", default="", metavar="TEXT", help="what the peer's operator is sent"
     )
 
     add("metrics", _metrics, "what Prometheus would read, as its text or as json").set_defaults(raw=True)

@@ -107,7 +107,7 @@ def _add_config_option(command: argparse.ArgumentParser) -> None:
         type=Path,
         default=DEFAULT_CONFIG,
         metavar="FILE",
-        help=f"the configuration; {DEFAULT_CONFIG} if not said",
+        help=f"the configuration; {DEFAULT_CONFIG} by default",
     )
 
 

@@ -38,7 +38,7 @@ _INSIDE = {
     Family.IPV4: (parse_prefix("127.0.0.0/8")[1],),
     Family.IPV6: (parse_prefix("::1/128")[1], parse_prefix("fe80::/10")[1]),
 }
-"""Subnets that nobody is told."""
+"""Subnets that are advertised to nobody."""
 
 
 class KernelFactsError(Exception):
@@ -193,7 +193,7 @@ class _Item:
             self.bad(key, str(error))
 
     def family(self) -> Family | None:
-        """As the destination or the gateway tells it; a default route over an interface alone tells none."""
+        """As the destination or the gateway shows it; a default route over an interface alone shows none."""
         if self.text("dst") != "default":
             return self._parsed()[0]
         gateway = self.address("gateway")

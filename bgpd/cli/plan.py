@@ -57,7 +57,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The command; returns its exit code."""
-    logging.getLogger("bgpd").addHandler(logging.NullHandler())  # what is wrong is told below, not logged
+    logging.getLogger("bgpd").addHandler(logging.NullHandler())  # what is wrong is reported below, not logged
     try:
         made = _plan(arguments)
     except ConfigError as error:

@@ -1,7 +1,7 @@
 """``bgpd policy test``: what this node would make of routes, by its resources alone; no daemon, no root, no kernel.
 
 ``cli.daemon`` adds it. The rules are those of the daemon: ``rules.peering`` says which sessions there are,
-``rules.imports`` what may be heard, ``rules.originate`` and ``rib.groups`` what a peer is told. The node's
+``rules.imports`` what may be heard, ``rules.originate`` and ``rib.groups`` what a peer is sent. The node's
 configuration file is not read: its defaults hold. Passwords mean nothing here, so a pipeline need not have the Secrets.
 """
 
@@ -35,7 +35,7 @@ from bgpd.model.route import (
 from bgpd.model.route import (
     Path as Learned,
 )
-from bgpd.rib.groups import Adverts, Telling
+from bgpd.rib.groups import Adverts, ExportVerdict
 from bgpd.rules.exports import ExportRefusal, groups_of, own_local_pref
 from bgpd.rules.filters import INT_MAX
 from bgpd.rules.imports import (
@@ -65,9 +65,9 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     actions = policy.add_subparsers(metavar="ACTION", required=True)
     command = actions.add_parser(
         "test",
-        help="what a peer would be told, or may tell: a line of JSON for each route",
-        description="What a peer of a node would be told of routes, or what the node would make of routes that "
-        "the peer tells, by the resources in a directory. Prints one JSON object a route, in their order.",
+        help="what a peer would be sent, or may announce: a line of JSON for each route",
+        description="What a peer of a node would be sent of routes, or what the node would make of routes that "
+        "the peer announces, by the resources in a directory. Prints one JSON object a route, in their order.",
     )
     command.add_argument("--resources", type=Path, required=True, metavar="DIR", help="YAML and JSON files")
     command.add_argument("--node", required=True, metavar="NAME", help="whose policy it is")
@@ -83,7 +83,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The command; returns 0, or 2 when the input is bad."""
-    logging.getLogger("bgpd").addHandler(logging.NullHandler())  # what is wrong is told below, not logged
+    logging.getLogger("bgpd").addHandler(logging.NullHandler())  # what is wrong is reported below, not logged
     try:
         routes = [route for name in arguments.routes for route in read_routes(name)]
         snapshot = read(arguments.resources, arguments.node)
@@ -146,73 +146,73 @@ def _session(node: _NodeView, config: PeerConfig) -> Peer:
 
 def _answer(node: _NodeView, peer: Peer, direction: Direction, route: Route) -> dict[str, Any]:
     if route.family not in peer.families:
-        said = _Said(False, f"{BUILT_IN}the session carries no {route.family.label}", route.attributes)
+        outcome = _Outcome(False, f"{BUILT_IN}the session carries no {route.family.label}", route.attributes)
     else:
-        said = (_imported if direction == "import" else _exported)(node, peer, route)
-    shown = written(route.family, route.prefix, said.attributes)
+        outcome = (_imported if direction == "import" else _exported)(node, peer, route)
+    shown = written(route.family, route.prefix, outcome.attributes)
     return {
         "prefix": shown.pop("prefix"),
-        "action": "accept" if said.accepted else "reject",
-        "rule": said.rule,
+        "action": "accept" if outcome.accepted else "reject",
+        "rule": outcome.rule,
         **shown,
     }
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _Outcome:
     accepted: bool
     rule: str
     attributes: Attributes
-    """As taken in, or as told to the peer; of what is rejected, as the filters saw it."""
+    """As taken in, or as sent to the peer; of what is rejected, as the filters saw it."""
 
 
 # -- import ------------------------------------------------------------------------------------------------------------
 
 
-def _imported(node: _NodeView, peer: Peer, route: Route) -> _Said:
+def _imported(node: _NodeView, peer: Peer, route: Route) -> _Outcome:
     if route.source not in (None, RouteSource.BGP):
-        route.bad("source", "expected bgp: that is what a peer tells")
+        route.bad("source", "expected bgp: that is what a peer announces")
     path = received(Learned(peer, route.attributes, route.next_hop or peer.config.address))
     rules = import_rules(node.policy, peer, route.family)
     seen = with_local_pref(path.attributes)
     if refusal := import_refusal(path, rules):
-        return _Said(False, BUILT_IN + refusal.value, seen)
+        return _Outcome(False, BUILT_IN + refusal.value, seen)
     verdict = import_verdict(route.family, route.prefix, path, rules)
     if verdict is None:
-        return _Said(True, f"{BUILT_IN}import accepts", seen)
+        return _Outcome(True, f"{BUILT_IN}import accepts", seen)
     after = altered(path, verdict.operations)
-    return _Said(not rejected(verdict), verdict.rule, with_local_pref(after.attributes))
+    return _Outcome(not rejected(verdict), verdict.rule, with_local_pref(after.attributes))
 
 
 # -- export ------------------------------------------------------------------------------------------------------------
 
 
-def _exported(node: _NodeView, peer: Peer, route: Route) -> _Said:
+def _exported(node: _NodeView, peer: Peer, route: Route) -> _Outcome:
     if route.source is None:
         route.bad("source", f"expected with export: {', '.join(each.value for each in RouteSource)}")
     if route.source is RouteSource.BGP:
-        return _told_of_learned(node, peer, route)
-    return _told_of_own(node, peer, route, route.source)
+        return _export_of_learned(node, peer, route)
+    return _export_of_own(node, peer, route, route.source)
 
 
-def _told_of_learned(node: _NodeView, peer: Peer, route: Route) -> _Said:
-    path = Learned(_teller(node, peer, route), route.attributes, route.next_hop or peer.config.address)
+def _export_of_learned(node: _NodeView, peer: Peer, route: Route) -> _Outcome:
+    path = Learned(_source_peer(node, peer, route), route.attributes, route.next_hop or peer.config.address)
     origination = _origination(node, route.family)
-    telling = _telling(node, peer, route, origination, None, paths=(path,))
-    out = telling.out
+    verdict = _export_verdict(node, peer, route, origination, None, paths=(path,))
+    out = verdict.out
     if isinstance(out, Out) and out.source == peer.id:
         out = ExportRefusal.SOURCE
     if isinstance(out, Out):
         pool = _pool(node, route)
-        rule = telling.rule or BUILT_IN + (f"pool {pool.name}" if pool else "a range of services")
-        return _Said(True, rule, out.attributes)
+        rule = verdict.rule or BUILT_IN + (f"pool {pool.name}" if pool else "a range of services")
+        return _Outcome(True, rule, out.attributes)
     words = out.value
     if out is ExportRefusal.POOL_DISABLED and (pool := _pool(node, route, hidden=True)):
         words = f"pool {pool.name} has disableBGPExport"
-    return _Said(False, telling.rule or BUILT_IN + words, with_local_pref(route.attributes))
+    return _Outcome(False, verdict.rule or BUILT_IN + words, with_local_pref(route.attributes))
 
 
-def _told_of_own(node: _NodeView, peer: Peer, route: Route, source: RouteSource) -> _Said:
+def _export_of_own(node: _NodeView, peer: Peer, route: Route, source: RouteSource) -> _Outcome:
     """Of a route of this node: the kernel has it, or the resources say that it is there."""
     given = route.attributes
     for key, value in (
@@ -243,20 +243,20 @@ def _told_of_own(node: _NodeView, peer: Peer, route: Route, source: RouteSource)
     seen = Attributes(local_pref=own_local_pref(own, family_policy, prioritised))
     if known is None and source is RouteSource.DIRECT and node.policy.filters_exports(route.family):
         words = f"addresses of {route.interface or 'no interface'} are not even offered to filters"
-        return _Said(False, BUILT_IN + words, seen)
-    telling = _telling(node, peer, route, origination, own, prioritised)
-    out = telling.out
+        return _Outcome(False, BUILT_IN + words, seen)
+    verdict = _export_verdict(node, peer, route, origination, own, prioritised)
+    out = verdict.out
     if isinstance(out, Out):
         pool = _pool(node, route) if own.kind is OriginKind.BORROWED else None
-        rule = telling.rule or BUILT_IN + (f"pool {pool.name}" if pool else own.source)
-        return _Said(True, rule, out.attributes)
+        rule = verdict.rule or BUILT_IN + (f"pool {pool.name}" if pool else own.source)
+        return _Outcome(True, rule, out.attributes)
     words = out.value
-    if out is ExportRefusal.NOT_OURS_TO_SAY:
+    if out is ExportRefusal.NOT_OURS:
         words = origination.hidden.get(route.prefix, words)
-    return _Said(False, telling.rule or BUILT_IN + words, seen)
+    return _Outcome(False, verdict.rule or BUILT_IN + words, seen)
 
 
-def _telling(
+def _export_verdict(
     node: _NodeView,
     peer: Peer,
     route: Route,
@@ -264,18 +264,18 @@ def _telling(
     own: Originated | None,
     prioritised: bool = False,
     paths: tuple[Learned, ...] = (),
-) -> Telling:
-    """What the daemon would tell, and by which filter's rule."""
+) -> ExportVerdict:
+    """What the daemon would announce, and by which filter's rule."""
     family, policy = route.family, node.policy
     adverts = Adverts(family, lambda path: path.peer.ibgp and policy.of(path.peer).client)
     adverts.configure(policy)
     adverts.origination, adverts.prioritised = origination, prioritised
     group = groups_of(peer, policy).get(family)
     if group is None:
-        return Telling(None, ExportRefusal.NO_NEXT_HOP, "")
+        return ExportVerdict(None, ExportRefusal.NO_NEXT_HOP, "")
     adverts.join(group, policy.chain(group.filters, "export", family))
     announced = route.prefix in origination.announce
-    return adverts.tellings(route.prefix, group, own, announced, paths)[0]
+    return adverts.export_verdicts(route.prefix, group, own, announced, paths)[0]
 
 
 def _kernel(node: _NodeView, route: Route) -> tuple[frozenset[WorkloadRoute], frozenset[ForeignRoute]]:
@@ -314,7 +314,7 @@ def _pool(node: _NodeView, route: Route, hidden: bool = False) -> IPPool | None:
     return max(found, key=lambda pool: pool.cidr[0], default=None)
 
 
-def _teller(node: _NodeView, peer: Peer, route: Route) -> Peer:
+def _source_peer(node: _NodeView, peer: Peer, route: Route) -> Peer:
     """Whom a learned route is from: the peer that is its next hop; else one of the AS that its path begins with, or an
     internal one where it is empty, that this node need not have."""
     sessions = [config for _, config in sorted(node.peering.peers.items())]

@@ -91,17 +91,17 @@ def _datastore(store: Document, look: Look) -> str:
 
 
 def _own_routes(found: Document) -> str:
-    """``2 announced (ipv4 1 block, 1 borrowed)``, or how many of them are not told yet."""
+    """``2 announced (ipv4 1 block, 1 borrowed)``, or how many of them are not advertised yet."""
     desired = [entry for entry in found["routes_desired"] if entry["count"]]
     total = sum(entry["count"] for entry in desired)
-    told = sum(entry["count"] for entry in found["routes_advertised"])
+    advertised = sum(entry["count"] for entry in found["routes_advertised"])
     if not total:
         return "nothing of our own to announce"
     words = ", ".join(f"{e['count']} {e['family']} {e['kind']}" for e in desired)
     if not found["peers_up"]:
-        return f"{total} to announce ({words}), and nobody to tell"
-    if told < total:
-        return f"{told} of {total} told to every peer ({words})"
+        return f"{total} to announce ({words}), and nobody to announce them to"
+    if advertised < total:
+        return f"{advertised} of {total} advertised to every peer ({words})"
     return f"{total} announced ({words})"
 
 
@@ -140,7 +140,7 @@ def _problem(problem: Document) -> str:
 
 NO_ROUTES = {
     "in": "no routes: no peer announces any of these",
-    "out": "no routes: no established peer is told any of these",
+    "out": "no routes: no established peer is sent any of these",
     "rib": "no routes: none was chosen, and none is our own",
     "fib": "no routes: the kernel has none of ours, and should have none",
 }
@@ -290,7 +290,7 @@ def why(found: Document, look: Look) -> Screen:
 
 
 def _stages(steps: Iterable[Document]) -> Iterator[tuple[str, Document]]:
-    """Each step with its stage, which is said once where several follow each other."""
+    """Each step with its stage, which is printed once where several follow each other."""
     before = ""
     for step in steps:
         yield ("" if step["stage"] == before else step["stage"]), step

@@ -34,7 +34,7 @@ def say(text: str) -> None:
 
 
 def sent() -> None:
-    """What was said is with the reader now; raises as ``say`` does."""
+    """What was printed is with the reader now; raises as ``say`` does."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -81,7 +81,7 @@ def ended_well(program: str, command: Callable[[], int], failed: int = 1) -> int
 
 class Parser(argparse.ArgumentParser):
     """What both programs read their words with. Options are given in full, so that a new one never changes what an old
-    script says; who leaves a word out is told what may stand there."""
+    script says; who leaves a word out reads what may stand there."""
 
     misused = 2
     """What a wrong usage exits with."""

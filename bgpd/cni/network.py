@@ -127,7 +127,7 @@ def _mtu(call: Call) -> int:
 
 
 def _release(call: Call) -> None:
-    """After an ADD that failed. What goes wrong here too is the runtime's DEL to mend, and not the error to tell."""
+    """After an ADD that failed. What goes wrong here too is the runtime's DEL to mend, and not the error to report."""
     try:
         _ipam(call, "DEL")
     except Failed as failed:

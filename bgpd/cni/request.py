@@ -86,11 +86,11 @@ def node_name(call: Call) -> str | None:
 
 
 def pod_annotations(call: Call) -> dict[str, str]:
-    """The pod's, as far as the runtime tells them."""
+    """The pod's, as far as the runtime reports them."""
     runtime, args = call.config.get("runtimeConfig") or {}, call.config.get("args") or {}
     try:
-        told = runtime.get("io.kubernetes.cri.pod-annotations") or {}
-        found = {**((args.get("cni") or {}).get("annotations") or {}), **told}
+        annotated = runtime.get("io.kubernetes.cri.pod-annotations") or {}
+        found = {**((args.get("cni") or {}).get("annotations") or {}), **annotated}
     except (AttributeError, TypeError):
         raise Failed(CONFIG, "runtimeConfig and args: expected keys and values") from None
     return {str(key): str(value) for key, value in found.items()}

@@ -65,7 +65,7 @@ class ConfigError(Exception):
 
 
 def _hostname() -> str:
-    """What calico-node is told too; a DaemonSet knows its Node's name, and not always the host's."""
+    """What calico-node takes too; a DaemonSet knows its Node's name, and not always the host's."""
     return (os.environ.get("NODENAME") or socket.gethostname()).lower()
 
 
@@ -88,7 +88,7 @@ class DatastoreOptions(_Section):
     """``files``: the directory; its files named ``*.yaml``, ``*.yml`` and ``*.json`` are read, its subdirectories are
     not."""
     endpoint_status: AbsolutePath = Path("/var/run/calico/endpoint-status")
-    """The directory in which Felix tells of this node's pods that peer with it; without it there are none."""
+    """The directory in which Felix reports this node's pods that peer with it; without it there are none."""
     endpoints: Annotated[tuple[Url, ...], Field(max_length=16)] = ()
     """``etcd``: its servers, such as ``https://10.0.0.1:2379``; when one does not answer the next is asked."""
     ca: AbsolutePath | None = None

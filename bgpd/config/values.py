@@ -35,7 +35,7 @@ class Endpoint(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A prefix that tells its family."""
+    """A prefix that shows its family."""
 
     family: Family
     prefix: Prefix

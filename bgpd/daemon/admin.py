@@ -54,7 +54,7 @@ class Orders:
             return f"{peer} was asked for its routes again"
         for family in session.families:
             self.outbound.refresh(session, family)
-        return f"{peer} is told all routes again"
+        return f"{peer} is sent all routes again"
 
     def _remember(self, otherwise: str) -> None:
         try:

@@ -69,12 +69,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SLICE = 0.004
+SLICE_SECONDS = 0.004
 """Seconds of deciding before the event loop gets a turn."""
 COMPARE_EVERY = 60.0
 """Seconds between whole compares of the kernel's routes with ours."""
 HOUSEKEEPING, HOUSEKEEPING_AT_START = 1.0, 0.05
-TELL_EVERY = 10.0
+REPORT_SECONDS = 10.0
 """Seconds between two words to the service manager that say the same."""
 NOT_YET_LISTENING = "the BGP port is not yet ours"
 GC_THRESHOLDS = (10_000, 5, 1000)
@@ -131,9 +131,9 @@ class Daemon:
         self._liveness: Liveness
         self._workloads_dirty = False
         self._rival: str | None = None
-        self._ready_told = False
-        self._told = ("", 0.0)
-        """What the service manager was told last, and when."""
+        self._ready_reported = False
+        self._reported = ("", 0.0)
+        """What the service manager was sent last, and when."""
         self._unready = Unready()
         self._throttled_at = 0.0
         self._log_level: str = config.log.level
@@ -276,7 +276,7 @@ class Daemon:
         self._turn_scheduled = False
         if self._workloads_dirty:
             self._originate()
-        end = time.monotonic() + SLICE
+        end = time.monotonic() + SLICE_SECONDS
         more = self._router.work()
         while more and time.monotonic() < end:
             more = self._router.work()
@@ -286,8 +286,8 @@ class Daemon:
                 self._programming[family].want(fib)
         for programming in self._programming.values():
             programming.settled(not more)
-        for group, told in changes.adj_rib_out.items():
-            self._outbound.changed(group, told)
+        for group, advertised in changes.adj_rib_out.items():
+            self._outbound.changed(group, advertised)
         if changes.fib or changes.adj_rib_out:
             self._facts.last_routes_change = time.time()
         if changes.adj_rib_out and self._intent_at is not None:
@@ -341,7 +341,7 @@ class Daemon:
             if now >= next_compare:
                 next_compare = now + COMPARE_EVERY
                 self.fib_suspect(None, "every minute")
-            self._tell_systemd(now)
+            self._notify_systemd(now)
             if self._notifier.watchdog_interval is not None and now >= watchdog_due:
                 watchdog_due = now + self._notifier.watchdog_interval
                 self._notifier.watchdog()
@@ -360,7 +360,7 @@ class Daemon:
                 self._control_error = str(error)
                 log.error("event=control_socket_lost cause=%r", str(error))
 
-    def _tell_systemd(self, now: float) -> None:
+    def _notify_systemd(self, now: float) -> None:
         wrong = [check for check in self.ready() if not check.ok]
         up, sessions = self._speaker.count()
         held = sum(len(programming.target.installed.entries) for programming in self._programming.values())
@@ -371,15 +371,15 @@ class Daemon:
             text += f"; configuration refused: {refused.splitlines()[0]}"
         if self._unready.due(text if wrong else "", now):
             log.warning("event=not_ready cause=%r", text)
-        if not wrong and not self._ready_told:
-            self._ready_told = True
+        if not wrong and not self._ready_reported:
+            self._ready_reported = True
             log.info("event=ready after=%.2fs", time.monotonic() - self._started)
             self._notifier.ready(text)
-        elif text != self._told[0] or now >= self._told[1] + TELL_EVERY:
-            (self._notifier.status if self._ready_told else self._notifier.starting)(text)
+        elif text != self._reported[0] or now >= self._reported[1] + REPORT_SECONDS:
+            (self._notifier.status if self._ready_reported else self._notifier.starting)(text)
         else:
             return
-        self._told = (text, now)
+        self._reported = (text, now)
 
     def _check_alone(self) -> None:
         """While another routing daemon is at work here, nothing is written or swept."""
@@ -435,13 +435,13 @@ class Daemon:
         self._outbound.leave(peer)
         now = time.monotonic()
         paths = {family: self._router.adj_rib_in(family).peer_paths(peer.id) for family in peer.families}
-        told = {family: (prefix for prefix, _, _ in found) for family, found in paths.items()}
-        self._recently.ended(peer, down, told, now)
+        announced = {family: (prefix for prefix, _, _ in found) for family, found in paths.items()}
+        self._recently.ended(peer, down, announced, now)
         self._router.session_down(peer, down, now)
         self._kick()
 
     def received(self, peer: Peer, events: Sequence[RibEvent]) -> None:
-        """A session said something."""
+        """A session reported something."""
         now = time.monotonic()
         self._router.received(peer, events, now)
         for event in events:
@@ -584,8 +584,8 @@ class Daemon:
             log.error("event=reload result=failure error=%r", str(error))
             raise
         finally:
-            if self._ready_told:
-                self._notifier.ready(self._told[0])
+            if self._ready_reported:
+                self._notifier.ready(self._reported[0])
         facts.reloads["success"] += 1
         facts.config_error, facts.config_loaded = "", time.time()
         facts.waiting = tuple(key for key in AT_START if getattr(new, key) != getattr(self._config, key))
@@ -602,14 +602,14 @@ class Daemon:
             changed.append("password files")
         self._intent_changed()
         words = ", ".join(key for key in changed if key not in fixed)
-        told = f"changed: {words}" if words else "nothing changed"
+        outcome = f"changed: {words}" if words else "nothing changed"
         if fixed:
-            told += f"; from the next start on: {', '.join(fixed)}"
-        log.info("event=reload result=success words=%r", told)
-        return told
+            outcome += f"; from the next start on: {', '.join(fixed)}"
+        log.info("event=reload result=success words=%r", outcome)
+        return outcome
 
     async def _watch_reloads(self) -> None:
-        """SIGHUP is a reload whose outcome only the log tells."""
+        """SIGHUP is a reload whose outcome only the log has."""
         while True:
             await self._reload_asked.wait()
             self._reload_asked.clear()
@@ -634,10 +634,10 @@ class Daemon:
 
     async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
         """Shut down, enable, reset or refresh one session."""
-        said = self._orders.carry_out(action, self._parts.find_peer(name).id, message)
+        outcome = self._orders.carry_out(action, self._parts.find_peer(name).id, message)
         self._liveness.review()
         self._kick()
-        return said
+        return outcome
 
 
 class OutOfResources:
@@ -654,7 +654,7 @@ class OutOfResources:
             loop.default_exception_handler(context)
             return
         self._count += 1
-        if time.monotonic() >= self._logged + TELL_EVERY:
+        if time.monotonic() >= self._logged + REPORT_SECONDS:
             log.error("event=out_of_resources count=%d cause=%r", self._count, error.strerror)
             self._logged, self._count = time.monotonic(), 0
 
@@ -672,7 +672,7 @@ def make_kernel(config: Config, handler: KernelHandler | None) -> Kernel:
 
 
 def run(config_path: Path) -> None:
-    """The daemon, until it is told to stop. Raises ``ConfigError`` for a bad configuration, ``AlreadyRunning``."""
+    """The daemon, until it is asked to stop. Raises ``ConfigError`` for a bad configuration, ``AlreadyRunning``."""
     config = load(config_path)
     configure_log(config.log.level, config.log.format)
 

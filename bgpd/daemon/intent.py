@@ -2,8 +2,8 @@
 
 ``daemon`` calls this when the datastore has another snapshot, the configuration was read again, or the workloads of
 this node differ. What follows from it is the rules' (``rules.peering``, ``rules.policy``, ``rules.originate``); this
-hands it to the speaker, the router and the update groups, in the order that tells no peer anything false: what is told
-is known before a session can come up.
+hands it to the speaker, the router and the update groups, in the order that sends no peer anything false: what is
+announced is known before a session can come up.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Intent:
     _causes: tuple[object, ...] = ()
     _here: frozenset[Address] = frozenset()
     _engaged: Peering | None = None
-    """What the speaker was told."""
+    """What the speaker was given."""
 
     def reconfigured(self, config: Config) -> None:
         """The configuration was read, at the start or again: its password files too."""
@@ -60,7 +60,8 @@ class Intent:
         self._causes = ()
 
     def decide(self, snapshot: Snapshot) -> None:
-        """The resources or the configuration differ: what to tell and to keep is decided; ``engage`` must follow."""
+        """The resources or the configuration differ: what to announce and to keep is decided; ``engage`` must
+        follow."""
         self.snapshot = snapshot
         # A kind that did not change is the same object from snapshot to snapshot.
         causes = (

@@ -1,14 +1,14 @@
 """When a start is over: until then nothing of ours that was there before is swept (house rule 5).
 
-A start is over when each wanted peer has told all it has (End-of-RIB, RFC 4724 §4.1) in each of its families, or its
-time has passed: ``DEADLINE``, or ``EARLY`` where every dial was refused or not answered (BIRD waits 240 s for any peer
-that is down, and its users suffer). Time counts from when the peers are known: a node whose resources take a minute to
-come must not sweep the moment they are there.
+A start is over when each wanted peer has announced all it has (End-of-RIB, RFC 4724 §4.1) in each of its families, or
+its time has passed: ``DEADLINE``, or ``EARLY`` where every dial was refused or not answered (BIRD waits 240 s for any
+peer that is down, and its users suffer). Time counts from when the peers are known: a node whose resources take a
+minute to come must not sweep the moment they are there.
 
 The routes of before stay longer for a peer whose daemon is down and whose host may well forward: one that refused a
 dial, or that never came where we do not dial. Its session counts as ended when we started, and its routes stay for the
 restart time that we have with it (RFC 4724 §4.2). One whose host answers nothing is given up with the start. The sweep
-is one for all peers, since a route does not tell who told it. Pure; ``daemon`` brings the time.
+is one for all peers, since a route does not show who announced it. Pure; ``daemon`` brings the time.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Convergence:
         self._heard.update((peer, family) for family in Family if family not in families)
 
     def heard(self, peer: PeerId, family: Family) -> None:
-        """A peer told all it has."""
+        """A peer announced all it has."""
         self._heard.add((peer, family))
 
     def attempted(self, peer: PeerId, answer: DialAnswer) -> None:
@@ -85,7 +85,7 @@ class Convergence:
         return peer not in self._came and bool(answers) and _AWAY.issuperset(answers)
 
     def _patience(self, peer: PeerId) -> float:
-        """Seconds for which the routes of a peer that has not told all are kept."""
+        """Seconds for which the routes of a peer that has not announced all are kept."""
         config, answers = self._wanted[peer], self._answers.get(peer, ())
         if DialAnswer.REFUSED in answers or (config.passive and peer not in self._came):
             return float(config.restart_time)
@@ -103,19 +103,19 @@ class Unready:
     ``systemctl start`` waits meanwhile, and shows nothing of it."""
 
     def __init__(self) -> None:
-        self._said = ""
+        self._reported = ""
         self._due: float | None = None
 
     def due(self, why: str, now: float) -> bool:
         """Whether to say it now; ``why`` is empty while it is ready."""
         if not why:
-            self._said, self._due = "", None
+            self._reported, self._due = "", None
             return False
         if self._due is None:
             self._due = now + UNREADY_AFTER
-        elif why != self._said and self._said:
+        elif why != self._reported and self._reported:
             self._due = min(self._due, now)
         if now < self._due:
             return False
-        self._said, self._due = why, now + UNREADY_AGAIN
+        self._reported, self._due = why, now + UNREADY_AGAIN
         return True

@@ -126,7 +126,7 @@ class Cluster:
         self._as_of: float | None = None
         """When what stands was last known to be true, while it is not known to be so now."""
         self._recalled = False
-        """What was known before a restart is to be told, whatever the server does."""
+        """What was known before a restart is to be reported, whatever the server does."""
         self._bugs: list[asyncio.Task[None]] = []
 
     def status(self) -> DatastoreStatus:
@@ -143,7 +143,7 @@ class Cluster:
             tasks.append(self._task(self._follow_workloads(self._endpoints), "endpoint-status"))
         if self._memory is not None:
             tasks.append(self._task(self._remember(self._memory), "last-known"))
-        told = 0.0
+        yielded_at = 0.0
         try:
             while True:
                 self._news.clear()
@@ -152,7 +152,7 @@ class Cluster:
                 readable, self._recalled = self._readable() or self._recalled, False
                 if self._objects.settle(now, readable):
                     self._whole_once = True
-                    told = now
+                    yielded_at = now
                     yield self._snapshot()
                 deadline = self._objects.deadline()
                 timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -161,7 +161,7 @@ class Cluster:
                         await self._news.wait()
                 if self._bugs:
                     self._bugs[0].result()
-                await asyncio.sleep(max(0.0, told + PACE - time.monotonic()))
+                await asyncio.sleep(max(0.0, yielded_at + PACE - time.monotonic()))
         finally:
             for following in self._following.values():
                 if following.task is not None:
@@ -221,8 +221,8 @@ class Cluster:
             position = reflector.begin(time.monotonic())
             trouble: Trouble | None = None
             try:
-                async with contextlib.aclosing(feed.follow(position)) as told:
-                    async for events in told:
+                async with contextlib.aclosing(feed.follow(position)) as feed_events:
+                    async for events in feed_events:
                         await self._take(collection, following, events)
             except Trouble as error:
                 trouble = error
@@ -231,12 +231,12 @@ class Cluster:
             if trouble is not None:
                 self._errors[trouble.kind.value] += 1
                 if trouble.kind not in (Kind.EXPIRED, Kind.BUSY):
-                    self._tell(collection, following, trouble)
+                    self._report(collection, following, trouble)
             await asyncio.sleep(wait)
 
     async def _take(self, collection: str, following: _Following, events: list[Event]) -> None:
         if following.trouble is not None:
-            self._tell(collection, following, None)
+            self._report(collection, following, None)
         synced = following.reflector.synced
         for at in range(0, len(events) or 1, AT_A_TIME):
             self._apply(collection, following.reflector.take(events[at : at + AT_A_TIME]))
@@ -259,14 +259,14 @@ class Cluster:
             else:
                 if self._memory is not None:
                     self._memory.drop(collection, each.key)
-                for said in self._objects.said(place):
-                    if said.key is not None:
-                        self._objects.put(place, (Decoded(Verdict.GONE, said.key),))
+                for stated in self._objects.decoded_at(place):
+                    if stated.key is not None:
+                        self._objects.put(place, (Decoded(Verdict.GONE, stated.key),))
                 self._objects.drop(place)
         if news:
             self._news.set()
 
-    def _tell(self, collection: str, following: _Following, trouble: Trouble | None) -> None:
+    def _report(self, collection: str, following: _Following, trouble: Trouble | None) -> None:
         """What is wrong with one collection is a problem of it, until it is well."""
         before, following.trouble = following.trouble, trouble
         if trouble is None:

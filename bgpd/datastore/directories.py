@@ -136,12 +136,12 @@ class Directories:
             if Mask.Q_OVERFLOW in event.mask:
                 self.overflowed = True
                 return self.everything()
-            for path, names in self._told(event):
+            for path, names in self._reported(event):
                 before = news.get(path, frozenset())
                 news[path] = None if before is None or names is None else before | names
         return news
 
-    def _told(self, event: Event) -> Iterator[tuple[Path, Names]]:
+    def _reported(self, event: Event) -> Iterator[tuple[Path, Names]]:
         """What one event says of which path."""
         roles = (role for held in self._watched.values() if held.watch is event.watch for role in held.roles)
         for path, above in roles:
@@ -156,7 +156,7 @@ class Directories:
 
 
 def stamp_of(seen: os.stat_result) -> tuple[int, ...]:
-    """What tells that a file is not the one that was read: it differs with the file, its length or its times."""
+    """What shows that a file is not the one that was read: it differs with the file, its length or its times."""
     return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
 
 

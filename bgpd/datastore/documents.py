@@ -1,9 +1,9 @@
 """What the octets of a file say: cut into units, each decoded once. ``datastore.files`` and ``offline`` call this.
 
 A unit is a document or, where a document is a ``List`` as kubectl and calicoctl print it, an item of it: a broken one
-spoils no other, and one that stands as it stood is not parsed again. Units of kinds that nobody reads are told by their
-``kind`` line and passed over. JSON is read by ``json``, all else by the strict loader. No problem has a word of text
-that could not be parsed: it may be a Secret's, however it spells its kind.
+spoils no other, and one that stands as it stood is not parsed again. Units of kinds that nobody reads are known by
+their ``kind`` line and passed over. JSON is read by ``json``, all else by the strict loader. No problem has a word of
+text that could not be parsed: it may be a Secret's, however it spells its kind.
 """
 
 from __future__ import annotations
@@ -97,11 +97,11 @@ def _digest(unit: _Unit) -> bytes:
 
 
 def _placed(found: Decoded, index: int) -> Decoded:
-    """What has no name is told by its place in the List, which is not the unit's to know."""
+    """What has no name is named by its place in the List, which is not the unit's to know."""
     if found.key is not None or not found.problems:
         return found
-    told = (replace(each, path=f"items.{index}.{each.path}".rstrip(".")) for each in found.problems)
-    return replace(found, problems=tuple(told))
+    placed = (replace(each, path=f"items.{index}.{each.path}".rstrip(".")) for each in found.problems)
+    return replace(found, problems=tuple(placed))
 
 
 def _decoded(unit: _Unit, name: str) -> tuple[Decoded, ...]:
@@ -144,11 +144,11 @@ def _kind_lines(indent: int) -> re.Pattern[str]:
 
 
 def _plain_kind(unit: _Unit) -> tuple[str, str]:
-    """Kind and apiVersion where each is said in one plain line; else nothing, and the parser has the word."""
+    """Kind and apiVersion where each is stated in one plain line; else nothing, and the parser has the word."""
     indent = unit.text.index("-") if unit.place is not None else -2
-    said = _kind_lines(indent).findall(unit.text)
-    found = dict(said)
-    return (found["kind"], found["apiVersion"]) if len(said) == len(found) == 2 else ("", "")
+    stated = _kind_lines(indent).findall(unit.text)
+    found = dict(stated)
+    return (found["kind"], found["apiVersion"]) if len(stated) == len(found) == 2 else ("", "")
 
 
 def _units(part: str, line: int) -> Iterator[_Unit]:
@@ -244,7 +244,7 @@ def _json_units(part: str, line: int, begin: int) -> list[_Unit]:
         at = _skip(part, at)
     if _skip(part, at + 1) != len(part):
         raise json.JSONDecodeError("Extra data", part, at + 1)
-    kind, group = _said(head)
+    kind, group = _stated(head)
     if items is None or not kind.endswith("List"):
         return [_Unit(part[begin : at + 1], line + part.count("\n", 0, begin), json=True, kind=(kind, group))]
     implied = (kind.removesuffix("List"), group) if kind != "List" else ("", "")
@@ -264,12 +264,12 @@ def _json_items(part: str, at: int) -> tuple[list[tuple[int, int, tuple[str, str
         if items:
             at = _expect(part, at, ",")
         value, end = _loose.raw_decode(part, at)
-        items.append((at, end, _said(value)))
+        items.append((at, end, _stated(value)))
         at = _skip(part, end)
     return items, at + 1
 
 
-def _said(value: object) -> tuple[str, str]:
+def _stated(value: object) -> tuple[str, str]:
     found = value if isinstance(value, dict) else {}
     kind, group = found.get("kind"), found.get("apiVersion")
     return kind if isinstance(kind, str) else "", group if isinstance(group, str) else ""

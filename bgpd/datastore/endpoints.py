@@ -25,7 +25,7 @@ _AT_A_TIME = 64
 
 
 class _Status(NamedTuple):
-    """What was read of a file, and by what to tell that it is still the same."""
+    """What was read of a file, and by what to know that it is still the same."""
 
     stamp: tuple[int, ...]
     workload: LocalWorkload | None

@@ -34,12 +34,12 @@ SUFFIXES = (".yaml", ".yml", ".json")
 INLINE = 16_384
 """Octets: more than that is parsed in a thread, since the event loop must not wait for it (about 4 ms)."""
 
-SLICE = 0.004
+SLICE_SECONDS = 0.004
 """Seconds of reading between two turns of the event loop."""
 
 
 class _File(NamedTuple):
-    """What was read of a file, and by what to tell that it is still the same."""
+    """What was read of a file, and by what to know that it is still the same."""
 
     stamp: tuple[int, ...]
     digest: bytes
@@ -58,7 +58,7 @@ class Files:
         self._readable = False
         self._resyncs = 0
         self._polled = False
-        """The directory is there, and inotify does not tell of it."""
+        """The directory is there, and inotify does not report it."""
 
     def status(self) -> DatastoreStatus:
         status = self._objects.status("files", self._resyncs)
@@ -118,13 +118,13 @@ class Files:
             gone = self._objects.places() - listed - {""}
         else:
             listed, gone = {name for name in names if is_resource(name)}, set()
-        turn = time.monotonic() + SLICE
+        turn = time.monotonic() + SLICE_SECONDS
         for name in sorted(listed):
             if not await self._read_file(name, force=names is not None):
                 gone.add(name)
             if time.monotonic() >= turn:
                 await asyncio.sleep(0)
-                turn = time.monotonic() + SLICE
+                turn = time.monotonic() + SLICE_SECONDS
         for name in gone:
             self._files.pop(name, None)
             self._objects.drop(name)

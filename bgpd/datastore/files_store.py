@@ -94,7 +94,7 @@ class FilesStore:
         name = allocation.name_of(ref) if ref.kind is not Kind.HANDLE else ref.name
         if ref.owner and not ref.owner.startswith(
             "host:"
-        ):  # Calico's names do not tell these from nodes of that name
+        ):  # Calico's names do not distinguish these from nodes of that name
             name = f"{ref.owner.partition(':')[0]}.{name}"
         safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else f"%{ord(c):x}" for c in name)
         if len(safe) > 200:

@@ -24,7 +24,7 @@ GRACE = 0.3
 """Seconds: ``git``, ``rsync`` and ConfigMap swaps take a file away for a moment."""
 
 SHOWN = 3600.0
-"""Seconds for which it is told that all objects of a kind went at once: nobody looks at the moment itself."""
+"""Seconds for which it is reported that all objects of a kind went at once: nobody looks at the moment itself."""
 
 log = logging.getLogger(__name__)
 _SILENT = logging.Logger(f"{__name__}.fork", logging.CRITICAL + 1)
@@ -60,8 +60,8 @@ class Objects:
     def __init__(self, node: str) -> None:
         self._own = Key("Node", node)
         self._places: dict[str, _Place] = {}
-        self._said: dict[Key, list[tuple[str, Decoded]]] = {}
-        """What is said of each object now, in the order of the places' names."""
+        self._decoded: dict[Key, list[tuple[str, Decoded]]] = {}
+        """What the places state of each object now, in the order of the places' names."""
         self._good: dict[str, dict[str, Resource]] = {kind: {} for kind in KINDS}
         self._frozen: dict[str, Mapping[str, Any]] = {}
         """The mappings of the last snapshot, those of changed kinds left out: what did not change stays identical."""
@@ -74,7 +74,7 @@ class Objects:
         """What is there but never was good."""
         self._local_workloads: tuple[LocalWorkload, ...] | None = None
         self._local_failures: tuple[Failure, ...] = ()
-        self._told: set[Failure] = set()
+        self._reported: set[Failure] = set()
         self._problems: tuple[Problem, ...] = ()
         self._changed = False
         self._lost_at: float | None = None
@@ -87,7 +87,7 @@ class Objects:
         """How many good objects of each kind the last whole state had."""
         self._trial = False
         self._vanished: dict[str, tuple[float, Failure]] = {}
-        """Kinds of which all went at once, and until when that is told."""
+        """Kinds of which all went at once, and until when that is reported."""
         self._last_event: float | None = None
         self._log = log
 
@@ -95,7 +95,7 @@ class Objects:
         """The same objects for a trial: what is put there is seen, counted and logged nowhere else."""
         twin = Objects(self._own.name)
         twin._places = dict(self._places)
-        twin._said = {key: list(said) for key, said in self._said.items()}
+        twin._decoded = {key: list(found) for key, found in self._decoded.items()}
         twin._good = {kind: dict(good) for kind, good in self._good.items()}
         twin._frozen = dict(self._frozen)
         twin._home = dict(self._home)
@@ -104,7 +104,7 @@ class Objects:
         twin._unusable = self._unusable
         twin._local_workloads, twin._local_failures = self._local_workloads, self._local_failures
         twin._trial = True
-        twin._told, twin._problems = set(self._told), self._problems
+        twin._reported, twin._problems = set(self._reported), self._problems
         twin._log = _SILENT
         return twin
 
@@ -113,13 +113,13 @@ class Objects:
     def put(
         self, place: str, objects: Iterable[Decoded], failures: Iterable[Failure] = (), whole: bool = True
     ) -> None:
-        """All that a place says now. With ``whole`` false a part of it could not be read: what it said before and does
-        not say now is held, not absent."""
+        """All that a place says now. With ``whole`` false a part of it could not be read: what it stated before and
+        does not say now is held, not absent."""
         before = self._places.get(place)
         found, failures = tuple(objects), tuple(failures)
         if not found and not failures and whole and place in self._home.values():
             # `kubectl get > file` empties it first, and kubectl may fail then.
-            message = "is empty: what it said last stands; delete the file if nothing is meant"
+            message = "is empty: what it stated last stands; delete the file if nothing is meant"
             failures, whole = (Failure("empty", Problem(place, "", message)),), False
         ignored = sum(decoded.verdict is Verdict.IGNORED for decoded in found)
         self._places[place] = _Place(found, failures, whole, ignored)
@@ -130,7 +130,7 @@ class Objects:
             self._judge(key)
 
     def drop(self, place: str) -> None:
-        """The place is gone, and with it all that it said."""
+        """The place is gone, and with it all that it stated."""
         before = self._places.pop(place, None)
         touched = self._say(place, before.objects if before is not None else (), ())
         if before is not None and not before.whole:
@@ -138,7 +138,7 @@ class Objects:
         for key in touched:
             self._judge(key)
 
-    def said(self, place: str) -> tuple[Decoded, ...]:
+    def decoded_at(self, place: str) -> tuple[Decoded, ...]:
         """What a place says now."""
         found = self._places.get(place)
         return found.objects if found is not None else ()
@@ -152,19 +152,19 @@ class Objects:
         was, found = _by_key(before), _by_key(now)
         touched = {key for key in was.keys() | found.keys() if was.get(key) != found.get(key)}
         for key in touched:
-            said = [item for item in self._said.get(key, ()) if item[0] != place]
-            said += [(place, decoded) for decoded in found.get(key, ())]
-            said.sort(key=lambda item: item[0])
-            self._said[key] = said
+            every = [item for item in self._decoded.get(key, ()) if item[0] != place]
+            every += [(place, decoded) for decoded in found.get(key, ())]
+            every.sort(key=lambda item: item[0])
+            self._decoded[key] = every
         return touched
 
     def _judge(self, key: Key) -> None:
-        """What is good of one object, from all that is said of it."""
-        said = self._said.get(key, [])
-        if not said:
-            self._said.pop(key, None)
-        living = [item for item in said if item[1].verdict is not Verdict.GONE]
-        failures = [Failure("", problem) for _, decoded in said for problem in decoded.problems]
+        """What is good of one object, from all that is stated of it."""
+        every = self._decoded.get(key, [])
+        if not every:
+            self._decoded.pop(key, None)
+        living = [item for item in every if item[1].verdict is not Verdict.GONE]
+        failures = [Failure("", problem) for _, decoded in every for problem in decoded.problems]
         self._absent.pop(key, None)
         if len(living) > 1:
             failures = [Failure("duplicate", self._duplicate(key, [place for place, _ in living]))]
@@ -174,11 +174,11 @@ class Objects:
                 self._set(key, decoded.resource, place)
             else:
                 failures = [Failure("invalid", problem) for problem in decoded.problems]
-        elif said:
+        elif every:
             self._remove(key)
         elif key in self._home:
-            place_said = self._places.get(self._home[key])
-            if place_said is None or place_said.whole:
+            place_stated = self._places.get(self._home[key])
+            if place_stated is None or place_stated.whole:
                 self._absent[key] = None
         if failures:
             self._failures[key] = tuple(failures)
@@ -235,7 +235,7 @@ class Objects:
     def settle(self, now: float, readable: bool) -> bool:
         """Lets absent objects go whose time has come. Returns whether there is a new whole snapshot to yield.
 
-        ``readable`` tells whether the places could be listed at all; ``now`` is in seconds of any clock.
+        ``readable`` says whether the places could be listed at all; ``now`` is in seconds of any clock.
         """
         self._readable = readable
         whole = readable and self._own in self._home and self._own not in self._absent
@@ -254,7 +254,7 @@ class Objects:
             self._in_sync = in_sync
             words = f" detail={self.detail()!r}" if self.detail() else ""
             self._log.info("event=resources_%s%s", "in_sync" if in_sync else "lost", words)
-        self._tell()
+        self._report()
         changed = whole and self._changed
         if changed:
             self._changed = False
@@ -268,7 +268,8 @@ class Objects:
                 self._remove(key)
 
     def _look_for_vanished(self, now: float) -> None:
-        """A kind of which nothing is left may be meant, and may be a broken pipe: it is done, and said for an hour."""
+        """A kind of which nothing is left may be meant, and may be a broken pipe: it is done, and reported for an
+        hour."""
         for kind, good in self._good.items():
             before, self._counts[kind] = self._counts.get(kind, 0), len(good)
             if good or (kind in self._vanished and now >= self._vanished[kind][0]):
@@ -277,7 +278,7 @@ class Objects:
                 kind != "BGPPeer"
             ):  # one object of a kind goes by itself every day; not the only peer
                 message = (
-                    f"all gone at once ({before}): put them back if that was not meant; told for an hour"
+                    f"all gone at once ({before}): put them back if that was not meant; reported for an hour"
                 )
                 self._vanished[kind] = now + SHOWN, Failure("vanished", Problem(kind, "", message))
 
@@ -324,13 +325,13 @@ class Objects:
         among = f"among the {count} resources there" if count else "and no other resource either"
         return f"there is no Node {self._own.name!r}, {among}"
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         """Counts and logs the problems that are new."""
         failures = dict.fromkeys(failure for place in self._places.values() for failure in place.failures)
         failures |= dict.fromkeys(failure for of_key in self._failures.values() for failure in of_key)
         failures |= dict.fromkeys(self._local_failures)
         failures |= dict.fromkeys(failure for _, failure in self._vanished.values())
-        for failure in failures.keys() - self._told:
+        for failure in failures.keys() - self._reported:
             if failure.reason:
                 self._errors[failure.reason] += 1
             self._log.warning(
@@ -340,13 +341,13 @@ class Objects:
                 failure.problem.path or "-",
                 failure.problem.message,
             )
-        if failures.keys() != self._told:
-            self._told = set(failures)
+        if failures.keys() != self._reported:
+            self._reported = set(failures)
             self._problems = tuple(sorted({f.problem for f in failures}, key=str))
             self._changed = True
 
     def status(self, backend: str, resyncs: int) -> DatastoreStatus:
-        """What to tell the operator."""
+        """What to report to the operator."""
         counts = {kind: len(objects) for kind, objects in self._good.items()}
         if self._local_workloads is not None:
             counts["LocalWorkload"] = len(self._local_workloads)

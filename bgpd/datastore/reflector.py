@@ -3,7 +3,8 @@
 As the Reflector of Kubernetes' client-go does it: a whole LIST, then a WATCH from the version of that list. While
 connections break, the WATCH goes on from the last version heard of; only when the server no longer has it is a new LIST
 taken, and compared with what is known: what is listed in the same version is no news, what is not listed any more is
-gone. So nothing is lost, told twice, or taken away for a moment. ``cluster`` moves events between a ``Feed`` and this.
+gone. So nothing is lost, reported twice, or taken away for a moment. ``cluster`` moves events between a ``Feed`` and
+this.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Gone(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Everything up to ``position`` was told: a WATCH may begin there."""
+    """Everything up to ``position`` was reported: a WATCH may begin there."""
 
     position: str
 
@@ -83,7 +84,7 @@ class Reflector:
         return self.position
 
     def take(self, events: Iterable[Event]) -> list[Put | Gone]:
-        """What the server told, in order. Returns what of it is news; all of it counts as known then."""
+        """What the server reported, in order. Returns what of it is news; all of it counts as known then."""
         news: list[Put | Gone] = []
         for event in events:
             if isinstance(event, Put):

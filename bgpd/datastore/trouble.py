@@ -1,7 +1,7 @@
-"""What can go wrong between us and a server that keeps the resources, told by what to do about it.
+"""What can go wrong between us and a server that keeps the resources, sorted by what to do about it.
 
 Raised by the clients of etcd and of the Kubernetes API, whichever words their server used; ``reflector`` decides when
-to try again, ``cluster`` tells the operator.
+to try again, ``cluster`` reports to the operator.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ is retried, with backoff (``retry``, rule 10); what was there before and is not 
 (``adoption``, rule 5). One of these for each family of the kernel's routes, driven by ``programmer``.
 
 What is installed is stored once, by the target, which learns of it from its own writes, from events and from whole
-readings. ``Delta`` only asks, and is told with ``recheck`` which keys somebody else changed. The invariant: a key whose
+readings. ``Delta`` only asks, and learns by ``recheck`` which keys somebody else changed. The invariant: a key whose
 wanted and installed values differ is queued, in the batch under way, to be rechecked, resting after a failure, or
 adopted. So when nothing is pending and nothing is adopted, wanted and installed are equal.
 """
@@ -247,7 +247,7 @@ class Delta(Generic[K, V]):
                 self._recheck[key] = None
 
     def next_deadline(self) -> float | None:
-        """When ``due`` is next worth asking without anything new being told: a retry's time, or ``None``."""
+        """When ``due`` is next worth asking without anything new: a retry's time, or ``None``."""
         if self._in_flight or self.paused:
             return None
         first = self._retries.next_deadline()

@@ -88,7 +88,7 @@ class Programming:
             await asyncio.sleep(0)
 
     def heard(self, now: float) -> None:
-        """A session said something that may end here: its time to the kernel is measured from now."""
+        """A session reported something that may end here: its time to the kernel is measured from now."""
         if self._heard_at is None:
             self._heard_at = now
 

@@ -1,4 +1,5 @@
-"""Whose routes have a key that we hold or want, one family: told to the operator when one begins, and when it is over.
+"""Whose routes have a key that we hold or want, one family: reported to the operator when one begins, and when it is
+over.
 
 ``fib`` and ``writer`` keep it; ``views`` reads it.
 """

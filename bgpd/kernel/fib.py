@@ -9,10 +9,10 @@ and has no TOS; its key is prefix and metric
   deleted by protocol and old next hop and appended; an IPv6 route would merge with the other into one multipath, so
   there ours stays away until the other is gone.
 - A delete of an IPv4 route with metric 0 takes the first of any metric. Where we hold the prefix with another metric
-  too, the kernel is asked to tell which one it took.
+  too, the kernel is asked to say which one it took.
 - The same forwarding reads in two spellings, legs in the route or a nexthop object; both become one ``Via``.
 - A batch asks for one acknowledgement, at its end; errors come unasked, and name their message.
-- An IPv6 route that another appends to ours becomes further legs of it, and only the event tells whose they are.
+- An IPv6 route that another appends to ours becomes further legs of it, and only the event shows whose they are.
 
 ``fib.programmer`` drives ``resync`` and ``apply``; ``kernel`` brings the events.
 """
@@ -43,7 +43,7 @@ _SLICE = 2048
 
 
 class Surroundings(Protocol):
-    """What a Fib tells, and asks, the door it is part of."""
+    """What a Fib reports, and asks, the door it is part of."""
 
     def describe(self, body: Body) -> str:
         """Another's route in words."""
@@ -117,7 +117,7 @@ class Fib:
 
     async def _sync(self) -> Differences[FibKey]:
         """Reads table main: ours into ``installed``, the others' into ``Others``; says what of ours that changes, and
-        tells what of theirs."""
+        says what of theirs."""
         touched, touched_prefixes = self._touched = set[FibKey](), set[Prefix]()
         installed = self.installed
         ours: dict[FibKey, Spelling] = {}
@@ -225,7 +225,7 @@ class Fib:
             others[key[0]] = (*others.get(key[0], ()), other)
 
     def _review_conflicts(self, prefixes: set[Prefix]) -> None:
-        """After a whole reading: conflicts that are gone are told, so that their keys are tried again at once."""
+        """After a whole reading: conflicts that are gone are reported, so that their keys are tried again at once."""
         freed = [key for key in self.conflicts if self._others.at(key) is None]
         for key in freed:
             self.conflicts.end(key)

@@ -9,17 +9,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bgpd.kernel.rtnetlink import Message
-from bgpd.lean_import import shallow
+from bgpd.lean_import import lean_import
 from bgpd.model.prefix import Address, Family, Prefix, make_prefix, parse_address
 
-with shallow("pyroute2"):
+with lean_import("pyroute2"):
     from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
     from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 IFF_UP, IFF_LOOPBACK, IFF_LOWER_UP = 0x1, 0x8, 0x10000
 IFA_F_NOPREFIXROUTE = 0x200
 NOT_CARRYING = frozenset(("NOTPRESENT", "LOWERLAYERDOWN", "TESTING", "DORMANT"))
-"""RFC 2863 states in which carrier alone does not mean traffic; ``DOWN`` is told by the flags."""
+"""RFC 2863 states in which carrier alone does not mean traffic; ``DOWN`` is reported by the flags."""
 _HEADER = 16
 _FAMILIES = {family.af: family for family in Family}
 

@@ -1,7 +1,7 @@
 """The door to Linux: one ``Kernel`` a daemon. It owns the netlink sockets and hands each event to the part it concerns.
 
 ``fibs`` are our routes, a ``Target`` a family; ``resolve``, ``workloads``, ``addresses`` and ``connected`` are what
-surrounds this node. ``start`` makes all of that valid, ``run`` keeps it so. What changes is told to a
+surrounds this node. ``start`` makes all of that valid, ``run`` keeps it so. What changes is reported to a
 ``KernelHandler`` within the same turn of the event loop as the kernel's notification, once a turn.
 
 The kernel does not notify everything: when a link goes down or an address is removed it drops IPv4 routes and nexthop
@@ -28,7 +28,7 @@ from bgpd.kernel.interfaces import Link, read_address, read_link
 from bgpd.kernel.nexthop_objects import NextHops
 from bgpd.kernel.nexthop_tracking import Neighbours
 from bgpd.kernel.rivals import Rivals
-from bgpd.kernel.sockets import TURN, Commands, open_listener
+from bgpd.kernel.sockets import TURN_SECONDS, Commands, open_listener
 from bgpd.kernel.writer import ObjectsMode
 from bgpd.model.prefix import Address, Family, Prefix
 from bgpd.model.route import FibKey, ForeignRoutes, Resolution, Unresolved, Workloads
@@ -40,7 +40,7 @@ _DATAGRAM = 1 << 16
 
 
 class KernelHandler(Protocol):
-    """Who is told. Called in the event loop; must not block."""
+    """Who gets the reports. Called in the event loop; must not block."""
 
     def fib_changed(self, family: Family, keys: Collection[FibKey]) -> None:
         """Somebody else changed what of ours is installed at these keys, or a conflict there went away."""
@@ -84,7 +84,7 @@ class Kernel:
         self.overruns = 0
         """Times the kernel dropped notifications, because we did not read them fast enough."""
         self.follow_foreign = False
-        """Whether changes of ``foreign()`` are told: only where a filter may want others' routes."""
+        """Whether changes of ``foreign()`` are reported: only where a filter may want others' routes."""
         self._handler = handler
         self._commands = Commands()
         self._nexthops = NextHops(self._commands, nexthop_ids)
@@ -157,7 +157,7 @@ class Kernel:
     # What the daemon asks.
 
     def resolve(self, address: Address) -> Resolution | Unresolved:
-        """Where a BGP next hop leads, now; from then on ``next_hops_changed`` tells when that differs."""
+        """Where a BGP next hop leads, now; from then on ``next_hops_changed`` says when that differs."""
         return self._neighbours.resolve(address)
 
     def workloads(self) -> Workloads:
@@ -212,7 +212,7 @@ class Kernel:
         """A setting of this network namespace, ``net.ipv4.ip_forward``; ``None`` where it cannot be read."""
         return settings.read(name)
 
-    # What the Fibs tell and ask (``fib.Surroundings``).
+    # What the Fibs report and ask (``fib.Surroundings``).
 
     def describe(self, body: rt.Body) -> str:
         hops = self._nexthops.hops(body.nexthop) if body.nexthop else body.hops
@@ -256,8 +256,8 @@ class Kernel:
             self._fail(error)
 
     def _drain(self) -> None:
-        """Hands out what the kernel told, for at most a turn; the loop calls again where there is more."""
-        end = time.monotonic() + TURN
+        """Hands out what the kernel reported, for at most a turn; the loop calls again where there is more."""
+        end = time.monotonic() + TURN_SECONDS
         while time.monotonic() < end:
             try:
                 data = self._listener.recv(_DATAGRAM)
@@ -354,7 +354,7 @@ class Kernel:
         ):  # what had it as source, or the link's all, went in silence
             self.suspect(Family.IPV4, f"an address of {self.interface_name(address.ifindex)} was removed")
 
-    # Telling.
+    # Reporting.
 
     def _schedule_flush(self) -> None:
         if not self._flush_scheduled:
@@ -369,7 +369,7 @@ class Kernel:
             self._fail(error)
 
     def _flush(self) -> None:
-        """Tells what differs from what was told before."""
+        """Reports what differs from what was reported before."""
         handler = self._handler
         if handler is None or self._failed is None:  # not started: what is asked first is the newest anyway
             return
@@ -385,7 +385,7 @@ class Kernel:
             if workloads != self._workloads:
                 self._workloads = workloads
                 handler.workloads_changed()
-        if changed := self._neighbours.recheck(TURN):
+        if changed := self._neighbours.recheck(TURN_SECONDS):
             handler.next_hops_changed(changed)
         if self._neighbours.unfinished:
             self._schedule_flush()

@@ -37,7 +37,7 @@ _LOCAL_TYPES = (2, 3, 4, 5)
 _UNREACHABLE_TYPES = (6, 7, 8)
 """Blackhole, unreachable, prohibit."""
 _NOT_LEARNED = (0, 1, 2, rt.PROTO_BIRD)
-"""Protocols whose routes are nobody's to pass on: unspecified, redirects, the kernel's own (subnets are told by their
+"""Protocols whose routes are nobody's to pass on: unspecified, redirects, the kernel's own (subnets are known by their
 addresses), and ours."""
 _LOOPBACK = {Family.IPV4: Prefix(b"\x08\x7f"), Family.IPV6: host_prefix(Address(bytes(15) + b"\x01"))}
 

@@ -1,8 +1,8 @@
 """Who else writes routes of our protocol: a command that ran and ended, or a daemon that lives. Used by ``kernel``.
 
 The kernel's notification carries the port id of the socket that asked. What ``ip route replace ... proto bird`` wrote
-is put right; against another daemon, BIRD say, we would write for ever. They are told apart by whether the port still
-lives a moment later, as ``/proc/net/netlink`` lists it.
+is put right; against another daemon, BIRD say, we would write for ever. They are distinguished by whether the port
+still lives a moment later, as ``/proc/net/netlink`` lists it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class _Writer:
 
 
 class Rivals:
-    """``ended``: a writer is gone, or known, so these keys may be told. ``rival``: who lives; ``None``: nobody now."""
+    """``ended``: a writer is gone, or known, so these keys may be reported. ``rival``: who lives; ``None``: nobody
+    now."""
 
     def __init__(
         self,
@@ -88,16 +89,16 @@ class Rivals:
         for port, writer in list(self._writers.items()):
             if port not in alive:
                 del self._writers[port]
-                self._tell(writer)
+                self._report(writer)
                 if writer.words is not None and not any(other.words for other in self._writers.values()):
                     self._rival(None)
             elif writer.words is None and now - writer.since >= DAEMON_AFTER:
                 name = await asyncio.to_thread(process_of, alive[port])
                 writer.words = f"netlink port {port}" + (f", {name}" if name else "")
                 self._rival(writer.words)
-                self._tell(writer)
+                self._report(writer)
 
-    def _tell(self, writer: _Writer) -> None:
+    def _report(self, writer: _Writer) -> None:
         for family, keys in writer.keys.items():
             if keys:
                 self._ended(family, keys)

@@ -28,7 +28,7 @@ GROUPS = (1, 5, 7, 9, 11, 32)
 """RTNLGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, NEXTHOP."""
 DUMP_ATTEMPTS = 5
 """Readings of a table that changes meanwhile; the last is believed."""
-TURN = 0.004
+TURN_SECONDS = 0.004
 """Seconds of work after which the event loop gets a turn."""
 
 _SOL_NETLINK = 270
@@ -94,11 +94,11 @@ async def dump(message_type: int, family: int, parse: Callable[[bytes], rt.Messa
         asking.setblocking(False)
         asking.send(rt.request(message_type, family))
         interrupted = False
-        turn_ends = time.monotonic() + TURN
+        turn_ends = time.monotonic() + TURN_SECONDS
         while True:
             data = await loop.sock_recv(asking, _DATAGRAM)
             flags = int.from_bytes(data[6:8], sys.byteorder)
-            interrupted = interrupted or bool(flags & rt.F_DUMP_INTR)  # told by the first after a change
+            interrupted = interrupted or bool(flags & rt.F_DUMP_INTR)  # flagged by the first after a change
             end = parse(data)
             if end is not None:
                 refusal = rt.refusal(data, end)
@@ -112,7 +112,7 @@ async def dump(message_type: int, family: int, parse: Callable[[bytes], rt.Messa
                 return
             if time.monotonic() >= turn_ends:
                 await asyncio.sleep(0)
-                turn_ends = time.monotonic() + TURN
+                turn_ends = time.monotonic() + TURN_SECONDS
 
 
 async def dump_each(
@@ -137,7 +137,7 @@ async def dump_each(
 
 
 class Replies:
-    """What the kernel said to one batch, by the place of the message in it."""
+    """What the kernel answered to one batch, by the place of the message in it."""
 
     __slots__ = ("echoes", "refusals")
 
@@ -211,7 +211,7 @@ class Commands:
         started = time.monotonic()
         _deliver([order], *self._exchange([order]))
         ended = time.monotonic()
-        if ended - started > TURN:
+        if ended - started > TURN_SECONDS:
             self._direct_from = ended + _DIRECT_AGAIN
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:

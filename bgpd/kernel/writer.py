@@ -17,7 +17,7 @@ from bgpd.kernel.conflicts import Conflicts
 from bgpd.kernel.foreign import Others
 from bgpd.kernel.installed import UNRECOGNISED, InstalledRoutes, Object, Spelling, meaning
 from bgpd.kernel.nexthop_objects import NextHops
-from bgpd.kernel.sockets import TURN, Commands, Replies
+from bgpd.kernel.sockets import TURN_SECONDS, Commands, Replies
 from bgpd.model.prefix import Family
 from bgpd.model.route import BLACKHOLE, Blackhole, FibKey, Forwarding, Via
 
@@ -446,7 +446,7 @@ class _Flight:
     ) -> None:
         self._writer, self._errors, self._again = writer, errors, again
         self._aloft: deque[tuple[_Batch, asyncio.Future[list[bytes]]]] = deque()
-        self._turn_ends = time.monotonic() + TURN
+        self._turn_ends = time.monotonic() + TURN_SECONDS
 
     async def launch(self, batch: _Batch) -> None:
         """Sends a batch, then settles those that are done; waits where too many are under way."""
@@ -456,7 +456,7 @@ class _Flight:
             await self._land_first()
         if time.monotonic() >= self._turn_ends:
             await asyncio.sleep(0)
-            self._turn_ends = time.monotonic() + TURN
+            self._turn_ends = time.monotonic() + TURN_SECONDS
 
     async def land(self) -> None:
         """Waits for all batches under way."""

@@ -48,7 +48,7 @@ class Ref(NamedTuple):
 
 
 class State(StrEnum):
-    """Of an affinity. Who owns a block is said by the block alone."""
+    """Of an affinity. Who owns a block is stated by the block alone."""
 
     CONFIRMED = "confirmed"
     PENDING = "pending"

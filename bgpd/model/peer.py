@@ -1,7 +1,7 @@
 """A peer: the session this node wants with it, and the session it has.
 
 ``PeerConfig`` is what ``rules.peering`` derives from resources and ``bgp.speaker`` keeps alive; ``Peer`` is one
-established session as the RIBs know it, a new object each time the session comes up, so that identity tells the
+established session as the RIBs know it, a new object each time the session comes up, so that identity shows the
 routes of this session from those of the one before (RFC 4724 §4.2).
 """
 
@@ -90,7 +90,7 @@ MOST_PATHS = 64
 
 @dataclass(frozen=True, slots=True)
 class PeerPolicy:
-    """What a peer may tell and is told: may change while its session stays."""
+    """What a peer may announce and is sent: may change while its session stays."""
 
     filters: tuple[str, ...] = ()
     """BGPFilters, in order; those that do not exist are skipped."""
@@ -104,9 +104,10 @@ class PeerPolicy:
     enforce_first_as: bool = False
     """Refuse routes of an external peer whose AS path does not start with its AS, as a route server's (RFC 7947)."""
     strict_cluster_list: bool = False
-    """Our own cluster on a CLUSTER_LIST is a loop whoever tells it (RFC 4456 §8), not from our clients only."""
+    """Our own cluster on a CLUSTER_LIST is a loop whoever announces it (RFC 4456 §8), not from our clients only."""
     max_paths_per_prefix: int = MOST_PATHS
-    """Paths of one prefix that may be used of those that it tells (RFC 7911): the ones with the lowest identifiers."""
+    """Paths of one prefix that may be used of those that it announces (RFC 7911): the ones with the lowest
+    identifiers."""
 
 
 class DynamicRange(NamedTuple):
@@ -185,11 +186,11 @@ class Peer:
 
 
 class DialAnswer(Enum):
-    """What a dial told of the peer's host."""
+    """What a dial showed of the peer's host."""
 
     CONNECTED = "connected"
     REFUSED = "refused"
-    """The host said no: it lives, and forwards for all we know; its daemon is down."""
+    """The host refused: it lives, and forwards for all we know; its daemon is down."""
     SILENT = "silent"
     """Nobody answered: a time-out, no neighbour entry, no route."""
     NONE = "none"

@@ -2,9 +2,9 @@
 
 A ``Prefix`` is exactly what NLRI carries (RFC 4271 §4.3): one length octet, then the fewest network octets that
 hold that many bits, host bits zero. A slice of an UPDATE is therefore the key, and netlink wants the same octets
-padded. ``10.48.0.128/26`` is ``b"\\x1a\\x0a\\x30\\x00\\x80"``. A prefix does not tell its family (a /26 of IPv4 and one
+padded. ``10.48.0.128/26`` is ``b"\\x1a\\x0a\\x30\\x00\\x80"``. A prefix does not show its family (a /26 of IPv4 and one
 of IPv6 can be the same octets), so every table is of one family. An ``Address`` is 4 or 16 octets in network order
-and does tell it. Text exists at the edges only: here are the parsers and printers.
+and does show it. Text exists at the edges only: here are the parsers and printers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Family(IntEnum):
 
 
 def family_of(address: Address) -> Family:
-    """The family an address belongs to, told by its length."""
+    """The family an address belongs to, known by its length."""
     return Family.IPV4 if len(address) == 4 else Family.IPV6
 
 

@@ -173,7 +173,7 @@ class ServiceRange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BGPConfiguration:
-    """``default``, or ``node.<name>``. ``None`` is "not said", so that the two can be laid over each other."""
+    """``default``, or ``node.<name>``. ``None`` is "not stated", so that the two can be laid over each other."""
 
     name: str = "default"
     as_number: int | None = None
@@ -237,7 +237,7 @@ class BGPPeer:
     reachable_by: Address | None = None
     filters: tuple[str, ...] = ()
     bfd: BfdOptions | Literal[False] | None = None
-    """By our annotation ``bgpd/bfd``; False is none, whatever the node's defaults are. ``None``: nothing is said."""
+    """By our annotation ``bgpd/bfd``; False is none, whatever the node's defaults are. ``None``: nothing is stated."""
 
 
 class MatchOperator(Enum):
@@ -305,7 +305,7 @@ class BGPFilter:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A core/v1 Service: who may be told of its addresses (calico.md §5)."""
+    """A core/v1 Service: to whom its addresses may be announced (calico.md §5)."""
 
     name: str
     """``namespace/name``."""

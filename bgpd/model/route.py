@@ -1,4 +1,5 @@
-"""Routes: what a peer said (Attributes, Path), what we chose (Selection), what we announce, what the kernel must do.
+"""Routes: what a peer announced (Attributes, Path), what we chose (Selection), what we announce, what the kernel must
+do.
 
 All of it is frozen and shared: one ``Attributes`` an attribute set, one ``Path`` an attribute set, next hop and
 session, one ``Via`` a forwarding, however many prefixes have it.
@@ -209,19 +210,19 @@ class Withdraw(NamedTuple):
 
 
 class EndOfRib(NamedTuple):
-    """A session has told all it had (RFC 4724 §2)."""
+    """A session has announced all it had (RFC 4724 §2)."""
 
     family: Family
 
 
 class BeginRefresh(NamedTuple):
-    """A session tells all of a family anew: what it does not name before ``EndRefresh`` is gone (RFC 7313 §4)."""
+    """A session announces all of a family anew: what it does not name before ``EndRefresh`` is gone (RFC 7313 §4)."""
 
     family: Family
 
 
 class EndRefresh(NamedTuple):
-    """A session has told all of a family anew; comes after a ``BeginRefresh`` only."""
+    """A session has announced all of a family anew; comes after a ``BeginRefresh`` only."""
 
     family: Family
 
@@ -296,7 +297,7 @@ class Reason(Enum):
     ORIGINATOR_LOOP = "its ORIGINATOR_ID is ours"
     CLUSTER_LOOP = "our own cluster is on its CLUSTER_LIST"
     FIRST_AS = "its AS path does not start with the peer's AS, and enforce_first_as is set"
-    SURPLUS = "its peer tells more paths of this prefix than max_paths_per_prefix, with lower identifiers"
+    SURPLUS = "its peer announces more paths of this prefix than max_paths_per_prefix, with lower identifiers"
     FILTERED = "an import filter rejects it"
     UNRESOLVED = "its next hop does not resolve"
     LOCAL_PREF = "lower local preference"
@@ -398,7 +399,7 @@ class Origination:
     hidden: Mapping[Prefix, str] = field(default_factory=dict)
     """Candidates that are not announced, each with the reason in words, for ``bgpctl why``."""
     offered: Mapping[Prefix, Originated] = field(default_factory=dict)
-    """Routes of this node that a peer is told only where a filter accepts them."""
+    """Routes of this node that are advertised to a peer only where a filter accepts them."""
     exported_services: tuple[Prefix, ...] = ()
     """Ranges of services whose learned routes may be passed on: a route reflector's."""
     kept_services: tuple[Prefix, ...] = ()
@@ -433,12 +434,12 @@ ForeignRoutes = Mapping[Family, frozenset[ForeignRoute]]
 
 
 class Out(NamedTuple):
-    """What an update group tells its members of one prefix."""
+    """What an update group advertises to its members of one prefix."""
 
     attributes: Attributes
     next_hop: Address
     source: PeerId | None
-    """The peer it was learned from, which is not told; ``None`` for our own. (Not its session: a peer that comes back
-    and says the same changes nothing for others.)"""
+    """The peer it was learned from, to which it is not advertised; ``None`` for our own. (Not its session: a peer that
+    comes back and says the same changes nothing for others.)"""
     path_id: int = 0
-    """Of a group that is told several paths of a prefix (RFC 7911): the source's, the same for all prefixes."""
+    """Of a group that is sent several paths of a prefix (RFC 7911): the source's, the same for all prefixes."""

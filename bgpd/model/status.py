@@ -157,7 +157,7 @@ class BlockView:
 class Step:
     """One step of an explanation."""
 
-    stage: Literal["origin", "heard", "import", "decision", "next hop", "kernel", "export", "told"]
+    stage: Literal["origin", "heard", "import", "decision", "next hop", "kernel", "export", "advertised"]
     text: str
     ok: bool = True
 
@@ -229,7 +229,7 @@ class Status:
     routes_desired: Mapping[tuple[str, str], int]
     """(OriginKind value, family label) -> count."""
     routes_advertised: Mapping[tuple[str, str], int]
-    """The same routes, those that every established session of the family was told."""
+    """The same routes, those that every established session of the family was sent."""
     rib_routes: Mapping[tuple[str, str], int]
     """(family label, ``bgp`` or ``local``) -> prefixes in the Loc-RIB."""
     rib_paths: Mapping[tuple[str, str], int]
@@ -268,7 +268,7 @@ class Impossible(Exception):
 
 
 class Views(Protocol):
-    """All that ``observe`` may ask or tell the daemon. Everything here is called in the event loop's thread."""
+    """All that ``observe`` may ask or order of the daemon. Everything here is called in the event loop's thread."""
 
     def status(self) -> Status: ...
 

@@ -1,7 +1,7 @@
 """The HTTP doors: JSON for ``bgpctl`` on a unix socket, metrics and probes for everybody else on TCP.
 
 The daemon owns the one ``Api``, hands it its ``Views`` and starts it before anything else, since the socket is also
-what tells that another daemon is at work here. All answers come from the views, in the event loop; what may be long
+what shows that another daemon is at work here. All answers come from the views, in the event loop; what may be long
 (routes, peers) is made and sent in slices of a few milliseconds, and the text of a scrape is made in a thread.
 
 On the unix socket, mode 0660 (``as_json`` says what the values look like; each answer has ``schema_version``):
@@ -17,7 +17,7 @@ GET   /v1/bfd                             BfdReport (``model.bfd``)
 GET   /v1/why?target=                     ``{"explanations": [Explanation]}``
 GET   /v1/health?check=live|ready         ``{"check": ..., "ok": ..., "checks": [Check]}``; 503 when it fails
 POST  /v1/plan                            body: a line of JSON a resource file, ``{"name", "text"}``; answers with
-                                          what they would change (docs/plan.md); 409 when that cannot be told
+                                          what they would change (docs/plan.md); 409 when that cannot be known
 POST  /v1/reload                          ``{"message": ...}``; 422 with ``problems`` when refused
 POST  /v1/peer-action                     body ``{"action", "name", "message"}``; answers ``{"message": ...}``; 409
                                           when it cannot be done
@@ -41,7 +41,7 @@ from time import perf_counter
 from typing import Any, get_args
 
 from bgpd.config.config import ConfigError
-from bgpd.lean_import import shallow
+from bgpd.lean_import import lean_import
 from bgpd.model.prefix import family_of, is_address, make_prefix, parse_address, prefix_text
 from bgpd.model.status import Ambiguous, Check, Impossible, NotFound, PeerAction, RouteTable, Views
 from bgpd.observe.as_json import SCHEMA_VERSION, document, encode, encode_route
@@ -49,12 +49,12 @@ from bgpd.observe.control_socket import BACKLOG, Claim
 from bgpd.observe.gate import Gate
 from bgpd.observe.metrics import Metrics
 
-with shallow("aiohttp"):
+with lean_import("aiohttp"):
     from aiohttp import web
 
 log = logging.getLogger(__name__)
 
-SLICE = 0.002
+SLICE_SECONDS = 0.002
 """Seconds of work between two turns of the event loop while a long answer is made."""
 SHUTDOWN_TEXT_MAX = 255
 """Octets of a shutdown communication (RFC 9003 §2)."""
@@ -352,16 +352,16 @@ def _is_text(value: object) -> bool:
 
 
 def _slices(rows: Iterable[str | None]) -> Iterator[list[str]]:
-    """The rows in lists that took no longer than ``SLICE`` to make; ``None`` is no row, only a chance to look."""
+    """The rows in lists that took ``SLICE_SECONDS`` to make at most; ``None`` is no row, only a chance to look."""
     part: list[str] = []
-    deadline = perf_counter() + SLICE
+    deadline = perf_counter() + SLICE_SECONDS
     for row in rows:
         if row is not None:
             part.append(row)
         if perf_counter() > deadline:
             yield part
             part = []
-            deadline = perf_counter() + SLICE
+            deadline = perf_counter() + SLICE_SECONDS
     yield part
 
 
@@ -398,7 +398,7 @@ async def _stream(
             request.transport.abort()
         return response
     except Exception:
-        # Too late for a status: an answer cut short is what tells the reader.
+        # Too late for a status: an answer cut short is what the reader sees.
         log.exception("event=answer_broken path=%s", request.path_qs)
         if request.transport is not None:
             request.transport.abort()

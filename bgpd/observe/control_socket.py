@@ -52,7 +52,7 @@ class Claim:
 
 
 def answers(path: Path) -> bool:
-    """Whether a daemon listens on a unix socket. ``PermissionError`` when it cannot be told."""
+    """Whether a daemon listens on a unix socket. ``PermissionError`` when it cannot be known."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:

@@ -53,7 +53,7 @@ def configure(level: str = "info", style: Format = "auto", stream: TextIO | None
 def to_journal(stream: TextIO, environ: Mapping[str, str] | None = None) -> bool:
     """Whether the journal reads this stream: JOURNAL_STREAM has its device and inode.
 
-    The variable alone does not tell: children inherit it and may have their standard error elsewhere.
+    The variable alone does not decide: children inherit it and may have their standard error elsewhere.
     """
     named = (os.environ if environ is None else environ).get("JOURNAL_STREAM", "")
     try:
@@ -85,11 +85,11 @@ class Formatter(logging.Formatter):
                     break
                 text = json.dumps({key: _shortened(value, most) for key, value in fields.items()})
         else:
-            said = (
+            words = (
                 _one_line(record.getMessage()),
                 *(f"{key}={_value(value)}" for key, value in fields.items()),
             )
-            text = f"{record.name}: {' '.join(said)}"
+            text = f"{record.name}: {' '.join(words)}"
             if not self._journal:
                 text = f"{now} {record.levelname} {text}"
             if trace:

@@ -120,7 +120,7 @@ def _datastore(status: Status) -> Iterator[Metric]:
     )
     yield _gauge(
         "bgpd_datastore_last_event_timestamp_seconds",
-        "When the datastore last told something.",
+        "When the datastore last reported something.",
         ("backend",),
         {backend: store.last_event or 0},
     )
@@ -174,7 +174,7 @@ def _routes(status: Status) -> Iterator[Metric]:
     )
     yield _gauge(
         "bgpd_routes_advertised",
-        "Routes of this node that every established session of their family was told.",
+        "Routes of this node that every established session of their family was sent.",
         ("kind", "afi"),
         _filled(status.routes_advertised, ORIGIN_KINDS, AFIS),
     )
@@ -191,7 +191,7 @@ def _routes(status: Status) -> Iterator[Metric]:
         ("afi", "source"),
         _filled(status.rib_paths, AFIS, sources),
     )
-    yield _gauge("bgpd_update_groups", "Groups of sessions that are told the same.", (), status.update_groups)
+    yield _gauge("bgpd_update_groups", "Groups of sessions that are sent the same.", (), status.update_groups)
     yield _gauge(
         "bgpd_ipam_blocks", "Blocks with an affinity to this node.", ("pool", "afi"), status.ipam_blocks
     )
@@ -338,7 +338,7 @@ def _peers(peers: list[PeerStatus]) -> Iterator[Metric]:
     for field, text in (
         ("received", "Prefixes that the peer announces."),
         ("accepted", "Prefixes of those that import policy let in."),
-        ("advertised", "Prefixes that the peer was told."),
+        ("advertised", "Prefixes that the peer was sent."),
         ("stale", "Prefixes kept from before the peer's restart."),
     ):
         yield _gauge(

@@ -1,4 +1,4 @@
-"""What the service manager is told: sd_notify(3) over one datagram socket.
+"""What the service manager is sent: sd_notify(3) over one datagram socket.
 
 ``daemon`` owns the one ``Notifier`` and says READY, STATUS, RELOADING, STOPPING and WATCHDOG through it. Without a
 service manager every call does nothing. A notification that cannot be delivered is dropped: a daemon does not stop

@@ -2,7 +2,7 @@
 
 Part of ``router``, the single writer, which hears the sessions and hands this what concerns a family; apart from it
 because sessions come and go in one, and prefixes are decided in the other. ``decide`` is the hot loop: a decision is
-found by its candidates' identities, and what follows from it, the kernel's route and what each group is told, is worked
+found by its candidates' identities, and what follows from it, the kernel's route and what each group is sent, is worked
 out once for all prefixes that have those candidates. Import filters, kernel rules and export filters look at the prefix
 too; a family that has none of them pays a question a batch for it.
 """
@@ -31,7 +31,7 @@ from bgpd.model.route import (
     Via,
     default_metric,
 )
-from bgpd.rib.groups import Adverts, Told, Update
+from bgpd.rib.groups import Advertised, Adverts, Update
 from bgpd.rib.remembered import Remembered
 from bgpd.rib.tables import AdjRibIn, Dirty, LocRib
 from bgpd.rules.decision import select
@@ -69,14 +69,14 @@ class _Decision:
     """In the kernel."""
     updates: tuple[Update, ...] | None = None
     """The update groups that ``outs`` is for."""
-    outs: tuple[Told, ...] = ()
-    """What each of them may be told, as far as the paths alone say."""
+    outs: tuple[Advertised, ...] = ()
+    """What each of them may be sent, as far as the paths alone say."""
     placed: dict[KernelRule | None, Via | KernelRefusal] = field(default_factory=dict)
     """The forwarding under each kernel rule that was asked for."""
 
     @property
     def octets(self) -> int:
-        """Of memory, about: itself, its paths, and as much again for what groups are told of the best."""
+        """Of memory, about: itself, its paths, and as much again for what groups are sent of the best."""
         paths = (self.paths,) if isinstance(self.paths, Path) else self.paths
         return _SIZE_OF_DECISION + sum(_SIZE_OF_PATH + 2 * path.attributes.size for path in paths)
 
@@ -137,7 +137,7 @@ class FamilyRib:
         self.special = frozenset((*own.announce, *own.blackholes, *own.statics, *offered, *self.local))
 
     def decide_all(self) -> None:
-        """All that a peer may be told, and all that peers announced."""
+        """All that a peer may be sent, and all that peers announced."""
         for table in (self.special, self.adj_rib_in.candidates, self.placed):
             self.dirty.update(dict.fromkeys(table))
         for update in self.adverts.updates:
@@ -173,7 +173,7 @@ class FamilyRib:
     def import_one(
         self, prefix: Prefix, path: Path, rules: ImportRules
     ) -> tuple[Path | Reason, Verdict | None]:
-        """A path as import leaves it, or why it does not; and what the filters said."""
+        """A path as import leaves it, or why it does not; and what the filters decided."""
         if refusal := import_refusal(path, rules):
             return refusal, None
         verdict = import_verdict(self.family, prefix, path, rules)
@@ -197,7 +197,7 @@ class FamilyRib:
             self.placed[prefix] = at
 
     def set_rules(self, peer: Peer, rules: ImportRules) -> None:
-        """The import rules of a peer; where they differ from before, what it told is looked at again."""
+        """The import rules of a peer; where they differ from before, what it announced is looked at again."""
         before = self.rules.get(peer.id)
         self.rules[peer.id] = rules
         if before is not None and before != rules:
@@ -210,7 +210,7 @@ class FamilyRib:
             self.importing[peer.id] = rules
 
     def forget(self, peer: PeerId) -> None:
-        """All that a peer told goes."""
+        """All that a peer announced goes."""
         self.adj_rib_in.flush(peer)
         self.rules.pop(peer, None)
         self.importing.pop(peer, None)
@@ -265,11 +265,11 @@ class FamilyRib:
                     fib[prefix, usual] = None
                 for update in updates:
                     if prefix in update.state:
-                        adverts.tell(update, prefix, None)
+                        adverts.advertise(update, prefix, None)
                 continue
             selection: Selection | None = None
             wanted: Forwarding | None = None
-            outs: Sequence[Told] = ()
+            outs: Sequence[Advertised] = ()
             at = usual
             if found is not None:
                 decision = self._decided(found)
@@ -310,15 +310,15 @@ class FamilyRib:
             if outs:
                 for update, out in zip(updates, outs, strict=True):
                     if update.state.get(prefix) != out:
-                        adverts.tell(update, prefix, out)
+                        adverts.advertise(update, prefix, out)
             else:
                 for update in updates:
                     if prefix in update.state:
-                        adverts.tell(update, prefix, None)
+                        adverts.advertise(update, prefix, None)
 
     def _decide_alike(self, prefixes: Sequence[Prefix]) -> bool:
         """The same for prefixes that all have the one same candidate, or none, and that nothing else bears on: a large
-        table that one peer tells or takes back. Whether it was done."""
+        table that one peer announces or takes back. Whether it was done."""
         if self.importing or self.placed or not self.plain or not self.special.isdisjoint(prefixes):
             return False
         all_found = list(map(self.adj_rib_in.candidates.get, prefixes))
@@ -345,7 +345,7 @@ class FamilyRib:
             if update.state:
                 for prefix in prefixes:
                     if prefix in update.state:
-                        self.adverts.tell(update, prefix, None)
+                        self.adverts.advertise(update, prefix, None)
         return True
 
     def _decided(self, found: Path | tuple[Path, ...]) -> _Decision:

@@ -1,8 +1,8 @@
-"""Adj-RIB-Out of one family: the update groups, what each is told of a prefix, and what of that changed.
+"""Adj-RIB-Out of one family: the update groups, what each is sent of a prefix, and what of that changed.
 
-Part of ``router``, which decides and calls this; apart from it because what is chosen and what is told of it are two
+Part of ``router``, which decides and calls this; apart from it because what is chosen and what is sent of it are two
 subjects. A group's ``table`` is keyed by NLRI, the octets that go on the wire: the prefix, or path identifier and
-prefix where the peer takes several paths (RFC 7911). ``Update.state`` says by prefix what was told of it; without
+prefix where the peer takes several paths (RFC 7911). ``Update.state`` says by prefix what was sent of it; without
 path identifiers the two are one dictionary.
 
 The fast road: what the protocol lets a group know depends on the path alone and is worked out once a decision; where
@@ -46,18 +46,18 @@ from bgpd.rules.filters import Chain, Subject
 from bgpd.rules.imports import with_local_pref
 from bgpd.rules.policy import FamilyPolicy, RoutePolicy
 
-Told = Out | tuple[Out, ...] | None
-"""What a group is told of a prefix; a tuple, never an empty one, where it takes several paths."""
+Advertised = Out | tuple[Out, ...] | None
+"""What a group is sent of a prefix; a tuple, never an empty one, where it takes several paths."""
 LAST_PATH_ID = 0xFFFFFFFF
 OutChanges = dict[Prefix, tuple[Out | None, Out | None]]
-"""NLRI -> (what the group was told before this batch, what it is told now)."""
+"""NLRI -> (what the group was sent before this batch, what it is sent now)."""
 MOST_PATH_IDS = 16384
-"""Identifiers given to sources of routes before those that nobody is told any more are looked for."""
+"""Identifiers given to sources of routes before those that nobody is sent any more are looked for."""
 
 
 @dataclass(slots=True, eq=False)
 class Update:
-    """One update group and what it is told."""
+    """One update group and what it is sent."""
 
     group: Group
     chain: Chain | None
@@ -75,8 +75,8 @@ class Update:
             self.state = self.table  # type: ignore[assignment]  # narrower values
 
 
-class Telling(NamedTuple):
-    """What one group is told of one route, and which rule said so; for ``bgpctl why``."""
+class ExportVerdict(NamedTuple):
+    """What one group is sent of one route, and which rule decided; for ``bgpctl why``."""
 
     path: Path | None
     """``None``: this node's own."""
@@ -86,7 +86,7 @@ class Telling(NamedTuple):
 
 
 class Adverts:
-    """See the module. ``is_client`` tells whether a path's peer is a client of ours (RFC 4456)."""
+    """See the module. ``is_client`` says whether a path's peer is a client of ours (RFC 4456)."""
 
     def __init__(self, family: Family, is_client: Callable[[Path], bool]) -> None:
         self.family = family
@@ -109,7 +109,7 @@ class Adverts:
         return next((update for update in self.updates if update.group == group), None)
 
     def join(self, group: Group, chain: Chain | None) -> bool:
-        """A session is told what ``group`` is told. Whether the group is new, so that its table must be filled."""
+        """A session is sent what ``group`` is sent. Whether the group is new, so that its table must be filled."""
         if update := self.find(group):
             update.members += 1
             return False
@@ -118,7 +118,7 @@ class Adverts:
         return True
 
     def leave(self, group: Group) -> None:
-        """A session is told something else, or nothing."""
+        """A session is sent something else, or nothing."""
         if update := self.find(group):
             update.members -= 1
             if not update.members:
@@ -126,7 +126,7 @@ class Adverts:
                 self._review()
 
     def configure(self, policy: RoutePolicy) -> None:
-        """Another policy: what each group is told of any route may differ."""
+        """Another policy: what each group is sent of any route may differ."""
         self.policy, self.kept_inside = policy.families[self.family], policy.kept_inside
         for update in self.updates:
             update.chain = policy.chain(update.group.filters, "export", self.family)
@@ -143,12 +143,12 @@ class Adverts:
 
     # Learned routes.
 
-    def bases(self, selection: Selection) -> tuple[Told, ...]:
-        """What each group may be told, as far as the paths alone say; empty when that is nothing at all."""
+    def bases(self, selection: Selection) -> tuple[Advertised, ...]:
+        """What each group may be sent, as far as the paths alone say; empty when that is nothing at all."""
         found = tuple(self._base(update, selection) for update in self.updates)
         return found if any(found) else ()
 
-    def _base(self, update: Update, selection: Selection) -> Told:
+    def _base(self, update: Update, selection: Selection) -> Advertised:
         group = update.group
         if not group.add_path:
             out = self._learned(selection.best, group)
@@ -163,10 +163,12 @@ class Adverts:
     def _learned(self, path: Path, group: Group) -> Out | ExportRefusal:
         return learned_out(path, group, group.ibgp and self._is_client(path))
 
-    def learned(self, prefix: Prefix, selection: Selection, bases: Sequence[Told]) -> Sequence[Told]:
-        """The slow road: what each group is told of a learned prefix, where filters or communities bear on it."""
+    def learned(
+        self, prefix: Prefix, selection: Selection, bases: Sequence[Advertised]
+    ) -> Sequence[Advertised]:
+        """The slow road: what each group is sent of a learned prefix, where filters or communities bear on it."""
         builtin = prefix_refusal(prefix, self.origination)
-        found: list[Told] = []
+        found: list[Advertised] = []
         for update, base in zip(self.updates, bases, strict=True):
             if not base or (builtin and update.chain is None):
                 found.append(None)
@@ -181,17 +183,17 @@ class Adverts:
     def _filtered(
         self, update: Update, prefix: Prefix, path: Path, base: Out, builtin: ExportRefusal | None
     ) -> Out | None:
-        said = self._rule_learned(update, prefix, path, builtin)
-        if said.refusal:
+        ruled = self._rule_learned(update, prefix, path, builtin)
+        if ruled.refusal:
             return None
-        if not said.operations:
+        if not ruled.operations:
             return base
-        made = update.made.get((path, said.operations))
+        made = update.made.get((path, ruled.operations))
         if made is None:
-            made = learned_out(path, update.group, self._is_client(path), said.operations)
+            made = learned_out(path, update.group, self._is_client(path), ruled.operations)
             if isinstance(made, Out):
                 made = made._replace(path_id=base.path_id)
-            update.made.keep((path, said.operations), made, path)
+            update.made.keep((path, ruled.operations), made, path)
         return made if isinstance(made, Out) else None
 
     def _rule_learned(
@@ -202,7 +204,7 @@ class Adverts:
         return ruling(subject, update.group, update.chain, builtin, self.policy)
 
     def _path_id(self, path: Path | None) -> int:
-        """Of a source of routes: the same for all prefixes, and from session to session, while a peer is told one."""
+        """Of a source of routes: the same for all prefixes, and from session to session, while a peer is sent one."""
         key = (None, 0) if path is None else (path.peer.id, path.path_id)
         found = self._path_ids.get(key)
         if found is None:
@@ -214,19 +216,19 @@ class Adverts:
         return found
 
     def forget_path_ids(self) -> None:
-        """Those that no group is told any more, once they may be many; what decisions hold of them is worked out anew.
+        """Those that no group is sent any more, once they may be many; what decisions hold of them is worked out anew.
 
-        Not in the midst of a decision: what has been given and is not told yet would go.
+        Not in the midst of a decision: what has been given and is not sent yet would go.
         """
         if len(self._path_ids) <= self._most_path_ids:
             return
-        told = {
+        in_use = {
             int.from_bytes(nlri[:4], "big")
             for update in self.updates
             if update.group.add_path
             for nlri in update.table
         }
-        self._path_ids = {key: path_id for key, path_id in self._path_ids.items() if path_id in told}
+        self._path_ids = {key: path_id for key, path_id in self._path_ids.items() if path_id in in_use}
         self._path_ids_given = set(self._path_ids.values())
         self._most_path_ids = MOST_PATH_IDS + 2 * len(self._path_ids)
         self.updates = (*self.updates,)  # another object
@@ -235,21 +237,21 @@ class Adverts:
 
     # This node's own.
 
-    def own(self, prefix: Prefix, originated: Originated, announced: bool) -> Sequence[Told]:
-        """What each group is told of a route of this node. ``announced``: by the built-in rules too."""
+    def own(self, prefix: Prefix, originated: Originated, announced: bool) -> Sequence[Advertised]:
+        """What each group is sent of a route of this node. ``announced``: by the built-in rules too."""
         if not announced and not self.filtered:
             return ()
         return [self._own(update, prefix, originated, announced) for update in self.updates]
 
-    def _own(self, update: Update, prefix: Prefix, originated: Originated, announced: bool) -> Told:
-        said = self._rule_own(update, prefix, originated, announced)
-        if said.refusal:
+    def _own(self, update: Update, prefix: Prefix, originated: Originated, announced: bool) -> Advertised:
+        ruled = self._rule_own(update, prefix, originated, announced)
+        if ruled.refusal:
             return None
         local_pref = own_local_pref(originated, self.policy, self.prioritised)
-        key = (local_pref, said.operations, originated.gateway)
+        key = (local_pref, ruled.operations, originated.gateway)
         made = update.made.get(key)
         if made is None:
-            own = local_out(update.group, local_pref, said.operations, originated.gateway)
+            own = local_out(update.group, local_pref, ruled.operations, originated.gateway)
             made = update.made.keep(key, own, None)
         assert isinstance(made, Out)
         return (made._replace(path_id=self._path_id(None)),) if update.group.add_path else made
@@ -258,16 +260,16 @@ class Adverts:
         builtin = (
             interface_refusal(originated, update.group, self.kept_inside)
             if announced
-            else ExportRefusal.NOT_OURS_TO_SAY
+            else ExportRefusal.NOT_OURS
         )
         attributes = Attributes(local_pref=own_local_pref(originated, self.policy, self.prioritised))
         subject = Subject(self.family, prefix, originated.route_source, originated.interface, attributes)
         return ruling(subject, update.group, update.chain, builtin, self.policy)
 
-    # Telling.
+    # Advertising.
 
-    def tell(self, update: Update, prefix: Prefix, out: Told) -> None:
-        """A group is told something else of a prefix than before."""
+    def advertise(self, update: Update, prefix: Prefix, out: Advertised) -> None:
+        """A group is sent something else of a prefix than before."""
         changes = update.changes
         if update.state is update.table:
             _put(update.table, changes, prefix, out)  # type: ignore[arg-type]  # not a tuple of several
@@ -283,7 +285,7 @@ class Adverts:
             update.state[prefix] = out
 
     def take_changes(self) -> dict[Group, OutChanges]:
-        """What the groups are told otherwise since the last call."""
+        """What the groups are sent otherwise since the last call."""
         found = {}
         for update in self.updates:
             if update.changes:
@@ -292,26 +294,26 @@ class Adverts:
 
     # For the operator.
 
-    def tellings(
+    def export_verdicts(
         self, prefix: Prefix, group: Group, own: Originated | None, announced: bool, paths: Iterable[Path]
-    ) -> list[Telling]:
-        """What a group is told of a prefix, and why: of our own route, or else of each of ``paths``."""
+    ) -> list[ExportVerdict]:
+        """What a group is sent of a prefix, and why: of our own route, or else of each of ``paths``."""
         update = self.find(group)
         if update is None:
             return []
         if own is not None:
-            said = self._rule_own(update, prefix, own, announced)
+            ruled = self._rule_own(update, prefix, own, announced)
             out = self._own(update, prefix, own, announced)
-            return [Telling(None, said.refusal or _one(out), said.rule)]
+            return [ExportVerdict(None, ruled.refusal or _one(out), ruled.rule)]
         found = []
         builtin = prefix_refusal(prefix, self.origination)
         for path in paths:
             if refusal := protocol_refusal(path, group, self._is_client(path)):
-                found.append(Telling(path, refusal, ""))
+                found.append(ExportVerdict(path, refusal, ""))
                 continue
-            said = self._rule_learned(update, prefix, path, builtin)
-            base = learned_out(path, group, self._is_client(path), said.operations)
-            found.append(Telling(path, said.refusal or base, said.rule))
+            ruled = self._rule_learned(update, prefix, path, builtin)
+            base = learned_out(path, group, self._is_client(path), ruled.operations)
+            found.append(ExportVerdict(path, ruled.refusal or base, ruled.rule))
         return found
 
 
@@ -326,10 +328,10 @@ def prefix_of(group: Group, nlri: Prefix) -> Prefix:
     return Prefix(nlri[4:]) if group.add_path else nlri
 
 
-def _one(out: Told) -> Out | ExportRefusal:
+def _one(out: Advertised) -> Out | ExportRefusal:
     if isinstance(out, Out):
         return out
-    return out[0] if out else ExportRefusal.NOT_OURS_TO_SAY
+    return out[0] if out else ExportRefusal.NOT_OURS
 
 
 def _nlri(path_id: int, prefix: Prefix) -> Prefix:

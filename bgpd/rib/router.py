@@ -37,7 +37,7 @@ from bgpd.model.route import (
     Withdraw,
 )
 from bgpd.rib.family import FamilyRib, FibChanges, Resolve
-from bgpd.rib.groups import OutChanges, Telling, usable
+from bgpd.rib.groups import ExportVerdict, OutChanges, usable
 from bgpd.rib.remembered import Remembered
 from bgpd.rib.tables import AdjRibIn, AdjRibOut, LocRib
 from bgpd.rules.decision import judge
@@ -68,7 +68,7 @@ class Changes:
 
 
 class Router:
-    """See the module. ``resolve`` tells where a next hop leads; the kernel door's, or a table in tests."""
+    """See the module. ``resolve`` says where a next hop leads; the kernel door's, or a table in tests."""
 
     def __init__(self, resolve: Resolve, max_paths: int = 16) -> None:
         self._kernel_resolve, self._max_paths = resolve, max_paths
@@ -137,7 +137,7 @@ class Router:
             self._leave(self._ribs[family], group)
 
     def forget(self, peer: PeerId) -> None:
-        """The peer is no longer wanted: its session, if its end was not told, and whatever it left go."""
+        """The peer is no longer wanted: its session, if its end was not reported, and whatever it left go."""
         if session := self._peers.get(peer):
             self.session_down(session, Down(DownReason.CONFIG, ""), 0.0)
         for family, rib in self._ribs.items():
@@ -145,7 +145,7 @@ class Router:
             rib.forget(peer)
 
     def received(self, peer: Peer, events: Sequence[RibEvent], now: float = 0.0) -> None:
-        """What a session said, in order."""
+        """What a session announced, in order."""
         if self._peers.get(peer.id) is not peer:
             return
         limit, zoned, internal = peer.config.max_prefixes, peer.config.interface is not None, peer.ibgp
@@ -175,7 +175,7 @@ class Router:
         """End-of-RIB (RFC 4724), or the begin or end of a refresh (RFC 7313 §4)."""
         key = peer.id, rib.family
         if isinstance(event, BeginRefresh):
-            if key not in self._stale_until:  # otherwise the first telling is still under way
+            if key not in self._stale_until:  # otherwise the first announcement is still under way
                 rib.adj_rib_in.mark_stale(peer.id)
                 self._stale_until[key] = now + STALE_TIME
                 self._refreshing.add(key)
@@ -207,8 +207,8 @@ class Router:
         self._review_gateways()
 
     def workloads_ranked(self, ranked: bool) -> None:
-        """Whether this node's own workloads tell that LOCAL_PREF carries the kernel's metric (``are_ranked``): known
-        before a peer has said anything, so that no peer hears another LOCAL_PREF first."""
+        """Whether this node's own workloads say that LOCAL_PREF carries the kernel's metric (``are_ranked``): known
+        before a peer has announced anything, so that no peer hears another LOCAL_PREF first."""
         if ranked:
             self._encodes()
 
@@ -242,7 +242,7 @@ class Router:
         """Another policy: what differs by it is decided again, no session is touched. One that the policy does not know
         is about to end, and stays as it is.
 
-        Returns the sessions that are told by other groups now, with these (``Outbound.move``). Changes decided before
+        Returns the sessions that belong to other groups now, with these (``Outbound.move``). Changes decided before
         must have been taken.
         """
         old, self._policy = self._policy, new
@@ -411,7 +411,7 @@ class Router:
     def judged(
         self, family: Family, prefix: Prefix
     ) -> tuple[Path | None, tuple[Path, ...], dict[Path, Reason]]:
-        """The decision for a prefix told in full, of the paths as received: best, multipath, and why each other path is
+        """The decision for a prefix in full, of the paths as received: best, multipath, and why each other path is
         not best."""
         rib = self._ribs[family]
         refused: dict[Path, Reason] = dict.fromkeys(rib.adj_rib_in.surplus(prefix), Reason.SURPLUS)
@@ -427,23 +427,24 @@ class Router:
         return taken[best] if best else None, tuple(taken[path] for path in multipath), refused
 
     def imported(self, family: Family, prefix: Prefix, path: Path) -> tuple[Path | Reason, Verdict | None]:
-        """A received path as import leaves it, or why it does not; and what the peer's filters said of it."""
+        """A received path as import leaves it, or why it does not; and what the peer's filters decided on it."""
         rib = self._ribs[family]
         return rib.import_one(prefix, path, rib.rules.get(path.peer.id) or ImportRules())
 
     def exported(self, family: Family, prefix: Prefix, group: Group) -> Out | ExportRefusal | None:
-        """What a group is told of a prefix, of the best path, or why not; ``None`` where there is nothing to tell."""
-        found = self.tellings(family, prefix, group)
+        """What a group is sent of a prefix, of the best path, or why not; ``None`` where there is nothing to
+        advertise."""
+        found = self.export_verdicts(family, prefix, group)
         return found[0].out if found else None
 
-    def tellings(self, family: Family, prefix: Prefix, group: Group) -> list[Telling]:
-        """What a group is told of each route of a prefix, and by which rule."""
+    def export_verdicts(self, family: Family, prefix: Prefix, group: Group) -> list[ExportVerdict]:
+        """What a group is sent of each route of a prefix, and by which rule."""
         rib = self._ribs[family]
         selection = rib.loc_rib.get(prefix)
         own = None if selection else rib.origination.announce.get(prefix)
         offered = None if selection or own else rib.origination.offered.get(prefix)
         paths = () if selection is None else usable(selection) if group.add_path else (selection.best,)
-        return rib.adverts.tellings(prefix, group, own or offered, own is not None, paths)
+        return rib.adverts.export_verdicts(prefix, group, own or offered, own is not None, paths)
 
     def kernel_word(
         self, family: Family, prefix: Prefix

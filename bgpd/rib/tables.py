@@ -3,7 +3,7 @@
 Adj-RIB-In holds every path twice: by session, so that a session's end finds its routes, and by prefix, so that the
 decision finds its candidates. A prefix with one path (nearly all) holds that path itself, not a list. A session that
 ends gives up its table at once; taking the paths out of the candidates is then done a slice at a time
-(``AdjRibIn.sweep``), told from paths of the peer's next session by identity.
+(``AdjRibIn.sweep``), distinguished from paths of the peer's next session by identity.
 
 Of the paths that a session has of one prefix (RFC 7911), those with the lowest identifiers are candidates, as many as
 its peer may have; the others are heard and refused, and take a place that becomes free.
@@ -192,7 +192,7 @@ class AdjRibIn:
             keys: Sequence[Key] = [(path_id, prefix) for prefix in prefixes] if path_id else prefixes
             if refused:
                 table.refused.update(keys)
-            else:  # what is not new is not decided again, and what filters said of it holds
+            else:  # what is not new is not decided again, and what filters decided on it holds
                 table.refused.difference_update(key for key in keys if fresh.get(key) is not path)
         if len(prefixes) > 8 and not path_id and candidates.keys().isdisjoint(prefixes):
             new = dict.fromkeys(
@@ -286,7 +286,7 @@ class AdjRibIn:
                 table.surplus[prefix] = _Surplus(found[most:])
 
     def sweep_stale(self, peer: PeerId) -> int:
-        """The peer told all it had, or its time ran out: give up what it did not announce again. How many."""
+        """The peer announced all it had, or its time ran out: give up what it did not announce again. How many."""
         table = self._tables.get(peer)
         if table is None or not table.stale:
             return 0
@@ -312,7 +312,7 @@ class AdjRibIn:
                 key = self._order.pop()
                 path = entries.pop(key, None)
                 if path is None:
-                    continue  # said again meanwhile
+                    continue  # announced again meanwhile
                 prefix = key if isinstance(key, bytes) else key[1]
                 if candidates.get(prefix) is path:
                     del candidates[prefix]
@@ -395,7 +395,7 @@ def _scattered(entries: Iterable[Key]) -> list[Key]:
 
 
 def _less(paths: tuple[Path, ...], path: Path | None) -> tuple[Path, ...]:
-    """Paths without one of them: once, since what was given up and is not yet swept may have been said again."""
+    """Paths without one of them: once, since what was given up and is not yet swept may have been announced again."""
     for place, each in enumerate(paths):
         if each is path:
             return (*paths[:place], *paths[place + 1 :])

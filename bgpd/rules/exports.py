@@ -1,4 +1,4 @@
-"""Export: what a peer is told of a route, or the name of the rule that keeps it back. calico.md §2.7 and §2.11.
+"""Export: what a peer is sent of a route, or the name of the rule that keeps it back. calico.md §2.7 and §2.11.
 
 In this order: what the protocol forbids (internal routes between internal peers that are not reflected, RFC 4456 §6;
 well-known communities, RFC 1997 and RFC 3765); the peer's filters, whose Accept lets out what the built-in rules would
@@ -14,7 +14,7 @@ An own block hides the sub-prefixes that *this node* originates (``rules.origina
 from others inside its own block passes (Calico's filter drops them too, so that a reflector's clients reach a borrowed
 address by a hair-pin through the block's owner: calico.md §3.4). Each refusal is an enum member, kept as data.
 
-Sessions that are told the same octets are one ``Group``. Called by ``rib.groups``.
+Sessions that are sent the same octets are one ``Group``. Called by ``rib.groups``.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ NO_PEER = 0xFFFFFF04
 STAYS_INSIDE = frozenset((NO_EXPORT, NO_EXPORT_SUBCONFED))
 NON_TRANSITIVE = 0x40
 """In the first octet of an extended community: it stays inside the AS (RFC 4360 §2)."""
-NEVER_TOLD = "bpf*.cali"
-"""Interfaces whose routes nobody is told."""
+NEVER_ADVERTISED = "bpf*.cali"
+"""Interfaces whose routes are advertised to nobody."""
 
 
 class ExportRefusal(Enum):
-    """Why a route is not told to a peer; the value is what ``bgpctl why`` prints."""
+    """Why a route is not advertised to a peer; the value is what ``bgpctl why`` prints."""
 
     INTERNAL = "learned from an internal peer, and internal routes are not passed on to internal peers"
     NO_ADVERTISE = "it carries the community no-advertise"
@@ -56,14 +56,14 @@ class ExportRefusal(Enum):
     POOL_DISABLED = "it is inside a pool with disableBGPExport"
     OF_SERVICES = "it is another node's address of a service, and traffic to it must not come here"
     NOT_IN_POOL = "it is a learned route outside every pool"
-    NOT_OURS_TO_SAY = "no filter accepts it, and by itself it is not announced"
+    NOT_OURS = "no filter accepts it, and by itself it is not announced"
     INTERFACE = "it leads over an interface that Felix brings to the other nodes by itself"
     NO_NEXT_HOP = "this node has no address of the family to announce as the next hop"
     SOURCE = "it was learned from that peer"
 
 
 class Group(NamedTuple):
-    """An update group: sessions that are told the same octets."""
+    """An update group: sessions that are sent the same octets."""
 
     family: Family
     ibgp: bool
@@ -76,13 +76,13 @@ class Group(NamedTuple):
     cluster_id: Address | None = None
     """Ours, on internal sessions."""
     filters: tuple[str, ...] = ()
-    """Those that have a word on what it is told."""
+    """Those that have a word on what it is sent."""
     add_path: bool = False
-    """It is told every path of a prefix, with identifiers (RFC 7911)."""
+    """It is sent every path of a prefix, with identifiers (RFC 7911)."""
     extended_next_hop: bool = False
     """IPv4 routes may have an IPv6 next hop (RFC 8950)."""
     link_local: Address | None = None
-    """Our address on the peer's link, told beside the global one."""
+    """Our address on the peer's link, sent beside the global one."""
 
 
 def groups_of(peer: Peer, policy: RoutePolicy | None = None) -> dict[Family, Group]:
@@ -128,7 +128,7 @@ def protocol_refusal(path: Path, group: Group, from_client: bool = False) -> Exp
 def learned_out(
     path: Path, group: Group, from_client: bool = False, operations: tuple[Operation, ...] = ()
 ) -> Out | ExportRefusal:
-    """What a group is told of a learned path, where nothing but the protocol forbids it.
+    """What a group is sent of a learned path, where nothing but the protocol forbids it.
 
     External: our AS in front (the peer's own may be further back: looking for loops is the receiver's, RFC 4271 §9.1.2,
     and it may allow some); no LOCAL_PREF, MED (RFC 4271 §5.1) or community that stays inside an AS. Internal:
@@ -155,7 +155,7 @@ def local_out(
     operations: tuple[Operation, ...] = (),
     gateway: Address | None = None,
 ) -> Out:
-    """What a group is told of this node's own routes: ORIGIN IGP, and next hop self but for another's route in the
+    """What a group is sent of this node's own routes: ORIGIN IGP, and next hop self but for another's route in the
     kernel that has a ``gateway``."""
     attributes = _sent(operated(Attributes(local_pref=local_pref), operations), group)
     return Out(attributes, group.next_hop if gateway is None else _next_hop(gateway, group), None)
@@ -208,11 +208,11 @@ def prefix_refusal(prefix: Prefix, origination: Origination) -> ExportRefusal | 
 def interface_refusal(
     originated: Originated, group: Group, kept_inside: Iterable[str]
 ) -> ExportRefusal | None:
-    """Why the built-in rules do not tell a group of an address or route of this node, by its interface."""
+    """Why the built-in rules keep from a group an address or route of this node, by its interface."""
     interface = originated.interface
     if not interface:
         return None
-    if matches(interface, (NEVER_TOLD,)):
+    if matches(interface, (NEVER_ADVERTISED,)):
         return ExportRefusal.INTERFACE
     if group.ibgp and matches(interface, kept_inside):
         return ExportRefusal.INTERFACE

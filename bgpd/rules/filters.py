@@ -1,4 +1,4 @@
-"""BGPFilters: which routes a peer may tell us or is told, and what changes of them (calico.md §2.10).
+"""BGPFilters: which routes a peer may announce to us or is sent, and what changes of them (calico.md §2.10).
 
 A peer names filters; ``chain`` compiles their rules for one direction and family, once for each change of the
 resources, and ``Chain.evaluate`` is asked for every prefix. The first rule that matches ends the whole chain, whichever

@@ -1,8 +1,8 @@
 """Import: which received paths may be used, and what they are once a peer's filters have had their word.
 
 The protocol forbids loops: our own AS on the AS path more often than the peer may have it (RFC 4271 §9.1.2), our own
-ORIGINATOR_ID (RFC 4456 §8), and our own cluster on what a client of ours tells. What another reflector of our cluster
-tells has our cluster on it by its nature: we take that, as BIRD does, and ORIGINATOR_ID ends the loops;
+ORIGINATOR_ID (RFC 4456 §8), and our own cluster on what a client of ours announces. What another reflector of our
+cluster announces has our cluster on it by its nature: we take that, as BIRD does, and ORIGINATOR_ID ends the loops;
 ``strict_cluster_list`` is the RFC's letter. An external path may start with another AS than the peer's: a route
 server's does (RFC 7947 §2.2.2.1), and RFC 4271 §6.3 leaves it to us; ``enforce_first_as`` refuses it.
 
@@ -10,7 +10,7 @@ Then the peer's filters accept, alter or reject; without a match a path is
 accepted as it is (calico.md §2.8). Adj-RIB-In keeps what was received, so that another filter needs no session.
 
 A path with GRACEFUL_SHUTDOWN gets LOCAL_PREF 0, from whichever peer it comes (RFC 8326 §4.2): a node of this cluster
-that is drained says it to internal peers. Called by ``rib.router``; ``bgpctl why`` tells the refusals.
+that is drained says it to internal peers. Called by ``rib.router``; ``bgpctl why`` prints the refusals.
 """
 
 from __future__ import annotations

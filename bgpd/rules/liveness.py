@@ -29,10 +29,10 @@ def bfd_sessions(
             asking.setdefault(BfdPlace(peer.address, zone), []).append((peer, peer.bfd))
     wanted = {}
     for place, clients in asking.items():
-        told = [options.multihop for _, options in clients if options.multihop is not None]
+        stated = [options.multihop for _, options in clients if options.multihop is not None]
         hops = [peer.ttl_security for peer, _ in clients if peer.ttl_security is not None]
-        if told:
-            multihop = all(told)
+        if stated:
+            multihop = all(stated)
         else:
             was_near = place in before and not before[place].multihop
             multihop = not (place.interface is not None or 1 in hops or was_near or connected(place.address))

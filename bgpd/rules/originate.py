@@ -253,21 +253,21 @@ def _of_services(
 ) -> None:
     """Adds what is announced of services; what is announced as a block's or a workload's stays that."""
     ranges = {cidr: Originated(OriginKind.SERVICE, name) for cidr, name in policy.services.items()}
-    told = {**addresses.announce, **ranges}
-    for prefix in told.keys() & announce.keys():
-        del told[prefix]
+    of_services = {**addresses.announce, **ranges}
+    for prefix in of_services.keys() & announce.keys():
+        del of_services[prefix]
     # There may be thousands of addresses, and none of them in one of the few blocks and pools.
     hosts = sorted(addresses.announce)
     outer = [(cidr, _inside(family, cidr, (cidr,))) for cidr in owned]
     outer += [(pool.cidr, _concealed(pool.cidr, (pool,))) for pool in concealing]
     for cidr, reason in outer:
         for prefix in (*_hosts_in(family, hosts, cidr), *(each for each in ranges if covers(cidr, each))):
-            if prefix in told:
-                hidden[prefix], offered[prefix] = reason, told.pop(prefix)
-    for prefix in told.keys() & hidden.keys():
+            if prefix in of_services:
+                hidden[prefix], offered[prefix] = reason, of_services.pop(prefix)
+    for prefix in of_services.keys() & hidden.keys():
         del hidden[prefix]
         offered.pop(prefix, None)
-    announce.update(told)
+    announce.update(of_services)
     for prefix, reason in addresses.hidden.items():
         if prefix not in announce:
             hidden.setdefault(prefix, reason)

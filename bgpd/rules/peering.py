@@ -1,4 +1,4 @@
-"""Resources and this node's options -> the sessions it must have, and what each peer may tell and is told.
+"""Resources and this node's options -> the sessions it must have, and what each peer may announce and is sent.
 
 Called by the daemon at every snapshot and reload. ``rules.peers`` says who is wanted (calico.md §2.6); here each gets
 its timers, password, families and policy (§2.5), or a named problem. A peer that asks for a protection which this node

@@ -1,4 +1,4 @@
-"""All that the configuration says on routes, as one value: who is told what, what goes into the kernel, and how.
+"""All that the configuration says on routes, as one value: who is sent what, what goes into the kernel, and how.
 
 ``route_policy`` makes it anew from the resources at every change; ``rib.router.Router.policy`` compares it with the one
 before and decides again what differs, while the sessions stay. ``rules.imports``, ``rules.exports`` and
@@ -120,7 +120,7 @@ class RoutePolicy:
     """The resources say so: BGPConfiguration names a normal priority, or a BGPFilter has ``priority`` or
     ``setPriority`` (all of them of Calico 3.32). ``auto`` is then on."""
     kept_inside: tuple[str, ...] = KEPT_INSIDE
-    """Interfaces whose addresses and routes internal peers are not told: Felix brings them there."""
+    """Interfaces whose addresses and routes are not advertised to internal peers: Felix brings them there."""
     ignored_interfaces: tuple[str, ...] = ()
     """Whose connected subnets are not even offered to filters."""
     _chains: dict[tuple[tuple[str, ...], Direction, Family], Chain | None] = field(
@@ -129,7 +129,7 @@ class RoutePolicy:
     """As compiled: peers have few lists of filters."""
 
     def of(self, peer: Peer) -> PeerPolicy:
-        """What a session may tell and is told."""
+        """What a session may announce and is sent."""
         return self.known(peer) or NOBODYS
 
     def known(self, peer: Peer) -> PeerPolicy | None:
@@ -150,7 +150,7 @@ class RoutePolicy:
 
     def prioritised(self, evidence: bool) -> bool:
         """Whether LOCAL_PREF carries the metric. ``evidence``: an internal peer, this node's own workloads, or an
-        earlier policy, told that the cluster does so."""
+        earlier policy, which knew that the cluster does so."""
         return self.priorities == "on" or (self.priorities == "auto" and (self.priorities_set or evidence))
 
     def chain(self, names: tuple[str, ...], direction: Direction, family: Family) -> Chain | None:
@@ -163,7 +163,7 @@ class RoutePolicy:
         return self._chains[key]
 
     def exporting(self, names: Iterable[str], family: Family) -> tuple[str, ...]:
-        """Those of some filters that have a word on what a peer is told."""
+        """Those of some filters that have a word on what a peer is sent."""
         return tuple(
             name for name in names if name in self.filters and self.filters[name].exports.get(family)
         )

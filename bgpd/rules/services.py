@@ -35,7 +35,7 @@ CLUSTER_IPS, EXTERNAL_IPS, LOAD_BALANCER_IPS = (
 )
 _TYPES = ("ClusterIP", "NodePort", "LoadBalancer")
 _SHOWN = 3
-"""Reasons told of an address that many Services have."""
+"""Reasons given for an address that many Services have."""
 
 
 # The ranges.
@@ -103,7 +103,7 @@ _Words = dict[Family, dict[Prefix, list[str]]]
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """What can be said without a look at endpoints: most Services do not ask for more."""
+    """What can be decided without a look at endpoints: most Services do not ask for more."""
 
     announce: _Words = field(default_factory=lambda: {family: {} for family in Family})
     hidden: _Words = field(default_factory=lambda: {family: {} for family in Family})

@@ -1,7 +1,7 @@
 """What another plan would change for a running node: the difference of two plans as the JSON of ``bgpctl plan``.
 
 Sessions are compared as ``bgp.session`` does when it is configured, so that what is called a reset here is one.
-Passwords are compared and never told. docs/plan.md says what each key of the document means.
+Passwords are compared and never shown. docs/plan.md says what each key of the document means.
 """
 
 from __future__ import annotations

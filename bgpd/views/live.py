@@ -53,12 +53,12 @@ class Parts:
         for family in Family:
             if family.label in status.families:
                 received, accepted, stale = self.router.counts(status.id, family)
-                told = self.outbound.advertised(status.id, family)
-                counts[family.label] = FamilyCounts(received, accepted, told, stale)
+                advertised = self.outbound.advertised(status.id, family)
+                counts[family.label] = FamilyCounts(received, accepted, advertised, stale)
                 if received != accepted:
                     for reason, count in self.router.refusals(status.id, family).items():
                         refused[reason.value] += count
-                if status.first_as:  # most peers never told such a route: nothing to count
+                if status.first_as:  # most peers never announced such a route: nothing to count
                     first_as += self.router.starting_elsewhere(status.id, family)
         queue = self.outbound.queue_length(status.id)
         stale_kept = any(count.stale for count in counts.values())

@@ -193,7 +193,7 @@ def _peer_document(session: Session, asn: int, internal: bool) -> Json:
 
 
 def bfd_document(options: BfdOptions) -> Json:
-    """BFD as a peer asks for it; ``multihop`` of ``None`` is told by the links of the node."""
+    """BFD as a peer asks for it; ``multihop`` of ``None`` is decided by the links of the node."""
     timing = options.timing
     return {
         "min_tx_ms": timing.min_tx / 1000,

@@ -1,6 +1,6 @@
 """What peers took back lately, so that ``why`` can say of a route that it was there until a moment ago.
 
-The daemon tells of each withdrawal as it comes (one append an event, however many prefixes) and of each end of a
+The daemon reports each withdrawal as it comes (one append an event, however many prefixes) and of each end of a
 session; what is oldest is forgotten, by the count of prefixes and by time. Times are the monotonic clock's seconds.
 """
 
@@ -18,7 +18,7 @@ from bgpd.model.route import Withdraw
 MOST = 32_768
 """Prefixes that are remembered, of all peers."""
 MOST_OF_A_SESSION = 8_192
-"""Of one session that ends: the first that it told."""
+"""Of one session that ends: the first that it announced."""
 LONGEST = 3600.0
 """Seconds for which anything is remembered."""
 
@@ -45,9 +45,9 @@ class Recently:
         """A session withdrew prefixes."""
         self._add(Gone(now, peer.id, event.family, event.prefixes, None))
 
-    def ended(self, peer: Peer, down: Down, told: Mapping[Family, Iterable[Prefix]], now: float) -> None:
-        """A session ended, and what it told went with it or will, unless it comes back."""
-        for family, prefixes in told.items():
+    def ended(self, peer: Peer, down: Down, announced: Mapping[Family, Iterable[Prefix]], now: float) -> None:
+        """A session ended, and what it announced went with it or will, unless it comes back."""
+        for family, prefixes in announced.items():
             if first := frozenset(islice(prefixes, MOST_OF_A_SESSION)):
                 self._add(Gone(now, peer.id, family, first, down.message or down.reason.value))
 

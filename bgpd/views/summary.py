@@ -232,7 +232,7 @@ def _degraded(
         yield f"Another's route stands in the place of {conflicts} of ours."
     count = sum(not problem.harmless for problem in problems) - conflicts
     if count:
-        yield f"There {'is 1 problem' if count == 1 else f'are {count} problems'}, told below."
+        yield f"There {'is 1 problem' if count == 1 else f'are {count} problems'}, reported below."
 
 
 def lacks(parts: Parts, facts: Facts) -> Iterator[Problem]:
@@ -289,13 +289,13 @@ def _strange_addresses(parts: Parts, facts: Facts) -> Iterator[Problem]:
 def _advertised(
     parts: Parts, facts: Facts, desired: Mapping[tuple[str, str], int]
 ) -> dict[tuple[str, str], int]:
-    """Of the routes wanted, those that every established session of the family has been told."""
-    told: Counter[tuple[str, str]] = Counter()
+    """Of the routes wanted, those that every established session of the family has been sent."""
+    advertised: Counter[tuple[str, str]] = Counter()
     for family, origination in facts.originations.items():
         sessions = parts.established(family)
         if not all(family in parts.router.groups_of(peer) for peer in sessions):
-            continue  # to some there is no next hop to tell
+            continue  # to some there is no next hop to announce
         for prefix, own in origination.announce.items():
-            if all(parts.outbound.has_told(peer.id, family, prefix) for peer in sessions):
-                told[own.kind.value, family.label] += 1
-    return {key: told[key] for key in desired}
+            if all(parts.outbound.has_advertised(peer.id, family, prefix) for peer in sessions):
+                advertised[own.kind.value, family.label] += 1
+    return {key: advertised[key] for key in desired}

@@ -81,10 +81,10 @@ class Tables:
 
     def _in_rows(self, family: Family, wanted: _Wanted, peer: PeerStatus | None) -> Iterator[RouteView]:
         table = self._parts.router.adj_rib_in(family)
-        told = (
+        advertised = (
             dict.fromkeys(prefix for prefix, _, _ in table.peer_paths(peer.id)) if peer else table.candidates
         )
-        for prefix in wanted.of(told):
+        for prefix in wanted.of(advertised):
             paths = (*table.paths(prefix), *table.surplus(prefix))
             best, multipath, rejected = self._parts.router.judged(family, prefix) if paths else (None, (), {})
             chosen = prefix in self._parts.router.rib(family)
@@ -187,7 +187,7 @@ class Tables:
                 if out is None or out.source == member.id:
                     continue
                 own = self._parts.router.origination(family).announce.get(prefix)
-                told = self._parts.outbound.has_told(member.id, family, nlri)
+                advertised = self._parts.outbound.has_advertised(member.id, family, nlri)
                 yield RouteView(
                     prefix=prefix_text(family, prefix),
                     family=family.label,
@@ -199,7 +199,7 @@ class Tables:
                     med=out.attributes.med,
                     communities=community_texts(out.attributes),
                     path_id=out.path_id,
-                    best=told,
+                    best=advertised,
                     kind=own.kind.value if own else "bgp",
-                    detail="" if told else "waiting for the peer to read",
+                    detail="" if advertised else "waiting for the peer to read",
                 )

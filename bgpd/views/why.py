@@ -107,7 +107,7 @@ class Why:
         steps: list[Step] = []
         own, hole = origination.announce.get(prefix), origination.blackholes.get(prefix)
         held = self._by_ipam(family, prefix)
-        outer = self._told_by(family, prefix)
+        outer = self._announced_by(family, prefix)
         if own:
             steps.append(
                 Step("origin", f"ours to announce, as {self._kind(family, prefix, own)}: {own.source}")
@@ -168,8 +168,8 @@ class Why:
         steps.append(kernel_step)
         chosen = self._parts.router.rib(family).get(prefix)
         if own or chosen or hidden or offer:
-            told = self._told(family, prefix)
-            steps.extend(step for step in told if step.ok or outer is None)
+            advertised = self._advertised(family, prefix)
+            steps.extend(step for step in advertised if step.ok or outer is None)
 
         if own and chosen:
             verdict = f"learned from {chosen.best.peer.id}, where the workload has moved"
@@ -195,12 +195,12 @@ class Why:
                 if offer
                 else "of this node"
             )
-            verdict = f"{who}, told by its block {prefix_text(family, outer)}"
+            verdict = f"{who}, announced by its block {prefix_text(family, outer)}"
         elif reason:
             dead = held is not None and held.allocation is not None and not held.step.ok
             verdict = held.verdict if held and dead else "known here, but not announced"
         elif offer:
-            verdict = f"{self._kind(family, prefix, offer)} of this node, told where a filter accepts it"
+            verdict = f"{self._kind(family, prefix, offer)} of this node, announced where a filter accepts it"
         elif local:
             verdict = local
         elif kernel_step.ok and self._parts.held_keys(family, prefix):
@@ -233,8 +233,8 @@ class Why:
             return "an address of an own block"
         return _KIND[own.kind]
 
-    def _told_by(self, family: Family, prefix: Prefix) -> Prefix | None:
-        """The block that tells of a workload's address of this node, whose route is there: it needs no telling by
+    def _announced_by(self, family: Family, prefix: Prefix) -> Prefix | None:
+        """The block that announces a workload's address of this node, whose route is there: it needs no announcement by
         itself. ``None`` of anything else."""
         origination = self._parts.router.origination(family)
         if (
@@ -441,40 +441,42 @@ class Why:
             return Step("kernel", f"not ours: {'; behind it '.join(words)}")
         return Step("kernel", "no route of ours, and none is wanted")
 
-    def _told(self, family: Family, prefix: Prefix) -> Iterator[Step]:
-        told: dict[str, list[str]] = {}
+    def _advertised(self, family: Family, prefix: Prefix) -> Iterator[Step]:
+        advertised: dict[str, list[str]] = {}
         waiting: list[str] = []
         refused: dict[str, list[str]] = {}
         sessions = self._parts.established(family)
         for peer in sessions:
-            words = self._telling(family, prefix, peer)
+            words = self._export_of(family, prefix, peer)
             if words is None:
                 continue
             out, how = words
             if isinstance(out, ExportRefusal):
                 refused.setdefault(f"{out.value}{how}", []).append(peer.id)
-            elif self._parts.outbound.has_told(peer.id, family, prefix):
-                told.setdefault(how, []).append(peer.id)
+            elif self._parts.outbound.has_advertised(peer.id, family, prefix):
+                advertised.setdefault(how, []).append(peer.id)
             else:
                 waiting.append(peer.id)
-        for how, names in told.items():
-            yield Step("told", f"{_names(names)}{how}")
+        for how, names in advertised.items():
+            yield Step("advertised", f"{_names(names)}{how}")
         if waiting:
-            yield Step("told", f"not yet, they read slowly: {_names(waiting)}", False)
+            yield Step("advertised", f"not yet, they read slowly: {_names(waiting)}", False)
         for reason, names in refused.items():
-            yield Step("export", f"not told to {_names(names)}: {reason}", False)
+            yield Step("export", f"not advertised to {_names(names)}: {reason}", False)
         if not sessions:
-            yield Step("told", "nobody: no session of this family is established", False)
+            yield Step("advertised", "nobody: no session of this family is established", False)
 
-    def _telling(self, family: Family, prefix: Prefix, peer: Peer) -> tuple[Out | ExportRefusal, str] | None:
-        """What a session is told of a prefix, and by which rule in words; of several routes the first that it is told,
+    def _export_of(
+        self, family: Family, prefix: Prefix, peer: Peer
+    ) -> tuple[Out | ExportRefusal, str] | None:
+        """What a session is sent of a prefix, and by which rule in words; of several routes the first that it is sent,
         or the first refusal."""
         router = self._parts.router
         group = router.groups_of(peer).get(family)
         if group is None:
             return ExportRefusal.NO_NEXT_HOP, ""
         first: tuple[Out | ExportRefusal, str] | None = None
-        for path, out, rule in router.tellings(family, prefix, group):
+        for path, out, rule in router.export_verdicts(family, prefix, group):
             if isinstance(out, Out) and path is not None and path.peer.id == peer.id:
                 out = ExportRefusal.SOURCE
             how = f" (filter rule {rule})" if rule else ""

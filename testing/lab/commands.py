@@ -43,7 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     down = add("down", _down, "end a lab and all that runs in it")
     status = add("status", _status, "show the nodes of a lab, or of all labs")
     execute = add("exec", _exec, "run a command in a node of a lab")
-    demo = add("demo", _demo, "lay the cluster of containerlab/workers.clab.yml, tell its story, end it")
+    demo = add("demo", _demo, "lay the cluster of containerlab/workers.clab.yml, run its story, end it")
     for parser in (up, demo):
         parser.add_argument("topology", metavar="TOPOLOGY", type=Path, help="a *.clab.yml file")
         parser.add_argument("--name", help="call the lab so, instead of what the file says")
@@ -131,6 +131,6 @@ def _exec(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from testing.lab.demo import tell
+    from testing.lab.demo import run_story
 
-    return tell(arguments.topology, arguments.name)
+    return run_story(arguments.topology, arguments.name)

@@ -1,4 +1,4 @@
-"""The story of ``containerlab/workers.clab.yml``, told on a live cluster: ``bgpd lab demo``, ``make demo``.
+"""The story of ``containerlab/workers.clab.yml``, run on a live cluster: ``bgpd lab demo``, ``make demo``.
 
 Each command shown is run in a node and its output is what it printed; each line with a tick is a fact that was tested.
 The first fact that does not hold ends the story with exit code 1. The cluster is laid from a copy of the topology's
@@ -40,8 +40,8 @@ class _Untrue(Exception):
     """A fact that did not hold."""
 
 
-def tell(topology: Path, name: str | None = None) -> int:
-    """Lays, tells, ends; the exit code. ``TopologyError`` and ``LabError`` as ``Lab`` raises them."""
+def run_story(topology: Path, name: str | None = None) -> int:
+    """Lays, runs, ends; the exit code. ``TopologyError`` and ``LabError`` as ``Lab`` raises them."""
     checked = Lab.load(topology, name)
     if missing := ADDRESSES.keys() - checked.nodes.keys():
         raise LabError(f"{topology}: the story needs the nodes {', '.join(sorted(missing))}")
@@ -49,7 +49,7 @@ def tell(topology: Path, name: str | None = None) -> int:
     try:
         copy = shutil.copytree(topology.absolute().parent, directory / "lab", ignore_dangling_symlinks=True)
         lab = Lab.load(copy / topology.name, name or f"{checked.name}-demo")
-        return _Story(lab, copy / "resources").tell()
+        return _Story(lab, copy / "resources").run_story()
     finally:
         shutil.rmtree(directory)
 
@@ -69,7 +69,7 @@ class _Story:
             ("✓", "✗") if "utf" in (sys.stdout.encoding or "").lower() else ("ok:", "NOT:")
         )
 
-    def tell(self) -> int:
+    def run_story(self) -> int:
         try:
             self.title("A cluster: three nodes on one subnet, a block of addresses each, a pod an address")
             self.progress("laying the namespaces")
@@ -152,10 +152,10 @@ class _Story:
             )
         why = self.show(self.nodes["worker2"], f"bgpctl why {BORROWED}")
         self.fact(
-            why.returncode == 0 and ADDRESSES["worker1"] in why.stdout, "bgpctl why tells the way it came"
+            why.returncode == 0 and ADDRESSES["worker1"] in why.stdout, "bgpctl why shows the way it came"
         )
         blocks = self.show(self.nodes["worker2"], "bgpctl blocks")
-        self.fact(BORROWED in blocks.stdout and "worker1" in blocks.stdout, "bgpctl blocks tells who has it")
+        self.fact(BORROWED in blocks.stdout and "worker1" in blocks.stdout, "bgpctl blocks says who has it")
 
     def kill(self) -> None:
         self.title("kill -9 of worker2's bgpd while pods talk")
@@ -181,7 +181,7 @@ class _Story:
                 time.sleep(0.3)
             finally:
                 ping.send_signal(signal.SIGINT)  # at which it sums up
-                said = ping.communicate(timeout=5)[0]
+                output = ping.communicate(timeout=5)[0]
                 there.kill()
                 here.kill()
                 gone = [
@@ -190,9 +190,9 @@ class _Story:
                     for line in monitor.communicate()[0].splitlines()
                     if line.startswith("Deleted") and "proto bird" in line
                 ]
-        summary = re.search(r"(\d+) packets transmitted, (\d+) received", said)
+        summary = re.search(r"(\d+) packets transmitted, (\d+) received", output)
         self.fact(
-            summary is not None and summary[1] == summary[2], f"ping: {summary[0] if summary else said}"
+            summary is not None and summary[1] == summary[2], f"ping: {summary[0] if summary else output}"
         )
         self.fact(not gone, "; ".join(gone) or "not one route of bgpd's went away, on worker2 or control")
         self.fact(self.bird_routes(worker2) == before, "and worker2's routes are the same")
@@ -267,7 +267,7 @@ class _Story:
         draft.write_text(text)
         draft.replace(self.block_file)
 
-    # Telling.
+    # Reporting.
 
     def title(self, text: str) -> None:
         self.chapters += 1
@@ -293,7 +293,7 @@ class _Story:
         print(f"  {self.paint(32, self.tick)} {text}", flush=True)
 
     def wait(self, text: str, holds: Callable[[], bool], seconds: float, since: float | None = None) -> None:
-        """A fact that may take a moment; how long it took is told, from ``since`` if given."""
+        """A fact that may take a moment; how long it took is reported, from ``since`` if given."""
         began = time.monotonic()
         while not holds():
             passed = time.monotonic() - began

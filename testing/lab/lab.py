@@ -325,11 +325,11 @@ class Lab:
     def _hand_shake(self, node: Node, waiter: subprocess.Popen[str]) -> None:
         assert waiter.stdin is not None and waiter.stdout is not None
         with waiter.stdin, waiter.stdout:
-            said = waiter.stdout.readline().strip()
-            init = _Process.of(int(said)) if said.isdecimal() else None
+            line = waiter.stdout.readline().strip()
+            init = _Process.of(int(line)) if line.isdecimal() else None
             if init is None:
                 raise LabError(
-                    f"{node.name}: its namespaces could not be made: {said or 'no word of its init'}"
+                    f"{node.name}: its namespaces could not be made: {line or 'no word of its init'}"
                 )
             init.save(node._init_file)
             binds = [(str(bind.source), bind.target, bind.read_only) for bind in node.spec.binds]

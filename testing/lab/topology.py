@@ -47,7 +47,7 @@ ENGINE_KEYS = frozenset(
         "restart-policy",
     )
 )
-"""Keys of a node that tell the container engine something and change nothing in the lab."""
+"""Keys of a node that are for the container engine and change nothing in the lab."""
 
 
 class TopologyError(Exception):
@@ -137,7 +137,7 @@ class Topology(_Strict):
 
 
 class _Settings(_Strict):
-    """What may be said of a node, of a group, of a kind or by default."""
+    """What may be stated of a node, of a group, of a kind or by default."""
 
     kind: Kind | None = None
     group: str | None = None

@@ -84,7 +84,7 @@ def peer() -> Iterator[Bgpd]:
 
 @pytest.fixture(scope="module")
 def machine(peer: Bgpd) -> Iterator[Machine]:
-    """worker2: booted, bgpd installed as the README says, systemd-networkd told to leave our routes."""
+    """worker2: booted, bgpd installed as the README says, systemd-networkd set to leave our routes."""
     switch = next(namespace for namespace in peer.namespace.net.namespaces if namespace.label == "switch")
     made = Machine(switch, "worker2", PREPARED, f"{HERE}/24", f"{HERE6}/64")
     try:
@@ -120,7 +120,7 @@ def settled(machine: Machine, peer: Bgpd) -> None:
     wait_until(lambda: routes(machine) == OURS, 20, "our routes", report=machine.journal)
     wait_until(lambda: peer.routes(4)["10.48.0.0/26"]["gateway"] == HERE, 20, "the peer has our block")
     wait_until(lambda: peer.routes(6)["fd48::/122"]["gateway"] == HERE6, 20, "the peer has our block")
-    wait_until(lambda: machine.show("bgpd", "StatusText")["StatusText"] == WELL, 5, "the status tells")
+    wait_until(lambda: machine.show("bgpd", "StatusText")["StatusText"] == WELL, 5, "the status reports")
 
 
 def bgpctl(machine: Machine, *words: str) -> str:
@@ -228,7 +228,9 @@ def test_reload_of_a_bad_file(running: Machine, peer: Bgpd) -> None:
         assert running.run("systemctl", "reload", "bgpd", check=False).returncode != 0
     assert state(running) == before
     assert "bgp.prot" in running.journal()
-    wait_until(lambda: "bgp.prot" in running.show("bgpd", "StatusText")["StatusText"], 5, "the status tells")
+    wait_until(
+        lambda: "bgp.prot" in running.show("bgpd", "StatusText")["StatusText"], 5, "the status reports"
+    )
     config(running, "")
     running.run("systemctl", "reload", "bgpd")
     wait_until(lambda: running.show("bgpd", "StatusText")["StatusText"] == WELL, 5, "the status is well")
@@ -285,7 +287,7 @@ def test_a_wrong_configuration_is_not_tried_again(running: Machine, peer: Bgpd) 
 
 def test_a_shutdown_lasts(running: Machine, peer: Bgpd) -> None:
     running.run("bgpctl", "peer", "shutdown", MESH, "-m", "rack move", user="alice")
-    wait_until(lambda: routes(running) == OURS[1:], 10, "what it told is gone")
+    wait_until(lambda: routes(running) == OURS[1:], 10, "what it announced is gone")
     running.run("systemctl", "restart", "bgpd")
     wait_until(lambda: in_sync(running), 30, "the start is over", interval=0.2)
     try:

@@ -282,7 +282,7 @@ async def test_a_start_while_the_server_is_away_goes_on_with_what_was_known(
         assert watch.snapshots[-1].affinities == found.affinities
 
 
-async def test_a_server_that_hangs_is_told_from_one_that_is_silent(
+async def test_a_server_that_hangs_is_distinguished_from_one_that_is_silent(
     backend: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import signal
@@ -305,8 +305,8 @@ async def test_a_server_that_hangs_is_told_from_one_that_is_silent(
 
 
 def test_the_version_is_one_that_serves_the_gateway() -> None:
-    said = subprocess.run(["etcd", "--version"], capture_output=True, text=True, check=True).stdout
-    assert tuple(map(int, said.split()[2].split("."))) >= (3, 4)
+    stated = subprocess.run(["etcd", "--version"], capture_output=True, text=True, check=True).stdout
+    assert tuple(map(int, stated.split()[2].split("."))) >= (3, 4)
 
 
 def kept(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 A bounded number of them in ``make test``, always the same; ``make fuzz MINUTES=n`` goes on with new ones. What must
 hold: nothing raises, whatever comes; a session that ends says why (a NOTIFICATION or the end of TCP); one that lives
-goes on keeping time; a route that is told has a whole set of attributes.
+goes on keeping time; a route that is reported has a whole set of attributes.
 """
 
 from __future__ import annotations
@@ -134,9 +134,9 @@ def watch(session: Session) -> None:
     for event in session.events():
         assert isinstance(event, Up | Ended | Routes | Refresh)
         if isinstance(event, Routes):
-            for said in event.events:
-                if isinstance(said, Announce):
-                    assert address_text(said.path.next_hop) and said.path.attributes is not None
+            for events_of in event.events:
+                if isinstance(events_of, Announce):
+                    assert address_text(events_of.path.next_hop) and events_of.path.attributes is not None
 
 
 @pytest.mark.parametrize("part", range(4))

@@ -132,7 +132,7 @@ def _aggr(cluster: _Cluster) -> str:
 
 
 def _ipam(cluster: _Cluster) -> str:
-    """``bird_ipam.cfg``: what peers are told, what is taken from them, and what the kernel gets."""
+    """``bird_ipam.cfg``: what peers are sent, what is taken from them, and what the kernel gets."""
     version, since = cluster.version, cluster.style is Style.SINCE
     pools, services = cluster.pools(), cluster.services()
     export = [

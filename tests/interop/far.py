@@ -23,7 +23,7 @@ class Far:
 
     kind = "far"
     asks_refresh = True
-    """Whether it can be told to send a ROUTE-REFRESH."""
+    """Whether it can be asked to send a ROUTE-REFRESH."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Far:
         raise NotImplementedError
 
     def heard(self, family: str | None = None) -> dict[str, Heard]:
-        """What the node told it, of one family or both."""
+        """What the node announced to it, of one family or both."""
         sessions = [family] if family else FAMILIES[:1] if self.dual else FAMILIES
         found: dict[str, Heard] = {}
         for session in sessions:

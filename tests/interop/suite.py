@@ -222,7 +222,9 @@ class Interop:
         assert all(peer["graceful_restart_active"] for peer in ground.bgpd.peers().values())
         ground.wait_kernel(*THEIRS)
         stale = [row["prefix"] for row in ground.bgpd.ctl("routes", table="in")["routes"] if row["stale"]]
-        assert set(THEIRS) <= set(stale)  # FRR tells us our own routes too, which we heard and did not use
+        assert set(THEIRS) <= set(
+            stale
+        )  # FRR announces our own routes to us too, which we heard and did not use
         gone = THEIRS[::3]
         for prefix in gone:
             far.withdraw(prefix)
@@ -235,7 +237,8 @@ class Interop:
 
     @KINDS
     def test_we_restart(self, net: Net, asn: int) -> None:
-        """We crash: what we told stays there. We return without one block: at our End-of-RIB it goes, nothing else."""
+        """We crash: what we announced stays there. We return without one block: at our End-of-RIB it goes, nothing
+        else."""
         ground, far = self.one(net, asn, announced=THEIRS)
         ground.start()
         ground.wait_kernel(*THEIRS)
@@ -245,7 +248,7 @@ class Interop:
         assert not far.saw_restart()
         ground.bgpd.kill()
         wait_until(lambda: not far.established(), what="the peer sees it", report=net.report)
-        steady(lambda: far.heard().keys() == OWN, 0.5, "it keeps what we told")
+        steady(lambda: far.heard().keys() == OWN, 0.5, "it keeps what we announced")
         ground.bgpd.write("blocks", affinity("worker1", BLOCKS["ipv6"]))
         ground.bgpd.start()
         ground.wait_heard(far, {*OWN, "10.48.0.5/32"} - {BLOCKS["ipv4"]}, timeout=20)
@@ -265,7 +268,7 @@ class Interop:
         before = ground.kernel()
         assert ground.bgpd.stop() == 0
         wait_until(lambda: not far.established(), what="the peer sees it", report=net.report)
-        steady(lambda: far.heard().keys() == OWN, 0.5, "it keeps what we told")
+        steady(lambda: far.heard().keys() == OWN, 0.5, "it keeps what we announced")
         assert ground.kernel() == before
 
     def test_shutdown_enable_reset(self, net: Net) -> None:
@@ -311,21 +314,21 @@ class Interop:
                 ground.bgpd.peers()[peer]["messages_received"]["UPDATE"]
                 > before["messages_received"]["UPDATE"]
             ),
-            "told again by the peer",
+            "sent again by the peer",
         )
         assert ground.bgpd.peers()[peer]["messages_sent"]["ROUTE-REFRESH"] >= 1
 
         sent = ground.bgpd.peers()[peer]["messages_sent"]["UPDATE"]
         ground.bgpd.act("soft-out", peer)
         ground.bgpd.wait(
-            lambda: ground.bgpd.peers()[peer]["messages_sent"]["UPDATE"] > sent, "told again by us"
+            lambda: ground.bgpd.peers()[peer]["messages_sent"]["UPDATE"] > sent, "sent again by us"
         )
 
         if self.far.asks_refresh:
             sent = ground.bgpd.peers()[peer]["messages_sent"]["UPDATE"]
             far.ask_refresh()
             ground.bgpd.wait(
-                lambda: ground.bgpd.peers()[peer]["messages_sent"]["UPDATE"] > sent, "told as asked"
+                lambda: ground.bgpd.peers()[peer]["messages_sent"]["UPDATE"] > sent, "sent as asked"
             )
             assert ground.bgpd.peers()[peer]["messages_received"]["ROUTE-REFRESH"] >= 1
         ground.wait_heard(far, OWN)
@@ -359,6 +362,6 @@ class Interop:
         peer, other = far.peers
         ground.bgpd.wait_established(other)
         ground.wait_kernel("fd07::/64")
-        said = ground.bgpd.wait(lambda: ground.bgpd.peers()[peer]["last_error"], "an error is shown")
-        assert "65099" in said and "65001" in said
+        error = ground.bgpd.wait(lambda: ground.bgpd.peers()[peer]["last_error"], "an error is shown")
+        assert "65099" in error and "65001" in error
         assert ground.bgpd.peers()[peer]["state"] != "established"

@@ -200,7 +200,7 @@ def test_who_stops_says_so_and_keeps_its_routes(net: Net, kind: type[Router]) ->
 
 
 def test_several_hops(net: Net) -> None:
-    """RFC 5883: UDP port 4784, where both are told so; one hop there and several here is named."""
+    """RFC 5883: UDP port 4784, where both are configured for it; one hop there and several here is named."""
     router = BirdRouter(net, 1, extra="multihop 3;")
     ground = Ground(net, router)
     router.start()

@@ -63,14 +63,14 @@ class TestBird(Interop):
         ground.wait_heard(reborn, OWN)
         ground.bgpd.wait(
             lambda: not any(peer["graceful_restart_active"] for peer in ground.bgpd.peers().values()),
-            "it told all again",
+            "it announced all again",
             20,
         )
         assert not monitor.stop()
         assert all(peer["flaps"]["replaced"] == 1 for peer in ground.bgpd.peers().values())
 
     def test_additional_paths(self, net: Net) -> None:
-        """RFC 7911: it tells two ways to one prefix on one session; both are used, and one goes alone."""
+        """RFC 7911: it announces two ways to one prefix on one session; both are used, and one goes alone."""
         ground, bird = self._custom(
             net,
             """

@@ -2,7 +2,7 @@
 
 The yardstick is the mesh in which every node runs BIRD with what confd renders (``confd``): each node's main table, as
 ``ip route`` prints it. What it must hold is written down too (``Mesh.expected``), so that the yardstick itself is
-measured. Both ways of ranking routes are tried, Calico's before 3.32 and since; nobody tells bgpd which one it is.
+measured. Both ways of ranking routes are tried, Calico's before 3.32 and since; nobody announces bgpd which one it is.
 
 What bgpd does otherwise on purpose is listed in ``DIFFERENCES``, and nothing else is left out of the comparison.
 """
@@ -42,7 +42,7 @@ SECRET = {"10.49.0.0/26": "b", "10.49.0.64/26": "d", "fd49::/122": "c"}
 FELIX = {"10.51.0.0/26": "c", "10.51.0.64/26": "a"}
 """Of a VXLAN pool: announced, and in no kernel, since Felix writes its routes."""
 SINGLE = {"10.50.0.1/32": "b", "10.50.0.2/32": "d"}
-"""Blocks of one address, in use. Those that are not in use are told to nobody."""
+"""Blocks of one address, in use. Those that are not in use are advertised to nobody."""
 UNUSED = {"10.50.0.3/32": "a", "10.50.0.4/32": "c"}
 BORROWED = {
     "10.48.0.5": "b",
@@ -58,7 +58,8 @@ BORROWED = {
 SHARED = {"10.48.200.9": ("b", "c"), "fd48::f009": ("b", "c")}
 """Addresses in use on two nodes: the others share traffic between them."""
 TUNNEL = {"10.48.200.40": "d", "10.48.200.41": "c"}
-"""Addresses of tunl0 outside their node's blocks. Since Felix writes IPIP's routes, internal peers are not told."""
+"""Addresses of tunl0 outside their node's blocks. Since Felix writes IPIP's routes, they are not announced to internal
+peers."""
 OWN = {
     "10.48.0.1": "a",
     "10.48.0.65": "b",

@@ -55,7 +55,7 @@ def test_behind_a_gateway(net: Net) -> None:
 
 
 def test_in_a_pod(net: Net) -> None:
-    """Felix's file tells of a pod that speaks BGP: it dials, its routes lead to it and are told on, filters hold;
+    """Felix's file reports a pod that speaks BGP: it dials, its routes lead to it and are passed on, filters hold;
     the file goes, and with it the session."""
     frr = FarFrr(net, 3, asn=65003, node_asn=ASN)
     status: Path = net.directory / "endpoint-status"
@@ -102,7 +102,9 @@ def test_in_a_pod(net: Net) -> None:
     ground.wait_heard(frr, OWN | {"10.48.7.0/26"})
     assert frr.heard()["10.48.7.0/26"].as_path == f"{ASN} {POD_ASN}"
     frr.namespace.run("ping", "-c1", "-W5", "10.48.7.1")
-    wait_until(lambda: BLOCKS["ipv4"] in bird.heard("node"), what="the pod is told", report=net.report)
+    wait_until(
+        lambda: BLOCKS["ipv4"] in bird.heard("node"), what="the pod is sent our blocks", report=net.report
+    )
     assert bird.heard("node")[BLOCKS["ipv4"]].next_hop == PEERING
 
     file.unlink()
@@ -112,7 +114,7 @@ def test_in_a_pod(net: Net) -> None:
 
 
 def test_another_as(net: Net) -> None:
-    """``localASNumber``: on the path of what FRR is told there is that one alone; and a peer in that AS is internal."""
+    """``localASNumber``: on the path of what FRR is sent there is that one alone; and a peer in that AS is internal."""
     frr = FarFrr(net, 3, asn=65003, node_asn=64999, announced=["10.48.3.0/26"])
     bird = FarBird(net, 2, asn=64777, node_asn=64777, announced=["192.168.7.0/24"])
     ground = Ground(net, [frr, bird])

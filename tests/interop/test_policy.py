@@ -1,4 +1,4 @@
-"""What a peer may tell and is told, changed while routes flow: no session knows of it, and no packet is lost.
+"""What a peer may announce and is sent, changed while routes flow: no session knows of it, and no packet is lost.
 
 One node with three peers: an external BIRD and an external FRR, and an internal BIRD. Every story begins with the same
 resources, and writes others; at its end the sessions must be those that there were, and the traffic of two routes that
@@ -131,11 +131,11 @@ class World:
         found |= {f"frr {address}": self.far.daemon.sessions(address) for address in ("10.9.0.1", "fd09::1")}
         return found | {"inner": self.inner.since("v4")}
 
-    def told_outer(self) -> set[str]:
+    def heard_by_outer(self) -> set[str]:
         return {*self.outer.heard("v4"), *self.outer.heard("v6")}
 
-    def told_frr(self) -> set[str]:
-        """Without what it was told of the routes of others."""
+    def heard_by_frr(self) -> set[str]:
+        """Without what it was sent of the routes of others."""
         return {*self.far.heard()}
 
     def at_outer(self, prefix: str, attribute: str) -> str:
@@ -164,8 +164,8 @@ class World:
     def undisturbed(self) -> Iterator[None]:
         """What every story begins and ends with; see the module."""
         self.base()
-        told = OWN | {INSIDE, "fd48:0:0:2::/122"}
-        self.soon(lambda: self.told_frr() == told and self.told_outer() == OWN, "all is told")
+        expected = OWN | {INSIDE, "fd48:0:0:2::/122"}
+        self.soon(lambda: self.heard_by_frr() == expected and self.heard_by_outer() == OWN, "all is sent")
         self.soon(lambda: set(map(same, ROUTES)) <= self.kernel(), "all is in the kernel")
         sessions = unmoved(self.sessions())
         pings = [Ping(self.pod, "192.168.7.1", 0.01), Ping(self.far.namespace, POD, 0.01)]
@@ -180,7 +180,7 @@ PEER_IDS = ("10.9.0.1", "fd09::1")
 
 
 def export_filters(world: World) -> None:
-    """A peer gets one, it is edited, another joins it, all go: this peer alone is told otherwise, and at once."""
+    """A peer gets one, it is edited, another joins it, all go: this peer alone is sent something else, and at once."""
     hosts = {
         "cidr": "10.48.0.0/16",
         "matchOperator": "In",
@@ -189,8 +189,8 @@ def export_filters(world: World) -> None:
     }
     world.peers(outer4={"filters": ["to-outer"]}, outer6={"filters": ["to-outer"]})
     world.filters(bgp_filter("to-outer", exportV4=[hosts]))
-    world.soon(lambda: world.told_outer() == OWN - {LONE}, "no host routes of IPv4")
-    assert LONE in world.told_frr()
+    world.soon(lambda: world.heard_by_outer() == OWN - {LONE}, "no host routes of IPv4")
+    assert LONE in world.heard_by_frr()
     assert "to-outer exportV4[0]" in world.why(LONE)
 
     # More rules: a route that the built-in rules never let out, and one that is changed on its way.
@@ -211,7 +211,7 @@ def export_filters(world: World) -> None:
             exportV6=[{"cidr": "fd48::/48", "matchOperator": "NotEqual", "action": "Reject"}],
         )
     )
-    world.soon(lambda: world.told_outer() == {BLOCK, "10.9.0.0/24"}, "the subnet, and no IPv6")
+    world.soon(lambda: world.heard_by_outer() == {BLOCK, "10.9.0.0/24"}, "the subnet, and no IPv6")
     world.soon(lambda: world.at_outer(BLOCK, "as_path") == "64512 64900 64901", "prepended")
     assert world.at_outer(BLOCK, "community") == "(65000,5)"
     assert world.at_outer(BLOCK, "large_community") == "(64512, 1, 2)"
@@ -219,26 +219,26 @@ def export_filters(world: World) -> None:
     assert world.at_frr(BLOCK)["aspath"]["string"] == "64512" and "community" not in world.at_frr(BLOCK)
     assert "to-outer exportV4[1]" in world.why(BLOCK)
 
-    # Two filters, one of which does not exist yet: skipped, and said so.
+    # Two filters, one of which does not exist yet: skipped, and reported.
     world.peers(outer4={"filters": ["absent", "to-outer"]})
-    world.soon(lambda: world.told_outer() == {*OWN, "10.9.0.0/24"} - {LONE}, "IPv6 again")
+    world.soon(lambda: world.heard_by_outer() == {*OWN, "10.9.0.0/24"} - {LONE}, "IPv6 again")
 
-    def said_missing() -> bool:
+    def reported_missing() -> bool:
         return any("absent" in problem["message"] for problem in world.bgpd.status()["problems"])
 
-    world.soon(said_missing, "it is missing")
+    world.soon(reported_missing, "it is missing")
     first = bgp_filter("absent", exportV4=[{"cidr": LONE, "matchOperator": "Equal", "action": "Accept"}])
     world.filters(first, bgp_filter("to-outer", exportV4=rules))
-    world.soon(lambda: LONE in world.told_outer(), "the first filter that matches has the word")
-    world.soon(lambda: not said_missing(), "and is no problem any more")
+    world.soon(lambda: LONE in world.heard_by_outer(), "the first filter that matches has the word")
+    world.soon(lambda: not reported_missing(), "and is no problem any more")
     world.peers()
-    world.soon(lambda: world.told_outer() == OWN, "all, and nothing more")
+    world.soon(lambda: world.heard_by_outer() == OWN, "all, and nothing more")
     world.soon(lambda: world.at_outer(BLOCK, "as_path") == "64512", "as it is")
     assert world.at_outer(BLOCK, "community") == world.at_outer(BLOCK, "large_community") == ""
 
 
 def import_filters(world: World) -> None:
-    """The same of what a peer tells: in the kernel, and for those that are told of it."""
+    """The same of what a peer announces: in the kernel, and for those that are sent it."""
     world.filters(
         bgp_filter(
             "from-outer",
@@ -252,7 +252,7 @@ def import_filters(world: World) -> None:
     world.peers(outer4={"filters": ["from-outer"]}, outer6={"filters": ["from-outer"]})
     gone = {INSIDE, OUTSIDE, "fd48:0:0:2::/122", "fd07::/64"}
     world.soon(lambda: not gone & world.kernel() and {KEPT, SHARED} <= world.kernel(), "four are refused")
-    world.soon(lambda: world.told_frr() == OWN, "and not told on")
+    world.soon(lambda: world.heard_by_frr() == OWN, "and not passed on")
     assert "from-outer importV4[0]" in world.why(INSIDE) and "from-outer importV4[1]" in world.why(OUTSIDE)
     counts = world.bgpd.peers()["Global_10_9_0_2"]["counts"]["ipv4"]
     assert (counts["received"], counts["accepted"]) == (4, 2)
@@ -262,7 +262,7 @@ def import_filters(world: World) -> None:
     world.announce({OUTSIDE: "bgp_community.add((65001, 7));"})
     world.soon(lambda: OUTSIDE not in world.kernel(), "with it, not")
 
-    # Accepted, and altered: whoever is told hears it so. The ways to one prefix are ranked by it.
+    # Accepted, and altered: whoever is sent it hears it so. The ways to one prefix are ranked by it.
     marks = [{"addCommunity": {"value": "64512:77"}}, {"setPriority": {"value": 2147483447}}]
     operations = [*marks, {"prependASPath": {"prefix": [65001, 65001]}}]
     rule = {
@@ -273,7 +273,7 @@ def import_filters(world: World) -> None:
     }
     world.filters(bgp_filter("from-outer", importV4=[rule]))
     world.soon(lambda: {OUTSIDE, "fd07::/64"} <= world.kernel(), "all are accepted")
-    world.soon(lambda: world.told_frr() == OWN | {INSIDE, "fd48:0:0:2::/122"}, "and told on")
+    world.soon(lambda: world.heard_by_frr() == OWN | {INSIDE, "fd48:0:0:2::/122"}, "and passed on")
     world.soon(lambda: world.at_frr(INSIDE)["aspath"]["string"] == "64512 65001 65001 65001", "prepended")
     assert world.at_frr(INSIDE)["community"]["string"] == "64512:77 65001:7"
     world.soon(lambda: world.at_inner(INSIDE, "local_pref") == "200", "its priority as LOCAL_PREF")
@@ -350,7 +350,9 @@ def well_known_communities(world: World) -> None:
     assert world.at_inner(INSIDE, "community") == "(65001,7)"
     for value, inside in (("65535, 65281", True), ("65535, 65284", True), ("65535, 65282", False)):
         world.announce({INSIDE: f"bgp_community.add(({value}));"})
-        world.soon(lambda: INSIDE not in world.told_frr(), f"with {value} it is not told to external peers")
+        world.soon(
+            lambda: INSIDE not in world.heard_by_frr(), f"with {value} it is not advertised to external peers"
+        )
         world.soon(lambda inside=inside: (INSIDE in world.inner.heard("v4")) is inside, value)  # type: ignore[misc]
         assert INSIDE in world.kernel()
     assert "no-advertise" in world.why(INSIDE)

@@ -84,7 +84,7 @@ def test_passwords(net: Net) -> None:
     wait_until(
         lambda: all("TCP MD5" in ground.bgpd.peers()[name]["last_error"] for name in BIRDS),
         15,
-        "what may be wrong is said",
+        "what may be wrong is reported",
         report=net.report,
     )
     assert not any(ground.bgpd.established(name) for name in BIRDS)
@@ -104,7 +104,7 @@ def test_passwords(net: Net) -> None:
 
 
 def test_ttl_security(net: Net) -> None:
-    """One hop: up. Over a router: refused, and it is said how far away it is; allowed two hops, up."""
+    """One hop: up. Over a router: refused, and reported how far away it is; allowed two hops, up."""
     ground = Ground(net, [])
     router = net.namespace("router")
     net.join(ground.switch, router, "port8", ["10.9.0.254/24"])

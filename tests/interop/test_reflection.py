@@ -190,7 +190,7 @@ def seen(paths: Iterable[dict[str, str]]) -> dict[str, tuple[str, str, str]]:
 
 
 def test_a_pair(net: Net) -> None:
-    """All blocks reach all, next hops as they were; who said it first and the clusters on the way are in the
+    """All blocks reach all, next hops as they were; who announced it first and the clusters on the way are in the
     attributes; nothing goes in circles, as one cluster or as two, and no session is touched between these."""
     ground = Ground(net)
     ground.start()
@@ -200,13 +200,13 @@ def test_a_pair(net: Net) -> None:
     )
 
     # A client's block at another client: both reflectors say the same of it. Their own blocks each says itself.
-    hop, said_first = ipv4("bird2"), ipv4("bird2")
-    assert seen(ground.bird1.paths(block("bird2"))) == dict.fromkeys(REFLECTORS, (hop, said_first, ID))
+    hop, originator = ipv4("bird2"), ipv4("bird2")
+    assert seen(ground.bird1.paths(block("bird2"))) == dict.fromkeys(REFLECTORS, (hop, originator, ID))
     v6 = seen(ground.bird1.paths(block6("bird2")))
-    assert v6 == dict.fromkeys(REFLECTORS, (ipv6("bird2"), said_first, ID))
+    assert v6 == dict.fromkeys(REFLECTORS, (ipv6("bird2"), originator, ID))
     ground.until(lambda: len(ground.frr.paths(block("bird2"))) == 2, "both ways at FRR")
     for path in ground.frr.paths(block("bird2")):
-        assert path["originatorId"] == said_first and path["clusterList"]["list"] == [ID]
+        assert path["originatorId"] == originator and path["clusterList"]["list"] == [ID]
         assert path["nexthops"][0]["ip"] == hop
     # One cluster: each reflector refuses what the other reflected, and passes on what the other says of itself.
     loops = ground.heard_in("rr1", block("bird2"))
@@ -216,8 +216,8 @@ def test_a_pair(net: Net) -> None:
     assert "originator_id" not in of_rr2["rr2_ipv4"] and "cluster_list" not in of_rr2["rr2_ipv4"]
     assert seen([of_rr2["rr1_ipv4"]]) == {"rr1": (ipv4("rr2"), ipv4("rr2"), ID)}
 
-    told = ground.bgpds["rr1"].bgpctl("why", block("bird2")).stdout
-    assert "reflected to our client" in told and "reflected from our client Node_10_9_0_4" in told
+    answer = ground.bgpds["rr1"].bgpctl("why", block("bird2")).stdout
+    assert "reflected to our client" in answer and "reflected from our client Node_10_9_0_4" in answer
     # The borrowed address: the owner of its block passes it on as well, so that nobody goes through the owner.
     assert seen(ground.bird1.paths(f"{BORROWED}/32")) == dict.fromkeys(REFLECTORS, (BORROWER, BORROWER, ID))
     ground.near.run("ping", "-c1", "-W5", BORROWED)
@@ -225,7 +225,7 @@ def test_a_pair(net: Net) -> None:
     # Two clusters: the pair are each other's clients, and what comes round is refused by the clusters on it.
     ground.write(*cluster(OTHER_ID))
     clusters = {"rr1": ID, "rr2": OTHER_ID}
-    expected = {rr: (hop, said_first, clusters[rr]) for rr in REFLECTORS}
+    expected = {rr: (hop, originator, clusters[rr]) for rr in REFLECTORS}
     ground.until(lambda: seen(ground.bird1.paths(block("bird2"))) == expected, "each names its cluster", 3)
 
     def second_best() -> bool:
@@ -234,10 +234,10 @@ def test_a_pair(net: Net) -> None:
 
     ground.until(second_best, "what the other reflected is taken, and not best", 3)
 
-    # With several paths a reflector tells on what the other reflected: longer by a cluster, and never in a circle.
+    # With several paths a reflector passes on what the other reflected: longer by a cluster, and never in a circle.
     def lengths() -> set[int]:
-        told = ground.bird2.paths(block("worker"))
-        return {len(path["cluster_list"].split()) for path in told}
+        answer = ground.bird2.paths(block("worker"))
+        return {len(path["cluster_list"].split()) for path in answer}
 
     ground.until(lambda: lengths() == {1, 2}, "both ways, and both over the other reflector", 3)
     own = [why for whys in ground.heard_in("worker", block("worker")).values() for why in whys]
@@ -252,7 +252,7 @@ def test_a_pair(net: Net) -> None:
     ground.bird2.birdc("enable sipv4")
     ground.write(*cluster())
     ground.until(
-        lambda: seen(ground.bird1.paths(gone)) == dict.fromkeys(REFLECTORS, (hop, said_first, ID)), "one"
+        lambda: seen(ground.bird1.paths(gone)) == dict.fromkeys(REFLECTORS, (hop, originator, ID)), "one"
     )
     ground.until(ground.whole, "all as before", 3)
     assert ground.since() == sessions

@@ -33,13 +33,13 @@ path = AsPath() if config.ibgp else AsPath.of((SegmentType.AS_SEQUENCE, (65000,)
 attributes = Attributes(as_path=path, local_pref=100 if config.ibgp else None, communities=(65000 << 16 | 7,))
 
 
-def tell(**words):
+def report(**words):
     print(json.dumps(words), flush=True)
 
 
 class Handler:
     def established(self, peer):
-        tell(up=sorted(family.label for family in peer.families), restarted=peer.restarted)
+        report(up=sorted(family.label for family in peer.families), restarted=peer.restarted)
         for family, prefix in OURS.items():
             prefixes = [parse_prefix(prefix)[1]]
             for octets in encode_announcements(family, attributes, peer.next_hop(family), prefixes, peer.asn4):
@@ -47,22 +47,22 @@ class Handler:
             speaker.send(peer, end_of_rib(family))
 
     def down(self, peer, down):
-        tell(down=down.reason.value, keep=sorted(family.label for family in down.keep))
+        report(down=down.reason.value, keep=sorted(family.label for family in down.keep))
 
     def received(self, peer, events):
         for event in events:
             if isinstance(event, EndOfRib):
-                tell(end_of_rib=event.family.label)
+                report(end_of_rib=event.family.label)
             elif isinstance(event, Announce):
                 for prefix in event.prefixes:
-                    tell(heard=prefix_text(event.family, prefix), hop=address_text(event.path.next_hop),
+                    report(heard=prefix_text(event.family, prefix), hop=address_text(event.path.next_hop),
                          path=event.path.attributes.as_path.asns(), pref=event.path.attributes.local_pref)
             elif isinstance(event, Withdraw):
                 for prefix in event.prefixes:
-                    tell(gone=prefix_text(event.family, prefix))
+                    report(gone=prefix_text(event.family, prefix))
 
     def refresh_requested(self, peer, family):
-        tell(refresh=family.label)
+        report(refresh=family.label)
 
     def writable(self, peer):
         pass
@@ -90,7 +90,7 @@ async def main():
                     for octets in encode_withdrawals(family, [parse_prefix(prefix)[1]]):
                         speaker.send(peer, octets)
             case [b"refresh"]:
-                tell(asked=speaker.request_refresh(config.id))
+                report(asked=speaker.request_refresh(config.id))
             case [b"shutdown"]:
                 speaker.shutdown(config.id, "night")
             case [b"enable"]:
@@ -122,21 +122,24 @@ protocol bgp door {{
 
 
 class Door:
-    """The speaker in its namespace: what it told, line by line."""
+    """The speaker in its namespace: what it reported, line by line."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
 
-    def told(self) -> list[dict[str, object]]:
+    def reported(self) -> list[dict[str, object]]:
         return [json.loads(line) for line in self.process.log.splitlines() if line.startswith("{")]
 
     def wait(self, **words: object) -> dict[str, object]:
-        """The last thing told with these words."""
+        """The last thing reported with these words."""
 
         def find() -> dict[str, object] | None:
-            return next((told for told in reversed(self.told()) if words.items() <= told.items()), None)
+            return next(
+                (reported for reported in reversed(self.reported()) if words.items() <= reported.items()),
+                None,
+            )
 
-        return wait_until(find, 20, f"the door tells {words}", report=lambda: self.process.log)
+        return wait_until(find, 20, f"the door reports {words}", report=lambda: self.process.log)
 
 
 @pytest.mark.parametrize("asn", [65000, 4200000001], ids=["ibgp", "ebgp"])
@@ -183,11 +186,13 @@ def test_both_ways(net: Net, asn: int, tmp_path: Path) -> None:
     door.wait(gone="10.48.0.192/26")
     bird.birdc("reload in door")
     door.wait(refresh="ipv4")
-    before = len(door.told())
+    before = len(door.reported())
     order("refresh")
     door.wait(asked=True)
     wait_until(
-        lambda: any(told.get("heard") == "10.48.0.0/26" for told in door.told()[before:]), 10, "all again"
+        lambda: any(reported.get("heard") == "10.48.0.0/26" for reported in door.reported()[before:]),
+        10,
+        "all again",
     )
     order("withdraw")
     wait_until(lambda: not bird.heard("door"), 10, "our withdrawals reach BIRD")

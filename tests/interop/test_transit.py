@@ -33,17 +33,17 @@ def test_inside_pools_only(net: Net) -> None:
 
     ground.wait_heard(bird, {*OWN, "10.48.3.0/26", "10.48.2.0/26"})
     ground.wait_heard(gobgp, {*OWN, "10.48.1.0/26", "10.48.3.0/26"})
-    # FRR is told all that the others are: its own come back to nobody.
-    told = ground.wait_heard(frr, {*OWN, "10.48.1.0/26", "10.48.2.0/26"})
-    assert (told["10.48.1.0/26"].as_path, told["10.48.1.0/26"].next_hop) == ("64512 65001", "10.9.0.1")
-    assert (told["10.48.2.0/26"].as_path, told["10.48.2.0/26"].next_hop) == ("64512", "10.9.0.1")
+    # FRR is sent all that the others are: its own come back to nobody.
+    heard = ground.wait_heard(frr, {*OWN, "10.48.1.0/26", "10.48.2.0/26"})
+    assert (heard["10.48.1.0/26"].as_path, heard["10.48.1.0/26"].next_hop) == ("64512 65001", "10.9.0.1")
+    assert (heard["10.48.2.0/26"].as_path, heard["10.48.2.0/26"].next_hop) == ("64512", "10.9.0.1")
     inside = gobgp.heard()["10.48.3.0/26"]
     assert (inside.as_path, inside.next_hop, inside.local_pref) == ("65003", "10.9.0.3", 100)
 
-    # A pool is closed while running: taken back. Opened: told.
+    # A pool is closed while running: taken back. Opened: advertised.
     ground.bgpd.write("more-pools", pool("closed", "10.49.0.0/16"))
     ground.wait_heard(gobgp, {*OWN, "10.48.1.0/26", "10.48.3.0/26", "10.49.1.0/26"})
     ground.bgpd.write("more-pools", pool("closed", "10.49.0.0/16", disableBGPExport=True))
     ground.wait_heard(gobgp, {*OWN, "10.48.1.0/26", "10.48.3.0/26"})
     bird.kill()
-    steady(lambda: "10.48.1.0/26" in gobgp.heard(), 0.5, "a restarting peer's routes are still told")
+    steady(lambda: "10.48.1.0/26" in gobgp.heard(), 0.5, "a restarting peer's routes are still advertised")

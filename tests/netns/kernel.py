@@ -90,7 +90,7 @@ def fresh_netns() -> Iterator[Netns]:
 
 
 class Recorder:
-    """A KernelHandler that notes what it is told, with the time."""
+    """A KernelHandler that notes what is reported to it, with the time."""
 
     def __init__(self) -> None:
         self.kernel: Kernel
@@ -124,10 +124,10 @@ class Recorder:
 
 
 class Door:
-    """A running Kernel and what it told."""
+    """A running Kernel and what it reported."""
 
-    def __init__(self, kernel: Kernel, told: Recorder) -> None:
-        self.kernel, self.told = kernel, told
+    def __init__(self, kernel: Kernel, reported: Recorder) -> None:
+        self.kernel, self.reported = kernel, reported
         self.ipv4, self.ipv6 = kernel.fibs[Family.IPV4], kernel.fibs[Family.IPV6]
 
     async def until(self, condition: Callable[[], object], seconds: float = 3.0) -> float:
@@ -139,14 +139,14 @@ class Door:
         return time.monotonic() - started
 
     async def settle(self) -> None:
-        """Gives events that are under way the time to be told."""
+        """Gives events that are under way the time to be reported."""
         await asyncio.sleep(0.05)
 
 
 @contextlib.asynccontextmanager
 async def running_door(**options: Any) -> AsyncIterator[Door]:
     """A Kernel in the present namespace, started and running."""
-    told = Recorder()
+    reported = Recorder()
     settings: dict[str, Any] = {
         "workload_interfaces": ("cali*",),
         "tunnel_interfaces": ("tunl0",),
@@ -154,13 +154,13 @@ async def running_door(**options: Any) -> AsyncIterator[Door]:
         "nexthop_ids": IDS,
         "nexthop_groups": True,
     }
-    kernel = Kernel(told, **(settings | options))
-    told.kernel = kernel
+    kernel = Kernel(reported, **(settings | options))
+    reported.kernel = kernel
     await kernel.start()
     task = asyncio.create_task(kernel.run())
     await asyncio.sleep(0)
     try:
-        yield Door(kernel, told)
+        yield Door(kernel, reported)
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

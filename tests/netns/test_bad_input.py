@@ -182,7 +182,7 @@ def update(attributes: bytes, nlri: bytes) -> str:
     ids=["zeros", "http", "length", "type", "update lengths", "prefix length"],
 )
 def test_peer_that_sends_garbage(net: Net, payload: str, notification: tuple[int, int]) -> None:
-    """It is told so and cut off; the daemon and every other session go on."""
+    """It gets its NOTIFICATION and is cut off; the daemon and every other session go on."""
     cluster, raw_address, bgpd = _with_raw_peer(net)
     words = ["-", payload[1:]] if payload.startswith("-") else [payload]
     peer = net.namespaces[-1].popen(
@@ -198,7 +198,7 @@ def test_peer_that_sends_garbage(net: Net, payload: str, notification: tuple[int
 
 
 def test_malformed_update_is_a_withdraw(net: Net) -> None:
-    """RFC 7606: a bad ORIGIN takes that prefix back, not the session; what else was told stands."""
+    """RFC 7606: a bad ORIGIN takes that prefix back, not the session; what else was announced stands."""
     cluster, raw_address, bgpd = _with_raw_peer(net)
     other = bytes.fromhex("18ac1502")
     bad = GOOD_ATTRIBUTES.replace(bytes.fromhex("40010100"), bytes.fromhex("40010109"))
@@ -244,7 +244,7 @@ def test_second_bgpd_on_the_node(net: Net) -> None:
     ids=["a node that is not there", "a kind that is none"],
 )
 def test_topology(net: Net, text: str, named: str) -> None:
-    """A topology that names what is not: said where and what, nothing is laid."""
+    """A topology that names what is not: reported where and what, nothing is laid."""
     namespace = net.namespace("lab")
     file = net.directory / "t.clab.yml"
     file.write_text(text)

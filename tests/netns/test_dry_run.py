@@ -52,7 +52,7 @@ class Trial:
         )
 
 
-def said(found: Mapping[str, Any]) -> dict[str, Any]:
+def printed(found: Mapping[str, Any]) -> dict[str, Any]:
     """The parts of the answer that are not empty."""
     parts = {
         f"{key}.{name}": part
@@ -70,16 +70,16 @@ def test_what_a_change_would_do_and_what_it_does(net: Net, tmp_path: Path) -> No
     worker1 = cluster.start().bgpds["worker1"]
     trial = Trial(worker1, tmp_path / "trial")
 
-    assert said(trial.plan(0)) == {}
+    assert printed(trial.plan(0)) == {}
     done = worker1.bgpctl("plan", "-f", trial.directory)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Nothing would change on worker1.\n", "")
 
-    # A filter: the session stays, and worker2 is told less.
+    # A filter: the session stays, and worker2 is sent less.
     trial.write("peers", direct(filters=["out"]), resource("BGPFilter", "out", {"exportV4": [HIDES]}))
     found = trial.plan(2)
     field = {"field": "filters", "before": [], "after": ["out"], "resets": False}
     session = {"name": PEER, "address": "10.0.1.31", "established": True, "fields": [field]}
-    assert said(found) == {
+    assert printed(found) == {
         "sessions.changed": [session],
         "filters": [{"name": "out", "change": "added", "lists": ["exportV4"], "peers": [PEER]}],
     }
@@ -108,7 +108,7 @@ def test_what_a_change_would_do_and_what_it_does(net: Net, tmp_path: Path) -> No
     assert [entry["prefix"] for entry in found["announce"]["added"]] == [MOVED]
     assert [entry["prefix"] for entry in found["announce"]["removed"]] == [BLOCK["worker1"]]
     assert found["blackholes"] == {"added": [MOVED], "removed": [BLOCK["worker1"]]}
-    assert set(said(found)) == {
+    assert set(printed(found)) == {
         *("sessions.added", "sessions.reset", "announce.added", "announce.removed"),
         *("blackholes.added", "blackholes.removed", "filters"),
     }
@@ -127,7 +127,7 @@ def test_what_a_change_would_do_and_what_it_does(net: Net, tmp_path: Path) -> No
         direct(keepaliveTime="soon"),
         resource("BGPPeer", "tor", {"peerIP": "10.0.1.1", "asNumber": 1}),
     )
-    assert list(said(trial.plan(2))) == ["problems.added"]
+    assert list(printed(trial.plan(2))) == ["problems.added"]
 
     # No Node of this name: nothing would change, and that is an error of whoever asks.
     trial.write("cluster", bgp_configuration())

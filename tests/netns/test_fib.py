@@ -226,7 +226,7 @@ async def test_a_shared_ipv4_key_keeps_both_owners_routes(netns: Netns, door: Do
     await door.ipv4.apply({where: netns.via("10.0.1.20")}, ())
     netns.ip("route prepend 10.48.0.0/26 via 10.0.1.9 proto static")
     await door.until(lambda: door.ipv4.conflicts)
-    assert door.told.changed == [], "ours is still there"
+    assert door.reported.changed == [], "ours is still there"
     assert await door.ipv4.apply({where: netns.via("10.0.1.30")}, ()) == {}
     assert netns.routes("10.48.0.0/26") == [
         "10.48.0.0/26 via 10.0.1.9 dev v0 proto static",
@@ -248,7 +248,7 @@ async def test_a_shared_ipv6_key_yields_and_never_takes_the_other_along(netns: N
     assert isinstance(errors[where], Conflict)
     assert netns.routes("fd48::/64", 6) == ["fd48::/64 via fd00:1::9 dev v0 proto static metric 1024"]
     netns.ip("-6 route del fd48::/64 proto static")
-    await door.until(lambda: door.told.changed == [(Family.IPV6, {where: None})])
+    await door.until(lambda: door.reported.changed == [(Family.IPV6, {where: None})])
     assert await door.ipv6.apply({where: netns.via("fd00:1::30")}, ()) == {}
 
 

@@ -63,7 +63,7 @@ def test_the_kernel_ends_as_desired(netns: Netns, family: Family, mode: str) -> 
         max_size=6,
     )
 
-    async def run(story: list[tuple[Mapping[FibKey, Forwarding], set[FibKey]]]) -> None:
+    async def play(story: list[tuple[Mapping[FibKey, Forwarding], set[FibKey]]]) -> None:
         async with running_door(nexthop_objects=mode) as door:
             fib = door.kernel.fibs[family]
             await fib.remove_all()
@@ -89,10 +89,10 @@ def test_the_kernel_ends_as_desired(netns: Netns, family: Family, mode: str) -> 
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
     @given(steps)
-    def tell(story: list[tuple[Mapping[FibKey, Forwarding], set[FibKey]]]) -> None:
-        asyncio.run(run(story))
+    def stories(story: list[tuple[Mapping[FibKey, Forwarding], set[FibKey]]]) -> None:
+        asyncio.run(play(story))
 
-    tell()
+    stories()
 
 
 def shown(netns: Netns, family: Family) -> list[tuple[str, int]]:

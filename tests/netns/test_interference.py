@@ -71,8 +71,8 @@ def test_takeovers_are_left_and_reported(net: Net) -> None:
     wait_until(
         lambda: target in conflicts(cluster, "worker2"), 2, "the conflict is reported", report=net.report
     )
-    said = bgpd.bgpctl("why", target).stdout
-    assert "boot" in conflicts(cluster, "worker2") and "boot" in said, said
+    printed = bgpd.bgpctl("why", target).stdout
+    assert "boot" in conflicts(cluster, "worker2") and "boot" in printed, printed
     assert any(target in problem["message"] for problem in bgpd.status()["problems"])
     steady(lambda: cluster.routes("worker2") == ours, 0.5, "it is left alone")
     assert "via 10.0.1.20" in node.ip("route", "show", target)
@@ -286,5 +286,5 @@ def test_routes_that_are_heard_and_hidden(net: Net, what: str) -> None:
         lambda: "10.66.0.0/16" in cluster.nodes["worker2"].routes(), what="its other route", report=net.report
     )
     assert f"{prefix.removesuffix('/32')} via" not in "\n".join(cluster.routes("worker2"))
-    said = bgpd.bgpctl("why", prefix)
-    assert said.returncode == 0 and "hidden" in said.stdout, said.stdout
+    printed = bgpd.bgpctl("why", prefix)
+    assert printed.returncode == 0 and "hidden" in printed.stdout, printed.stdout

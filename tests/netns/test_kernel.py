@@ -1,4 +1,4 @@
-"""What the door tells when others change what is ours, and that a Target's caller can put it right at once."""
+"""What the door says when others change what is ours, and that a Target's caller can put it right at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ MODES = ("never", "always")
 
 
 class Repairer:
-    """Keeps the kernel as wanted by what the door tells, as the daemon does: changes by key, suspicions by reading."""
+    """Keeps the kernel as wanted by what the door reports, as the daemon does: changes by key, suspicions by
+    reading."""
 
     def __init__(self, door: Door, family: Family, wanted: dict[FibKey, Forwarding]) -> None:
         self.door, self.fib, self.wanted = door, door.kernel.fibs[family], wanted
@@ -34,11 +35,11 @@ class Repairer:
         self.seen = [0, 0]
 
     async def run(self) -> None:
-        told = self.door.told
+        reported = self.door.reported
         while True:
             await asyncio.sleep(0.005)
-            suspects, changed = told.suspects[self.seen[0] :], told.changed[self.seen[1] :]
-            self.seen = [len(told.suspects), len(told.changed)]
+            suspects, changed = reported.suspects[self.seen[0] :], reported.changed[self.seen[1] :]
+            self.seen = [len(reported.suspects), len(reported.changed)]
             puts: dict[FibKey, Forwarding] = {}
             deletes: set[FibKey] = set()
             held = await contents(self.fib) if suspects else None
@@ -89,19 +90,19 @@ def both(netns: Netns) -> list[tuple[Family, str, dict[FibKey, Forwarding]]]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_a_deleted_route_is_told_at_once(netns: Netns, mode: str) -> None:
+async def test_a_deleted_route_is_reported_at_once(netns: Netns, mode: str) -> None:
     async with running_door(nexthop_objects=mode) as door:
         for family, option, routes in both(netns):
             await door.kernel.fibs[family].apply(routes, ())
             for each in routes:
-                door.told.clear()
+                door.reported.clear()
                 text = netns_text(family, each)
                 netns.ip(f"{option} route del {'blackhole ' if routes[each] is BLACKHOLE else ''}{text}")
-                await door.until(lambda: door.told.changed)
-                assert door.told.changed == [(family, {each: None})]
+                await door.until(lambda: door.reported.changed)
+                assert door.reported.changed == [(family, {each: None})]
             assert await contents(door.kernel.fibs[family]) == {}
             assert await door.kernel.fibs[family].apply(routes, ()) == {}
-        assert door.told.rivals == []
+        assert door.reported.rivals == []
 
 
 def netns_text(family: Family, each: FibKey) -> str:
@@ -115,7 +116,7 @@ async def test_own_writes_are_not_heard(netns: Netns, door: Door) -> None:
         await fib.apply(dict.fromkeys(routes, BLACKHOLE), ())
         await fib.apply({}, routes)
     await door.settle()
-    assert (door.told.changed, door.told.suspects, door.told.rivals) == ([], [], [])
+    assert (door.reported.changed, door.reported.suspects, door.reported.rivals) == ([], [], [])
 
 
 @pytest.mark.parametrize("family", Family)
@@ -138,7 +139,7 @@ async def test_a_command_that_changes_ours_is_repaired_within_a_second(netns: Ne
                 netns.ip(f"{option} {command}")
                 assert netns.routes("proto bird", number) != right
                 await door.until(lambda: netns.routes("proto bird", number) == right, 1.0)
-            assert door.told.rivals == []
+            assert door.reported.rivals == []
 
 
 async def test_a_replace_by_another_owner_is_a_conflict_until_it_goes(netns: Netns, door: Door) -> None:
@@ -147,16 +148,16 @@ async def test_a_replace_by_another_owner_is_a_conflict_until_it_goes(netns: Net
         _, each, _ = wanted
         text, gateway = netns_text(family, each), "10.0.1.99" if family is Family.IPV4 else "fd00:1::99"
         assert await fib.apply(wanted, ()) == {}
-        door.told.clear()
+        door.reported.clear()
         netns.ip(f"{option} route replace {text} via {gateway} proto static")
-        await door.until(lambda: door.told.changed)
-        assert door.told.changed == [(family, {each: None})]
+        await door.until(lambda: door.reported.changed)
+        assert door.reported.changed == [(family, {each: None})]
         assert fib.conflicts == {each: f"proto static via {gateway} dev v0"}
         assert set(await fib.apply({each: wanted[each]}, ())) == {each}
-        door.told.clear()
+        door.reported.clear()
         netns.ip(f"{option} route del {text} proto static")
-        await door.until(lambda: door.told.changed)
-        assert door.told.changed == [(family, {each: None})]
+        await door.until(lambda: door.reported.changed)
+        assert door.reported.changed == [(family, {each: None})]
         assert fib.conflicts == {}
         assert await fib.apply({each: wanted[each]}, ()) == {}
         assert await contents(fib) == wanted
@@ -169,8 +170,8 @@ async def test_a_prepended_route_is_reported_and_ours_stays(netns: Netns, door: 
     await door.until(lambda: door.ipv4.conflicts)
     assert door.ipv4.conflicts == {key("10.48.0.0/26"): "proto static via 10.0.1.9 dev v0"}
     netns.ip("route del 10.48.0.0/26 proto static")
-    await door.until(lambda: door.told.changed)
-    assert door.told.changed == [(Family.IPV4, wanted)]
+    await door.until(lambda: door.reported.changed)
+    assert door.reported.changed == [(Family.IPV4, wanted)]
     assert door.ipv4.conflicts == {}
     assert await contents(door.ipv4) == wanted
 
@@ -184,7 +185,7 @@ async def test_a_conflict_missed_by_events_is_found_by_reading(netns: Netns, doo
     netns.ip("route del 10.48.0.0/26 proto static")
     await contents(door.ipv4)  # before the event was handled
     assert door.ipv4.conflicts == {}
-    await door.until(lambda: door.told.changed == [(Family.IPV4, {where: None})])
+    await door.until(lambda: door.reported.changed == [(Family.IPV4, {where: None})])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -195,15 +196,15 @@ async def test_a_link_that_goes_down_and_up(netns: Netns, family: Family, mode: 
         netns.keep_addresses("v0")  # IPv6 ones would go with the link
         async with repaired(door, family, wanted) as repairer:
             netns.ip("link set v0 down")
-            await door.until(lambda: door.told.suspects)
-            assert door.told.suspects[0] == (family, "link v0 went down or away")
+            await door.until(lambda: door.reported.suspects)
+            assert door.reported.suspects[0] == (family, "link v0 went down or away")
             netns.ip("link set v0 up")
-            door.told.suspects.append((family, "the caller retries what failed"))
+            door.reported.suspects.append((family, "the caller retries what failed"))
             started = time.monotonic()
             while await contents(repairer.fib) != wanted:
                 assert time.monotonic() - started < 1.0
                 await asyncio.sleep(0.02)
-                door.told.suspects.append((family, "the caller retries what failed"))
+                door.reported.suspects.append((family, "the caller retries what failed"))
 
 
 async def test_a_link_that_is_moved_away_and_one_that_is_deleted(netns: Netns, door: Door) -> None:
@@ -216,12 +217,12 @@ async def test_a_link_that_is_moved_away_and_one_that_is_deleted(netns: Netns, d
         netns.ip(f"link set v0 netns {away}")
     finally:
         subprocess.run(["ip", "netns", "del", away], check=True)  # noqa: ASYNC221
-    await door.until(lambda: door.told.suspects)
-    assert (Family.IPV4, "link v0 went down or away") in door.told.suspects
+    await door.until(lambda: door.reported.suspects)
+    assert (Family.IPV4, "link v0 went down or away") in door.reported.suspects
     assert set(await contents(door.ipv4)) == {key("10.48.1.0/26")}
     assert door.kernel.interface_name(index) == "v0"
     netns.ip("link del v1")
-    await door.until(lambda: (Family.IPV4, "link v1 went down or away") in door.told.suspects)
+    await door.until(lambda: (Family.IPV4, "link v1 went down or away") in door.reported.suspects)
     assert await contents(door.ipv4) == {}
 
 
@@ -231,7 +232,7 @@ async def test_an_address_that_is_removed(netns: Netns, door: Door) -> None:
     netns.ip(
         "addr del 10.0.1.1/24 dev v0"
     )  # the link's last: the kernel drops all routes over it, and says nothing
-    await door.until(lambda: door.told.suspects)
+    await door.until(lambda: door.reported.suspects)
     assert await contents(door.ipv4) == {}
     assert door.kernel.resolve(parse_address("10.0.1.20")) is Unresolved.NO_ROUTE
     netns.ip("addr add 10.0.1.1/24 dev v0")
@@ -252,7 +253,7 @@ async def test_an_object_of_ours_that_somebody_deletes_or_changes(netns: Netns, 
             else:
                 proto = "proto bird" if command == "replace-bird" else ""
                 netns.ip(f"nexthop replace id {number} via 10.0.1.99 dev v0 {proto}")
-            await door.until(lambda: door.told.suspects)
+            await door.until(lambda: door.reported.suspects)
             await door.until(
                 lambda: len(netns.routes("proto bird")) == 50 and ".99" not in str(netns.routes()), 1.0
             )
@@ -309,30 +310,30 @@ async def test_a_live_daemon_of_our_protocol_is_a_rival_until_it_ends(netns: Net
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as other:
         write_as_bird(other, netns, "10.48.0.0/26", theirs, rt.F_CREATE | rt.F_REPLACE)
         port = other.getsockname()[0]
-        took = await door.until(lambda: door.told.rivals)
+        took = await door.until(lambda: door.reported.rivals)
         assert 0.3 < took < 1.0
-        (who,) = door.told.rivals
+        (who,) = door.reported.rivals
         assert (
             who is not None
             and who.startswith(f"netlink port {port}, ")
             and who.endswith(f"(pid {os.getpid()})")
         )
-        await door.until(lambda: (Family.IPV4, {where: theirs}) in door.told.changed)
+        await door.until(lambda: (Family.IPV4, {where: theirs}) in door.reported.changed)
         write_as_bird(other, netns, "10.48.1.0/26", theirs, rt.F_CREATE | rt.F_REPLACE)
-        await door.until(lambda: (Family.IPV4, {key("10.48.1.0/26"): theirs}) in door.told.changed, 0.5)
-        assert len(door.told.rivals) == 1
-    await door.until(lambda: door.told.rivals[1:] == [None])
-    await door.until(lambda: (None, "the other daemon is gone") in door.told.suspects)
+        await door.until(lambda: (Family.IPV4, {key("10.48.1.0/26"): theirs}) in door.reported.changed, 0.5)
+        assert len(door.reported.rivals) == 1
+    await door.until(lambda: door.reported.rivals[1:] == [None])
+    await door.until(lambda: (None, "the other daemon is gone") in door.reported.suspects)
 
 
 async def test_a_batch_command_is_no_rival(netns: Netns, door: Door) -> None:
     where = key("10.48.0.0/26")
     await door.ipv4.apply({where: netns.via("10.0.1.20")}, ())
     netns.ip("route replace 10.48.0.0/26 via 10.0.1.99 proto bird")
-    took = await door.until(lambda: door.told.changed)
+    took = await door.until(lambda: door.reported.changed)
     assert took < 0.6
     await asyncio.sleep(0.6)
-    assert door.told.rivals == []
+    assert door.reported.rivals == []
 
 
 async def test_lost_notifications_are_counted_and_all_is_read_again(netns: Netns, door: Door) -> None:
@@ -348,14 +349,14 @@ async def test_lost_notifications_are_counted_and_all_is_read_again(netns: Netns
     netns.ip("addr add 10.0.1.77/32 dev v0")
     netns.ip("route del 10.48.0.0/26")
     await door.until(lambda: door.kernel.overruns)
-    await door.until(lambda: (None, "the kernel dropped notifications") in door.told.suspects)
+    await door.until(lambda: (None, "the kernel dropped notifications") in door.reported.suspects)
     assert parse_address("10.0.1.77") in door.kernel.addresses(Family.IPV4)
     assert await contents(door.ipv4) == {}
-    await door.until(lambda: door.told.workloads)
+    await door.until(lambda: door.reported.workloads)
     assert {each.interface for each in door.kernel.workloads()[Family.IPV4]} == {"cali1"}
-    door.told.clear()
+    door.reported.clear()
     netns.ip("route add 10.48.0.8/32 dev cali1 scope link")
-    await door.until(lambda: door.told.workloads)
+    await door.until(lambda: door.reported.workloads)
 
 
 async def test_a_flood_of_foreign_routes_leaves_the_loop_free(
@@ -392,7 +393,7 @@ async def test_events_during_a_reading_win_over_it(netns: Netns, door: Door) -> 
         netns.ip(f"route del {netns_text(Family.IPV4, victim)}")
         await reading
         del wanted[victim]
-        await door.until(lambda victim=victim: any(victim in changes for _, changes in door.told.changed))
+        await door.until(lambda victim=victim: any(victim in changes for _, changes in door.reported.changed))
         assert door.ipv4.installed.get(victim) is None
     assert await contents(door.ipv4) == wanted
 

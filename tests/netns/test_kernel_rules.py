@@ -140,8 +140,8 @@ class World:
         """Until worker2 has exactly the expected routes."""
         self.cluster.wait_routes(HERE, self.expected(**which), SOON)
 
-    def told(self, prefix: str) -> set[str]:
-        """The peers that worker2 told of a prefix."""
+    def advertised(self, prefix: str) -> set[str]:
+        """The peers to which worker2 advertised a prefix."""
         return {row["peer"] for row in self.bgpd.ctl("routes", table="out", prefix=prefix)["routes"]}
 
     def why(self, target: str) -> str:
@@ -187,7 +187,9 @@ def who_writes_what(world: World) -> None:
     address = block("always", NEAR).replace(".192/26", ".200")
     world.space.ip("address", "add", f"{address}/32", "dev", "tunl0")
     all_peers = {"Mesh_10_0_1_20", "Mesh_10_0_1_30", "Node_10_0_1_1"}
-    world.soon(lambda: world.told(f"{address}/32") == all_peers, "tunl0's borrowed address is told")
+    world.soon(
+        lambda: world.advertised(f"{address}/32") == all_peers, "tunl0's borrowed address is advertised"
+    )
     assert "IPPool vxlan has vxlanMode Always: Felix writes its routes" in world.why(block("vxlan", NEAR))
     monitor = world.space.monitor()
 
@@ -195,8 +197,11 @@ def who_writes_what(world: World) -> None:
     world.routes(ours="plain")
     text = world.why(block("always", FAR))
     assert "programClusterRoutes is EnabledNoEncapOnly: Felix writes its routes" in text
-    # Felix brings tunnel addresses to the nodes of the cluster then; who is outside must still be told.
-    world.soon(lambda: world.told(f"{address}/32") == {"Node_10_0_1_1"}, "it is told to external peers only")
+    # Felix brings tunnel addresses to the nodes of the cluster then; who is outside must still be sent them.
+    world.soon(
+        lambda: world.advertised(f"{address}/32") == {"Node_10_0_1_1"},
+        "it is advertised to external peers only",
+    )
     world.write(None)
     world.routes(ours="plain")
     gone = [line for line in monitor.stop() if "10.48.0." in line or "172.16" in line]
@@ -204,11 +209,11 @@ def who_writes_what(world: World) -> None:
 
     world.write("EnabledIPIPOnly")
     world.routes(ours="always cross")
-    world.soon(lambda: world.told(f"{address}/32") == all_peers, "it is told to all again")
+    world.soon(lambda: world.advertised(f"{address}/32") == all_peers, "it is advertised to all again")
     world.write("Disabled")
     world.routes(ours="")
     assert {*world.tor.heard("node")} >= {block(of, name) for of in POOLS for name in BLOCK}, (
-        "told all the same"
+        "advertised all the same"
     )
     world.space.ip("address", "delete", f"{address}/32", "dev", "tunl0")
 
@@ -229,8 +234,8 @@ def wireguard(world: World) -> None:
 
 
 def service_ranges(world: World) -> None:
-    """Their ranges are told, by a node that is not excluded from it, and never written: neither as blackholes, nor what
-    others say of them."""
+    """Their ranges are advertised, by a node that is not excluded from it, and never written: neither as blackholes,
+    nor what others say of them."""
     services = {
         "serviceClusterIPs": [{"cidr": "10.96.0.0/12"}],
         "serviceExternalIPs": [{"cidr": "192.0.2.0/24"}, {"cidr": "198.51.100.7/32"}],
@@ -245,7 +250,7 @@ def service_ranges(world: World) -> None:
         world.write(name=name, **services)
     world.write(**services)
     world.routes(from_tor=(OUTSIDE,))
-    world.soon(lambda: heard() == ranges, "the ToR is told")
+    world.soon(lambda: heard() == ranges, "the ToR hears them")
     assert "198.51.100.7/32" not in world.tor.heard("node")
     assert "inside serviceClusterIPs: services are the kernel's own" in world.why("10.96.1.0/24")
     world.write(serviceLoadBalancerAggregation="Disabled", **services)

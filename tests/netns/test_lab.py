@@ -148,8 +148,8 @@ def test_binds_show_in_the_node_only(pair: Path, name: str) -> None:
         )
         assert left.run("sh -c 'echo x >/etc/bgpd-lab-test/left.conf'").returncode != 0
         # A directory is shared both ways while the lab is up.
-        left.run("sh -c 'echo said >/etc/bgpd-lab-test/deep/shared/left'", check=True)
-        assert (shared / "left").read_text() == "said\n"
+        left.run("sh -c 'echo left >/etc/bgpd-lab-test/deep/shared/left'", check=True)
+        assert (shared / "left").read_text() == "left\n"
         (shared / "back").write_text("heard\n")
         assert left.run("cat /etc/bgpd-lab-test/deep/shared/back").stdout == "heard\n"
         # What lay beside a target is still there, and what is written beside it stays private.

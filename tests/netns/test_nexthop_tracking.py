@@ -1,4 +1,4 @@
-"""Links, addresses, resolution and workloads as a real kernel has them and tells of them."""
+"""Links, addresses, resolution and workloads as a real kernel has them and reports them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def test_foreign_nexthop_objects_resolve(netns: Netns) -> None:
         assert door.kernel.resolve(three) is Unresolved.BLACKHOLE
         netns.ip("nexthop replace id 5 via 10.0.1.55 dev v0")
         await door.until(lambda: door.kernel.resolve(one) == found(netns, "10.0.1.55", "v0"))
-        assert set().union(*door.told.next_hops) == {one, two}
+        assert set().union(*door.reported.next_hops) == {one, two}
 
 
 async def test_our_own_routes_resolve_nothing(netns: Netns, door: Door) -> None:
@@ -85,25 +85,25 @@ async def test_our_own_routes_resolve_nothing(netns: Netns, door: Door) -> None:
     assert door.kernel.resolve(parse_address("198.51.100.1")) is Unresolved.NO_ROUTE
 
 
-async def test_changes_are_told_once_and_only_of_those_that_differ(netns: Netns, door: Door) -> None:
+async def test_changes_are_reported_once_and_only_of_those_that_differ(netns: Netns, door: Door) -> None:
     far, near, other = (parse_address(text) for text in ("192.0.2.1", "10.0.1.20", "198.51.100.1"))
     kernel = door.kernel
     assert kernel.resolve(far) is kernel.resolve(other) is Unresolved.NO_ROUTE
     assert kernel.resolve(near) == found(netns, "10.0.1.20", "v0")
     netns.ip("route add 192.0.2.0/24 via 10.0.2.9")
-    await door.until(lambda: door.told.next_hops)
-    assert door.told.next_hops == [frozenset({far})]
+    await door.until(lambda: door.reported.next_hops)
+    assert door.reported.next_hops == [frozenset({far})]
     assert kernel.resolve(far) == found(netns, "10.0.2.9", "v1")
-    door.told.clear()
+    door.reported.clear()
     netns.ip("route add blackhole 192.0.2.1/32")
-    await door.until(lambda: door.told.next_hops)
+    await door.until(lambda: door.reported.next_hops)
     assert kernel.resolve(far) is Unresolved.BLACKHOLE
     netns.ip("route del blackhole 192.0.2.1/32")
     await door.until(lambda: kernel.resolve(far) == found(netns, "10.0.2.9", "v1"))
     await door.settle()
-    door.told.clear()
+    door.reported.clear()
     netns.ip("link set v1p down")  # the carrier goes, the route stays
-    await door.until(lambda: door.told.next_hops == [frozenset({far})])
+    await door.until(lambda: door.reported.next_hops == [frozenset({far})])
     assert kernel.resolve(far) is Unresolved.LINK_DOWN
     netns.ip("link set v1p up")
     await door.until(lambda: kernel.resolve(far) == found(netns, "10.0.2.9", "v1"))
@@ -111,20 +111,20 @@ async def test_changes_are_told_once_and_only_of_those_that_differ(netns: Netns,
     await door.until(lambda: kernel.resolve(near) is Unresolved.NOT_ON_LINK)
     netns.ip("link set v0 up")
     await door.until(lambda: kernel.resolve(near) == found(netns, "10.0.1.20", "v0"))
-    door.told.clear()
+    door.reported.clear()
     netns.ip("addr add 192.0.2.1/32 dev lo")
-    await door.until(lambda: door.told.next_hops == [frozenset({far})])
+    await door.until(lambda: door.reported.next_hops == [frozenset({far})])
     assert kernel.resolve(far) is Unresolved.OWN_ADDRESS
-    assert door.told.local == 1
+    assert door.reported.local == 1
 
 
 async def test_a_default_route_change_reaches_thousands_in_turns(netns: Netns, door: Door) -> None:
     asked = [parse_address(f"192.0.{i >> 8}.{i & 255}") for i in range(5000)]
     assert {door.kernel.resolve(address) for address in asked} == {Unresolved.NO_ROUTE}
     netns.ip("route add default via 10.0.1.254")
-    await door.until(lambda: sum(map(len, door.told.next_hops)) == len(asked))
-    assert frozenset().union(*door.told.next_hops) == frozenset(asked)
-    assert len(door.told.next_hops) > 1, "in turns"
+    await door.until(lambda: sum(map(len, door.reported.next_hops)) == len(asked))
+    assert frozenset().union(*door.reported.next_hops) == frozenset(asked)
+    assert len(door.reported.next_hops) > 1, "in turns"
 
 
 async def test_own_addresses_and_connected_subnets(netns: Netns, door: Door) -> None:
@@ -144,9 +144,9 @@ async def test_own_addresses_and_connected_subnets(netns: Netns, door: Door) -> 
     netns.ip("route add 10.9.0.0/16 dev v1 proto kernel scope link metric 100")
     await door.until(lambda: "10.9.0.0/16" in connected(Family.IPV4))
     assert kernel.resolve(parse_address("10.9.0.2")) == found(netns, "10.9.0.2", "v1", 100)
-    told = door.told.local
+    reported = door.reported.local
     netns.ip("addr del 10.9.0.1/16 dev v1")
-    await door.until(lambda: door.told.local > told)
+    await door.until(lambda: door.reported.local > reported)
     assert parse_address("10.9.0.1") not in kernel.addresses(Family.IPV4)
 
 
@@ -177,10 +177,10 @@ async def test_workloads_are_host_routes_of_workload_interfaces(netns: Netns, do
     netns.ip("link del cali1")  # IPv4 routes go in silence
     await door.until(lambda: kernel.workloads() == {Family.IPV4: set(), Family.IPV6: set()})
     assert kernel.interface_name(999) == "if999"
-    assert door.told.suspects == [], "none of our routes led there: nothing to compare"
+    assert door.reported.suspects == [], "none of our routes led there: nothing to compare"
 
 
-async def test_a_workload_is_told_within_milliseconds(netns: Netns, door: Door) -> None:
+async def test_a_workload_is_reported_within_milliseconds(netns: Netns, door: Door) -> None:
     netns.ip("link add cali1 type veth peer name pod1")
     netns.ip("link set cali1 up")
     await door.settle()
@@ -199,9 +199,9 @@ async def test_a_workload_is_told_within_milliseconds(netns: Netns, door: Door) 
                 )
             )
             message[16 + 5] = 3  # proto boot, as a CNI plugin writes
-            told, started = door.told.workloads, time.monotonic()
+            reported, started = door.reported.workloads, time.monotonic()
             writer.send(bytes(message))
-            while door.told.workloads == told:  # noqa: ASYNC110  # a wait would be in the measure
+            while door.reported.workloads == reported:  # noqa: ASYNC110  # a wait would be in the measure
                 await asyncio.sleep(0)
             delays.append(time.monotonic() - started)
     assert len(door.kernel.workloads()[Family.IPV4]) == 20
@@ -219,7 +219,7 @@ async def test_tunnel_addresses_are_workloads(netns: Netns) -> None:
             Family.IPV6: {workload("fd48::1/128", "tunl-a", direct=True)},
         }
         netns.ip("addr del 10.48.0.1/32 dev tunl-a")
-        await door.until(lambda: door.told.workloads)
+        await door.until(lambda: door.reported.workloads)
         assert door.kernel.workloads()[Family.IPV4] == set()
 
 

@@ -1,4 +1,4 @@
-"""The first hour with a node: slips in resources and configuration, and what the operator is told of them."""
+"""The first hour with a node: slips in resources and configuration, and what is reported to the operator of them."""
 
 import os
 import resource
@@ -23,7 +23,7 @@ def nodes(worker1: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_addresses_of_the_node(net: Net) -> None:
-    """The node gets another address: its routes follow. It gets one that it does not have, or none: told."""
+    """The node gets another address: its routes follow. It gets one that it does not have, or none: reported."""
     cluster = Cluster(net, "worker1", "worker2").start()
     worker1 = cluster.bgpds["worker1"]
 
@@ -47,7 +47,7 @@ def test_addresses_of_the_node(net: Net) -> None:
 
 
 def test_both_families_on_a_session_of_nodes_that_have_one(net: Net) -> None:
-    """Each waits for the other's End-of-RIB of IPv6 too, of which neither has a next hop to tell."""
+    """Each waits for the other's End-of-RIB of IPv6 too, of which neither has a next hop to announce."""
     cluster = Cluster(net, "worker1", "worker2", config={"bgp": {"defaults": {"families": ["ipv4", "ipv6"]}}})
     for bgpd in cluster.bgpds.values():
         bgpd.write("cluster", *nodes(node("worker1", f"{IPV4['worker1']}/24")))
@@ -56,8 +56,8 @@ def test_both_families_on_a_session_of_nodes_that_have_one(net: Net) -> None:
     worker1.wait_established("Mesh_10_0_1_31")
     assert "ipv4" in worker1.peers()["Mesh_10_0_1_31"]["counts"]
     worker1.wait_in_sync(10)
-    said = worker1.bgpctl("why", "fd48::c0/122").stdout
-    assert "no address of the family to announce as the next hop" in said, said
+    printed = worker1.bgpctl("why", "fd48::c0/122").stdout
+    assert "no address of the family to announce as the next hop" in printed, printed
 
 
 def test_orders_that_cannot_be_carried_out(net: Net) -> None:
@@ -77,10 +77,12 @@ def test_orders_that_cannot_be_carried_out(net: Net) -> None:
     ):
         done = worker1.bgpctl("peer", order, name)
         assert done.returncode == code and words in done.stderr, (order, done)
-    said = worker1.bgpctl("why", BLOCK["worker2"])
-    assert f"{name} is shut down by the operator" in said.stdout, said.stdout
+    printed = worker1.bgpctl("why", BLOCK["worker2"])
+    assert f"{name} is shut down by the operator" in printed.stdout, printed.stdout
     assert "1 shut down" in worker1.bgpctl("status").stdout
-    assert f"{name}: withdrawn " in said.stdout and " ago with its session (" in said.stdout, said.stdout
+    assert f"{name}: withdrawn " in printed.stdout and " ago with its session (" in printed.stdout, (
+        printed.stdout
+    )
     outside = worker1.bgpctl("why", "192.0.2.1").stdout
     assert "0.0.0.0/0: a route that is not ours: proto boot via 10.0.1.1 dev ens5" in outside, outside
     unknown = worker1.bgpctl("why", "192.0.2.0/24")
@@ -104,12 +106,12 @@ def test_a_refused_configuration_and_one_that_names_nobody(net: Net) -> None:
     assert worker1.log.count(words) == 1, worker1.log
     worker1.process.signal(signal.SIGHUP)
     worker1.wait(lambda: worker1.log.count("event=reload result=success") == 2, "another reload")
-    assert worker1.log.count(words) == 1, "told once"
+    assert worker1.log.count(words) == 1, "reported once"
     assert worker1.established() and not any(worker1.peers()["Mesh_10_0_1_31"]["flaps"].values())
 
 
 def test_a_password_file_is_read_anew_by_a_reload(net: Net) -> None:
-    """Though not a word of the configuration is another; and nobody is told what it holds."""
+    """Though not a word of the configuration is another; and nobody is shown what it holds."""
     cluster = Cluster(net, "worker1", "worker2")
     secret = net.directory / "password"
     secret.write_text("first-secret\n")
@@ -123,14 +125,14 @@ def test_a_password_file_is_read_anew_by_a_reload(net: Net) -> None:
     for bgpd in cluster.bgpds.values():
         bgpd.wait(lambda bgpd=bgpd: any(p["flaps"].values() for p in bgpd.peers().values()), "a reset")  # type: ignore[misc]
         bgpd.wait_established()
-        told = bgpd.log + bgpd.describe() + bgpd.bgpctl("peers").stdout
-        assert "-secret" not in told, told
+        output = bgpd.log + bgpd.describe() + bgpd.bgpctl("peers").stdout
+        assert "-secret" not in output, output
 
 
 def test_a_start_that_waits_for_resources_goes_on(
     net: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The service manager is told that it lives, so that it is not ended and begun anew; and then READY."""
+    """The service manager hears that it lives, so that it is not ended and begun anew; and then READY."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         manager.settimeout(10)
@@ -145,7 +147,7 @@ def test_a_start_that_waits_for_resources_goes_on(
         heard = [first]
         while not heard[-1].startswith("READY=1"):
             heard.append(manager.recv(4096).decode())
-        assert len(heard) < 8, "what is the same is not told again and again"
+        assert len(heard) < 8, "what is the same is not reported again and again"
 
 
 def test_few_descriptors_and_many_connections(net: Net) -> None:

@@ -25,13 +25,13 @@ def test_pools_appear_while_running(net: Net) -> None:
     cluster.write("more-pools", pool("second", "10.48.128.0/24"), pool("small", "10.48.2.0/24", 29))
     cluster.write("more-blocks", *(affinity(owner, cidr) for owner, cidr in new.items()))
     for name in cluster.names:
-        told = [
+        advertised = [
             f"blackhole {cidr} proto bird"
             if owner == name
             else f"{cidr} via {IPV4[owner]} dev ens5 proto bird"
             for owner, cidr in new.items()
         ]
-        cluster.wait_routes(name, [*cluster.expected(name), *told], 2)
+        cluster.wait_routes(name, [*cluster.expected(name), *advertised], 2)
     for name, monitor in monitors.items():
         lines = monitor.stop()
         assert all(any(cidr in line for cidr in new.values()) for line in lines), lines
@@ -246,7 +246,7 @@ def test_unused_address_dies_at_its_owner(net: Net) -> None:
 
 
 def test_metrics_are_clean(net: Net) -> None:
-    """What a scrape of a working node says passes promtool, and tells the truth."""
+    """What a scrape of a working node says passes promtool, and is the truth."""
     cluster = Cluster(net, "worker1", "worker2").start()
     text = cluster.bgpds["worker1"].scrape()
     linted = subprocess.run(

@@ -125,7 +125,7 @@ def test_addresses_follow_their_endpoints(net: Net) -> None:
     assert "externalTrafficPolicy Local, and a ready endpoint is here" in world.why("worker2", BALANCED)
     text = world.why("worker1", OUTSIDE)
     assert "no endpoint is here" in text and "learned from Mesh_10_0_1_31" in text
-    assert "not told to Global_10_0_1_1: it is another node's address of a service" in world.why(
+    assert "not advertised to Global_10_0_1_1: it is another node's address of a service" in world.why(
         "worker1", BALANCED
     )
     assert "clusterIP of Service shop/web: services are the kernel's own" in text

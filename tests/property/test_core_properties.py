@@ -218,7 +218,7 @@ class Model:
 
 
 class Both:
-    """A core and the model, told the same; ``times`` is how often the core hears it."""
+    """A core and the model, given the same; ``times`` is how often the core hears it."""
 
     def __init__(self) -> None:
         self.resolver = Resolver()
@@ -379,11 +379,11 @@ def test_any_history_wants_what_its_end_wants(history: list[tuple[tuple[object, 
 @given(st.lists(announcements, min_size=1, max_size=12), st.randoms(use_true_random=False))
 @settings(max_examples=100)
 def test_two_orders_of_one_end_state_want_the_same(
-    said: list[tuple[str, str, int, str, int, list[str]]], random: object
+    stated: list[tuple[str, str, int, str, int, list[str]]], random: object
 ) -> None:
-    """The last word of each peer on each prefix, said in two orders, with noise before it in one of them."""
+    """The last word of each peer on each prefix, announced in two orders, with noise before it in one of them."""
     last: dict[tuple[str, str, int], tuple[int, str]] = {}
-    for _, name, which, hop, path_id, prefixes in said:
+    for _, name, which, hop, path_id, prefixes in stated:
         for text in prefixes:
             last[name, text, path_id] = (which, hop)
     quiet, noisy = Both(), Both()
@@ -391,7 +391,7 @@ def test_two_orders_of_one_end_state_want_the_same(
         for name in NAMES:
             both.up(name, True, 1)
         both.originate(1, 1)
-    for _, *arguments in said:
+    for _, *arguments in stated:
         noisy.announce(*arguments, 2)  # type: ignore[arg-type]
         noisy.work(1, 1)
     order = list(last.items())

@@ -37,7 +37,7 @@ class World:
         self.it.unsettled = unsettled
 
     def take(self) -> None:
-        """A batch leaves; it is carried out at once, and its outcome told by ``land``."""
+        """A batch leaves; it is carried out at once, and its outcome reported by ``land``."""
         if self.batch is not None:
             return
         self.batch = self.it.due(self.now)
@@ -99,7 +99,7 @@ class World:
         self.target.refuse.clear()
         self.it.paused = False
         self.release()
-        self.it.unsettled = self.now % 2 > 1  # some are never told that all is decided
+        self.it.unsettled = self.now % 2 > 1  # some never hear that all is decided
         self.hear(len(self.words))
         self.resync()
         for _ in range(1000):
@@ -163,7 +163,7 @@ def test_it_comes_to_equality(adopted: dict[Key, str], limit: int, history: list
 def test_puts_go_before_deletes(
     before: dict[Key, str], changes: list[dict[Key, str | None]], limit: int
 ) -> None:
-    """All that is told before the first batch is one queue: no delete of it goes before a put of it."""
+    """All that is reported before the first batch is one queue: no delete of it goes before a put of it."""
     world = World({}, limit)
     world.release()
     world.it.want(before)

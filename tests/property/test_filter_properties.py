@@ -272,7 +272,7 @@ def test_a_rule_matches_what_the_slow_evaluator_matches(
 
 
 @given(st.data(), st.sampled_from((4, 6)))
-def test_a_cidr_is_told_from_its_neighbours(data: st.DataObject, version: int) -> None:
+def test_a_cidr_is_distinguished_from_its_neighbours(data: st.DataObject, version: int) -> None:
     """Prefixes that differ from the CIDR in one bit, or in none."""
     bits = 32 if version == 4 else 128
     number, length = data.draw(st.integers(0, 2**bits - 1)), data.draw(st.integers(0, bits))

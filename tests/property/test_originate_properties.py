@@ -94,5 +94,7 @@ def test_what_never_is(
         assert not is_host(FAMILY, prefix)
         assert prefix not in announced_blocks or not blackhole.yields
     live = {route.prefix for route in workloads[FAMILY]}
-    for prefix in live:  # every workload is reachable: by itself, by a block of ours, or it is said why not
+    for (
+        prefix
+    ) in live:  # every workload is reachable: by itself, by a block of ours, or there is a reason why not
         assert prefix in found.announce or prefix in found.hidden

@@ -1,4 +1,4 @@
-"""What each session has understood in the end is the table without what it said itself, however slowly it read."""
+"""What each session has understood in the end is the table without what it announced itself, however slowly it read."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Whatever the order of policies, routes and sessions: what is wanted and told is that of the state they end in.
+"""Whatever the order of policies, routes and sessions: what is wanted and advertised is that of the state they end in.
 
-A router that lived through it all is compared with one that is told the end alone; and a session's peer, which hears
+A router that lived through it all is compared with one that is sent the end alone; and a session's peer, which hears
 only what the update groups put on the wire, with the table of the session's group.
 """
 
@@ -38,7 +38,7 @@ PEERS = {
     "y": peer("10.0.2.2", 65002),
 }
 PREFIXES = ["10.48.0.0/26", "10.48.0.7/32", "10.48.1.0/26", "192.0.2.0/24"]
-SAID = [
+OFFERED = [
     attributes(local_pref=100),
     attributes(local_pref=2147483647 - 512),
     attributes(65009, local_pref=100, communities=(5,)),
@@ -67,8 +67,8 @@ def policies(draw: st.DrawFn) -> RoutePolicy:
     one = st.lists(st.sampled_from(RULES), max_size=2).map(tuple)
     filters = {}
     for name in ("f", "g"):
-        said = {key: {V4: found} for key in ("imports", "exports") if (found := draw(one))}
-        filters[name] = BGPFilter(name, **said)
+        announced = {key: {V4: found} for key in ("imports", "exports") if (found := draw(one))}
+        filters[name] = BGPFilter(name, **announced)
     known = st.builds(
         PeerPolicy,
         st.sampled_from([(), ("f",), ("g", "f"), ("missing",)]),
@@ -108,7 +108,7 @@ EVENT = st.one_of(
     st.tuples(
         st.just("announce"),
         st.sampled_from(sorted(PEERS)),
-        st.integers(0, len(SAID) - 1),
+        st.integers(0, len(OFFERED) - 1),
         st.lists(st.sampled_from(PREFIXES), min_size=1, max_size=3, unique=True),
     ),
     st.tuples(st.just("withdraw"), st.sampled_from(sorted(PEERS)), st.sampled_from(PREFIXES)),
@@ -156,15 +156,15 @@ class Lived:
     origin: int = 0
     tunnel: bool = False
     up: set[str] = field(default_factory=set)
-    said: dict[str, dict[str, Path]] = field(default_factory=lambda: {name: {} for name in PEERS})
+    announced: dict[str, dict[str, Path]] = field(default_factory=lambda: {name: {} for name in PEERS})
 
     def event(self, what: tuple[object, ...]) -> None:
         getattr(self, f"on_{what[0]}")(*what[1:])
 
-    def on_policy(self, said: RoutePolicy) -> None:
+    def on_policy(self, announced: RoutePolicy) -> None:
         self.carry()
-        self.policy = said
-        moved = self.core.router.policy(said)
+        self.policy = announced
+        moved = self.core.router.policy(announced)
         groups = {group for found in moved.values() for group in found.values()}
         self.wire.outbound.move(moved, {g: self.core.router.adj_rib_out(g) for g in groups})
 
@@ -180,7 +180,7 @@ class Lived:
 
     def on_down(self, name: str) -> None:
         self.up.discard(name)
-        self.said[name] = {}
+        self.announced[name] = {}
         self.wire.outbound.leave(PEERS[name])
         self.wire.heard.pop(PEERS[name], None)
         self.wire.hops.pop(PEERS[name], None)
@@ -188,13 +188,13 @@ class Lived:
 
     def on_announce(self, name: str, which: int, prefixes: list[str]) -> None:
         if name in self.up:
-            what = path(PEERS[name], SAID[which])
-            self.said[name].update(dict.fromkeys(prefixes, what))
+            what = path(PEERS[name], OFFERED[which])
+            self.announced[name].update(dict.fromkeys(prefixes, what))
             self.core.router.received(PEERS[name], [Announce(V4, what, [pfx(text) for text in prefixes])])
 
     def on_withdraw(self, name: str, prefix: str) -> None:
         if name in self.up:
-            self.said[name].pop(prefix, None)
+            self.announced[name].pop(prefix, None)
             self.core.router.received(PEERS[name], [withdraw(prefix)])
 
     def on_originate(self, which: int) -> None:
@@ -212,8 +212,8 @@ class Lived:
 
     def carry(self) -> None:
         changes = self.core.apply()
-        for group, told in changes.adj_rib_out.items():
-            self.wire.outbound.changed(group, told)
+        for group, advertised in changes.adj_rib_out.items():
+            self.wire.outbound.changed(group, advertised)
 
     def settle(self) -> None:
         while self.core.router.work(3):
@@ -223,7 +223,7 @@ class Lived:
             pass
 
     def fresh(self) -> Lived:
-        """One that is told the end of this one."""
+        """One that is given the end of this one."""
         new = Lived()
         if self.core.router.encoded:  # seen once, it stays so
             new.core.router.workloads_ranked(True)
@@ -232,16 +232,16 @@ class Lived:
         new.on_tunnel(self.tunnel)
         for name in sorted(self.up, reverse=True):
             new.on_up(name)
-            for text, what in self.said[name].items():
+            for text, what in self.announced[name].items():
                 new.core.router.received(PEERS[name], [Announce(V4, what, [pfx(text)])])
         new.settle()
         return new
 
-    def told(self, name: str) -> Counter[object]:
+    def advertised(self, name: str) -> Counter[object]:
         """What a peer heard, but for path identifiers."""
         session = PEERS[name]
         heard, hops = self.wire.heard.get(session, {}), self.wire.hops.get(session, {})
-        return Counter((key[0], said, hops[key]) for key, said in heard.items())
+        return Counter((key[0], announced, hops[key]) for key, announced in heard.items())
 
 
 @given(st.lists(EVENT, min_size=6, max_size=30))
@@ -259,5 +259,5 @@ def test_the_end_alone_decides(events: list[tuple[object, ...]]) -> None:
     assert lived.core.router.groups == fresh.core.router.groups
     assert lived.core.router.prioritised == fresh.core.router.prioritised
     for name in lived.up:
-        assert lived.told(name) == fresh.told(name), name
+        assert lived.advertised(name) == fresh.advertised(name), name
         assert lived.core.router.counts(PEERS[name].id, V4) == fresh.core.router.counts(PEERS[name].id, V4)

@@ -92,11 +92,11 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     )
 
 
-def slow(said: Snapshot) -> set[str]:
+def slow(stated: Snapshot) -> set[str]:
     """The addresses that ``me`` announces, as the page says it."""
     found: set[str] = set()
-    cluster = said.bgp_configurations["default"]
-    if said.nodes["me"].labels:
+    cluster = stated.bgp_configurations["default"]
+    if stated.nodes["me"].labels:
         return found
 
     def has(wanted: tuple[ServiceRange, ...], address: bytes) -> bool:
@@ -105,7 +105,7 @@ def slow(said: Snapshot) -> set[str]:
     def alone(wanted: tuple[ServiceRange, ...], address: bytes) -> bool:
         return any(each.cidr == bytes([len(address) * 8]) + address for each in wanted)
 
-    for name, service in said.services.items():
+    for name, service in stated.services.items():
         if service.type == "ExternalName" or not service.cluster_ips:
             continue
         candidates = list(service.cluster_ips) if cluster.service_cluster_ips else []
@@ -118,7 +118,7 @@ def slow(said: Snapshot) -> set[str]:
         for address in candidates:
             ready = {
                 endpoint.node
-                for each in said.endpoint_slices.values()
+                for each in stated.endpoint_slices.values()
                 if each.service == name and each.family is family_of(address)
                 for endpoint in each.endpoints
                 if endpoint.ready
@@ -149,16 +149,16 @@ def announced(found: Services) -> set[str]:
 
 
 @given(snapshots())
-def test_what_the_slow_reading_says(said: Snapshot) -> None:
-    found = services(said, "me")
-    assert announced(found) == slow(said)
+def test_what_the_slow_reading_says(stated: Snapshot) -> None:
+    found = services(stated, "me")
+    assert announced(found) == slow(stated)
     for family in Family:
         of_family = found.families[family]
         assert not of_family.announce.keys() & of_family.hidden.keys()
         everywhere = {*of_family.announce, *of_family.hidden}
         assert everywhere == {
             bytes([len(address) * 8]) + address
-            for service in said.services.values()
+            for service in stated.services.values()
             for address in (*service.cluster_ips, *service.external_ips, *service.load_balancer_ips)
             if family_of(address) is family
         }, "each has its reason"

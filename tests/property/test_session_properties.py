@@ -1,8 +1,9 @@
 """Sessions that break and come back, refreshes, path identifiers, sockets that are full: the end alone decides.
 
 The same comparison as in ``test_policy_properties``, of a router and its update groups that lived through it all with
-ones that are told the end, here with what sessions do: routes that a peer left behind stay until it has told all again
-or its time is up (RFC 4724 §4.2), a refresh replaces what was told (RFC 7313), and a slow reader hears the newest only.
+ones that are sent the end, here with what sessions do: routes that a peer left behind stay until it has announced all
+again or its time is up (RFC 4724 §4.2), a refresh replaces what was sent (RFC 7313), and a slow reader hears the newest
+only.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from bgpd.model.route import (
     Withdraw,
 )
 from bgpd.rules.policy import RoutePolicy
-from tests.property.test_policy_properties import ORIGINS, PEERS, PREFIXES, SAID, Lived, policies
+from tests.property.test_policy_properties import OFFERED, ORIGINS, PEERS, PREFIXES, Lived, policies
 from tests.unit.builders import V4, lost, path, pfx
 
 NAMES = sorted(PEERS)
 FAMILY = frozenset({V4})
 ENCODED = 1
-"""Of ``SAID``: with a LOCAL_PREF that carries a metric."""
-Said = dict[tuple[str, int], int]
+"""Of ``OFFERED``: with a LOCAL_PREF that carries a metric."""
+Announced = dict[tuple[str, int], int]
 """(prefix, path identifier) -> which attributes."""
 
 
@@ -51,7 +52,7 @@ path_id = st.sampled_from([0, 0, 5])
 announce = st.tuples(
     st.just("say"),
     name,
-    st.integers(0, len(SAID) - 1),
+    st.integers(0, len(OFFERED) - 1),
     st.lists(st.sampled_from(PREFIXES), min_size=1, max_size=3, unique=True),
     path_id,
 )
@@ -76,16 +77,17 @@ EVENT = st.one_of(
 
 
 class Longer(Lived):
-    """``Lived`` with sessions that are others each time they come up, and what each has said in the present one."""
+    """``Lived`` with sessions that are others each time they come up, and what each has announced in the present
+    one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.session: dict[str, Peer] = {}
-        self.now: dict[str, Said] = {each: {} for each in NAMES}
-        self.kept: dict[str, Said] = {each: {} for each in NAMES}
-        """What a peer said before it broke, or before a refresh, and not yet again."""
+        self.now: dict[str, Announced] = {each: {} for each in NAMES}
+        self.kept: dict[str, Announced] = {each: {} for each in NAMES}
+        """What a peer announced before it broke, or before a refresh, and not yet again."""
         self.due: dict[str, RibEvent | None] = dict.fromkeys(NAMES)
-        """What ends the telling that is under way."""
+        """What ends the announcement that is under way."""
         self.full: set[str] = set()
         self.dead: set[str] = set()
         """Next hops that lead nowhere."""
@@ -134,7 +136,7 @@ class Longer(Lived):
             return
         key = name, which, path_id
         if key not in self._paths:  # as the codec does, for a session
-            self._paths[key] = path(self.session[name], SAID[which], path_id=path_id)
+            self._paths[key] = path(self.session[name], OFFERED[which], path_id=path_id)
         for text in prefixes:
             self.now[name][text, path_id] = which
             self.kept[name].pop((text, path_id), None)
@@ -142,8 +144,8 @@ class Longer(Lived):
 
     def on_take_back(self, name: str, prefix: str, path_id: int) -> None:
         if name in self.up:
-            for said in (self.now[name], self.kept[name]):
-                said.pop((prefix, path_id), None)
+            for announced in (self.now[name], self.kept[name]):
+                announced.pop((prefix, path_id), None)
             self.hear(name, Withdraw(V4, [pfx(prefix)], path_id))
 
     def on_begin(self, name: str) -> None:
@@ -183,7 +185,7 @@ class Longer(Lived):
         self.settle()
 
     def fresh(self) -> Longer:
-        """One that is told the end of this one."""
+        """One that is given the end of this one."""
         new = Longer()
         if self.core.router.encoded:  # seen once, it stays so
             new.core.router.workloads_ranked(True)
@@ -198,10 +200,10 @@ class Longer(Lived):
         new.finish()
         return new
 
-    def told(self, name: str) -> Counter[object]:
+    def advertised(self, name: str) -> Counter[object]:
         """What a peer heard, but for path identifiers."""
         heard, hops = (table.get(self.session[name], {}) for table in (self.wire.heard, self.wire.hops))
-        return Counter((key[0], said, hops[key]) for key, said in heard.items())
+        return Counter((key[0], announced, hops[key]) for key, announced in heard.items())
 
 
 @given(st.lists(EVENT, min_size=6, max_size=40))
@@ -226,5 +228,5 @@ def test_the_end_alone_decides(events: list[tuple[object, ...]]) -> None:
         peer_id = PEERS[name].id
         assert router.counts(peer_id, V4) == other.counts(peer_id, V4), name
         if name in lived.up:
-            assert lived.told(name) == fresh.told(name), name
+            assert lived.advertised(name) == fresh.advertised(name), name
             assert lived.wire.outbound.queue_length(peer_id) == 0

@@ -221,10 +221,10 @@ def test_path_identifiers_and_ipv6_next_hops_there_and_back(
     assert {(e.path.attributes, e.path.next_hop, e.path.link_local) for e in events} == {
         (sent, hop, link_local)
     }
-    told = [(e.path.path_id if with_ids else 0, prefix) for e in events for prefix in e.prefixes]
-    assert sorted(told) == sorted((path_id if with_ids else 0, prefix) for path_id, prefix in found)
+    advertised = [(e.path.path_id if with_ids else 0, prefix) for e in events for prefix in e.prefixes]
+    assert sorted(advertised) == sorted((path_id if with_ids else 0, prefix) for path_id, prefix in found)
     gone = decode(b"".join(encode_withdrawals(family, table)), peer)
-    assert sorted((e.path_id, prefix) for e in gone for prefix in e.prefixes) == sorted(told)
+    assert sorted((e.path_id, prefix) for e in gone for prefix in e.prefixes) == sorted(advertised)
 
 
 @given(st.binary(max_size=200), st.binary(max_size=100), st.binary(max_size=100), st.booleans())

@@ -146,7 +146,7 @@ def attributes(
 def path(
     by: Peer, attrs: Attributes | None = None, *, next_hop: str | Address | None = None, path_id: int = 0
 ) -> Path:
-    """A path of a session; the next hop is the peer itself unless said, the AS path its AS where external."""
+    """A path of a session; the next hop is the peer itself unless given, the AS path its AS where external."""
     if attrs is None:
         attrs = attributes(local_pref=100) if by.ibgp else attributes(by.config.asn)
     hop = addr(next_hop) if isinstance(next_hop, str) else next_hop or by.config.address
@@ -185,7 +185,7 @@ class Resolver:
         return self.table.get(address) or Resolution(Via((Hop(address, 2),)), 0)
 
     def set(self, address: str, result: Resolution | Unresolved | None) -> frozenset[Address]:
-        """Change one; returns what to tell the router."""
+        """Change one; returns what to hand to the router."""
         if result is None:
             self.table.pop(addr(address), None)
         else:
@@ -220,7 +220,8 @@ def origination(
 
 
 class Core:
-    """A router whose changes are applied at once: ``fib`` and ``told`` are what the kernel and the groups would have.
+    """A router whose changes are applied at once: ``fib`` and ``advertised`` are what the kernel and the groups would
+    have.
 
     ``fib_changes`` are those of the last ``settle`` that were really one.
     """
@@ -229,14 +230,14 @@ class Core:
         self.resolver = resolver or Resolver()
         self.router = Router(self.resolver, max_paths)
         self.fib: dict[tuple[Family, str, int], Forwarding] = {}
-        self.told: dict[Group, dict[Prefix, Out]] = {}
+        self.advertised: dict[Group, dict[Prefix, Out]] = {}
         self.tables: dict[Group, Mapping[Prefix, Out]] = {}
         self.fib_changes: dict[str, Forwarding | None] = {}
         self.out_changes: dict[Group, dict[Prefix, tuple[Out | None, Out | None]]] = {}
         self.now = 1000.0
 
     def settle(self, limit: int = 128) -> Core:
-        """Decide all that is due and apply it; checks that what a group "was told before" is true."""
+        """Decide all that is due and apply it; checks that what a group "was sent before" is true."""
         while self.router.work(limit):
             pass
         self.apply()
@@ -260,16 +261,16 @@ class Core:
             table = self.router.adj_rib_out(group)
             if (
                 self.tables.get(group) is not table
-            ):  # another group of the same name: nobody of it was told anything
-                self.tables[group], self.told[group] = table, {}
-            told = self.told[group]
+            ):  # another group of the same name: nobody of it was sent anything
+                self.tables[group], self.advertised[group] = table, {}
+            advertised = self.advertised[group]
             for prefix, (before, now) in pairs.items():
-                assert told.get(prefix) == before
+                assert advertised.get(prefix) == before
                 if now is None:
-                    del told[prefix]
+                    del advertised[prefix]
                 else:
-                    told[prefix] = now
-            assert told == table
+                    advertised[prefix] = now
+            assert advertised == table
         return changes
 
     def up(self, *peers: Peer) -> Core:
@@ -294,9 +295,9 @@ class Core:
         return {text: value for (of, text, _), value in self.fib.items() if of is family}
 
     def to(self, by: Peer, family: Family = V4) -> dict[str, Out]:
-        """What the group of a session has been told."""
-        told = self.router.adj_rib_out(groups_of(by)[family])
-        return {prefix_text(family, prefix): out for prefix, out in told.items()}
+        """What the group of a session has been sent."""
+        advertised = self.router.adj_rib_out(groups_of(by)[family])
+        return {prefix_text(family, prefix): out for prefix, out in advertised.items()}
 
 
 class Line:
@@ -317,15 +318,15 @@ class Line:
             self.it.join(each, {family: family for family in each.families}, self.tables)
 
     def change(self, changes: dict[Prefix, Out | None], family: Family = V4) -> None:
-        """What the router does: change the table, then tell."""
+        """What the router does: change the table, then announce."""
         table = self.tables[family]
-        told = {prefix: (table.get(prefix), out) for prefix, out in changes.items()}
+        advertised = {prefix: (table.get(prefix), out) for prefix, out in changes.items()}
         for prefix, out in changes.items():
             if out is None:
                 table.pop(prefix, None)
             else:
                 table[prefix] = out
-        self.it.changed(family, told)
+        self.it.changed(family, advertised)
 
     def settle(self, settled: bool = True) -> None:
         while self.it.work(settled):

@@ -255,7 +255,7 @@ WHY = (
             Step("decision", "best: Mesh_10_0_1_20, the only path"),
             Step("next hop", "10.0.1.20: via 10.0.1.20 dev ens5"),
             Step("kernel", "10.48.0.128/26 via 10.0.1.20 dev ens5 proto bird: installed"),
-            Step("export", "not told to Mesh_10_0_1_30: learned from an internal peer", ok=False),
+            Step("export", "not advertised to Mesh_10_0_1_30: learned from an internal peer", ok=False),
         ),
     ),
 )

@@ -50,7 +50,7 @@ class Ground:
         return replace(mesh_peer("other", address), id=of.id, families=("ipv4",))
 
     def install(self) -> None:
-        """What is decided is in the kernel, and told."""
+        """What is decided is in the kernel, and advertised."""
         for (family, text, metric), value in self.core.fib.items():
             delta, target = self.fibs[family].delta, self.fibs[family].target
             delta.want({(pfx(text), metric): value})

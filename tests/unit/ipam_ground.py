@@ -155,8 +155,8 @@ def sound(memory: Memory, *, settled: bool = False) -> None:
     real = real_counts(blocks)
     for name, counts in real.items():
         for cidr, number in counts.items():
-            said = handles[name].blocks.get(cidr, 0) if name in handles else 0
-            assert said >= number, f"handle {name} says {said} of {number} addresses in {cidr}"
+            stated = handles[name].blocks.get(cidr, 0) if name in handles else 0
+            assert stated >= number, f"handle {name} says {stated} of {number} addresses in {cidr}"
     if not settled:
         return
     for handle in handles.values():

@@ -119,7 +119,7 @@ class TargetContract(Generic[K, V]):
         assert not await target.apply(entries, ())
         assert await contents(target) == entries
 
-    async def test_a_reading_tells_what_differs(self) -> None:
+    async def test_a_reading_says_what_differs(self) -> None:
         target, entries = await self.make_target(), self.entries()
         await target.apply(entries, ())
         assert not (await target.resync()).keys

@@ -60,7 +60,7 @@ def test_a_peer_is_known_by_its_address() -> None:
 
 
 def test_one_key_an_address() -> None:
-    """The first peer by name that has a password has it; another can be dialled only, and it is said why."""
+    """The first peer by name that has a password has it; another can be dialled only, and why is reported."""
     a, b, c = (named("a", "10.0.0.2"), named("b", "10.0.0.2", "one"), named("c", "10.0.0.2", "two"))
     made = admission(c, b, a, named("d", "fd00::2", "six"))
     assert made.keys == {net("10.0.0.2/32"): "one", net("fd00::2/128"): "six"}

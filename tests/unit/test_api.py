@@ -227,7 +227,7 @@ def many(count: int) -> Iterator[RouteView]:
 async def test_a_large_table_leaves_the_loop_its_turns(
     client: aiohttp.ClientSession, views: FakeViews, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """100,000 rows are made and sent in many turns of the loop, not in one: told by counting them."""
+    """100,000 rows are made and sent in many turns of the loop, not in one: seen by counting them."""
 
     def routes(
         table: RouteTable, prefix: str | None, peer: str | None, longer: bool = False

@@ -43,7 +43,7 @@ def test_the_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bfd", "said"),
+    ("bfd", "words"),
     [
         ("{min_tx: 300}", "bgp.defaults.bfd.min_tx: expected a time such as 300ms, not 300"),
         ("{min_tx: 1us}", "bgp.defaults.bfd.min_tx: expected 10ms to 60s, not 1us"),
@@ -54,10 +54,10 @@ def test_the_file() -> None:
         ("{multihop: 1}", "bgp.defaults.bfd.multihop"),
     ],
 )
-def test_mistakes_in_the_file(bfd: str, said: str) -> None:
+def test_mistakes_in_the_file(bfd: str, words: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse(f"bgp: {{defaults: {{bfd: {bfd}}}}}", "x")
-    assert said in str(error.value)
+    assert words in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_the_annotation_has_the_words_of_the_file(text: str, options: BfdOptions
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "words"),
     [
         ("true", "expected keys and values"),
         ("", "expected keys and values"),
@@ -85,8 +85,8 @@ def test_the_annotation_has_the_words_of_the_file(text: str, options: BfdOptions
         ("[" * 5000, "expected"),
     ],
 )
-def test_what_the_annotation_is_not(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+def test_what_the_annotation_is_not(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words.replace("(", r"\(")):
         parse_bfd(text)
 
 
@@ -152,15 +152,15 @@ def test_bfd_down_ends_the_session_with_its_own_reason() -> None:
     assert down.reason is DownReason.BFD
     assert down.message == "NOTIFICATION sent 6/10 BFD Down: BFD: detection time expired"
     assert down.keep == frozenset(), "BGP cannot say beforehand that it restarts (RFC 5882 §4.3.2.2)"
-    said = notification(connection)
-    assert (said.code, said.subcode) == (6, 10)
+    printed = notification(connection)
+    assert (printed.code, printed.subcode) == (6, 10)
     assert session.flaps == {"bfd": 1}
     assert session.take_dial(21.0), "it tries again: the path may be back"
 
 
 @pytest.mark.parametrize("independent", [False, True])
 def test_a_restart_under_way_goes_on_unless_the_forwarding_plane_is_dead(independent: bool) -> None:
-    """RFC 5882 §4.3: the C bit tells."""
+    """RFC 5882 §4.3: the C bit decides."""
     session = make()
     connection = dial(session)
     up(session, connection)
@@ -182,11 +182,11 @@ def test_a_session_that_is_not_up_has_nothing_to_lose() -> None:
 
 class FakeSpeaker:
     def __init__(self, abandons: bool = False) -> None:
-        self.told: list[tuple[str, str, bool]] = []
+        self.reported: list[tuple[str, str, bool]] = []
         self.abandons = abandons
 
     def path_down(self, peer: PeerId, reason: str, independent: bool) -> bool:
-        self.told.append((peer, reason, independent))
+        self.reported.append((peer, reason, independent))
         return self.abandons
 
 
@@ -210,7 +210,7 @@ def change(**what: Any) -> BfdChange:
 
 
 @pytest.mark.parametrize(
-    ("what", "abandons", "told", "forgotten"),
+    ("what", "abandons", "reported", "forgotten"),
     [
         ({}, False, ["a", "b"], []),
         ({"failed": False, "reason": "administratively down"}, False, [], []),
@@ -219,14 +219,14 @@ def change(**what: Any) -> BfdChange:
     ],
 )
 async def test_what_bfd_says_reaches_the_sessions(
-    what: dict[str, Any], abandons: bool, told: list[str], forgotten: list[str]
+    what: dict[str, Any], abandons: bool, reported: list[str], forgotten: list[str]
 ) -> None:
     speaker, router, kicks = FakeSpeaker(abandons), FakeRouter(), []
     liveness = Liveness(speaker, None, router, lambda: kicks.append(1))  # type: ignore[arg-type]
     liveness._changed(change(**what))
-    assert [peer for peer, _, _ in speaker.told] == told
+    assert [peer for peer, _, _ in speaker.reported] == reported
     assert router.forgotten == forgotten
-    assert bool(kicks) == bool(told)
+    assert bool(kicks) == bool(reported)
 
 
 # What the operator sees.

@@ -71,7 +71,7 @@ def test_slow_until_it_is_up() -> None:
     assert {packet.desired_min_tx for _, _, packet in pair.sent} == {SLOW}
 
 
-def test_fast_once_it_is_up_and_the_peer_is_told_by_a_poll() -> None:
+def test_fast_once_it_is_up_and_the_peer_learns_it_by_a_poll() -> None:
     pair = Pair(FAST, FAST)
     pair.run(10.0)
     polled = [packet for _, name, packet in pair.sent if name == "a" and packet.poll]
@@ -113,8 +113,8 @@ def test_a_peer_that_dies_is_found_dead_within_the_detection_time(timing: BfdTim
     assert (name, change.up, change.diagnostic) == ("a", False, Diagnostic.DETECTION_TIME_EXPIRED)
     assert not change.ordered
     assert died + detection * (1 - 1 / timing.multiplier) - 1e-6 <= at <= died + detection + 0.01
-    said = [packet for when, _, packet in pair.sent if when >= at]
-    assert said[0].state is DOWN and said[0].diagnostic == 1 and said[0].your_discriminator == 0
+    sent = [packet for when, _, packet in pair.sent if when >= at]
+    assert sent[0].state is DOWN and sent[0].diagnostic == 1 and sent[0].your_discriminator == 0
 
 
 def test_one_way_loss_takes_both_down() -> None:
@@ -163,11 +163,11 @@ def test_admin_down_is_no_failure() -> None:
     ]
     assert pair.b.local_diag is Diagnostic.NEIGHBOR_SIGNALED_DOWN
     assert pair.a.over(pair.now), "the peer has answered that it is down"
-    said = pair.sent[0][2]
-    assert (said.state, said.diagnostic) == (ADMIN_DOWN, Diagnostic.ADMINISTRATIVELY_DOWN)
+    sent = pair.sent[0][2]
+    assert (sent.state, sent.diagnostic) == (ADMIN_DOWN, Diagnostic.ADMINISTRATIVELY_DOWN)
 
 
-def test_admin_down_is_told_for_a_detection_time() -> None:
+def test_admin_down_is_sent_for_a_detection_time() -> None:
     """§6.8.16, where the peer does not answer."""
     pair = up()
     pair.dead.add("b")
@@ -218,7 +218,7 @@ def test_the_state_machine(before: BfdState, heard: BfdState, after: BfdState) -
     assert session.state is after
 
 
-def test_other_intervals_are_told_by_a_poll_and_hold_once_it_is_confirmed() -> None:
+def test_other_intervals_are_sent_by_a_poll_and_hold_once_it_is_confirmed() -> None:
     """§6.8.3: slower sending and faster detection wait for the peer's Final."""
     pair = up()
     pair.lossy = lambda sender, packet: packet.final
@@ -269,9 +269,9 @@ def test_final_and_poll_never_stand_together() -> None:
     """§6.5, also where both sides poll."""
     session = alone()
     session.receive(packet(INIT, poll=True), 0.0)
-    said = session.packets_to_send()
+    sent = session.packets_to_send()
     assert session.polling
-    assert [(each.poll, each.final) for each in said] == [(False, True), (True, False)]
+    assert [(each.poll, each.final) for each in sent] == [(False, True), (True, False)]
 
 
 def test_a_peer_in_demand_mode_hears_nothing_but_answers_and_polls() -> None:

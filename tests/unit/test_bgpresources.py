@@ -121,7 +121,7 @@ def configured(spec: dict[str, Any], name: str = "default", group: str = V3) -> 
 )  # fmt: skip
 @pytest.mark.parametrize("group", [V3, V1])
 def test_configuration(key: str, value: object, field: str, read: object, group: str) -> None:
-    """One field set is one field of the value, the rest "not said"."""
+    """One field set is one field of the value, the rest "not stated"."""
     expected = dataclasses.replace(BGPConfiguration("default"), **{field: read})
     assert good(configured({key: value}, group=group)) == expected
 
@@ -240,7 +240,7 @@ def test_entries_that_are_no_mappings_are_left_out() -> None:
         ({"name": "blue", "value": "1:2"}, "2.name", "is there more than once"),
     ],
 )
-def test_a_wrong_name_is_said_once(entry: dict[str, Any], path: str, words: str) -> None:
+def test_a_wrong_name_is_reported_once(entry: dict[str, Any], path: str, words: str) -> None:
     document = advertised(
         {"cidr": "10.65.0.0/16", "communities": ["blue", *([entry["name"]] if "name" in entry else [])]},
         communities=[*COMMUNITIES, entry],
@@ -512,7 +512,7 @@ def test_string_data_goes_before_data() -> None:
         ({"stringData": ["hunter2"]}, "stringData", "expected keys and values"),
     ],
 )
-def test_bad_secrets_tell_nothing(content: dict[str, Any], path: str, words: str) -> None:
+def test_bad_secrets_show_nothing(content: dict[str, Any], path: str, words: str) -> None:
     decoded = one(secret(**content))
     (problem,) = decoded.problems
     assert (decoded.verdict, problem.path, problem.message) == (Verdict.BAD, path, words)

@@ -145,7 +145,7 @@ def test_a_gateway_is_a_route_and_no_reset(planned: Any) -> None:
     ]
 
 
-def test_another_password_is_told_without_it(planned: Any) -> None:
+def test_another_password_is_reported_without_it(planned: Any) -> None:
     cluster = (OWN, *CLUSTER, SETTINGS, tor(**WITH_PASSWORD))
     found = changes(planned(*cluster, secret("old-one")), planned(*cluster, secret("new-one")), {TOR_NAME})
     (entry,) = found["sessions"]["reset"]
@@ -282,7 +282,7 @@ def test_settings(planned: Any, spec: dict[str, Any], setting: str, before: Any,
         assert (entry["before"], entry["after"]) == (before, after)
 
 
-def test_a_peer_tells_that_local_pref_carries_metrics(planned: Any) -> None:
+def test_a_peer_shows_that_local_pref_carries_metrics(planned: Any) -> None:
     with_it = settings(ipv4NormalRoutePriority=1024)
     assert (
         different(changes(planned(OWN, SETTINGS, encoded=True), planned(OWN, with_it, encoded=True), ()))
@@ -297,7 +297,7 @@ def test_a_pool_that_is_hidden(planned: Any) -> None:
     assert [entry["setting"] for entry in found["settings"]] == ["ipv4.exported_pools", "ipv4.hidden_pools"]
 
 
-def test_every_field_is_told_and_resets_as_the_session_has_it(planned: Any) -> None:
+def test_every_field_is_reported_and_resets_as_the_session_has_it(planned: Any) -> None:
     """Any difference of a configuration shows, and what is called a reset is one."""
     of = planned(OWN, *CLUSTER, SETTINGS, tor())
     known = {str(name): config for name, config in of.peering.peers.items()}[TOR_NAME]

@@ -30,7 +30,8 @@ metrics:
 
 
 class Daemon(ModuleType):
-    """In place of ``bgpd.daemon.daemon`` and ``bgpd.daemon.cleanup``: records what it is asked, and fails as told."""
+    """In place of ``bgpd.daemon.daemon`` and ``bgpd.daemon.cleanup``: records what it is asked, and fails as it is set
+    to."""
 
     def __init__(self) -> None:
         super().__init__("bgpd.daemon.daemon")
@@ -210,7 +211,8 @@ def test_as_a_module_and_quick() -> None:
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("argv", [["config", "schema"], ["--help"], ["--version"], ["plan", "--help"]])
 def test_output_that_cannot_be_written(argv: list[str], unbuffered: str) -> None:
-    """A full disk or a reader that has gone, at the first write or at the last: no traceback, and a code that tells."""
+    """A full disk or a reader that has gone, at the first write or at the last: no traceback, and a code that shows
+    it."""
     root = str(Path(daemon.__file__).parents[2])
     known = {**os.environ, "PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": root}
     command = [sys.executable, "-m", "bgpd", *argv]

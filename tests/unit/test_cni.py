@@ -173,7 +173,7 @@ def test_old_versions_of_the_result(run: Run) -> None:
     assert code == 0 and result["cniVersion"] == "0.4.0" and result["ips"][0]["version"] == "4"
 
 
-def test_versions_are_told(run: Run) -> None:
+def test_versions_are_reported(run: Run) -> None:
     code, result = run("VERSION", stdin='{"cniVersion": "1.1.0"}')
     assert code == 0 and result == {"cniVersion": "1.1.0", "supportedVersions": list(spec.VERSIONS)}
 
@@ -226,7 +226,7 @@ def test_each_refusal_has_its_code_and_leaves_nothing(
     assert used(directory) == {}
 
 
-def test_exhaustion_is_told_and_what_was_got_is_given_back(run: Run, directory: Path) -> None:
+def test_exhaustion_is_reported_and_what_was_got_is_given_back(run: Run, directory: Path) -> None:
     """calico cni-plugin#908: no IPv4 stays where the IPv6 has run out."""
     for number in range(8):
         assert (

@@ -177,15 +177,17 @@ def test_status_of_a_node_that_has_just_started(views: FakeViews) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "up", "words"),
+    ("advertised", "up", "words"),
     [
-        (1, 2, "1 of 2 told to every peer"),
+        (1, 2, "1 of 2 advertised to every peer"),
         (2, 2, "2 announced"),
         (2, 0, "2 to announce (1 ipv4 block, 1 ipv4 borrowed), and nobody"),
     ],
 )
-def test_status_says_whether_peers_were_told(views: FakeViews, told: int, up: int, words: str) -> None:
-    status = replace(views.status(), routes_advertised={("block", "ipv4"): told}, peers_up=up)
+def test_status_says_whether_peers_were_sent_all(
+    views: FakeViews, advertised: int, up: int, words: str
+) -> None:
+    status = replace(views.status(), routes_advertised={("block", "ipv4"): advertised}, peers_up=up)
     assert words in "\n".join(lines(screens.status(document(status), Look(NOW)), terminal=False))
 
 
@@ -329,7 +331,7 @@ def test_why(bgpctl: Bgpctl) -> None:
         "  ✓  decision  best: Mesh_10_0_1_20, the only path\n"
         "  ✓  next hop  10.0.1.20: via 10.0.1.20 dev ens5\n"
         "  ✓  kernel    10.48.0.128/26 via 10.0.1.20 dev ens5 proto bird: installed\n"
-        "  ✗  export    not told to Mesh_10_0_1_30: learned from an internal peer\n"
+        "  ✗  export    not advertised to Mesh_10_0_1_30: learned from an internal peer\n"
     )
 
 
@@ -486,7 +488,7 @@ def test_a_daemon_that_does_not_answer() -> None:
 
 
 @pytest.mark.parametrize("output", ["table", "json"])
-def test_an_answer_cut_short_is_said(
+def test_an_answer_cut_short_is_reported(
     bgpctl: Bgpctl, views: FakeViews, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
     def routes(

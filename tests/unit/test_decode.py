@@ -105,7 +105,7 @@ def test_what_pools_say_to_others_is_silent() -> None:
     assert (pool.ipip_mode, pool.vxlan_mode) == (EncapMode.ALWAYS, EncapMode.CROSS_SUBNET)
 
 
-def test_what_has_no_effect_is_said() -> None:
+def test_what_has_no_effect_is_reported() -> None:
     spec = {"cidr": "10.48.0.0/24", "disableBgpExport": True, "ipip": {"enabled": True}}
     assert one(thing("IPPool", spec)).verdict is Verdict.GOOD
     assert notes(thing("IPPool", spec)) == {

@@ -125,7 +125,7 @@ async def test_what_is_no_file_or_has_no_end_is_named_and_never_read(tmp_path: P
 
 
 async def test_a_directory_that_is_none(tmp_path: Path) -> None:
-    """What was read before stands, and it is said why nothing new is read."""
+    """What was read before stands, and it is reported why nothing new is read."""
     path = tmp_path / "status"
     path.mkdir()
     (path / "a").write_text(json.dumps(STATUS))

@@ -148,8 +148,8 @@ def test_optional_parameters_of_rfc_9072() -> None:
     value = b"\x01\x04\0\1\0\1"
     for more in (b"", b"\xc9\xf0" + bytes(240) + b"\xca\xf0" + bytes(240)):
         parameter = b"\x02" + (len(value) + len(more)).to_bytes(2, "big") + value + more
-        for said in (b"\xff", b"\x07"):  # what stands there is not looked at
-            body = _open_with()[:-1] + said + b"\xff" + len(parameter).to_bytes(2, "big") + parameter
+        for stated in (b"\xff", b"\x07"):  # what stands there is not looked at
+            body = _open_with()[:-1] + stated + b"\xff" + len(parameter).to_bytes(2, "big") + parameter
             capabilities = decode_open(body).capabilities
             assert capabilities.families == frozenset({Family.IPV4})
             assert len(capabilities.others) == (2 if more else 0)

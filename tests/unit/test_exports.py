@@ -109,7 +109,7 @@ def test_external_to_external() -> None:
 
 
 def test_a_path_with_the_peers_as_on_it_is_its_own_to_refuse() -> None:
-    """It may allow its AS there (numAllowedLocalASNumbers), and Calico tells it too."""
+    """It may allow its AS there (numAllowedLocalASNumbers), and Calico announces it too."""
     out = learned_out(path(EBGP, attributes(65001, 65002)), group(FAR))
     assert out == Out(attributes(OWN_AS, 65001, 65002), ME, EBGP.id)
 

@@ -67,10 +67,10 @@ async def test_a_start_takes_no_hop_from_a_route_of_before() -> None:
         assert not target.log
         made.want({KEY: TWO})
         await rest()
-        assert target.state == {KEY: TWO, OTHER: ONE}, "it was told of whole: what is less now is less"
+        assert target.state == {KEY: TWO, OTHER: ONE}, "its state is whole: what is less now is less"
 
 
-async def test_the_end_of_the_start_takes_what_nobody_told() -> None:
+async def test_the_end_of_the_start_takes_what_nobody_announced() -> None:
     async with started(key=TWO, other=TWO) as (made, target):
         made.want({KEY: ONE})
         await rest()

@@ -294,7 +294,7 @@ def test_a_document_is_decoded_once() -> None:
         "stringData: {tor: [hunter2",
     ],
 )
-def test_broken_text_of_a_secret_is_not_told(text: str) -> None:
+def test_broken_text_of_a_secret_is_not_shown(text: str) -> None:
     document = f"apiVersion: v1\nkind: Secret\nmetadata: {{name: bgp}}\n{text}\n"
     parsed = documents.parse("s.yaml", (json.dumps(pool()) + "\n---\n" + document).encode(), {})
     assert [decoded.verdict for decoded in parsed.objects] == [Verdict.GOOD]
@@ -351,7 +351,7 @@ async def test_a_file_without_end_is_named(backend: Directory) -> None:
         assert snapshot.pools
 
 
-async def test_a_file_replaced_by_a_fifo_keeps_what_it_said(backend: Directory) -> None:
+async def test_a_file_replaced_by_a_fifo_keeps_what_it_stated(backend: Directory) -> None:
     backend.put(node())
     backend.put(pool())
     async with watching(backend) as watch:
@@ -365,7 +365,7 @@ async def test_a_file_replaced_by_a_fifo_keeps_what_it_said(backend: Directory) 
 
 
 async def test_reading_yields(backend: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "SLICE", 0.0)
+    monkeypatch.setattr(files, "SLICE_SECONDS", 0.0)
     backend.put(node())
     for number in range(50):
         backend.put(pool(f"p{number}", f"10.{number}.0.0/24"))

@@ -279,11 +279,11 @@ def test_the_first_rule_that_matches_ends_the_chain() -> None:
     second = a_filter("second", rule("10.48.0.0/15", IN), REJECT)
     found = chain(["first", "second"], by_name(first, second), "export", V4)
     assert found is not None
-    said = {
+    stated = {
         prefix: found.evaluate(subject(prefix), False)
         for prefix in ("10.48.0.64/26", "10.48.1.0/26", "10.49.0.0/26", "192.0.2.0/24")
     }
-    assert said == {
+    assert stated == {
         "10.48.0.64/26": Verdict(Action.ACCEPT, "first exportV4[0]", ()),
         "10.48.1.0/26": Verdict(Action.REJECT, "first exportV4[1]", ()),
         "10.49.0.0/26": Verdict(Action.ACCEPT, "second exportV4[0]", ()),

@@ -25,7 +25,7 @@ def text(*objects: Mapping[str, object]) -> bytes:
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[tuple[Files, Snapshot]]:
-    """A datastore that has read its directory, and what it said."""
+    """A datastore that has read its directory, and what it stated."""
     (tmp_path / "own.yaml").write_bytes(text(OWN))
     (tmp_path / "peers.yaml").write_bytes(text(TOR, pool("p", "10.48.0.0/16")))
     files = Files(tmp_path, "worker1")

@@ -1,4 +1,4 @@
-"""Resources and configuration become sessions, policy and originations; nobody is told anything false meanwhile."""
+"""Resources and configuration become sessions, policy and originations; nobody is sent anything false meanwhile."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Around:
     def move(self, moved: Any, tables: Any) -> None: ...
 
     def refresh(self, session: Any, family: Family) -> None:
-        self.calls.append(("tell", family))
+        self.calls.append(("advertise", family))
 
     # what is remembered
 
@@ -119,7 +119,7 @@ def test_sessions_are_engaged_only_when_they_differ(intent: Intent, around: Arou
     assert around.calls[-1] == ("configure", ["Global_10_0_1_1", "Global_10_0_1_2"])
 
 
-def test_nothing_is_dialled_before_what_is_told_is_known(intent: Intent, around: Around) -> None:
+def test_nothing_is_dialled_before_what_is_announced_is_known(intent: Intent, around: Around) -> None:
     intent.decide(RESOURCES)
     assert around.calls == [] and intent.originations.keys() == {*Family}
 
@@ -168,14 +168,14 @@ def orders(intent: Intent, around: Around) -> Orders:
 
 
 def test_a_shutdown_is_not_waited_for_and_remembered(orders: Orders, intent: Intent, around: Around) -> None:
-    said = orders.carry_out("shutdown", PEER, "rack move")
-    assert said.startswith("Global_10_0_1_1 is shut down, also over restarts")
+    stated = orders.carry_out("shutdown", PEER, "rack move")
+    assert stated.startswith("Global_10_0_1_1 is shut down, also over restarts")
     assert around.calls == [("write", {PEER: "rack move"})] and intent.convergence.waiting(0.0) == []
     assert orders.carry_out("enable", PEER, "") == "Global_10_0_1_1 is enabled"
     assert around.calls[-1] == ("write", {}) and intent.convergence.waiting(0.0) == [PEER]
 
 
-def test_what_cannot_be_remembered_is_done_and_said(orders: Orders, around: Around) -> None:
+def test_what_cannot_be_remembered_is_done_and_reported(orders: Orders, around: Around) -> None:
     around.full = True
     with pytest.raises(Impossible, match="only until bgpd restarts: /var/lib/bgpd: No space left on device"):
         orders.carry_out("shutdown", PEER, "")
@@ -203,7 +203,7 @@ def test_reset_and_refresh(orders: Orders, around: Around) -> None:
     around.up.add(PEER)
     orders.carry_out("soft-in", PEER, "")
     orders.carry_out("soft-out", PEER, "")
-    assert around.calls[1:] == [("ask", PEER), ("tell", Family.IPV4)]
+    assert around.calls[1:] == [("ask", PEER), ("advertise", Family.IPV4)]
     around.refreshes = False
     with pytest.raises(Impossible, match="RFC 2918"):
         orders.carry_out("soft-in", PEER, "")

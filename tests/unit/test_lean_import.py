@@ -15,5 +15,7 @@ print(aiohttp.ClientSession.__name__, pyroute2.IPRoute.__name__)
 
 
 def test_the_daemon_imports_no_client_and_no_tools() -> None:
-    said = subprocess.run([sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True).stdout
-    assert said.splitlines() == ["False", "[]", "ClientSession IPRoute"]
+    printed = subprocess.run(
+        [sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True
+    ).stdout
+    assert printed.splitlines() == ["False", "[]", "ClientSession IPRoute"]

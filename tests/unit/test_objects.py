@@ -316,7 +316,7 @@ def test_only_what_a_place_says_otherwise_is_judged_anew(monkeypatch: pytest.Mon
     assert pools["p199"].cidr == parse_prefix("10.250.0.0/16")[1]
 
 
-def test_a_kind_that_vanishes_at_once_is_told_for_an_hour(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_kind_that_vanishes_at_once_is_reported_for_an_hour(caplog: pytest.LogCaptureFixture) -> None:
     objects = started(("b", [pool("p1"), pool("p2", "10.49.0.0/24")]))
     objects.drop("b")
     objects.settle(10.0, True)

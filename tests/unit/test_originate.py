@@ -70,7 +70,7 @@ def texts(family: Family, prefixes: Iterable[bytes]) -> list[str]:
     return sorted(prefix_text(family, prefix) for prefix in prefixes)  # type: ignore[arg-type]
 
 
-class Said:
+class Decided:
     """An origination in text."""
 
     def __init__(self, found: Mapping[Family, Origination], family: Family = Family.IPV4) -> None:
@@ -80,20 +80,20 @@ class Said:
         self.hidden = {prefix_text(family, prefix): why for prefix, why in origination.hidden.items()}
 
 
-def say(snap: Snapshot, *workloads: str, ipam_early: bool = False) -> Said:
-    return Said(originate(snap, routes(*workloads), "me", ipam_early))
+def say(snap: Snapshot, *workloads: str, ipam_early: bool = False) -> Decided:
+    return Decided(originate(snap, routes(*workloads), "me", ipam_early))
 
 
 POOL = pool("10.48.0.0/24")
 
 
 def test_an_own_block_is_announced_and_kept_as_a_blackhole() -> None:
-    said = say(snapshot(POOL, affinity("10.48.0.0/26"), affinity("10.48.0.64/26", "other")), "10.48.0.5")
-    assert (said.announced, said.blackholes) == (["10.48.0.0/26"], ["10.48.0.0/26"])
-    (originated,) = said.origination.announce.values()
+    decided = say(snapshot(POOL, affinity("10.48.0.0/26"), affinity("10.48.0.64/26", "other")), "10.48.0.5")
+    assert (decided.announced, decided.blackholes) == (["10.48.0.0/26"], ["10.48.0.0/26"])
+    (originated,) = decided.origination.announce.values()
     assert (originated.kind, originated.source) == (OriginKind.BLOCK, "BlockAffinity me-10.48.0.0/26")
-    assert said.hidden == {"10.48.0.5/32": "inside 10.48.0.0/26, a block of this node"}
-    assert said.origination.exported_pools == (POOL.cidr,)
+    assert decided.hidden == {"10.48.0.5/32": "inside 10.48.0.0/26, a block of this node"}
+    assert decided.origination.exported_pools == (POOL.cidr,)
 
 
 @pytest.mark.parametrize(
@@ -116,11 +116,11 @@ def test_whose_block_it_is(
     resources: list[IPPool | BlockAffinity | IPAMBlock] = [POOL, affinity("10.48.0.0/26", state=state)]
     if owner != "absent":
         resources.append(block("10.48.0.0/26", owner))
-    said = say(snapshot(*resources), "10.48.0.5")
-    assert said.announced == (["10.48.0.0/26"] if announced else ["10.48.0.5/32"])
+    decided = say(snapshot(*resources), "10.48.0.5")
+    assert decided.announced == (["10.48.0.0/26"] if announced else ["10.48.0.5/32"])
     expected = {parse_prefix("10.48.0.0/26")[1]: LocalBlackhole("BlockAffinity me-10.48.0.0/26", yields)}
-    assert said.origination.blackholes == (expected if kept else {})
-    assert ("10.48.0.0/26" in said.hidden) is not announced
+    assert decided.origination.blackholes == (expected if kept else {})
+    assert ("10.48.0.0/26" in decided.hidden) is not announced
 
 
 def test_two_affinities_for_one_block_are_decided_by_ipam() -> None:
@@ -131,10 +131,10 @@ def test_two_affinities_for_one_block_are_decided_by_ipam() -> None:
 
 
 def test_of_two_affinities_of_one_node_the_confirmed_one_counts() -> None:
-    said = say(
+    decided = say(
         snapshot(POOL, affinity("10.48.0.0/26", state=PENDING, name="a"), affinity("10.48.0.0/26", name="b"))
     )
-    assert said.announced == ["10.48.0.0/26"]
+    assert decided.announced == ["10.48.0.0/26"]
 
 
 def test_an_ipam_block_of_another_cidr_says_nothing_of_ours() -> None:
@@ -145,25 +145,28 @@ def test_an_ipam_block_of_another_cidr_says_nothing_of_ours() -> None:
 
 def test_pools_that_are_not_exported() -> None:
     hidden = pool("10.49.0.0/24", hidden=True, name="inside")
-    said = say(snapshot(POOL, hidden, affinity("10.49.0.0/26")), "10.49.0.99", "10.49.0.5")
-    assert (said.announced, said.blackholes) == ([], ["10.49.0.0/26"])
-    assert said.hidden["10.49.0.0/26"] == "IPPool inside has disableBGPExport"
-    assert said.hidden["10.49.0.99/32"] == "IPPool inside has disableBGPExport"
-    assert (said.origination.exported_pools, said.origination.hidden_pools) == ((POOL.cidr,), (hidden.cidr,))
+    decided = say(snapshot(POOL, hidden, affinity("10.49.0.0/26")), "10.49.0.99", "10.49.0.5")
+    assert (decided.announced, decided.blackholes) == ([], ["10.49.0.0/26"])
+    assert decided.hidden["10.49.0.0/26"] == "IPPool inside has disableBGPExport"
+    assert decided.hidden["10.49.0.99/32"] == "IPPool inside has disableBGPExport"
+    assert (decided.origination.exported_pools, decided.origination.hidden_pools) == (
+        (POOL.cidr,),
+        (hidden.cidr,),
+    )
 
 
 def test_blocks_of_single_addresses_have_no_blackhole() -> None:
-    said = say(snapshot(pool("10.48.0.0/24", 32), affinity("10.48.0.7/32")), "10.48.0.7")
-    assert (said.announced, said.blackholes, said.hidden) == (["10.48.0.7/32"], [], {})
+    decided = say(snapshot(pool("10.48.0.0/24", 32), affinity("10.48.0.7/32")), "10.48.0.7")
+    assert (decided.announced, decided.blackholes, decided.hidden) == (["10.48.0.7/32"], [], {})
 
 
 def test_blocks_of_single_addresses_are_announced_while_a_workload_has_them() -> None:
     """Without a blackhole a packet would leave this node again, by the default route."""
-    said = say(
+    decided = say(
         snapshot(pool("10.48.0.0/24", 32), affinity("10.48.0.7/32"), affinity("10.48.0.8/32")), "10.48.0.8"
     )
-    assert said.announced == ["10.48.0.8/32"]
-    assert said.hidden == {"10.48.0.7/32": "a block of a single address, and no workload's route is there"}
+    assert decided.announced == ["10.48.0.8/32"]
+    assert decided.hidden == {"10.48.0.7/32": "a block of a single address, and no workload's route is there"}
     pending = say(snapshot(pool("10.48.0.0/24", 32), affinity("10.48.0.7/32", state=PENDING)))
     assert "is pending" in pending.hidden["10.48.0.7/32"]
     known = snapshot(
@@ -172,29 +175,29 @@ def test_blocks_of_single_addresses_are_announced_while_a_workload_has_them() ->
     late, early = say(known), say(known, ipam_early=True)
     assert late.announced == [] and "no workload's route is there" in late.hidden["10.48.0.7/32"]
     assert (early.announced, early.hidden) == (["10.48.0.7/32"], {})
-    assert next(iter(said.origination.announce.values())).kind is OriginKind.BLOCK
+    assert next(iter(decided.origination.announce.values())).kind is OriginKind.BLOCK
 
 
 def test_blocks_of_any_size_and_without_a_pool() -> None:
-    said = say(
+    decided = say(
         snapshot(
             POOL, pool("10.48.2.0/24", 29, name="b"), affinity("10.48.2.8/29"), affinity("172.16.0.0/26")
         )
     )
-    assert said.announced == said.blackholes == ["10.48.2.8/29", "172.16.0.0/26"]
+    assert decided.announced == decided.blackholes == ["10.48.2.8/29", "172.16.0.0/26"]
 
 
 def test_nothing_inside_an_own_block_is_announced() -> None:
-    said = say(snapshot(POOL, affinity("10.48.0.0/26"), affinity("10.48.0.8/29")))
-    assert said.announced == ["10.48.0.0/26"]
-    assert said.hidden == {"10.48.0.8/29": "inside 10.48.0.0/26, a block of this node"}
+    decided = say(snapshot(POOL, affinity("10.48.0.0/26"), affinity("10.48.0.8/29")))
+    assert decided.announced == ["10.48.0.0/26"]
+    assert decided.hidden == {"10.48.0.8/29": "inside 10.48.0.0/26, a block of this node"}
 
 
 def test_borrowed_addresses_follow_the_kernels_route() -> None:
     snap = snapshot(POOL, affinity("10.48.0.0/26", "other"), block("10.48.0.0/26", "other", a10_48_0_40="me"))
-    said = say(snap, "10.48.0.40", "10.48.0.41", "192.0.2.1", "10.48.0.128/26")
-    assert (said.announced, said.blackholes) == (["10.48.0.40/32", "10.48.0.41/32"], [])
-    sources = dict(zip(said.announced, said.origination.announce.values(), strict=True))
+    decided = say(snap, "10.48.0.40", "10.48.0.41", "192.0.2.1", "10.48.0.128/26")
+    assert (decided.announced, decided.blackholes) == (["10.48.0.40/32", "10.48.0.41/32"], [])
+    sources = dict(zip(decided.announced, decided.origination.announce.values(), strict=True))
     assert sources["10.48.0.40/32"] == Originated(
         OriginKind.BORROWED,
         "route on cali0 of default/web, borrowed from other",
@@ -202,7 +205,7 @@ def test_borrowed_addresses_follow_the_kernels_route() -> None:
         "cali0",
     )
     assert sources["10.48.0.41/32"][:2] == (OriginKind.BORROWED, "route on cali1")
-    assert said.hidden == {"192.0.2.1/32": "inside no IPPool"}
+    assert decided.hidden == {"192.0.2.1/32": "inside no IPPool"}
 
 
 def test_ipam_alone_announces_only_when_asked() -> None:
@@ -225,10 +228,10 @@ def test_of_two_blocks_around_an_address_the_smaller_one_speaks() -> None:
 
 def test_ipv6() -> None:
     snap = snapshot(pool("fd00:48::/112", 122), affinity("fd00:48::40/122"))
-    said = Said(originate(snap, routes("fd00:48::1", "fd00:48::41", "10.48.0.1"), "me"), Family.IPV6)
-    assert said.announced == ["fd00:48::1/128", "fd00:48::40/122"]
-    assert said.blackholes == ["fd00:48::40/122"]
-    assert Said(originate(snap, {}, "me")).announced == []
+    decided = Decided(originate(snap, routes("fd00:48::1", "fd00:48::41", "10.48.0.1"), "me"), Family.IPV6)
+    assert decided.announced == ["fd00:48::1/128", "fd00:48::40/122"]
+    assert decided.blackholes == ["fd00:48::40/122"]
+    assert Decided(originate(snap, {}, "me")).announced == []
 
 
 def test_both_families_are_always_there() -> None:

@@ -74,7 +74,7 @@ def test_a_thousand_peers_that_join_share_encodings_and_come_in_slices(encodings
         assert line.heard(each) == [*texts([BLOCK, OTHER]), "end of ipv4"]
 
 
-def test_changes_are_grouped_by_what_is_said(encodings: list[int]) -> None:
+def test_changes_are_grouped_by_their_attributes(encodings: list[int]) -> None:
     line, a = Line(), peer()
     line.join(a)
     other = Out(attributes(7, local_pref=100), ME, None)
@@ -92,7 +92,7 @@ def test_announcements_go_before_withdrawals() -> None:
     assert line.heard(a) == [*texts([OTHER]), *texts([BLOCK], "-")]
 
 
-def test_a_session_that_joins_is_told_the_whole_table_in_pieces() -> None:
+def test_a_session_that_joins_is_sent_the_whole_table_in_pieces() -> None:
     line, early, late = Line(), peer("10.0.1.1"), peer("10.0.1.2")
     line.join(early)
     table = many(CHUNK + 10)
@@ -103,15 +103,15 @@ def test_a_session_that_joins_is_told_the_whole_table_in_pieces() -> None:
     assert line.it.advertised(late.id, V4) == 0
     assert line.it.work(settled=True)
     assert line.it.queue_length(late.id) == 10
-    assert line.it.has_told(late.id, V4, table[0])
-    assert not line.it.has_told(late.id, V4, table[-1])
+    assert line.it.has_advertised(late.id, V4, table[0])
+    assert not line.it.has_advertised(late.id, V4, table[-1])
     line.settle()
     assert line.heard(late) == texts(table)
     assert line.heard(early) == []
     assert line.it.advertised(late.id, V4) == CHUNK + 10
 
 
-def test_a_slow_reader_lags_and_is_told_the_newest_only() -> None:
+def test_a_slow_reader_lags_and_is_sent_the_newest_only() -> None:
     line, slow, quick = Line(), peer("10.0.1.1"), peer("10.0.1.2")
     line.join(slow, quick)
     line.settle()
@@ -188,7 +188,7 @@ def test_a_session_that_leaves_behind_is_served_no_more() -> None:
     assert line.heard(b) == []
 
 
-def test_the_next_session_of_a_peer_is_told_all_and_the_end_of_the_old_one_is_late() -> None:
+def test_the_next_session_of_a_peer_is_sent_all_and_the_end_of_the_old_one_is_late() -> None:
     line, first = Line(), peer()
     line.change({BLOCK: HERE})
     line.join(first)
@@ -259,10 +259,10 @@ def test_a_family_that_we_have_no_next_hop_for_ends_at_once() -> None:
     line.it.leave(a)
 
 
-# Whom we tell what.
+# Whom we send what.
 
 
-def test_the_source_is_not_told() -> None:
+def test_nothing_is_sent_to_its_source() -> None:
     line, a, b = Line(), peer("10.0.1.1"), peer("10.0.1.2")
     of_a, of_b = Out(HERE.attributes, ME, a.id), Out(HERE.attributes, ME, b.id)
     line.join(a, b)
@@ -272,7 +272,7 @@ def test_the_source_is_not_told() -> None:
     assert (line.it.advertised(a.id, V4), line.it.advertised(b.id, V4)) == (1, 2)
     line.change({BLOCK: of_b})
     assert line.heard(a) == texts([BLOCK])
-    assert line.heard(b) == texts([BLOCK], "-"), "it was told, and is the source now"
+    assert line.heard(b) == texts([BLOCK], "-"), "it was sent, and is the source now"
     assert (line.it.advertised(a.id, V4), line.it.advertised(b.id, V4)) == (2, 1)
     line.change({BLOCK: None})
     assert line.heard(a) == texts([BLOCK], "-")
@@ -284,7 +284,7 @@ def test_the_source_is_not_told() -> None:
     assert line.heard(late) == texts([OTHER]), "nor is its next session"
 
 
-def test_refresh_tells_all_again_to_one() -> None:
+def test_refresh_sends_all_again_to_one() -> None:
     line, a, b = Line(), peer("10.0.1.1"), peer("10.0.1.2")
     line.join(a, b)
     line.change({BLOCK: HERE, OTHER: HERE})
@@ -325,7 +325,7 @@ def moved(line: Line, by: Peer, table: dict[Prefix, Out], key: str = "new") -> N
     line.it.move({by: {V4: key}}, {key: table})
 
 
-def test_a_moved_session_is_told_the_difference_once_the_tables_are_whole() -> None:
+def test_a_moved_session_is_sent_the_difference_once_the_tables_are_whole() -> None:
     line, one, other = Line(), peer("10.0.1.30"), peer("10.0.1.31")
     same, gone, changed, new = (pfx(f"10.48.{n}.0/26") for n in range(4))
     line.join(one, other)
@@ -362,7 +362,7 @@ def test_a_policy_that_changes_one_family_leaves_the_other_of_the_session() -> N
     line.change({other_six: Out(HERE.attributes, ME6, None)}, V6)
     assert line.heard(a) == ["+fd00:48::40/122"], "the other family does not wait for the tables"
     line.settle()
-    assert line.heard(a) == [*texts([THIRD]), *texts([OTHER], "-")], "and is not told again"
+    assert line.heard(a) == [*texts([THIRD]), *texts([OTHER], "-")], "and is not sent again"
     line.change({OTHER: HERE})
     line.change({six: None}, V6)
     assert line.heard(a) == ["-fd00:48::/122"], "of the old group nothing, of the other family all"
@@ -402,13 +402,13 @@ def test_a_refresh_and_a_move_in_either_order_end_with_the_new_table(moved_first
     line.settle()
     octets = b"".join(line.sent[a])
     assert list(message_types(octets)).count(5) == 2, "a begin and an end"
-    told: set[str] = set(texts(old, ""))
+    advertised: set[str] = set(texts(old, ""))
     updates = Framer()
     updates.feed(octets)
     line.sent[a] = [message(kind, body) for kind, body in iter(updates.take, None) if kind == 2]  # type: ignore[misc]
     for word in line.heard(a):
-        (told.add if word[0] == "+" else told.discard)(word[1:])
-    assert told == set(texts(new, ""))
+        (advertised.add if word[0] == "+" else advertised.discard)(word[1:])
+    assert advertised == set(texts(new, ""))
     assert line.it.queue_length(a.id) == 0
 
 
@@ -434,7 +434,7 @@ def test_a_session_moved_while_it_was_behind_ends_with_the_new_table() -> None:
 
 
 def test_what_changed_and_changed_back_while_a_moved_session_catches_up() -> None:
-    """The table that it was told before must not be believed for what it was told since."""
+    """The table that it was sent before must not be believed for what it was sent since."""
     line, one = Line(), peer("10.0.1.30")
     all_of_it = many(3 * CHUNK)
     first = all_of_it[0]
@@ -501,7 +501,7 @@ def test_a_link_local_address_of_ours_goes_beside_our_own_next_hop_only() -> Non
     assert bytes((16,)) + addr("fd00::99") + b"\0" in octets
 
 
-def test_identifiers_of_paths_are_part_of_what_is_told() -> None:
+def test_identifiers_of_paths_are_part_of_what_is_sent() -> None:
     line = Line()
     several = replace(peer("10.0.1.30"), add_path_send=frozenset({V4}))
     line.join(several)
@@ -509,11 +509,11 @@ def test_identifiers_of_paths_are_part_of_what_is_told() -> None:
     line.change({first: out(1), second: out(2)})
     line.settle()
     assert b"".join(line.sent[several]).count(first) == 1
-    assert line.it.has_told(several.id, V4, pfx("10.48.0.0/26"))
+    assert line.it.has_advertised(several.id, V4, pfx("10.48.0.0/26"))
     line.full.add(several)
     line.change({first: out(3)})
     line.change({second: None})
-    assert not line.it.has_told(several.id, V4, pfx("10.48.0.0/26"))
+    assert not line.it.has_advertised(several.id, V4, pfx("10.48.0.0/26"))
 
 
 # What one session may cost the others.
@@ -588,7 +588,7 @@ def test_a_refresh_takes_turns_with_the_others() -> None:
     assert turns <= 11
 
 
-def test_a_withdrawal_during_a_walk_is_told_after_it() -> None:
+def test_a_withdrawal_during_a_walk_is_advertised_after_it() -> None:
     line, a = Line(), peer()
     table = many(2 * CHUNK)
     line.change(dict.fromkeys(table, HERE))
@@ -599,9 +599,11 @@ def test_a_withdrawal_during_a_walk_is_told_after_it() -> None:
     words = line.heard(a)
     assert words[-1] == texts(table[:1], "-")[0] or words[-2] == texts(table[:1], "-")[0]
     assert "+" not in "".join(words[-2:])
-    told = {word[1:] for word in words if word[0] == "+"} - {word[1:] for word in words if word[0] == "-"}
-    assert told == {prefix_text(V4, prefix) for prefix in [*table[1:-1], BLOCK]}
-    assert line.it.advertised(a.id, V4) == len(told)
+    advertised = {word[1:] for word in words if word[0] == "+"} - {
+        word[1:] for word in words if word[0] == "-"
+    }
+    assert advertised == {prefix_text(V4, prefix) for prefix in [*table[1:-1], BLOCK]}
+    assert line.it.advertised(a.id, V4) == len(advertised)
 
 
 def test_many_attribute_sets_make_small_chunks(encodings: list[int]) -> None:

@@ -1,4 +1,5 @@
-"""Each field of a BGPPeer and each option of the node: what it makes of one session; what is told where it cannot."""
+"""Each field of a BGPPeer and each option of the node: what it makes of one session; what is reported where it
+cannot."""
 
 from __future__ import annotations
 
@@ -449,7 +450,7 @@ def test_nobody_listens_on_a_link_local_address() -> None:
     assert found.listen.addresses == (OWN, OWN6)
 
 
-def test_what_does_not_protect_local_workloads_is_told() -> None:
+def test_what_does_not_protect_local_workloads_is_reported() -> None:
     peer = BGPPeer("vms", local_workload_selector="all()", as_number=65100, password=KEY, ttl_security=1)
     found = peering(snapshot(peer, local_workloads=(LocalWorkload("cali1", "vms", POD),)))
     config, _ = only(found)
@@ -591,7 +592,7 @@ REFLECTOR = replace(WORKER1, route_reflector_cluster_id=parse_address("1.0.0.1")
 def test_a_peer_that_is_this_node(
     own: Node, naming: dict[str, Any], harmless: bool, port: int | None, address: Address
 ) -> None:
-    """Named, whatever the port; harmless where a reflector reads what tells all others to peer with it."""
+    """Named, whatever the port; harmless where a reflector reads what makes all others to peer with it."""
     spec = BGPPeer("self", peer_ip=address, peer_port=port, as_number=65001, reverse=False, **naming)
     found = peering(snapshot(spec, nodes=(own,)))
     words = "it is this node's own address: not peered with"

@@ -79,9 +79,9 @@ def plan(write: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> Plan
             text = facts if isinstance(facts, str) else json.dumps(facts)
             words += ["--kernel", str(write(f"kernel{number}.json", text))]
         assert daemon.main(words) == 0
-        said = capsys.readouterr()
-        assert said.err == ""
-        return json.loads(said.out)
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        return json.loads(printed.out)
 
     return go
 
@@ -428,9 +428,9 @@ def test_a_kernel_file_that_is_none(
 ) -> None:
     directory, kernel = write("resources/all.yaml", [WORKER1]).parent, write("kernel.json", text)
     code = daemon.main(["plan", "--resources", str(directory), "--node", "worker1", "--kernel", str(kernel)])
-    said = capsys.readouterr()
-    assert (code, said.out) == (2, "") and words in said.err, said.err
-    assert str(kernel) in said.err
+    printed = capsys.readouterr()
+    assert (code, printed.out) == (2, "") and words in printed.err, printed.err
+    assert str(kernel) in printed.err
 
 
 def test_nothing_to_go_on(write: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -441,9 +441,9 @@ def test_nothing_to_go_on(write: Callable[..., Path], capsys: pytest.CaptureFixt
             code = daemon.main(["plan", *map(str, words)])
         except SystemExit as stopped:
             code = int(stopped.code or 0)
-        said = capsys.readouterr()
-        assert said.out == ""
-        return code, said.err
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        return code, printed.err
 
     resources = ("--resources", path.parent)
     code, words = run("--resources", "/nowhere", "--node", "worker1")

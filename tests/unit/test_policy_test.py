@@ -354,7 +354,7 @@ def test_local_preference_stands_for_a_metric(run: Run, resources: Path) -> None
     text = RESOURCES.replace("{peerIP: 192.0.2.2,", "{filters: [more], peerIP: 192.0.2.2,")
     (resources / "all.yaml").write_text(text)
     route = {"prefix": "10.48.1.7/32", "source": "kernel", "interface": "cali1"}
-    said = []
+    rules = []
     for extra in (
         {},
         {"local_pref": 2147483647 - 512},
@@ -362,8 +362,8 @@ def test_local_preference_stands_for_a_metric(run: Run, resources: Path) -> None
         {"local_pref": 100},
     ):
         _, [answer], _ = run({**route, **extra}, PLAIN)
-        said.append(answer["rule"])
-    assert said == [
+        rules.append(answer["rule"])
+    assert rules == [
         "more exportV4[1]",
         "more exportV4[0]",
         "more exportV4[1]",
@@ -402,7 +402,7 @@ def test_lists_files_and_standard_input_in_order(
     assert run([], PLAIN, "import")[:2] == (0, [])
 
 
-def test_what_is_wrong_with_the_resources_is_told(run: Run, resources: Path) -> None:
+def test_what_is_wrong_with_the_resources_is_reported(run: Run, resources: Path) -> None:
     (resources / "bad.yaml").write_text(
         "kind: IPPool\napiVersion: projectcalico.org/v3\nmetadata: {name: x}\nspec: {cidr: 1}\n"
     )

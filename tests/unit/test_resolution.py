@@ -159,7 +159,7 @@ def test_routes_over_objects(node: Node) -> None:
     assert node.resolve("192.0.2.193") == way(hop("10.0.1.9", ENS5))
 
 
-def test_only_answers_that_differ_are_told(node: Node) -> None:
+def test_only_answers_that_differ_are_reported(node: Node) -> None:
     asked = {text: node.resolve(text) for text in ("192.0.2.1", "198.51.100.1", "10.0.1.30", "2001:db8::1")}
     node.route("0.0.0.0/0", hop("10.0.1.1", ENS5))
     far = {parse_address("192.0.2.1"), parse_address("198.51.100.1")}
@@ -184,11 +184,11 @@ def test_a_recheck_keeps_to_its_time(node: Node) -> None:
     for i in range(1000):
         node.resolve(f"192.0.{i >> 8}.{i & 255}")
     node.route("0.0.0.0/0", hop("10.0.1.1", ENS5))
-    told = [node.neighbours.recheck(0.0)]
-    assert node.neighbours.unfinished and 0 < len(told[0]) < 1000
+    reported = [node.neighbours.recheck(0.0)]
+    assert node.neighbours.unfinished and 0 < len(reported[0]) < 1000
     while node.neighbours.unfinished:
-        told.append(node.neighbours.recheck(0.0))
-    assert sum(map(len, told)) == len(frozenset[Address]().union(*told)) == 1000
+        reported.append(node.neighbours.recheck(0.0))
+    assert sum(map(len, reported)) == len(frozenset[Address]().union(*reported)) == 1000
 
 
 def test_link_local_subnets_are_not_connected(node: Node) -> None:
@@ -265,7 +265,7 @@ class TestOthers:
         assert others.drop_link(ENS5) == {alone}
         assert {prefix for prefix, _ in others} == {shared, hole}
 
-    def test_a_whole_reading_tells_what_differs(self) -> None:
+    def test_a_whole_reading_says_what_differs(self) -> None:
         others = Others(Family.IPV4)
         a, b, c = (parse_prefix(f"10.48.0.{i}/32")[1] for i in range(3))
         others.put(a, self.body(1), 0)

@@ -276,7 +276,7 @@ def test_external_routes_go_to_internal_and_other_external_peers() -> None:
     core.hear(X, announce(path(X), BLOCK))
     assert core.to(A)[BLOCK].attributes == attributes(65001, local_pref=100)
     assert core.to(Y)[BLOCK].attributes == attributes(OWN_AS, 65001)
-    assert {out.source for out in core.to(X).values()} == {X.id}, "the update group's; X is not told its own"
+    assert {out.source for out in core.to(X).values()} == {X.id}, "the update group's; X is not sent its own"
     core.hear(X, announce(path(X, attributes(65001, communities=(NO_EXPORT,))), BLOCK))
     assert core.to(Y) == {}
     assert set(core.to(A)) == {BLOCK}
@@ -289,7 +289,7 @@ def test_the_best_path_alone_is_passed_on() -> None:
     core.hear(X, announce(path(X), BLOCK)).hear(Y, announce(path(Y), BLOCK))
     assert core.to(A)[BLOCK].source == X.id
     assert core.to(Y)[BLOCK].source == X.id
-    assert core.to(X)[BLOCK].source == X.id, "the best is its own, and the second best is not told instead"
+    assert core.to(X)[BLOCK].source == X.id, "the best is its own, and the second best is not sent instead"
     core.down(X)
     assert core.to(A)[BLOCK].source == Y.id
 
@@ -330,7 +330,7 @@ def test_groups_come_and_go_with_their_sessions() -> None:
 
 
 def test_a_group_that_left_in_between_leaves_no_word_behind() -> None:
-    """What was decided for the old members is not told to the first new one."""
+    """What was decided for the old members is not advertised to the first new one."""
     core = Core().up(A).originate(origination(blocks=[BLOCK]))
     core.router.originated({V4: origination(blocks=[OTHER])})
     while core.router.work():
@@ -384,7 +384,7 @@ def test_a_restart_that_says_the_same_changes_nothing() -> None:
     assert core.router.next_deadline() is None
 
 
-def test_a_restart_that_says_the_same_tells_others_nothing() -> None:
+def test_a_restart_that_announces_the_same_sends_others_nothing() -> None:
     first = peer("10.0.1.30", restart=[V4])
     core = Core().up(first, X).originate(origination(pools=[POOL]))
     core.hear(first, announce(path(first), BLOCK))
@@ -396,7 +396,7 @@ def test_a_restart_that_says_the_same_tells_others_nothing() -> None:
     assert core.out_changes == {}
 
 
-def test_end_of_rib_sweeps_what_was_not_said_again() -> None:
+def test_end_of_rib_sweeps_what_was_not_announced_again() -> None:
     core, first = restarting()
     core.down(first, V4)
     second = again(first, preserved=[V4])
@@ -614,6 +614,6 @@ def test_the_resolver_is_asked_again_after_a_change_only() -> None:
     core.hear(A, announce(shared, BLOCK))
     resolver.set("10.0.1.30", Unresolved.NO_ROUTE)
     core.hear(A, announce(shared, OTHER))
-    assert set(core.routes()) == {BLOCK, OTHER}, "nobody has said yet that it changed"
+    assert set(core.routes()) == {BLOCK, OTHER}, "nobody has reported yet that it changed"
     core.router.next_hops_changed(frozenset({addr("10.0.1.30")}))
     assert core.settle().routes() == {}

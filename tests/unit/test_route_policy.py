@@ -109,14 +109,14 @@ def reject(cidr: str | None = None, operator: MatchOperator = MatchOperator.IN, 
     return FilterRule(Action.REJECT, pfx(cidr) if cidr else None, operator if cidr else None, **more)
 
 
-def core(said: RoutePolicy, *up: Peer, **origin: Any) -> Core:
+def core(stated: RoutePolicy, *up: Peer, **origin: Any) -> Core:
     made = Core()
-    assert made.router.policy(said) == {}
+    assert made.router.policy(stated) == {}
     made.up(*up)
     return made.originate(origination(**{"pools": [POOL], **origin}))
 
 
-def told(made: Core, to: Peer) -> dict[str, Out]:
+def advertised(made: Core, to: Peer) -> dict[str, Out]:
     group = made.router.groups_of(to)[V4]
     skip = 4 if group.add_path else 0
     found = {}
@@ -128,7 +128,7 @@ def told(made: Core, to: Peer) -> dict[str, Out]:
 
 def named(**peers_: PeerPolicy) -> dict[PeerId, PeerPolicy]:
     by = {"a": A, "b": B, "c": C, "x": X, "y": Y}
-    return {by[name].id: said for name, said in peers_.items()}
+    return {by[name].id: stated for name, stated in peers_.items()}
 
 
 # Export filters (38, 39).
@@ -138,39 +138,39 @@ def test_38_an_accept_lets_out_what_the_built_in_rules_would_not_and_a_reject_en
     filters = rules(accept("192.0.2.0/24"), reject(OTHER, MatchOperator.EQUAL))
     made = core(policy(filters=filters, peers=named(x=PeerPolicy(("f",)))), A, X, Y)
     made.hear(A, announce(path(A), "192.0.2.0/25", "198.51.100.0/24", BLOCK, OTHER))
-    assert set(told(made, X)) == {"192.0.2.0/25", BLOCK}
-    assert set(told(made, Y)) == {BLOCK, OTHER}, "another peer has no filters"
-    (said,) = made.router.tellings(V4, pfx(OTHER), made.router.groups_of(X)[V4])
-    assert (said.out, said.rule) == (ExportRefusal.FILTERED, "f exportV4[1]")
-    (said,) = made.router.tellings(V4, pfx("192.0.2.0/25"), made.router.groups_of(X)[V4])
-    assert said.rule == "f exportV4[0]"
+    assert set(advertised(made, X)) == {"192.0.2.0/25", BLOCK}
+    assert set(advertised(made, Y)) == {BLOCK, OTHER}, "another peer has no filters"
+    (stated,) = made.router.export_verdicts(V4, pfx(OTHER), made.router.groups_of(X)[V4])
+    assert (stated.out, stated.rule) == (ExportRefusal.FILTERED, "f exportV4[1]")
+    (stated,) = made.router.export_verdicts(V4, pfx("192.0.2.0/25"), made.router.groups_of(X)[V4])
+    assert stated.rule == "f exportV4[0]"
 
 
 def test_38_a_filter_cannot_undo_what_the_protocol_forbids() -> None:
-    said = policy(filters=rules(accept()), peers=named(a=PeerPolicy(("f",)), x=PeerPolicy(("f",))))
-    made = core(said, A, B, X)
+    stated = policy(filters=rules(accept()), peers=named(a=PeerPolicy(("f",)), x=PeerPolicy(("f",))))
+    made = core(stated, A, B, X)
     made.hear(B, announce(path(B), BLOCK))
-    assert told(made, A) == {}, "internal routes are not passed on to internal peers"
-    assert set(told(made, X)) == {BLOCK}
+    assert advertised(made, A) == {}, "internal routes are not passed on to internal peers"
+    assert set(advertised(made, X)) == {BLOCK}
 
 
-def test_38_another_rule_in_a_filter_is_applied_to_what_was_told_without_the_session() -> None:
+def test_38_another_rule_in_a_filter_is_applied_to_what_was_advertised_without_the_session() -> None:
     peers_ = named(x=PeerPolicy(("f",)))
     made = core(policy(filters=rules(reject(OTHER)), peers=peers_), A, X, blocks=[BLOCK])
     made.hear(A, announce(path(A), OTHER))
     for rule, left in ((reject(BLOCK), {OTHER}), (reject(), set()), (accept(), {BLOCK, OTHER})):
         assert made.router.policy(policy(filters=rules(rule), peers=peers_)) == {}, "the group is the same"
         made.settle()
-        assert set(told(made, X)) == left
+        assert set(advertised(made, X)) == left
 
 
-def test_39_operations_change_what_is_told_behind_our_own_as() -> None:
+def test_39_operations_change_what_is_advertised_behind_our_own_as() -> None:
     change = accept(POOL, operations=(AddCommunity(7), PrependAsPath((9, 8)), SetPriority(500)))
-    said = policy(filters=rules(change), peers=named(x=PeerPolicy(("f",)), a=PeerPolicy(("f",))))
-    made = core(said, A, X, blocks=[BLOCK])
+    stated = policy(filters=rules(change), peers=named(x=PeerPolicy(("f",)), a=PeerPolicy(("f",))))
+    made = core(stated, A, X, blocks=[BLOCK])
     made.hear(X, announce(path(X), OTHER))
-    assert told(made, X)[BLOCK].attributes == attributes(64512, 9, 8, communities=(7,))
-    learned = told(made, A)[OTHER].attributes
+    assert advertised(made, X)[BLOCK].attributes == attributes(64512, 9, 8, communities=(7,))
+    learned = advertised(made, A)[OTHER].attributes
     assert learned == attributes(9, 8, 65001, local_pref=INT_MAX - 500, communities=(7,))
 
 
@@ -180,18 +180,18 @@ def test_39_what_a_filter_sees_of_a_route() -> None:
             "f", exports={V4: (reject(remote_peers=True), reject(ibgp=True), reject(priority=1024), accept())}
         )
     }
-    said = policy(filters=filters, priorities="on", peers=named(x=PeerPolicy(("f",)), y=PeerPolicy(("f",))))
-    made = core(said, A, X, blocks=[BLOCK])
+    stated = policy(filters=filters, priorities="on", peers=named(x=PeerPolicy(("f",)), y=PeerPolicy(("f",))))
+    made = core(stated, A, X, blocks=[BLOCK])
     made.hear(A, announce(path(A, attributes(local_pref=ENCODED)), OTHER))
     verdicts = {
-        text: made.router.tellings(V4, pfx(text), made.router.groups_of(X)[V4])[0].rule
+        text: made.router.export_verdicts(V4, pfx(text), made.router.groups_of(X)[V4])[0].rule
         for text in (BLOCK, OTHER)
     }
     assert verdicts == {BLOCK: "f exportV4[2]", OTHER: "f exportV4[0]"}
 
 
 def test_39_a_local_route_with_an_interface_is_a_filters_to_let_out() -> None:
-    said = policy(filters=rules(accept(interface="eth*")), peers=named(x=PeerPolicy(("f",))))
+    stated = policy(filters=rules(accept(interface="eth*")), peers=named(x=PeerPolicy(("f",))))
     snapshot = Snapshot(pools={"p": IPPool("p", V4, pfx(POOL), 26)})
     foreign = {
         V4: frozenset(
@@ -203,50 +203,50 @@ def test_39_a_local_route_with_an_interface_is_a_filters_to_let_out() -> None:
             )
         )
     }
-    said = replace(said, ignored_interfaces=("eth9",))
-    made = core(said, A, X)
-    made.router.originated(originate(snapshot, {}, "me", policy=said, foreign=foreign))
+    stated = replace(stated, ignored_interfaces=("eth9",))
+    made = core(stated, A, X)
+    made.router.originated(originate(snapshot, {}, "me", policy=stated, foreign=foreign))
     made.router.local_prefixes(V4, {pfx("10.0.1.0/24"): "a subnet"})
     made.settle()
-    assert {text: out.next_hop for text, out in told(made, X).items()} == {
+    assert {text: out.next_hop for text, out in advertised(made, X).items()} == {
         "192.0.2.0/24": ME,
         "10.0.1.0/24": ME,
     }
-    assert told(made, A) == {}
-    assert made.router.exported(V4, pfx("192.0.2.0/24"), groups_of(A)[V4]) is ExportRefusal.NOT_OURS_TO_SAY
+    assert advertised(made, A) == {}
+    assert made.router.exported(V4, pfx("192.0.2.0/24"), groups_of(A)[V4]) is ExportRefusal.NOT_OURS
     keep = replace(
-        said, peers={**said.peers, **named(a=PeerPolicy(("f",)), x=PeerPolicy(("f",), NextHopMode.KEEP))}
+        stated, peers={**stated.peers, **named(a=PeerPolicy(("f",)), x=PeerPolicy(("f",), NextHopMode.KEEP))}
     )
     made.router.policy(keep)
     made.settle()
-    assert told(made, A)["192.0.2.0/24"].next_hop == addr("10.0.1.1"), "the gateway, to internal peers"
-    assert told(made, X)["192.0.2.0/24"].next_hop == addr("10.0.1.1")
+    assert advertised(made, A)["192.0.2.0/24"].next_hop == addr("10.0.1.1"), "the gateway, to internal peers"
+    assert advertised(made, X)["192.0.2.0/24"].next_hop == addr("10.0.1.1")
     made.hear(A, announce(path(A), "192.0.2.0/24"))
     assert made.routes() == {"192.0.2.0/24": via("10.0.1.30")}, "what BGP says comes before another's route"
 
 
-def test_8_18_others_routes_inside_a_pool_are_not_told_by_themselves() -> None:
-    """Felix's to other nodes among them, with or without a tunnel: those nodes tell their own blocks."""
-    said = policy(filters=rules(accept("192.0.2.0/24")), peers=named(x=PeerPolicy(("f",))))
+def test_8_18_others_routes_inside_a_pool_are_not_advertised_by_themselves() -> None:
+    """Felix's to other nodes among them, with or without a tunnel: those nodes announce their own blocks."""
+    stated = policy(filters=rules(accept("192.0.2.0/24")), peers=named(x=PeerPolicy(("f",))))
     felix = ForeignRoute(pfx(OTHER), RouteSource.KERNEL, "eth0", addr("10.0.1.30"))
     subnet = ForeignRoute(pfx("10.48.9.0/24"), RouteSource.DIRECT, "br0")
-    made = core(said, A, X)
+    made = core(stated, A, X)
     snap = Snapshot(pools={"p": IPPool("p", V4, pfx(POOL), 26)})
-    made.router.originated(originate(snap, {}, "me", policy=said, foreign={V4: frozenset((felix, subnet))}))
+    made.router.originated(originate(snap, {}, "me", policy=stated, foreign={V4: frozenset((felix, subnet))}))
     made.settle()
     for to in (A, X):
-        assert told(made, to) == {}
+        assert advertised(made, to) == {}
         group = made.router.groups_of(to)[V4]
         for prefix in (felix.prefix, subnet.prefix):
-            assert made.router.exported(V4, prefix, group) is ExportRefusal.NOT_OURS_TO_SAY
+            assert made.router.exported(V4, prefix, group) is ExportRefusal.NOT_OURS
 
 
-def test_56_addresses_of_ignored_interfaces_are_not_told() -> None:
+def test_56_addresses_of_ignored_interfaces_are_not_advertised() -> None:
     snap = Snapshot(pools={"p": IPPool("p", V4, pfx(POOL), 26)})
     tunnel, workload = WorkloadRoute(pfx(HOST), "tunl0", 0, True), WorkloadRoute(pfx("10.48.0.8/32"), "tunl1")
     for ignored, announced in (((), {HOST, "10.48.0.8/32"}), (("tun*",), {"10.48.0.8/32"})):
-        said = policy(ignored_interfaces=ignored)
-        found = originate(snap, {V4: frozenset((tunnel, workload))}, "me", policy=said)
+        stated = policy(ignored_interfaces=ignored)
+        found = originate(snap, {V4: frozenset((tunnel, workload))}, "me", policy=stated)
         assert set(found[V4].announce) == {pfx(text) for text in announced}
 
 
@@ -263,13 +263,13 @@ def test_a_workload_inside_an_own_block_is_hidden_by_it_and_offered_to_filters()
     made = Core()
     made.router.policy(lets_out)
     made.up(X, Y).originate(found)
-    assert (set(told(made, X)), set(told(made, Y))) == ({BLOCK, HOST}, {BLOCK})
+    assert (set(advertised(made, X)), set(advertised(made, Y))) == ({BLOCK, HOST}, {BLOCK})
     made.router.policy(policy())
-    assert set(told(made.settle(), X)) == {BLOCK}
+    assert set(advertised(made.settle(), X)) == {BLOCK}
     made.router.policy(lets_out)
     made.settle()
     gone = originate(snap, {V4: frozenset()}, "me", policy=lets_out)[V4]
-    assert set(told(made.originate(gone), X)) == {BLOCK}
+    assert set(advertised(made.originate(gone), X)) == {BLOCK}
 
 
 def test_an_import_filter_that_changes_while_a_peer_restarts() -> None:
@@ -290,16 +290,16 @@ def test_an_import_filter_that_changes_while_a_peer_restarts() -> None:
     back = again(by, preserved=[V4])
     made.up(back)
     made.hear(back, announce(path(back), BLOCK, OTHER))
-    assert set(made.routes()) == {OTHER}, "and so is what its next session tells"
+    assert set(made.routes()) == {OTHER}, "and so is what its next session announces"
     made.hear(back, EndOfRib(V4))
     assert made.router.counts(by.id, V4) == (2, 1, 0)
     assert made.router.refusals(by.id, V4) == {Reason.FILTERED: 1}
 
 
 def test_without_export_filters_others_routes_are_not_looked_at() -> None:
-    said = policy()
+    stated = policy()
     foreign = {V4: frozenset((ForeignRoute(pfx("192.0.2.0/24"), RouteSource.KERNEL, "eth0"),))}
-    found = originate(Snapshot(), {}, "me", policy=said, foreign=foreign)
+    found = originate(Snapshot(), {}, "me", policy=stated, foreign=foreign)
     assert found[V4].offered == {}
 
 
@@ -316,7 +316,7 @@ def test_38_import_filters_refuse_and_alter_and_the_counts_follow() -> None:
     made.hear(A, announce(path(A), BLOCK, OTHER, HOST))
     assert made.routes() == {BLOCK: via("10.0.1.30"), HOST: via("10.0.1.30")}
     assert made.router.counts(A.id, V4) == (3, 2, 0)
-    assert told(made, X)[BLOCK].attributes.communities == (5,)
+    assert advertised(made, X)[BLOCK].attributes.communities == (5,)
     best, _, rejected = made.router.judged(V4, pfx(OTHER))
     assert (best, list(rejected.values())) == (None, [Reason.FILTERED])
     received = made.router.adj_rib_in(V4).paths(pfx(OTHER))[0]
@@ -342,11 +342,11 @@ def test_38_another_filter_is_applied_to_what_was_received_without_the_session()
         assert made.router.policy(policy(filters=filters, peers=peers_)) == {}, "import moves nobody"
         made.settle()
         assert set(made.routes()) == left
-        assert set(told(made, X)) == left
+        assert set(advertised(made, X)) == left
         assert made.router.counts(A.id, V4) == (2, len(left), 0)
 
 
-def test_own_as_is_allowed_as_often_as_it_is_said_35() -> None:
+def test_own_as_is_allowed_as_often_as_configured_35() -> None:
     made = core(policy(peers=named(x=PeerPolicy(allow_own_as=2))), X, Y)
     made.hear(X, announce(path(X, attributes(65001, 64512, 7, 64512)), BLOCK))
     made.hear(X, announce(path(X, attributes(65001, 64512, 64512, 64512)), OTHER))
@@ -370,11 +370,11 @@ def test_41_graceful_shutdown_lowers_the_local_preference_to_0() -> None:
     assert made.routes() == {BLOCK: via("10.0.1.30")}, "still used, where nothing else is there"
 
 
-def test_no_peer_is_not_told_to_external_peers() -> None:
+def test_no_peer_is_not_advertised_to_external_peers() -> None:
     made = core(policy(), A, X, Y)
     made.hear(X, announce(path(X, attributes(65001, communities=(NO_PEER,))), BLOCK))
-    assert set(told(made, A)) == {BLOCK}
-    assert told(made, Y) == {}
+    assert set(advertised(made, A)) == {BLOCK}
+    assert advertised(made, Y) == {}
 
 
 # Next hops (36), §2.11.
@@ -397,33 +397,35 @@ def test_no_peer_is_not_told_to_external_peers() -> None:
 def test_36_the_next_hop(mode: NextHopMode, to: Peer, learned_by: Peer, expected: str) -> None:
     made = core(policy(peers={to.id: PeerPolicy(next_hop=mode)}), A, X, Y, blocks=[BLOCK])
     made.hear(learned_by, announce(path(learned_by), OTHER))
-    assert address_text(told(made, to)[OTHER].next_hop) == expected
-    assert told(made, to)[BLOCK].next_hop == ME, "of our own block always ours"
+    assert address_text(advertised(made, to)[OTHER].next_hop) == expected
+    assert advertised(made, to)[BLOCK].next_hop == ME, "of our own block always ours"
 
 
 # Communities (40).
 
 
 def test_40_communities_of_prefix_advertisements_and_the_nodes_own_list() -> None:
-    said = policy(advertise={POOL: (100, (1, 2, 3)), "10.48.0.0/26": (200,)})
-    made = core(said, A, X, blocks=[BLOCK])
+    stated = policy(advertise={POOL: (100, (1, 2, 3)), "10.48.0.0/26": (200,)})
+    made = core(stated, A, X, blocks=[BLOCK])
     made.hear(A, announce(path(A), OTHER))
-    both = told(made, X)
+    both = advertised(made, X)
     assert (both[BLOCK].attributes.communities, both[BLOCK].attributes.large_communities) == (
         (100, 200),
         ((1, 2, 3),),
     )
     assert both[OTHER].attributes.communities == (100,)
-    assert told(made, A)[BLOCK].attributes.communities == (100, 200)
+    assert advertised(made, A)[BLOCK].attributes.communities == (100, 200)
     filtered = replace(
-        said,
+        stated,
         filters=rules(accept(BLOCK, MatchOperator.EQUAL)),
-        peers={**said.peers, **named(x=PeerPolicy(("f",)))},
+        peers={**stated.peers, **named(x=PeerPolicy(("f",)))},
     )
     made.router.policy(filtered)
     made.settle()
-    assert told(made, X)[BLOCK].attributes.communities == (), "what a filter accepts, it accepts as it is"
-    assert told(made, X)[OTHER].attributes.communities == (100,)
+    assert advertised(made, X)[BLOCK].attributes.communities == (), (
+        "what a filter accepts, it accepts as it is"
+    )
+    assert advertised(made, X)[OTHER].attributes.communities == (100,)
 
 
 # Moving between groups.
@@ -436,18 +438,18 @@ def test_another_filter_list_moves_the_session_and_nothing_else() -> None:
     assert set(moved) == {X}
     made.settle()
     assert made.router.groups_of(X)[V4] != before
-    assert (set(told(made, X)), set(told(made, Y))) == ({BLOCK}, {BLOCK, OTHER})
+    assert (set(advertised(made, X)), set(advertised(made, Y))) == ({BLOCK}, {BLOCK, OTHER})
     assert made.router.groups == 3, "the old group had no other member"
     made.down(X)
     assert made.router.groups == 2
 
 
-def test_a_session_that_nobody_wants_any_more_is_told_nothing_new() -> None:
+def test_a_session_that_nobody_wants_any_more_is_sent_nothing_new() -> None:
     peers_ = named(x=PeerPolicy(("f",)))
     made = core(policy(filters=rules(reject()), peers=peers_), X, blocks=[BLOCK])
     without = RoutePolicy(filters=rules(reject()))
     assert made.router.policy(without) == {}
-    assert told(made.settle(), X) == {}
+    assert advertised(made.settle(), X) == {}
 
 
 # Reflection (23).
@@ -466,7 +468,7 @@ def test_23_who_hears_whom() -> None:
     made = core(reflector(a=True, b=False, c=False), A, B, C, X)
     made.hear(A, announce(path(A), BLOCK)).hear(B, announce(path(B), OTHER)).hear(X, announce(path(X), HOST))
     heard = {
-        name: {text for text, out in told(made, to).items() if out.source != to.id}
+        name: {text for text, out in advertised(made, to).items() if out.source != to.id}
         for name, to in (("a", A), ("b", B), ("c", C), ("x", X))
     }
     assert heard == {
@@ -482,12 +484,12 @@ def test_23_originator_and_cluster_list_are_set_and_the_next_hop_stays() -> None
     first = attributes(local_pref=100)
     again_ = attributes(local_pref=100, originator_id="9.9.9.9", cluster_list=("2.2.2.2",))
     made.hear(A, announce(path(A, first), BLOCK), announce(path(A, again_), OTHER))
-    assert told(made, B)[BLOCK] == Out(
+    assert advertised(made, B)[BLOCK] == Out(
         attributes(local_pref=100, originator_id="10.0.1.30", cluster_list=("1.1.1.1",)),
         addr("10.0.1.30"),
         A.id,
     )
-    assert told(made, B)[OTHER].attributes == attributes(
+    assert advertised(made, B)[OTHER].attributes == attributes(
         local_pref=100, originator_id="9.9.9.9", cluster_list=("1.1.1.1", "2.2.2.2")
     )
 
@@ -505,13 +507,14 @@ def test_23_loops_by_originator_and_cluster() -> None:
 
 
 def test_23_two_reflectors_of_one_cluster_take_each_others_clients_routes() -> None:
-    """As BIRD, where only what a client tells is looked at for our cluster; ``strict_cluster_list`` is RFC 4456 §8."""
+    """As BIRD, where only what a client announces is looked at for our cluster; ``strict_cluster_list`` is RFC 4456
+    §8."""
     reflected = attributes(local_pref=100, originator_id="10.0.1.33", cluster_list=("1.1.1.1",))
     own = attributes(local_pref=100, originator_id="10.0.1.20", cluster_list=("1.1.1.1",))
     made = core(reflector(a=False, b=True), A, B)
     made.hear(A, announce(path(A, reflected), BLOCK), announce(path(A, own), OTHER))
     assert set(made.routes()) == {BLOCK}, "ORIGINATOR_ID ends what comes round"
-    assert told(made, B)[BLOCK].attributes.cluster_list == (CLUSTER, CLUSTER), "passed on to our client"
+    assert advertised(made, B)[BLOCK].attributes.cluster_list == (CLUSTER, CLUSTER), "passed on to our client"
     strict = named(a=PeerPolicy(cluster_id=CLUSTER, strict_cluster_list=True))
     made.router.policy(policy(peers=strict, cluster_id=CLUSTER))
     made.settle()
@@ -555,15 +558,17 @@ def test_paths_of_a_prefix_beyond_what_the_peer_may_have_are_refused_by_name() -
 def test_3_the_blocks_owner_reflects_borrowed_addresses() -> None:
     made = core(reflector(a=True, b=True), A, B, X, blocks=[BLOCK])
     made.hear(A, announce(path(A), HOST))
-    assert told(made, B)[HOST].next_hop == addr("10.0.1.30")
-    assert HOST in told(made, X)
+    assert advertised(made, B)[HOST].next_hop == addr("10.0.1.30")
+    assert HOST in advertised(made, X)
 
 
 def test_a_thousand_clients_are_two_groups() -> None:
     many = [peer(f"10.2.{n >> 8}.{n & 255}") for n in range(1000)]
-    said = replace(reflector(), peers={each.id: PeerPolicy(cluster_id=CLUSTER, client=True) for each in many})
+    stated = replace(
+        reflector(), peers={each.id: PeerPolicy(cluster_id=CLUSTER, client=True) for each in many}
+    )
     made = Core()
-    made.router.policy(said)
+    made.router.policy(stated)
     for each in many:
         made.router.session_up(each, 0.0)
     assert made.router.groups == 1
@@ -582,8 +587,8 @@ def test_46_on_local_pref_is_the_metric_both_ways() -> None:
         (HOST, 1024),
         ("192.0.2.0/24", 1024),
     }
-    assert told(made, A)[BLOCK].attributes.local_pref == ENCODED
-    assert told(made, X)[BLOCK].attributes.local_pref is None
+    assert advertised(made, A)[BLOCK].attributes.local_pref == ENCODED
+    assert advertised(made, X)[BLOCK].attributes.local_pref is None
     made.hear(A, announce(path(A, attributes(local_pref=ENCODED)), OTHER))
     assert {at for _, text, at in made.fib if text == OTHER} == {1024}, "the route at the old metric goes"
     made.hear(A, withdraw(OTHER, HOST))
@@ -598,13 +603,13 @@ def test_46_auto_is_on_once_an_internal_peer_encoded() -> None:
     assert not made.router.prioritised, "an external peer's word means nothing"
     made.hear(restarting, announce(path(restarting, attributes(local_pref=ENCODED)), OTHER))
     assert made.router.prioritised
-    assert told(made, B)[BLOCK].attributes.local_pref == ENCODED
+    assert advertised(made, B)[BLOCK].attributes.local_pref == ENCODED
     made.down(restarting, V4)
     made.now += 1000
     made.router.tick(made.now)
     made.settle()
     assert made.router.prioritised, "what was true of the cluster once stays so"
-    assert told(made, B)[BLOCK].attributes.local_pref == ENCODED
+    assert advertised(made, B)[BLOCK].attributes.local_pref == ENCODED
     made.router.policy(policy(priorities="off"))
     made.settle()
     assert not made.router.prioritised
@@ -616,15 +621,15 @@ def test_46_auto_is_on_once_an_internal_peer_encoded() -> None:
     [(2000, "auto", True), (None, "auto", False), (None, "on", True), (2000, "off", False)],
 )
 def test_46_what_switches_it(field: int | None, mode: Any, on: bool) -> None:
-    said = resources(BGPConfiguration(ipv4_normal_route_priority=field), bgp=f"{{route_priority: {mode}}}")
+    stated = resources(BGPConfiguration(ipv4_normal_route_priority=field), bgp=f"{{route_priority: {mode}}}")
     made = Core()
-    made.router.policy(said)
+    made.router.policy(stated)
     assert made.router.prioritised is on
-    assert said.families[V4].normal_priority == (field or 1024)
+    assert stated.families[V4].normal_priority == (field or 1024)
 
 
 def test_46_auto_is_on_where_own_workloads_have_metrics() -> None:
-    """Known before anybody is told anything: a peer that encodes would take a LOCAL_PREF of 100 for a metric."""
+    """Known before anybody is sent anything: a peer that encodes would take a LOCAL_PREF of 100 for a metric."""
     plain, ranked = WorkloadRoute(pfx(HOST), "cali1"), WorkloadRoute(pfx(HOST), "cali1", 1024)
     six = WorkloadRoute(pfx("fd00:48::7/128"), "cali1", 1024)
     assert are_ranked({V4: frozenset({plain, ranked}), V6: frozenset()})
@@ -637,10 +642,12 @@ def test_46_auto_is_on_where_own_workloads_have_metrics() -> None:
     made = core(policy(), A, blocks=[BLOCK])
     made.router.workloads_ranked(True)
     made.settle()
-    assert told(made, A)[BLOCK].attributes.local_pref == ENCODED
+    assert advertised(made, A)[BLOCK].attributes.local_pref == ENCODED
     made.router.workloads_ranked(False)
     made.settle()
-    assert told(made, A)[BLOCK].attributes.local_pref == ENCODED, "the last pod that goes changes nothing"
+    assert advertised(made, A)[BLOCK].attributes.local_pref == ENCODED, (
+        "the last pod that goes changes nothing"
+    )
 
 
 @pytest.mark.parametrize("direction", ["imports", "exports"])
@@ -671,17 +678,19 @@ def test_46_an_elevated_workload_is_announced_inside_its_own_block() -> None:
             {WorkloadRoute(pfx(HOST), "cali1", 512), WorkloadRoute(pfx("10.48.0.8/32"), "cali2", 1024)}
         )
     }
-    for mode, said in (("auto", {BLOCK, HOST}), ("off", {BLOCK})):
+    for mode, stated in (("auto", {BLOCK, HOST}), ("off", {BLOCK})):
         found = originate(snap, routes, "me", policy=policy(priorities=mode))[V4]
-        assert set(found.announce) == {pfx(text) for text in said}
+        assert set(found.announce) == {pfx(text) for text in stated}
         found = originate(snapshot(affinity("10.48.0.0/26")), routes, "me", policy=policy(priorities=mode))[
             V4
         ]
-        assert set(found.announce) == {pfx(text) for text in said}, "a block is announced without a pool too"
+        assert set(found.announce) == {pfx(text) for text in stated}, (
+            "a block is announced without a pool too"
+        )
     made = core(policy(priorities="on"), A)
     made.router.originated({V4: originate(snap, routes, "me", policy=policy(priorities="on"))[V4]})
     made.settle()
-    assert told(made, A)[HOST].attributes.local_pref == INT_MAX - 512
+    assert advertised(made, A)[HOST].attributes.local_pref == INT_MAX - 512
 
 
 @pytest.mark.parametrize(
@@ -697,23 +706,23 @@ def test_46_a_moved_workload_takes_its_address_with_it(local_pref: int, mode: An
     made = core(policy(priorities=mode), A, B, X, borrowed=[HOST])
     made.hear(A, announce(path(A, attributes(local_pref=local_pref)), HOST))
     assert (HOST in made.routes()) is theirs
-    assert (told(made, X)[HOST].source == A.id) is theirs
+    assert (advertised(made, X)[HOST].source == A.id) is theirs
     made.hear(A, withdraw(HOST))
-    assert told(made, X)[HOST].source is None
+    assert advertised(made, X)[HOST].source is None
     assert HOST not in made.routes()
 
 
 def test_46_off_gives_an_address_back_that_an_import_filter_had_moved() -> None:
     """Nobody sends a metric, so nothing else switches."""
     filters = rules(accept(operations=(SetPriority(512),)), direction="import")
-    said = policy(filters=filters, peers=named(x=PeerPolicy(("f",))))
-    made = core(said, B, X, borrowed=[HOST])
+    stated = policy(filters=filters, peers=named(x=PeerPolicy(("f",))))
+    made = core(stated, B, X, borrowed=[HOST])
     made.hear(X, announce(path(X), HOST))
     assert not made.router.prioritised
-    assert told(made, B)[HOST].source == X.id
-    made.router.policy(replace(said, priorities="off"))
+    assert advertised(made, B)[HOST].source == X.id
+    made.router.policy(replace(stated, priorities="off"))
     made.settle()
-    assert told(made, B)[HOST].source is None
+    assert advertised(made, B)[HOST].source is None
 
 
 def test_46_a_moved_workload_takes_its_block_of_a_single_address_with_it() -> None:
@@ -725,13 +734,13 @@ def test_46_a_moved_workload_takes_its_block_of_a_single_address_with_it() -> No
         made.router.originated({V4: originate(snap, routes, "me", policy=policy(priorities="on"))[V4]})
         return made.settle()
 
-    assert told(core_with(512), A)[HOST].attributes.local_pref == INT_MAX - 512, "it comes"
+    assert advertised(core_with(512), A)[HOST].attributes.local_pref == INT_MAX - 512, "it comes"
     made = core_with(1024)
     made.hear(A, announce(path(A, attributes(local_pref=ENCODED)), HOST))
     assert HOST not in made.routes(), "ours comes first"
     made.hear(A, announce(path(A, attributes(local_pref=INT_MAX - 512)), HOST))
     assert {at for _, text, at in made.fib if text == HOST} == {512}, "it goes"
-    assert HOST not in told(core_with(), A)
+    assert HOST not in advertised(core_with(), A)
 
 
 # The kernel (14 to 17), services (42).
@@ -780,30 +789,30 @@ VXLAN = {"vxlan_mode": EncapMode.CROSS_SUBNET}
 )
 def test_14_15_16_whose_routes_are_ours_to_write(mode: ClusterRoutes | None, written: set[str]) -> None:
     pools = (pool("plain"), pool("ipip", "10.49.0.0/16", **IPIP), pool("vxlan", "10.50.0.0/16", **VXLAN))
-    said = resources(BGPConfiguration(program_cluster_routes=mode), pools=pools)
+    stated = resources(BGPConfiguration(program_cluster_routes=mode), pools=pools)
     names = {pool.cidr: pool.name for pool in pools}
-    found = {names[rule.cidr]: rule for rule in said.families[V4].kernel_rules}
+    found = {names[rule.cidr]: rule for rule in stated.families[V4].kernel_rules}
     assert {name for name, rule in found.items() if rule.program} == written
     assert found["ipip"].tunnel == ("tunl0" if "ipip" in written else None)
-    assert ("tunl0" in said.kept_inside) is ("ipip" not in written)
-    assert said.families[V4].plain is False
+    assert ("tunl0" in stated.kept_inside) is ("ipip" not in written)
+    assert stated.families[V4].plain is False
     assert "Felix" in found["vxlan"].reason
 
 
 def test_16_the_nodes_configuration_says_what_an_unset_field_means() -> None:
-    said = resources(pools=(pool(**IPIP),), kernel="{program_cluster_routes: Enabled}")
-    assert said.families[V4].kernel_rules == (
+    stated = resources(pools=(pool(**IPIP),), kernel="{program_cluster_routes: Enabled}")
+    assert stated.families[V4].kernel_rules == (
         KernelRule(pfx(POOL), True, "IPPool p has ipipMode Always", "tunl0", False),
     )
-    assert said.kept_inside == KEPT_INSIDE
+    assert stated.kept_inside == KEPT_INSIDE
 
 
 def test_a_cluster_without_encapsulation_asks_nothing_of_the_hot_road() -> None:
     assert resources(pools=(pool(),)).families[V4].plain
 
 
-def kernel_core(said: RoutePolicy, *up: Peer, tunnel: int | None = 9) -> Core:
-    made = core(said, *up)
+def kernel_core(stated: RoutePolicy, *up: Peer, tunnel: int | None = 9) -> Core:
+    made = core(stated, *up)
     made.router.tunnels_changed({} if tunnel is None else {"tunl0": tunnel})
     return made.settle()
 
@@ -822,25 +831,25 @@ def onlink(*gateways: str) -> Via:
 )
 def test_14_ipip_always_and_cross_subnet(modes: Any, own: str | None, expected: dict[str, Via]) -> None:
     node = Node("me", ipv4=ME, ipv4_network=IPNetwork(own) if own else None)
-    said = resources(
+    stated = resources(
         BGPConfiguration(program_cluster_routes=ClusterRoutes.ENABLED), pools=(pool(**modes),), own=node
     )
-    made = kernel_core(said, A, X)
+    made = kernel_core(stated, A, X)
     made.hear(A, announce(path(A), BLOCK)).hear(X, announce(path(X), OTHER, "192.0.2.0/24"))
     assert made.routes() == {BLOCK: expected["near"], OTHER: expected["far"], "192.0.2.0/24": via("10.0.2.1")}
 
 
 def test_14_multipath_through_the_tunnel_and_beside_it() -> None:
     far = peer("10.0.3.1")
-    said = resources(BGPConfiguration(program_cluster_routes=ClusterRoutes.ENABLED), pools=(pool(**CROSS),))
-    made = kernel_core(said, A, far)
+    stated = resources(BGPConfiguration(program_cluster_routes=ClusterRoutes.ENABLED), pools=(pool(**CROSS),))
+    made = kernel_core(stated, A, far)
     made.hear(A, announce(path(A), BLOCK)).hear(far, announce(path(far), BLOCK))
     assert made.routes() == {BLOCK: Via((Hop(addr("10.0.1.30"), 2), Hop(addr("10.0.3.1"), 9, True)))}
 
 
 def test_14_without_the_tunnel_nothing_is_written_unencapsulated() -> None:
-    said = resources(BGPConfiguration(program_cluster_routes=ClusterRoutes.ENABLED), pools=(pool(**IPIP),))
-    made = kernel_core(said, A, tunnel=None)
+    stated = resources(BGPConfiguration(program_cluster_routes=ClusterRoutes.ENABLED), pools=(pool(**IPIP),))
+    made = kernel_core(stated, A, tunnel=None)
     made.hear(A, announce(path(A), BLOCK))
     assert made.routes() == {}
     assert made.router.kernel_word(V4, pfx(BLOCK))[1] is KernelRefusal.TUNNEL_DOWN
@@ -850,12 +859,12 @@ def test_14_without_the_tunnel_nothing_is_written_unencapsulated() -> None:
     assert made.settle().routes() == {}
 
 
-def test_15_16_what_felix_writes_is_decided_and_told_but_not_written() -> None:
+def test_15_16_what_felix_writes_is_decided_and_advertised_but_not_written() -> None:
     made = kernel_core(resources(pools=(pool(**VXLAN),)), A, X)
     made.hear(A, announce(path(A), BLOCK, "192.0.2.0/24"))
     assert made.routes() == {"192.0.2.0/24": via("10.0.1.30")}
     assert set(made.router.rib(V4)) == {pfx(BLOCK), pfx("192.0.2.0/24")}
-    assert set(told(made, X)) == {BLOCK}
+    assert set(advertised(made, X)) == {BLOCK}
     rule, word = made.router.kernel_word(V4, pfx(BLOCK))
     assert (word, rule and rule.reason) == (
         KernelRefusal.LEFT_TO_OTHERS,
@@ -908,17 +917,17 @@ SERVICES = BGPConfiguration(
 def test_42_44_services_are_announced_whole_and_never_the_kernels(
     change: Any, labels: dict[str, str], announced: set[str]
 ) -> None:
-    said = resources(replace(SERVICES, **change), own=Node("me", labels, ipv4=ME))
-    found = originate(Snapshot(), {}, "me", policy=said)
+    stated = resources(replace(SERVICES, **change), own=Node("me", labels, ipv4=ME))
+    found = originate(Snapshot(), {}, "me", policy=stated)
     assert set(found[V4].announce) == {pfx(text) for text in announced}
     assert {each.kind.value for each in found[V4].announce.values()} <= {"service"}
-    made = kernel_core(said, A, X)
+    made = kernel_core(stated, A, X)
     made.router.originated(found)
     made.settle()
     made.hear(A, announce(path(A), "10.96.0.1/32", "192.0.2.99/32", "198.51.100.9/32"))
     assert made.routes() == {}, "neither the ranges nor what is inside"
     if labels.get("node.kubernetes.io/exclude-from-external-load-balancers") == "true":
-        assert told(made, X) == {}
+        assert advertised(made, X) == {}
 
 
 def test_42_a_reflector_passes_on_addresses_of_services() -> None:
@@ -927,14 +936,14 @@ def test_42_a_reflector_passes_on_addresses_of_services() -> None:
         (own, set()),
         (replace(own, route_reflector_cluster_id=CLUSTER), {"192.0.2.1/32", "198.51.100.9/32"}),
     ):
-        said = resources(SERVICES, own=each)
-        made = core(said, A, X)
-        made.router.originated(originate(Snapshot(), {}, "me", policy=said))
+        stated = resources(SERVICES, own=each)
+        made = core(stated, A, X)
+        made.router.originated(originate(Snapshot(), {}, "me", policy=stated))
         made.hear(A, announce(path(A), "10.96.0.1/32", "192.0.2.1/32", "198.51.100.9/32"))
-        assert set(told(made, X)) == passed
+        assert set(advertised(made, X)) == passed
 
 
-def test_18_addresses_that_felix_brings_are_not_told_inside() -> None:
+def test_18_addresses_that_felix_brings_are_not_advertised_inside() -> None:
     def routes(*names: str) -> Any:
         return {
             V4: frozenset(
@@ -945,12 +954,12 @@ def test_18_addresses_that_felix_brings_are_not_told_inside() -> None:
     snap = Snapshot(pools={"p": pool()})
     workloads = routes("vxlan.calico", "wireguard.cali", "tunl0", "bpfin.cali", "cali1")
     for mode, inside in (("Enabled", {2, 4}), ("EnabledNoEncapOnly", {4})):
-        said = resources(pools=(pool(),), kernel=f"{{program_cluster_routes: {mode}}}")
-        made = core(said, A, X)
-        made.router.originated(originate(snap, workloads, "me", policy=said))
+        stated = resources(pools=(pool(),), kernel=f"{{program_cluster_routes: {mode}}}")
+        made = core(stated, A, X)
+        made.router.originated(originate(snap, workloads, "me", policy=stated))
         made.settle()
-        assert set(told(made, A)) == {f"10.48.0.{n}/32" for n in inside}
-        assert set(told(made, X)) == {f"10.48.0.{n}/32" for n in (0, 1, 2, 4)}
+        assert set(advertised(made, A)) == {f"10.48.0.{n}/32" for n in inside}
+        assert set(advertised(made, X)) == {f"10.48.0.{n}/32" for n in (0, 1, 2, 4)}
         group = made.router.groups_of(A)[V4]
         assert made.router.exported(V4, pfx("10.48.0.0/32"), group) is ExportRefusal.INTERFACE
 
@@ -962,15 +971,15 @@ def test_40_the_nodes_own_list_replaces_the_default_one() -> None:
     assert resources(default, mine=mine).families[V4].advertisements == ()
 
 
-def test_37_reachable_by_is_a_host_route_in_the_kernel_that_nobody_is_told() -> None:
+def test_37_reachable_by_is_a_host_route_in_the_kernel_that_is_advertised_to_nobody() -> None:
     static = {pfx("192.0.2.9/32"): reach("10.0.1.1")}
-    said = policy(family=FamilyPolicy(reachable=static))
-    made = core(said, A, X)
-    made.router.originated(originate(Snapshot(), {}, "me", policy=said))
+    stated = policy(family=FamilyPolicy(reachable=static))
+    made = core(stated, A, X)
+    made.router.originated(originate(Snapshot(), {}, "me", policy=stated))
     made.settle()
     made.hear(A, announce(path(A), "192.0.2.9/32"))
     assert made.routes() == {"192.0.2.9/32": via("10.0.1.1")}
-    assert (told(made, A), told(made, X)) == ({}, {})
+    assert (advertised(made, A), advertised(made, X)) == ({}, {})
     made.router.next_hops_changed(made.resolver.set("10.0.1.1", Unresolved.LINK_DOWN))
     assert made.settle().routes() == {}
     made.router.next_hops_changed(made.resolver.set("10.0.1.1", None))
@@ -985,8 +994,8 @@ def test_37_what_the_peer_announces_leads_over_its_reachable_by() -> None:
     assert made.routes() == {}
 
     def reachable(gateway: str) -> None:
-        said = policy(family=FamilyPolicy(reachable={pfx("192.0.2.9/32"): reach(gateway)}))
-        made.router.originated(originate(Snapshot(), {}, "me", policy=said))
+        stated = policy(family=FamilyPolicy(reachable={pfx("192.0.2.9/32"): reach(gateway)}))
+        made.router.originated(originate(Snapshot(), {}, "me", policy=stated))
         made.settle()
 
     for gateway in ("10.0.1.1", "10.0.1.2"):
@@ -1011,13 +1020,13 @@ def several(address: str = "10.0.2.2", asn: int = 65002) -> Peer:
     return replace(peer(address, asn), add_path_send=frozenset({V4}))
 
 
-def test_53_every_path_is_told_with_an_identifier_of_its_source() -> None:
+def test_53_every_path_is_advertised_with_an_identifier_of_its_source() -> None:
     wide = several()
     made = core(policy(), A, B, wide, blocks=[BLOCK])
     made.hear(A, announce(path(A), OTHER, HOST)).hear(
         B, announce(path(B, attributes(7, local_pref=100)), OTHER)
     )
-    heard = told(made, wide)
+    heard = advertised(made, wide)
     by = {out.source: out.path_id for out in heard.values()}
     assert set(heard) == {
         f"{OTHER}#{by[A.id]}",
@@ -1027,23 +1036,23 @@ def test_53_every_path_is_told_with_an_identifier_of_its_source() -> None:
     }
     assert len(set(by.values())) == 3
     made.hear(A, withdraw(OTHER))
-    assert set(told(made, wide)) == {f"{OTHER}#{by[B.id]}", f"{HOST}#{by[A.id]}", f"{BLOCK}#{by[None]}"}
+    assert set(advertised(made, wide)) == {f"{OTHER}#{by[B.id]}", f"{HOST}#{by[A.id]}", f"{BLOCK}#{by[None]}"}
     made.hear(A, announce(path(A), OTHER))
-    assert f"{OTHER}#{by[A.id]}" in told(made, wide), "the same identifier as before"
+    assert f"{OTHER}#{by[A.id]}" in advertised(made, wide), "the same identifier as before"
     made.hear(A, announce(path(A, attributes(local_pref=100, communities=(0xFFFFFF01,))), OTHER))
-    assert f"{OTHER}#{by[A.id]}" not in told(made, wide), "what may not leave the AS is not told"
+    assert f"{OTHER}#{by[A.id]}" not in advertised(made, wide), "what may not leave the AS is not sent"
 
 
 def test_53_filters_look_at_each_path() -> None:
     wide = several()
-    said = policy(filters=rules(reject(community=5)), peers={wide.id: PeerPolicy(("f",))})
-    made = core(said, A, B, wide)
+    stated = policy(filters=rules(reject(community=5)), peers={wide.id: PeerPolicy(("f",))})
+    made = core(stated, A, B, wide)
     made.hear(A, announce(path(A), OTHER))
     made.hear(B, announce(path(B, attributes(local_pref=100, communities=(5,))), OTHER))
-    assert [out.source for out in told(made, wide).values()] == [A.id]
+    assert [out.source for out in advertised(made, wide).values()] == [A.id]
 
 
-def test_53_identifiers_that_nobody_is_told_any_more_are_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_53_identifiers_that_no_group_has_any_more_are_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer may use another identifier in each UPDATE: what was given for them must not stay for ever."""
     monkeypatch.setattr(groups, "MOST_PATH_IDS", 20)
     wide = several()
@@ -1052,14 +1061,14 @@ def test_53_identifiers_that_nobody_is_told_any_more_are_given_again(monkeypatch
     adverts._most_path_ids, adverts._last_path_id = 20, groups.LAST_PATH_ID - 5
     adverts._path_ids.clear()
     made.hear(B, announce(path(B), OTHER))
-    stays = set(told(made, wide))
+    stays = set(advertised(made, wide))
     for number in range(1, 300):
         made.hear(A, announce(path(A, path_id=number), HOST, OTHER))
-        assert {f"{HOST}#", f"{OTHER}#"} <= {text.partition("#")[0] + "#" for text in told(made, wide)}
-        assert stays <= set(told(made, wide))
-        assert len(set(told(made, wide))) == len(stays) + 2, "no two sources have one identifier"
+        assert {f"{HOST}#", f"{OTHER}#"} <= {text.partition("#")[0] + "#" for text in advertised(made, wide)}
+        assert stays <= set(advertised(made, wide))
+        assert len(set(advertised(made, wide))) == len(stays) + 2, "no two sources have one identifier"
         made.hear(A, withdraw(HOST, OTHER, path_id=number))
-    assert set(told(made, wide)) == stays
+    assert set(advertised(made, wide)) == stays
     assert len(adverts._path_ids) <= 30
     assert adverts._path_ids_given == set(adverts._path_ids.values())
 
@@ -1091,7 +1100,7 @@ def test_what_was_taken_in_otherwise_is_forgotten_by_its_octets(monkeypatch: pyt
     assert 0 < len(made.router._altered) <= (1 << 16) // 4000
 
 
-def test_54_a_refresh_sweeps_what_was_not_told_again() -> None:
+def test_54_a_refresh_sweeps_what_was_not_advertised_again() -> None:
     made = core(policy(), A)
     what = path(A)
     made.hear(A, announce(what, BLOCK, OTHER))
@@ -1109,7 +1118,7 @@ def test_54_a_refresh_sweeps_what_was_not_told_again() -> None:
     )
 
 
-def test_54_a_refresh_in_the_first_telling_does_not_shorten_it() -> None:
+def test_54_a_refresh_in_the_first_announcement_does_not_shorten_it() -> None:
     first = peer("10.0.1.30", restart=[V4], preserved=[V4])
     made = core(policy(), first).hear(first, announce(path(first), BLOCK)).down(first, V4)
     second = again(first, preserved=[V4])
@@ -1133,8 +1142,8 @@ def test_49_an_ipv4_route_over_ipv6_goes_on_only_where_it_is_understood() -> Non
     plain, wide = A, replace(B, extended_next_hop=frozenset({V4}))
     made = core(policy(), X, plain, wide)
     made.hear(X, announce(over6, BLOCK))
-    assert told(made, plain)[BLOCK].next_hop == ME
-    assert told(made, wide)[BLOCK].next_hop == addr("fd00::99")
+    assert advertised(made, plain)[BLOCK].next_hop == ME
+    assert advertised(made, wide)[BLOCK].next_hop == addr("fd00::99")
 
 
 def test_the_policy_does_not_depend_on_the_order_of_resources() -> None:

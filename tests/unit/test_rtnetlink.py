@@ -36,7 +36,7 @@ def single(data: bytes) -> rt.Message:
     return message
 
 
-def told(request: bytes) -> bytes:
+def notified(request: bytes) -> bytes:
     """What the kernel would notify of a request: RTA_TABLE comes first."""
     head, body = request[:16], request[16:28]
     rest = u32(rt.RTA_TABLE, body[4]) + request[28:]
@@ -68,13 +68,13 @@ def test_a_packed_route_reads_back(family: Family, text: str, metric: int, via: 
     hops = via.hops if via is not None else ()
     kind = rt.UNICAST if via is not None else rt.BLACKHOLE_TYPE
     body = rt.Body(metric, rt.PROTO_BIRD, kind, rt.TABLE_MAIN, 0, hops, 0, None, True)
-    for data in (request, told(request)):  # attributes in our order, and in the kernel's
+    for data in (request, notified(request)):  # attributes in our order, and in the kernel's
         assert rt.RouteReader().read(data, single(data)) == (family, prefix, body)
 
 
 def test_a_route_over_an_object_names_only_its_id() -> None:
     tail = rt.route_tail(Family.IPV4, 0, 99)
-    data = told(rt.pack_route(Family.IPV4, rt.NEWROUTE, 0, 1, parse_prefix("10.48.0.0/26")[1], tail))
+    data = notified(rt.pack_route(Family.IPV4, rt.NEWROUTE, 0, 1, parse_prefix("10.48.0.0/26")[1], tail))
     parsed = rt.RouteReader().read(data, single(data))
     assert parsed is not None
     assert (parsed[2].nexthop, parsed[2].hops) == (99, ())
@@ -83,7 +83,7 @@ def test_a_route_over_an_object_names_only_its_id() -> None:
 @given(st.integers(0, 128), st.binary(min_size=16, max_size=16), st.integers(0, 2**32 - 1))
 def test_every_ipv6_prefix_and_metric_survives(length: int, octets: bytes, metric: int) -> None:
     prefix = make_prefix(octets, length)
-    data = told(
+    data = notified(
         rt.pack_route(
             Family.IPV6, rt.NEWROUTE, 0, 1, prefix, rt.route_tail(Family.IPV6, metric, Via((Hop(A6, 9),)))
         )
@@ -111,10 +111,10 @@ def test_a_dump_is_read_until_its_end() -> None:
     via = Via((Hop(A, 3),))
     prefixes = [parse_prefix(f"10.48.{i}.0/24")[1] for i in range(5)]
     routes = [
-        told(rt.pack_route(Family.IPV4, rt.NEWROUTE, 2, 1, prefix, rt.route_tail(Family.IPV4, 0, via)))
+        notified(rt.pack_route(Family.IPV4, rt.NEWROUTE, 2, 1, prefix, rt.route_tail(Family.IPV4, 0, via)))
         for prefix in prefixes
     ]
-    other = told(
+    other = notified(
         rt.pack_route(
             Family.IPV6, rt.NEWROUTE, 2, 1, parse_prefix("fd00::/64")[1], rt.route_tail(Family.IPV6, 1, None)
         )
@@ -156,7 +156,7 @@ def test_a_large_table_number_is_not_table_main() -> None:
     assert parsed is not None and parsed[2].table == 0x1FE
 
 
-def test_refusals_tell_the_kernels_words() -> None:
+def test_refusals_have_the_kernels_words() -> None:
     words = attribute(1, b"Nexthop has invalid gateway\0")
     original = struct.pack("=IHHII", 60, 24, 5, 7, 0)
     body = struct.pack("=i", -errno.ENETUNREACH) + original + words

@@ -79,7 +79,7 @@ def test_watchdog_interval_is_half_and_only_for_us(environ: dict[str, str], inte
     assert Notifier.from_environment({"NOTIFY_SOCKET": "@x", **environ}).watchdog_interval == interval
 
 
-def test_a_manager_that_is_gone_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_manager_that_is_gone_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     notifier = Notifier(str(tmp_path / "gone"))
     with caplog.at_level(logging.WARNING):
         for _ in range(3):

@@ -153,10 +153,10 @@ MANY = {"external": (EXTERNAL, ELSEWHERE), "balanced": (BALANCED, "8.8.4.4")}
 def test_43_whether_a_node_announces_a_service(
     which: Service, found: list[EndpointSlice], expected: tuple[str, ...]
 ) -> None:
-    said = snapshot(which, *found)
-    assert sorted(announced(said)) == sorted(expected)
+    stated = snapshot(which, *found)
+    assert sorted(announced(stated)) == sorted(expected)
     addresses = {*which.cluster_ips, *which.external_ips, *which.load_balancer_ips}
-    assert {parse_address(text) for text in {*announced(said), *hidden(said)}} == addresses, (
+    assert {parse_address(text) for text in {*announced(stated), *hidden(stated)}} == addresses, (
         "each has a reason"
     )
     assert announced(snapshot(which, *found, labels=EXCLUDED)) == {}
@@ -180,8 +180,8 @@ def test_43_whether_a_node_announces_a_service(
 def test_43_without_aggregation(
     which: Service, found: list[EndpointSlice], expected: tuple[str, ...]
 ) -> None:
-    said = snapshot(which, *found, config=ONE_BY_ONE)
-    assert sorted(announced(said)) == sorted(expected)
+    stated = snapshot(which, *found, config=ONE_BY_ONE)
+    assert sorted(announced(stated)) == sorted(expected)
     assert announced(snapshot(which, *found, config=ONE_BY_ONE, labels=EXCLUDED)) == {}
 
 
@@ -201,8 +201,8 @@ def test_43_without_aggregation(
 def test_43_which_addresses_of_a_service(change: dict[str, Any], expected: set[str]) -> None:
     """Cluster IPs are not looked up in the ranges, as long as there are any."""
     which = service(cluster=(CLUSTER, ELSEWHERE), external=(EXTERNAL,), balanced=(BALANCED,), local=True)
-    said = snapshot(which, slice_of(HERE), config=replace(RANGES, **change))
-    assert set(announced(said)) == expected
+    stated = snapshot(which, slice_of(HERE), config=replace(RANGES, **change))
+    assert set(announced(stated)) == expected
 
 
 def test_43_endpoints_count_for_their_own_family() -> None:
@@ -213,8 +213,8 @@ def test_43_endpoints_count_for_their_own_family() -> None:
         ([six], [], [INNER6]),
         ([four, six], [CLUSTER], [INNER6]),
     ):
-        said = snapshot(both, *found)
-        assert (list(announced(said)), list(announced(said, V6))) == (of_four, of_six)
+        stated = snapshot(both, *found)
+        assert (list(announced(stated)), list(announced(stated, V6))) == (of_four, of_six)
 
 
 @pytest.mark.parametrize(
@@ -331,10 +331,10 @@ def test_43_endpoints_count_for_their_own_family() -> None:
 def test_the_reason_in_words(
     which: Service, found: list[EndpointSlice], more: dict[str, Any], address: str, words: str
 ) -> None:
-    said = snapshot(which, *found, **more)
+    stated = snapshot(which, *found, **more)
     yes = words.removeprefix("+") if words[0] == "+" else None
-    assert announced(said).get(address) == yes
-    assert hidden(said).get(address) == (None if yes else words)
+    assert announced(stated).get(address) == yes
+    assert hidden(stated).get(address) == (None if yes else words)
 
 
 def test_an_address_of_several_services_is_announced_while_one_of_them_says_so() -> None:
@@ -375,56 +375,56 @@ def test_the_result_before_saves_work_and_changes_nothing() -> None:
     assert services(relabelled, "me", made) is made
 
 
-# What comes of it: announced, told, and never the kernel's.
+# What comes of it: originated, advertised, and never the kernel's.
 
 A, X = peer("10.0.1.30"), peer("10.0.2.1", 65001)
 ROUTE_REFLECTOR = addr("1.1.1.1")
 
 
-def policy(said: Snapshot) -> RoutePolicy:
+def policy(stated: Snapshot) -> RoutePolicy:
     config = parse("{node: me, kernel: {program_cluster_routes: Enabled}}", "test")
-    return route_policy(said, "me", config, peers(said, "me", config))
+    return route_policy(stated, "me", config, peers(stated, "me", config))
 
 
-def origination(said: Snapshot, family: Family = V4, **more: Any) -> Origination:
-    return originate(said, more.pop("workloads", {}), "me", policy=policy(said), **more)[family]
+def origination(stated: Snapshot, family: Family = V4, **more: Any) -> Origination:
+    return originate(stated, more.pop("workloads", {}), "me", policy=policy(stated), **more)[family]
 
 
 def texts(found: Iterable[bytes], family: Family = V4) -> set[str]:
     return {prefix_text(family, prefix) for prefix in found}  # type: ignore[arg-type]
 
 
-def core(said: Snapshot, *up: Peer) -> Core:
-    of_all = policy(said)
+def core(stated: Snapshot, *up: Peer) -> Core:
+    of_all = policy(stated)
     made = Core()
     made.router.policy(replace(of_all, peers={each.id: PeerPolicy() for each in up}))
     made.up(*up)
-    made.router.originated(originate(said, {}, "me", policy=of_all))
+    made.router.originated(originate(stated, {}, "me", policy=of_all))
     return made.settle()
 
 
-def told(made: Core, to: Peer, family: Family = V4) -> dict[str, Out]:
+def advertised(made: Core, to: Peer, family: Family = V4) -> dict[str, Out]:
     table = made.router.adj_rib_out(made.router.groups_of(to)[family])
     return {prefix_text(family, prefix): out for prefix, out in table.items()}  # type: ignore[arg-type]
 
 
-def test_43_an_address_is_told_beside_its_range_and_follows_its_endpoint() -> None:
-    """And what another node announces is not passed on: traffic to it must not come here. (Calico tells it to external
-    peers, with this node as the next hop.)"""
+def test_43_an_address_is_advertised_beside_its_range_and_follows_its_endpoint() -> None:
+    """And what another node announces is not passed on: traffic to it must not come here. (Calico announces it to
+    external peers, with this node as the next hop.)"""
     web = service(balanced=(BALANCED,), local=True)
     made = core(snapshot(web, slice_of(HERE)), A, X)
     own = {f"{CLUSTER}/32", f"{BALANCED}/32"}
-    assert told(made, X).keys() == BY_ITSELF | own == told(made, A).keys()
+    assert advertised(made, X).keys() == BY_ITSELF | own == advertised(made, A).keys()
     assert made.routes() == {}
-    out = told(made, A)[f"{CLUSTER}/32"]
+    out = advertised(made, A)[f"{CLUSTER}/32"]
     assert (out.next_hop, out.attributes.as_path) == (ME, sequence())
 
     gone = snapshot(web, slice_of(THERE))
     made.router.originated(originate(gone, {}, "me", policy=policy(gone)))
     made.settle()
-    assert told(made, X).keys() == BY_ITSELF
+    assert advertised(made, X).keys() == BY_ITSELF
     made.hear(A, announce(path(A), *own))
-    assert told(made, X).keys() == BY_ITSELF, "the other node's are its own to tell"
+    assert advertised(made, X).keys() == BY_ITSELF, "the other node's are its own to announce"
     assert made.routes() == {}, "and never into the kernel"
 
 
@@ -439,25 +439,25 @@ def test_43_44_nothing_of_services_is_the_kernels() -> None:
             (False, ONE_BY_ONE, True),
             (True, replace(RANGES, service_cluster_ips=()), False),
         ):
-            said = snapshot(service(cluster=(outside,), local=local), config=config, labels=labels)
-            made = core(said, A)
+            stated = snapshot(service(cluster=(outside,), local=local), config=config, labels=labels)
+            made = core(stated, A)
             every = (f"{outside}/32", "172.30.0.2/32", f"{SINGLE_EXTERNAL}/32", f"{SINGLE_BALANCED}/32")
             made.hear(A, announce(path(A), *every))
             written = {"172.30.0.2/32"} | (set() if kept_out else {f"{outside}/32"})
             assert made.routes().keys() == written, (labels, local, config)
     rule, _ = made.router.kernel_word(V4, pfx(f"{SINGLE_EXTERNAL}/32"))
     assert rule is not None and rule.reason.startswith("inside serviceExternalIPs")
-    said = snapshot(service(cluster=(outside,), local=True))
-    (rule,) = policy(said).families[V4].service_addresses.values()
+    stated = snapshot(service(cluster=(outside,), local=True))
+    (rule,) = policy(stated).families[V4].service_addresses.values()
     assert rule.reason == "clusterIP of Service default/web: services are the kernel's own"
-    assert rule in policy(said).families[V4].all_rules and not policy(said).families[V4].plain
+    assert rule in policy(stated).families[V4].all_rules and not policy(stated).families[V4].plain
 
 
 def test_44_an_excluded_node_says_nothing_and_keeps_nothing() -> None:
-    said = snapshot(service(external=(SINGLE_EXTERNAL,), local=False), labels=EXCLUDED)
-    made = core(said, A, X)
+    stated = snapshot(service(external=(SINGLE_EXTERNAL,), local=False), labels=EXCLUDED)
+    made = core(stated, A, X)
     made.hear(A, announce(path(A), f"{SINGLE_EXTERNAL}/32", f"{CLUSTER}/32"))
-    assert (told(made, X), made.routes()) == ({}, {})
+    assert (advertised(made, X), made.routes()) == ({}, {})
 
 
 def test_42_43_a_reflector_passes_single_addresses_on() -> None:
@@ -470,21 +470,24 @@ def test_42_43_a_reflector_passes_single_addresses_on() -> None:
         ({}, None, set()),
         (EXCLUDED, None, set()),
     ):
-        said = snapshot(labels=labels, pools={"balancers": balancers})
-        own = replace(said.nodes["me"], route_reflector_cluster_id=cluster_id)
-        made = core(replace(said, nodes={"me": own}), A, X)
+        stated = snapshot(labels=labels, pools={"balancers": balancers})
+        own = replace(stated.nodes["me"], route_reflector_cluster_id=cluster_id)
+        made = core(replace(stated, nodes={"me": own}), A, X)
         every = (EXTERNAL, BALANCED, SINGLE_EXTERNAL, SINGLE_BALANCED, CLUSTER)
         made.hear(A, announce(path(A), *(f"{text}/32" for text in every)))
-        assert told(made, X).keys() - BY_ITSELF == {f"{text}/32" for text in passed}, (labels, cluster_id)
+        assert advertised(made, X).keys() - BY_ITSELF == {f"{text}/32" for text in passed}, (
+            labels,
+            cluster_id,
+        )
         assert made.routes() == {}
-    found = origination(said)
+    found = origination(stated)
     assert prefix_refusal(pfx(f"{BALANCED}/32"), found) is ExportRefusal.OF_SERVICES
 
 
 def test_communities_of_prefix_advertisements_hold_for_addresses_of_services() -> None:
     lit = replace(RANGES, prefix_advertisements=(PrefixAdvertisement(V4, pfx("203.0.113.0/24"), (7,)),))
     made = core(snapshot(service(balanced=(BALANCED,), local=True), slice_of(HERE), config=lit), X)
-    found = {text: out.attributes.communities for text, out in told(made, X).items()}
+    found = {text: out.attributes.communities for text, out in advertised(made, X).items()}
     assert (found[f"{BALANCED}/32"], found[f"{CLUSTER}/32"]) == ((7,), ())
 
 
@@ -492,11 +495,11 @@ def test_our_own_stands_though_another_node_says_it_better() -> None:
     """A metric below the normal one means that a workload moves, and a service is none."""
     made = core(snapshot(service(local=True), slice_of(HERE)), A, X)
     made.hear(A, announce(path(A, attributes(local_pref=INT_MAX - 1)), f"{CLUSTER}/32"))
-    assert told(made, X)[f"{CLUSTER}/32"].source is None
+    assert advertised(made, X)[f"{CLUSTER}/32"].source is None
 
 
 def test_inside_blocks_and_pools() -> None:
-    """What no pool may tell is not told; a block hides what is inside it; a pod's address stays a pod's."""
+    """What no pool may announce is not sent; a block hides what is inside it; a pod's address stays a pod's."""
     four, inside, moved = "10.48.0.9", "10.48.0.70", "10.48.1.9"
     which = service(cluster=(four, inside, moved, CLUSTER), local=True)
     pools = {
@@ -504,9 +507,9 @@ def test_inside_blocks_and_pools() -> None:
         "light": IPPool("light", V4, pfx("10.48.0.0/24"), 26),
     }
     affinities = {"b": BlockAffinity("b", "me", V4, pfx("10.48.0.64/26"))}
-    said = snapshot(which, slice_of(HERE), pools=pools, affinities=affinities)
+    stated = snapshot(which, slice_of(HERE), pools=pools, affinities=affinities)
     workloads = {V4: frozenset((WorkloadRoute(pfx(f"{four}/32"), "cali1"),))}
-    found = origination(said, workloads=workloads)
+    found = origination(stated, workloads=workloads)
     kinds = {prefix_text(V4, prefix): own.kind.value for prefix, own in found.announce.items()}
     assert kinds == {
         **dict.fromkeys(BY_ITSELF, "service"),
@@ -525,7 +528,7 @@ def test_inside_blocks_and_pools() -> None:
 
     # The address of a pod elsewhere, which IPAM gave to nobody here: the service says that it is announced.
     lone = {V4: frozenset((WorkloadRoute(pfx(f"{CLUSTER}/32"), "cali2"),))}
-    found = origination(said, workloads=lone)
+    found = origination(stated, workloads=lone)
     assert found.announce[pfx(f"{CLUSTER}/32")].kind is OriginKind.SERVICE
     assert pfx(f"{CLUSTER}/32") not in {**found.hidden, **found.offered}
 
@@ -533,27 +536,27 @@ def test_inside_blocks_and_pools() -> None:
 def test_a_range_of_one_address_is_announced_by_its_range() -> None:
     """Of cluster IPs, unlike the others."""
     config = replace(RANGES, service_cluster_ips=ranges(f"{CLUSTER}/32"))
-    said = origination(snapshot(service(local=True), slice_of(HERE), config=config))
-    assert said.announce[pfx(f"{CLUSTER}/32")].source == "BGPConfiguration default serviceClusterIPs"
-    said = origination(snapshot(service(local=True), config=config))
-    assert pfx(f"{CLUSTER}/32") in said.announce and pfx(f"{CLUSTER}/32") not in said.hidden
+    stated = origination(snapshot(service(local=True), slice_of(HERE), config=config))
+    assert stated.announce[pfx(f"{CLUSTER}/32")].source == "BGPConfiguration default serviceClusterIPs"
+    stated = origination(snapshot(service(local=True), config=config))
+    assert pfx(f"{CLUSTER}/32") in stated.announce and pfx(f"{CLUSTER}/32") not in stated.hidden
 
 
 def test_ipv6() -> None:
     which = service(cluster=(CLUSTER, INNER6), local=True)
-    said = snapshot(which, slice_of(HERE, family=V6))
-    assert texts(origination(said, V6).announce, V6) == {"fd00:96::/108", f"{INNER6}/128"}
-    assert texts(origination(said).announce) == BY_ITSELF
-    assert family_of(which.cluster_ips[1]) is V6 and not origination(said, V6).blackholes
+    stated = snapshot(which, slice_of(HERE, family=V6))
+    assert texts(origination(stated, V6).announce, V6) == {"fd00:96::/108", f"{INNER6}/128"}
+    assert texts(origination(stated).announce) == BY_ITSELF
+    assert family_of(which.cluster_ips[1]) is V6 and not origination(stated, V6).blackholes
 
 
-def test_why_tells_the_rule() -> None:
+def test_why_names_the_rule() -> None:
     ground = Ground(A)
     web = service(balanced=(BALANCED,), local=True)
 
-    def why(said: Snapshot, address: str) -> list[str]:
-        ground.core.router.policy(replace(policy(said), peers={A.id: PeerPolicy()}))
-        ground.core.router.originated(originate(said, {}, "me", policy=policy(said)))
+    def why(stated: Snapshot, address: str) -> list[str]:
+        ground.core.router.policy(replace(policy(stated), peers={A.id: PeerPolicy()}))
+        ground.core.router.originated(originate(stated, {}, "me", policy=policy(stated)))
         ground.core.settle()
         ground.install()
         return [line for each in ground.all(address) for line in each.splitlines()]
@@ -567,7 +570,7 @@ def test_why_tells_the_rule() -> None:
     assert (
         "+ kernel: not ours to write: inside serviceLoadBalancerIPs: services are the kernel's own" in lines
     )
-    assert f"+ told: {A.id}" in lines
+    assert f"+ advertised: {A.id}" in lines
     assert "203.0.113.0/24: a range of services of this node, announced" in lines
 
     lines = why(snapshot(web, slice_of(THERE)), BALANCED)
@@ -580,8 +583,8 @@ def test_why_tells_the_rule() -> None:
 
 
 def test_a_plan_lists_them() -> None:
-    said = snapshot(service(cluster=("172.30.0.1",), balanced=(BALANCED,), local=True), slice_of(HERE))
-    made = document(plan(said, parse("{node: me}", "test"), {}, KernelFacts()))
+    stated = snapshot(service(cluster=("172.30.0.1",), balanced=(BALANCED,), local=True), slice_of(HERE))
+    made = document(plan(stated, parse("{node: me}", "test"), {}, KernelFacts()))
     kinds = {each["prefix"]: (each["kind"], each["source"].split(":")[0]) for each in made["announce"]}
     assert kinds["172.30.0.1/32"] == ("service", "clusterIP of Service default/web")
     assert kinds[f"{BALANCED}/32"] == ("service", "load balancer IP of Service default/web")
@@ -602,5 +605,8 @@ def test_the_examples() -> None:
     config, web, endpoints = (each.resource for each in found)
     assert isinstance(config, BGPConfiguration)
     assert isinstance(web, Service) and isinstance(endpoints, EndpointSlice)
-    said = snapshot(web, endpoints, config=config)
-    assert announced(said) == {} and set(announced(services(said, "worker2"))) == {"10.96.4.2", "203.0.113.7"}
+    stated = snapshot(web, endpoints, config=config)
+    assert announced(stated) == {} and set(announced(services(stated, "worker2"))) == {
+        "10.96.4.2",
+        "203.0.113.7",
+    }

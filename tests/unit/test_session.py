@@ -375,8 +375,8 @@ def test_a_dynamic_neighbour_of_another_as_is_kept_out_for_a_while() -> None:
     session = make(NEIGHBOUR)
     connection = accept(session)
     session.receive(connection, encode_open(replace(OPEN, asn=65009, capabilities=Capabilities())), 0.0)
-    told = notification(connection)
-    assert (told.code, told.subcode) == (2, 2)
+    sent = notification(connection)
+    assert (sent.code, sent.subcode) == (2, 2)
     assert session.last_error.endswith("65009 is not among those of Node worker1")
     assert not session.expired(0.5) and session.accepted(US, 0.5) is None
     deadline = session.next_deadline()
@@ -449,10 +449,10 @@ def test_bad_open(name: str) -> None:
     connection = dial(session)
     connection.data_to_send()
     session.receive(connection, encode_open(opened), 0.0)
-    told = notification(connection)
-    assert (told.code, told.subcode) == code
+    sent = notification(connection)
+    assert (sent.code, sent.subcode) == code
     if code == (2, 7):
-        assert told.data == b"\x01\x04\x00\x01\x00\x01"
+        assert sent.data == b"\x01\x04\x00\x01\x00\x01"
     assert session.last_error == words
     assert session.state is SessionState.IDLE
     assert session.counters.notifications == {("sent", *code): 1}
@@ -487,8 +487,8 @@ def test_what_does_not_belong_there(name: str, before: bytes, octets: bytes, cod
     session.receive(connection, before, 0.0)
     was_up = session.peer is not None
     session.receive(connection, octets, 0.0)
-    told = notification(connection)
-    assert (told.code, told.subcode) == code
+    sent = notification(connection)
+    assert (sent.code, sent.subcode) == code
     assert session.state is SessionState.IDLE
     if was_up:
         down = ended(session.events()).down
@@ -832,8 +832,8 @@ def test_orders(name: str) -> None:
     connection = dial(session)
     up(session, connection)
     order(session)
-    told = notification(connection)
-    assert (told.code, told.subcode) == code
+    sent = notification(connection)
+    assert (sent.code, sent.subcode) == code
     down = ended(session.events()).down
     assert (down.reason, down.keep) == (reason, frozenset())
     assert session.state is state
@@ -841,7 +841,7 @@ def test_orders(name: str) -> None:
     if state is SessionState.ACTIVE:
         assert session.take_dial(9.0)
     if name == "shut down":
-        assert told.shutdown_text == "night"
+        assert sent.shutdown_text == "night"
         assert session.last_error == "NOTIFICATION sent 6/2 Administrative Shutdown: night"
         refusal = session.refusal()
         assert refusal is not None and refusal.shutdown_text == "night"
@@ -850,7 +850,7 @@ def test_orders(name: str) -> None:
         session.enable(20.0)
         assert session.take_dial(20.0)
     if name == "limit":
-        assert told.data == b"\0\1\1\0\0\0\x0a"
+        assert sent.data == b"\0\1\1\0\0\0\x0a"
         assert session.last_error.endswith("more than 10 ipv4 prefixes")
         assert session.next_deadline() == 69.0
 
@@ -888,7 +888,7 @@ def test_removed_while_dialling() -> None:
     assert session.take_dial(0.0)
     before = session.epoch
     session.remove(0.1)
-    assert session.epoch != before, "who dials is told that the dial is of no use"
+    assert session.epoch != before, "who dials is warned that the dial is of no use"
     assert session.dialled(US, 0.2) is None and session.connections == []
     session.dial_outdated(0.3)
     assert session.next_deadline() is None and not session.take_dial(1e6)
@@ -1010,7 +1010,7 @@ def test_a_bad_open_does_not_replace_a_session() -> None:
     assert session.state is SessionState.ESTABLISHED
 
 
-def test_a_second_connection_from_the_peer_replaces_the_first_that_said_nothing() -> None:
+def test_a_second_connection_from_the_peer_replaces_the_first_that_sent_nothing() -> None:
     session = make(replace(CONFIG, passive=True))
     first = accept(session)
     second = accept(session, 1.0)

@@ -1,4 +1,4 @@
-"""The speaker on loopback: real sockets, a few stories. What needs time is told in ``test_session``."""
+"""The speaker on loopback: real sockets, a few stories. What needs time is in ``test_session``."""
 
 from __future__ import annotations
 
@@ -272,8 +272,8 @@ async def test_garbage_gets_a_notification_and_harms_nobody(octets: bytes) -> No
         good = ours.up[PeerId("peer4")]
         async with Raw.connected(3, 2) as raw:
             raw.writer.write(octets)
-            told = await raw.notification()
-            assert told.code == 1
+            sent = await raw.notification()
+            assert sent.code == 1
         async with Raw.connected(3, 2) as raw:
             assert await raw.notification() == Notification(6, 5)
         assert speaker.peer(good.id) is good
@@ -286,7 +286,7 @@ async def test_strangers_are_rejected() -> None:
         assert not ours.up
 
 
-async def test_refused_dials_are_told() -> None:
+async def test_refused_dials_are_reported() -> None:
     async with speaking(2, config(2, 3)) as (speaker, ours):
         await until(lambda: len(ours.attempts) >= 2)
         assert set(ours.attempts) == {DialAnswer.REFUSED}
@@ -323,7 +323,7 @@ async def test_an_address_that_is_not_ours_is_no_refusal() -> None:
         assert "Cannot assign requested address" in speaker.statuses()[0].last_error
 
 
-async def test_a_port_that_is_taken_is_told_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_port_that_is_taken_is_reported_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bgpd.bgp.listeners.RETRY", 0.02)
     other = listening_socket(address(2), PORT)
     async with speaking(2, config(2, 3, passive=True)) as (speaker, _):
@@ -425,7 +425,7 @@ async def test_a_throttled_speaker_reads_no_session_but_makes_them() -> None:
         for octets in encode_announcements(V4, Attributes(local_pref=100), HOP, TABLE, True):
             one.send(peer, octets)
         one.send(peer, end_of_rib(V4))
-        await until(lambda: len(ours.table) > 0)  # what was asked for before it was told
+        await until(lambda: len(ours.table) > 0)  # what was asked for before it was heard
         async with speaking(4, config(4, 2)) as (other, _):
             await until(lambda: slow.count()[0] == 2 and other.count()[0] == 1)
         for octets in encode_announcements(V4, Attributes(local_pref=100), HOP, MORE, True):

@@ -1,4 +1,4 @@
-"""The end of a start: every peer has told all, or its time has passed."""
+"""The end of a start: every peer has announced all, or its time has passed."""
 
 from dataclasses import replace
 
@@ -126,10 +126,10 @@ def test_a_neighbour_that_dials_us_and_did_not_come_is_not_gone_either() -> None
     assert start.over(BEGUN + DEADLINE)
     assert kept_until(start) == 120.0
     start.established(A.id, frozenset({V4}))
-    assert kept_until(start) == DEADLINE, "it has come, and has not said all"
+    assert kept_until(start) == DEADLINE, "it has come, and has not announced all"
 
 
-def test_what_the_peer_tells_ends_the_keeping() -> None:
+def test_what_the_peer_announces_ends_the_keeping() -> None:
     start = begin(A, B)
     for each in (A, B):
         start.attempted(each.id, DialAnswer.REFUSED)

@@ -213,7 +213,7 @@ for turn in range(10_000):
 
 
 def test_writers_that_are_killed_leave_nothing_double_and_nothing_lost(tmp_path: Path) -> None:
-    """Processes are killed at any moment; what they had said to have stays theirs, once, and no file is broken."""
+    """Processes are killed at any moment; what they had printed as theirs stays theirs, once, and no file is broken."""
     directory = tmp_path / "resources"
     directory.mkdir()
     texts = [allocation.V3, "IPPool", "p", '{"cidr": "10.48.0.0/22", "blockSize": 27}']
@@ -224,7 +224,7 @@ def test_writers_that_are_killed_leave_nothing_double_and_nothing_lost(tmp_path:
             for g, k, n, s in documents
         )
     )
-    said: list[str] = []
+    stated: list[str] = []
     for generation in range(2):
         writers = [
             subprocess.Popen(
@@ -243,13 +243,13 @@ def test_writers_that_are_killed_leave_nothing_double_and_nothing_lost(tmp_path:
         ]
         for writer in writers:
             assert writer.stdout is not None
-            said += [writer.stdout.readline() for _ in range(6)]
+            stated += [writer.stdout.readline() for _ in range(6)]
         for writer in writers:
             writer.send_signal(signal.SIGKILL)
         for writer in writers:
             out, _ = writer.communicate()
-            said += out.splitlines(keepends=True)
-    words = [line.split() for line in said if line.endswith("\n")]
+            stated += out.splitlines(keepends=True)
+    words = [line.split() for line in stated if line.endswith("\n")]
     given_back = {word[1] for word in words if word[0] == "-"}
     kept = {word[2]: word[1] for word in words if word[0] == "+" and word[1] not in given_back}
     assert len(words) > 20

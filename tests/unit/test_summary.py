@@ -65,7 +65,7 @@ def test_a_kernel_that_refuses_all_is_not_ready() -> None:
     assert len(found) == FAILING_SHOWN + 1 and found[-1] == "the kernel: 3 more ipv4 routes cannot be written"
 
 
-def test_a_conflict_is_told_once() -> None:
+def test_a_conflict_is_reported_once() -> None:
     ground = holding("10.48.0.0/26", "10.48.0.64/26")
     key = (pfx("10.48.0.64/26"), 0)
     ground.fibs[V4].delta.errors[key] = ground.conflicts[key] = "proto static via 10.0.1.1 dev ens5"
@@ -88,7 +88,7 @@ def test_addresses_that_the_machine_lacks() -> None:
     ]
 
 
-def test_resources_that_went_are_told_and_what_was_read_stands() -> None:
+def test_resources_that_went_are_reported_and_what_was_read_stands() -> None:
     check = ready(holding("10.48.0.0/26").parts, facts("there is no Node 'worker1'"))[1]
     assert (check.ok, check.detail) == (True, "there is no Node 'worker1'; what was read last stands")
 
@@ -116,7 +116,7 @@ def test_a_refused_configuration_is_one_line() -> None:
     assert (check.ok, check.detail) == (True, "bgpd.yaml: a: unknown key; bgpd.yaml: b: unknown key")
 
 
-def test_routes_of_our_own_that_all_were_told() -> None:
+def test_routes_of_our_own_that_all_were_sent() -> None:
     ground = holding("10.48.0.0/26")
     ground.core.originate(origination(blocks=["10.48.0.64/26"]))
     ground.install()
@@ -177,7 +177,7 @@ def test_each_other_cause_has_its_sentence() -> None:
         "The configuration file was refused, the one before is in force: x.yaml: a: b.",
         "The configuration waits for a restart of bgpd: node, api.",
         "Another's route stands in the place of 1 of ours.",
-        "There is 1 problem, told below.",
+        "There is 1 problem, reported below.",
     ]
 
 
@@ -197,7 +197,7 @@ def test_what_forwarding_needs() -> None:
         ("net.ipv4.ip_forward", False),
         ("net.ipv4.conf.ens5.rp_filter", True),  # one uplink: the answer goes where the question came from
     ]
-    assert found.degraded == ("There is 1 problem, told below.",)
+    assert found.degraded == ("There is 1 problem, reported below.",)
     ground.uplinks = ["ens5", "ens6"]
     assert not any(problem.harmless for problem in status(ground.parts, facts()).problems)
     ground.settings["net.ipv4.conf.all.rp_filter"] = 2  # the larger of the two holds

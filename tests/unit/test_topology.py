@@ -238,7 +238,7 @@ def test_refusals_name_file_key_and_expectation(case: str, tmp_path: Path) -> No
         assert line.startswith(start)
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     lines = refusal(
         tmp_path,
         """
@@ -272,7 +272,7 @@ def test_every_shipped_topology_loads(path: Path) -> None:
         assert any(end.node == node for link in topology.links for end in link.endpoints)
 
 
-def test_the_shipped_resources_tell_of_the_shipped_pods() -> None:
+def test_the_shipped_resources_name_the_shipped_pods() -> None:
     """Pods of the topology, allocations of the IPAMBlocks, blocks, addresses and the story's words are one."""
     topology = load_topology(SHIPPED / "workers.clab.yml")
     resources = [

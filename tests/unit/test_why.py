@@ -1,4 +1,4 @@
-"""``bgpctl why``: every kind of route and of non-route has its reason, told over a real router."""
+"""``bgpctl why``: every kind of route and of non-route has its reason, over a real router."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -51,7 +51,7 @@ def test_a_learned_route() -> None:
         "+ decision: best: Mesh_10_0_1_31, the only path",
         "+ next hop: 10.0.1.31: via 10.0.1.31 dev ens5",
         "+ kernel: 10.48.0.0/26 via 10.0.1.31 dev ens5 proto bird: installed",
-        "- export: not told to Mesh_10_0_1_31: learned from an internal peer",
+        "- export: not advertised to Mesh_10_0_1_31: learned from an internal peer",
     )
 
 
@@ -65,7 +65,7 @@ def test_an_own_block() -> None:
         "10.48.0.64/26: a block of this node, announced",
         "+ origin: ours to announce, as a block: BlockAffinity 10.48.0.64/26",
         "+ kernel: blackhole 10.48.0.64/26 proto bird: installed",
-        "+ told: Mesh_10_0_1_31",
+        "+ advertised: Mesh_10_0_1_31",
     )
 
 
@@ -77,7 +77,7 @@ def test_a_borrowed_address() -> None:
         ground.why("10.48.0.40"),
         "10.48.0.40/32: a borrowed address of this node, announced",
         "+ origin: ours to announce, as a borrowed address: cali 10.48.0.40/32",
-        "+ told: Mesh_10_0_1_31",
+        "+ advertised: Mesh_10_0_1_31",
     )
 
 
@@ -98,11 +98,11 @@ def test_a_block_that_is_hidden_says_why_and_not_that_there_is_no_session() -> N
     assert "session" not in text
 
 
-def test_without_a_session_nobody_is_told() -> None:
+def test_without_a_session_nobody_is_sent_anything() -> None:
     ground = Ground()
     ground.core.originate(origination(blocks=["10.48.0.64/26"]))
     ground.install()
-    holds(ground.why("10.48.0.64/26"), "- told: nobody: no session of this family is established")
+    holds(ground.why("10.48.0.64/26"), "- advertised: nobody: no session of this family is established")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_stale_route() -> None:
     holds(ground.why("10.48.0.0/26"), "stale: its session is down and in graceful restart")
 
 
-def test_the_cost_of_the_way_is_told() -> None:
+def test_the_cost_of_the_way_is_shown() -> None:
     ground = Ground(A)
     ground.core.resolver.set("10.0.1.31", Resolution(VIA, 100))
     ground.core.hear(A, announce(path(A), "10.48.0.0/26"))
@@ -257,7 +257,7 @@ def sessions(*changes: dict[str, Any]) -> list[PeerStatus]:
     ],
 )
 def test_a_block_that_its_owner_does_not_announce(statuses: Iterable[PeerStatus], words: str) -> None:
-    """The peer is down, shut, over its limit: what the resources say is told, and how the session is."""
+    """The peer is down, shut, over its limit: what the resources say is shown, and how the session is."""
     ground = Ground(snapshot=WORKER2)
     ground.statuses = list(statuses)
     for target in ("10.48.0.40", "10.48.0.0/26", "10.48.0.40/32"):
@@ -287,8 +287,8 @@ def test_the_unknown() -> None:
 def test_paths_that_are_too_many_are_counted_by_why_and_rows_of_routes_in() -> None:
     server = peer("10.0.2.1", 65001, name="Global_10_0_2_1")
     ground = Ground(server)
-    told = [announce(path(server, path_id=number), "10.48.0.0/26") for number in range(1, 68)]
-    ground.core.hear(server, *told)
+    advertised = [announce(path(server, path_id=number), "10.48.0.0/26") for number in range(1, 68)]
+    ground.core.hear(server, *advertised)
     ground.install()
     holds(ground.why("10.48.0.7"), "3 more from Global_10_0_2_1 not used", "max_paths_per_prefix")
     rows = list(Tables(ground.parts).routes("in", None, None, False))

@@ -55,7 +55,7 @@ def test_a_healthy_local_pod_has_no_cross_and_borrowed_nothing() -> None:
     pod, block = node("10.48.0.5").all("10.48.0.5")
     holds(
         pod,
-        "10.48.0.5/32: default/web on this node, told by its block 10.48.0.0/26",
+        "10.48.0.5/32: default/web on this node, announced by its block 10.48.0.0/26",
         "+ origin: IPAMBlock own gives it to default/web on this node",
         "+ kernel: not ours: proto boot dev cali1",
     )
@@ -130,7 +130,7 @@ def test_routes_of_others_and_the_default_route() -> None:
     assert "0.0.0.0/0" not in "".join(ground.all("10.48.0.70"))  # the kernel follows ours
 
 
-def test_a_tors_default_beside_the_nodes_own_is_normal_and_told_once() -> None:
+def test_a_tors_default_beside_the_nodes_own_is_normal_and_reported_once() -> None:
     ground = Ground(A)
     ground.core.hear(A, announce(path(A), "0.0.0.0/0"))
     ground.install()
@@ -196,7 +196,9 @@ def test_the_words_for_own_routes(kind: OriginKind, prefix: str, words: str) -> 
     ground = Ground(A)
     ground.core.originate(replace(origination(), announce={pfx(prefix): Originated(kind, "x")}))
     ground.install()
-    holds(ground.why(prefix), f"{prefix}: {words}", "+ origin: ours to announce, as a", f"+ told: {A.id}")
+    holds(
+        ground.why(prefix), f"{prefix}: {words}", "+ origin: ours to announce, as a", f"+ advertised: {A.id}"
+    )
 
 
 def test_the_words_for_a_static_route_and_an_offered_one() -> None:
@@ -212,12 +214,12 @@ def test_the_words_for_a_static_route_and_an_offered_one() -> None:
     )
     holds(
         ground.why("192.0.2.0/24"),
-        "a route in the kernel of this node, told where a filter accepts it",
+        "a route in the kernel of this node, announced where a filter accepts it",
         "+ origin: a route in the kernel of this node (route on ens5): filters may let it out",
     )
 
 
-def test_of_nested_blocks_the_smallest_is_told() -> None:
+def test_of_nested_blocks_the_smallest_is_named() -> None:
     nested = {
         "wide": BlockAffinity("wide", "worker3", V4, pfx("10.48.0.0/24")),
         "narrow": BlockAffinity("narrow", "worker2", V4, pfx("10.48.0.64/26")),

@@ -61,9 +61,9 @@ def test_the_export_filters_rule() -> None:
     ground.install()
     holds(
         ground.why(BLOCK),
-        f"- export: not told to {X.id}: an export filter rejects it (filter rule out exportV4[0])",
+        f"- export: not advertised to {X.id}: an export filter rejects it (filter rule out exportV4[0])",
     )
-    holds(ground.why("192.0.2.0/25"), f"+ told: {X.id} (filter rule out exportV4[1])")
+    holds(ground.why("192.0.2.0/25"), f"+ advertised: {X.id} (filter rule out exportV4[1])")
 
 
 def test_reflection() -> None:
@@ -73,8 +73,8 @@ def test_reflection() -> None:
     ground.core.originate(origination(pools=[POOL])).hear(A, announce(path(A), BLOCK))
     ground.core.hear(B, announce(path(B), "10.48.0.64/26"))
     ground.install()
-    holds(ground.why(BLOCK), f"+ told: {B.id} (reflected from our client {A.id})")
-    holds(ground.why("10.48.0.64/26"), f"+ told: {A.id} (reflected to our client)")
+    holds(ground.why(BLOCK), f"+ advertised: {B.id} (reflected from our client {A.id})")
+    holds(ground.why("10.48.0.64/26"), f"+ advertised: {A.id} (reflected to our client)")
 
 
 def test_the_kernel_rule() -> None:
@@ -118,13 +118,13 @@ def test_services_statics_and_what_is_only_offered() -> None:
     )
     service = Originated(OriginKind.SERVICE, "BGPConfiguration default serviceClusterIPs")
     subnet = Originated(OriginKind.STATIC, "subnet on eth0", RouteSource.DIRECT, "eth0")
-    said = replace(
+    stated = replace(
         origination(),
         announce={pfx("10.96.0.0/12"): service},
         statics={pfx("10.9.9.9/32"): reach("10.0.1.1")},
         offered={pfx("192.0.2.0/24"): subnet, pfx("198.51.100.0/24"): subnet},
     )
-    ground.core.originate(said)
+    ground.core.originate(stated)
     ground.install()
     holds(
         ground.why("10.96.0.0/12"),
@@ -139,7 +139,7 @@ def test_services_statics_and_what_is_only_offered() -> None:
     holds(
         ground.why("198.51.100.0/24"),
         "+ origin: a route in the kernel of this node (subnet on eth0): filters may let it out",
-        f"- export: not told to {A.id}, {X.id}: no filter accepts it, and by itself it is not announced",
+        f"- export: not advertised to {A.id}, {X.id}: no filter accepts it, and by itself it is not announced",
     )
     assert "(filter rule f exportV4[0])" in ground.why("192.0.2.0/24")
 

@@ -134,7 +134,7 @@ def test_bad_header(octets: bytes, code: tuple[int, int], data: bytes) -> None:
     assert (notification.code, notification.subcode, notification.data) == (*code, data)
 
 
-def test_no_bgp_is_told_before_a_header_is_full() -> None:
+def test_no_bgp_is_refused_before_a_header_is_full() -> None:
     framer = Framer()
     framer.feed(b"\xff" * 10)
     assert framer.take() is None
@@ -250,7 +250,7 @@ def test_add_path() -> None:
 def test_the_second_update_with_the_same_attributes_says_what_the_first_did(add_path: bool) -> None:
     """It takes the fast road, where the NLRI has no identifiers, and is masked there too."""
     decoder = Decoder(make_peer(add_path=BOTH if add_path else frozenset()))
-    said = []
+    stated = []
     for number, address in ((1, b"\x0a\x30\x00\xbf"), (2, b"\x0a\x30\x00\xff"), (1, b"\x0a\x30\x00\x81")):
         identifier = struct.pack("!I", number) if add_path else b""
         events: list[RibEvent] = []
@@ -259,9 +259,9 @@ def test_the_second_update_with_the_same_attributes_says_what_the_first_did(add_
         [event] = events
         assert isinstance(event, Announce)
         assert event.path.path_id == (number if add_path else 0)
-        said.append(event.prefixes)
+        stated.append(event.prefixes)
     host = prefix("10.1.2.3/32")
-    assert said == [
+    assert stated == [
         [prefix("10.48.0.128/26"), host], [prefix("10.48.0.192/26"), host], [prefix("10.48.0.128/26"), host]
     ]  # fmt: skip
     assert decoder.cache.decoded == 1

@@ -5,7 +5,7 @@ sets, so decoded ones are kept by their octets *without* NEXT_HOP, MP_REACH and 
 node, and with them in the key every UPDATE would be decoded anew, 27 times slower. One ``Path`` is shared by all
 prefixes of equal attributes, next hop and path identifier. The cache is bounded and dies with its session.
 
-Errors, by RFC 7606 unless said:
+Errors, by RFC 7606 unless another is named:
 
 - Session reset (``ProtocolError``): MP_REACH or MP_UNREACH twice or with wrong flags (§3 g, §5.3), and a well-known
   attribute that we do not know (RFC 4271 §6.3, which RFC 7606 leaves as it is).

@@ -62,7 +62,7 @@ class Framer:
         buffer, start = self._buffer, self._position
         body = start + HEADER
         if len(buffer) < body:
-            # A stream that is no BGP is told so before a whole header of it has come.
+            # A stream that is no BGP gets its NOTIFICATION before a whole header of it has come.
             if buffer[start : start + 16] != MARKER[: len(buffer) - start]:
                 raise ProtocolError(1, 1, "no marker: this is not a BGP message")
             return None

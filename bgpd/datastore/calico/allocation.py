@@ -53,7 +53,7 @@ def cidr_name(cidr: str) -> str:
 
 
 def affinity_name(node: str, cidr: str) -> str:
-    """The name of an affinity; a long one is cut and told apart by a digest."""
+    """The name of an affinity; a long one is cut and distinguished by a digest."""
     name = f"{node}-{cidr_name(cidr)}"
     if len(name) < 253:
         return name
@@ -235,7 +235,7 @@ def read_handle(name: str, spec: Document) -> Handle | None:
 
 
 def read_config(spec: Document, *, absent: bool) -> IPAMConfig:
-    """``absent``: what ``autoAllocateBlocks`` is where it is not said."""
+    """``absent``: what ``autoAllocateBlocks`` is where it is not stated."""
     auto = spec.get("autoAllocateBlocks", spec.get("auto_allocate_blocks"))
     return IPAMConfig(
         strict_affinity=_true(spec.get("strictAffinity", spec.get("strict_affinity"))),

@@ -1,4 +1,4 @@
-"""BGPFilter (calico.md §2.10): rules that say what a peer may tell and is told. For ``decode``.
+"""BGPFilter (calico.md §2.10): rules that say what a peer may announce and is sent. For ``decode``.
 
 One wrong rule makes the whole filter bad, and its last good version stands: without that rule, or without a condition
 of it that we do not know, the others would let through what they should not.
@@ -107,11 +107,11 @@ def _community(rule: Fields) -> Community | None:
 
 def _operation(entry: Fields) -> Operation:
     entry.only("addCommunity prependASPath setPriority")
-    said = [key for key, value in entry.data.items() if value is not None]
-    if len(said) != 1:
+    present = [key for key, value in entry.data.items() if value is not None]
+    if len(present) != 1:
         entry.bad("", "expected exactly one of addCommunity, prependASPath, setPriority")
-    section = entry.section(said[0])
-    if said[0] == "prependASPath":
+    section = entry.section(present[0])
+    if present[0] == "prependASPath":
         section.only("prefix")
         asns = section.asns("prefix")
         if not asns:
@@ -120,7 +120,7 @@ def _operation(entry: Fields) -> Operation:
     section.only("value")
     if section.get("value") is None:
         section.bad("value", "expected, but not there")
-    if said[0] == "addCommunity":
+    if present[0] == "addCommunity":
         return AddCommunity(_one_community(section, "value", section.get("value")))
     return SetPriority(section.integer("value", 1, _HIGHEST_PRIORITY) or 0)
 

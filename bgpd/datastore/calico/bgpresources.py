@@ -85,7 +85,7 @@ def configuration(name: str, fields: Fields) -> BGPConfiguration:
 def _advertisements(spec: Fields) -> tuple[PrefixAdvertisement, ...] | None:
     """``prefixAdvertisements`` with the names of ``communities`` resolved; ``None`` when unset."""
     named: dict[str, Community | None] = {}
-    """``None``: wrong, and said so once."""
+    """``None``: wrong, and reported once."""
 
     def name(entry: Fields) -> None:
         text = entry.required("name")
@@ -244,7 +244,7 @@ def _secret_key(spec: Fields, key: str) -> SecretKey | None:
 
 
 def secret(name: str, fields: Fields) -> Secret:
-    """Its values are told to nobody: no problem says what stands there."""
+    """Its values are shown to nobody: no problem says what stands there."""
     namespace = fields.section("metadata").text("namespace") or "default"
     data: dict[str, bytes] = {}
     encoded, plain = fields.section("data"), fields.section("stringData")

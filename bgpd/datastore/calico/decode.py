@@ -134,15 +134,15 @@ def _object(document: dict[str, Any], source: str, where: str) -> Decoded:
     if decoder is None:
         return _other(str(kind), str(group), name, source)
     if not name:
-        said = metadata.get("name") if isinstance(metadata, dict) else None
-        message = f"expected text, not {said!r}" if said else "expected, but not there"
+        given = metadata.get("name") if isinstance(metadata, dict) else None
+        message = f"expected text, not {given!r}" if given else "expected, but not there"
         return _nameless(f"{source}: {kind}", f"{where}metadata.name", message)
     if kind in NAMESPACED:
         assert isinstance(metadata, dict)
-        said = metadata.get("namespace") or "default"
-        namespace = as_text(said)
+        given = metadata.get("namespace") or "default"
+        namespace = as_text(given)
         if namespace is None:
-            message = f"expected text, not {said!r}"
+            message = f"expected text, not {given!r}"
             return _nameless(f"{source}: {kind} {name}", f"{where}metadata.namespace", message)
         name = f"{namespace}/{name}"
     key = Key(str(kind), name)
@@ -169,9 +169,9 @@ def _other(kind: str, group: str, name: object, source: str) -> Decoded:
 
 def _mistaken(kind: str, group: str) -> bool:
     """Whether an object that we do not read was probably meant for us: a version that we do not know."""
-    said = group.partition("/")[0]
-    calico = said in ("projectcalico.org", "crd.projectcalico.org") and kind in KINDS
-    return calico or (said == "discovery.k8s.io" and kind == "EndpointSlice")
+    given = group.partition("/")[0]
+    calico = given in ("projectcalico.org", "crd.projectcalico.org") and kind in KINDS
+    return calico or (given == "discovery.k8s.io" and kind == "EndpointSlice")
 
 
 def passed_over(kind: str, group: str) -> bool:

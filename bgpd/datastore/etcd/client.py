@@ -93,7 +93,7 @@ class WatchEvents(NamedTuple):
     number: int
     """Which of the ranges it is about."""
     revision: int
-    """All that happened in that range up to this revision was told with this."""
+    """All that happened in that range up to this revision was reported with this."""
     puts_and_deletes: tuple[KeyValue | bytes, ...]
     """In the order in which they happened; octets are a key that was deleted."""
 
@@ -385,7 +385,7 @@ def _events(line: Any) -> WatchEvents:
         if int(found.get("compact_revision", 0)):
             raise Trouble(Kind.EXPIRED, f"compacted: the oldest revision is {found['compact_revision']}")
         raise _trouble(200, {"message": found.get("cancel_reason") or "the watch was cancelled"})
-    # That a watch is there is told with the store's revision, and says nothing of what happened before.
+    # That a watch is there is reported with the store's revision, and says nothing of what happened before.
     revision = 0 if found.get("created") else _revision(found)
     try:
         number = int(found.get("watch_id", 0)) - 1
@@ -412,12 +412,12 @@ _WORDS = (
 
 def _trouble(status: int, answer: object) -> Trouble:
     """What an answer that is none says (gRPC's status as JSON)."""
-    said = answer if isinstance(answer, dict) else {}
-    words = str(said.get("message") or said.get("error") or f"HTTP status {status}")
+    reply = answer if isinstance(answer, dict) else {}
+    words = str(reply.get("message") or reply.get("error") or f"HTTP status {status}")
     lower = words.lower()
     kind = next((kind for text, kind in _WORDS if text in lower), None)
-    if kind is None and "code" in said:
-        kind = _CODES.get(said["code"])
+    if kind is None and "code" in reply:
+        kind = _CODES.get(reply["code"])
     if kind is None:
         kind = {401: Kind.UNKNOWN, 403: Kind.FORBIDDEN, 404: Kind.NONSENSE, 429: Kind.BUSY}.get(
             status, Kind.AWAY

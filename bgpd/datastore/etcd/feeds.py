@@ -14,7 +14,8 @@ from bgpd.model.resources import Snapshot
 
 
 class EtcdFeed:
-    """Some ranges of keys. A position is the revision of each up to which all was told, in their order: ``12,12,15``.
+    """Some ranges of keys. A position is the revision of each up to which all was reported, in their order:
+    ``12,12,15``.
 
     A watch begins at that revision, not after it: of one that begins at the very revision to which the servers
     compacted, they send no deletion that happened then and do not say so; what comes twice is no news."""
@@ -44,14 +45,14 @@ class EtcdFeed:
             positions[line.number] = max(positions[line.number], line.revision)
             yield [*events, Progress(_text(positions))]
 
-    def _event(self, said: KeyValue | bytes) -> Event | None:
-        key = said if isinstance(said, bytes) else said.key
+    def _event(self, change: KeyValue | bytes) -> Event | None:
+        key = change if isinstance(change, bytes) else change.key
         named = self._keys.named(key)
         if named is None:
             return None
-        if isinstance(said, bytes):
+        if isinstance(change, bytes):
             return Gone(key.decode())
-        return Put(key.decode(), str(said.modified), document(named, said.value, "etcd"))
+        return Put(key.decode(), str(change.modified), document(named, change.value, "etcd"))
 
 
 def _text(positions: Sequence[int]) -> str:

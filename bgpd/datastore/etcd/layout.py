@@ -97,7 +97,7 @@ def document(named: Named, value: bytes, source: str) -> dict[str, Any] | Decode
         if not isinstance(metadata, dict):
             metadata = {}
         return {"apiVersion": V3, **found, "kind": named.kind, "metadata": {**metadata, "name": named.name}}
-    spec = {key: said for key, said in found.items() if said is not None}
+    spec = {key: given for key, given in found.items() if given is not None}
     spec.setdefault("cidr", named.cidr)
     if named.node is not None:
         spec["node"] = named.node

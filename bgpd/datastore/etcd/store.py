@@ -183,9 +183,9 @@ class EtcdStore:
         assert value is not None
         key = self.key(value.ref)
         before = guard.origin.get("metadata") if guard is not None else None
-        said = {key: said for key, said in document["metadata"].items() if key != "resourceVersion"}
+        given = {key: given for key, given in document["metadata"].items() if key != "resourceVersion"}
         made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        metadata = {"uid": str(uuid.uuid4()), "creationTimestamp": made, **(before or {}), **said}
+        metadata = {"uid": str(uuid.uuid4()), "creationTimestamp": made, **(before or {}), **given}
         whole = {**document, "apiVersion": allocation.V3, "metadata": metadata}
         octets = json.dumps(whole, separators=(",", ":")).encode()
         modified = int(guard.revision) if guard is not None else 0
@@ -219,15 +219,15 @@ def written(value: Value, before: Mapping[str, Any]) -> dict[str, Any]:
             return {**before, "block": dict(value.blocks), "deleted": False}
         case IPAMConfig(strict, auto, most, cooldown):
             found = dict(before)
-            for key, said in {
+            for key, given in {
                 "strict_affinity": strict,
                 "auto_allocate_blocks": auto,
                 "maxBlocksPerHost": most,
                 "ipCooldownSeconds": cooldown,
             }.items():
                 found.pop(key, None)
-                if said:
-                    found[key] = said
+                if given:
+                    found[key] = given
             return found
         case _:
             raise TypeError(f"{value.ref} is not IPAM's to write")

@@ -25,9 +25,9 @@ import httpx2 as httpx
 
 from bgpd.datastore.kubernetes.pieces import ListPieces
 from bgpd.datastore.trouble import Kind, Trouble
-from bgpd.lean_import import shallow
+from bgpd.lean_import import lean_import
 
-with shallow("lightkube"):
+with lean_import("lightkube"):
     from lightkube.config.client_adapter import AsyncClient, ConnectionParams
     from lightkube.config.kubeconfig import SERVICE_ACCOUNT, KubeConfig, SingleConfig
     from lightkube.config.models import NameValue, User, UserExec
@@ -246,7 +246,7 @@ class KubernetesClient:
 
 
 def _with_user(config: SingleConfig) -> SingleConfig:
-    """The context as it can be used: a user without anything is somebody too, and a plugin is told what is asked of it
+    """The context as it can be used: a user without anything is somebody too, and a plugin learns what is asked of it
     (``KUBERNETES_EXEC_INFO``), which those of version ``v1`` want; their answer is that of ``v1beta1``."""
     user = config.user
     if user is None:
@@ -254,8 +254,8 @@ def _with_user(config: SingleConfig) -> SingleConfig:
     plugin = user.exec
     if isinstance(plugin, UserExec):
         info = {"apiVersion": plugin.apiVersion, "kind": "ExecCredential", "spec": {"interactive": False}}
-        told = NameValue(name="KUBERNETES_EXEC_INFO", value=json.dumps(info))
-        plugin.env = [*(plugin.env or ()), told]
+        passed = NameValue(name="KUBERNETES_EXEC_INFO", value=json.dumps(info))
+        plugin.env = [*(plugin.env or ()), passed]
         if plugin.apiVersion == "client.authentication.k8s.io/v1":
             plugin.apiVersion = "client.authentication.k8s.io/v1beta1"
     return config
@@ -282,21 +282,21 @@ def _answered(answer: httpx.Response) -> Trouble:
         found = json.loads(answer.content)
     except (ValueError, RecursionError):
         found = None
-    said = found if isinstance(found, dict) else {"message": answer.text[:200].strip()}
+    reply = found if isinstance(found, dict) else {"message": answer.text[:200].strip()}
     try:
         retry_after = float(answer.headers["Retry-After"])
     except (KeyError, ValueError):
         retry_after = None
-    return _trouble(answer.status_code, said, retry_after)
+    return _trouble(answer.status_code, reply, retry_after)
 
 
-def _trouble(status: int, said: Mapping[str, Any], retry_after: float | None) -> Trouble:
+def _trouble(status: int, reply: Mapping[str, Any], retry_after: float | None) -> Trouble:
     """Of a Status object, in an answer or in a watch."""
-    details = said.get("details")
+    details = reply.get("details")
     if retry_after is None and isinstance(details, dict):
         seconds = details.get("retryAfterSeconds")
         retry_after = float(seconds) if isinstance(seconds, int | float) and seconds else None
-    words = str(said.get("message") or f"HTTP status {status}")
+    words = str(reply.get("message") or f"HTTP status {status}")
     kind = _BY_STATUS.get(status)
     if kind is None and "RequestWatchProgress is disabled" in words:
         kind = Kind.UNSUPPORTED  # streaming lists over an etcd before 3.4.25
