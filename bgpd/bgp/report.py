@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from bgpd.bgp.connection import keepalive_time
-from bgpd.bgp.session import Session
+from bgpd.bgp.session import Session, Trouble
 from bgpd.model.prefix import address_text
 from bgpd.model.status import PeerStatus, SessionState
 
 
-def status(session: Session, since: float, hindrance: str, now: float) -> PeerStatus:
-    """One session. ``since``: Unix time of its last way into or out of Established; ``hindrance``: why the peer's own
-    connections cannot be taken. Prefix counts and the output queue are others' to fill in."""
+def status(session: Session, since: float, hindrance: str, now: float, unix: float) -> PeerStatus:
+    """One session. Prefix counts and the output queue are others' to fill in.
+
+    ``since``: Unix time of its last way into or out of Established; ``hindrance``: why the peer's own connections
+    cannot be taken; ``now`` and ``unix``: the time on the session's clock and on the wall.
+    """
+
+    def wall(trouble: Trouble) -> float | None:
+        return unix - (now - trouble.at) if trouble.text else None
+
     config = session.config
     peer = session.peer
     connection = session.established or next(iter(session.connections), None)
@@ -37,7 +44,10 @@ def status(session: Session, since: float, hindrance: str, now: float) -> PeerSt
         capabilities_received=() if received is None else received.capabilities.words(),
         graceful_restart_active=session.state is not SessionState.ESTABLISHED and now < session.stale_until,
         max_prefixes=config.max_prefixes,
+        last_down=session.fall.text,
+        last_down_at=wall(session.fall),
         last_error="; ".join(filter(None, (session.last_error, hindrance))),
+        last_error_at=wall(session.trouble),
         flaps=dict(session.flaps),
         messages_received=dict(counters.received),
         messages_sent=dict(counters.sent),

@@ -63,6 +63,14 @@ class Ended(NamedTuple):
     down: Down
 
 
+class Trouble(NamedTuple):
+    """What went wrong last."""
+
+    text: str = ""
+    at: float = 0.0
+    """In seconds, of the clock that callers give."""
+
+
 SessionEvent = Up | Ended | Routes | Refresh
 
 
@@ -73,7 +81,10 @@ class Session:
         self.config = config
         self.connections: list[Connection] = []
         self.admin_up = True
-        self.last_error = ""
+        self.fall = Trouble()
+        """Why the last established session ended."""
+        self.trouble = Trouble()
+        """Why it last ended, or could not come up since."""
         self.counters = Counters()
         self.flaps: Counter[str] = Counter()
         self.epoch = 0
@@ -90,7 +101,17 @@ class Session:
         self._dial_at: float | None = now
         self._idle_until: float | None = None
 
+    def inherit(self, before: Session) -> None:
+        """The same neighbour under another name, now removed: what happened to it is not forgotten."""
+        self.fall, self.trouble = before.fall, before.trouble
+        self.counters, self.flaps = before.counters, before.flaps
+
     # State.
+
+    @property
+    def last_error(self) -> str:
+        """The words of ``trouble``."""
+        return self.trouble.text
 
     @property
     def established(self) -> Connection | None:
@@ -179,7 +200,7 @@ class Session:
     def dial_failed(self, message: str, now: float) -> None:
         """TCP did not connect."""
         self._dialling = False
-        self._error(CONNECT + message)
+        self._error(CONNECT + message, now)
         self._dial_later(now)
 
     def dial_outdated(self, now: float) -> None:
@@ -187,9 +208,9 @@ class Session:
         self._dialling = False
         self._dial_at = now
 
-    def not_admitted(self, message: str) -> None:
+    def not_admitted(self, message: str, now: float) -> None:
         """The peer has connected, in a way that its configuration forbids."""
-        self._error(CONNECT + message)
+        self._error(CONNECT + message, now)
 
     def accepted(self, local_address: Address, now: float) -> Connection | None:
         """The peer has connected; ``None`` when it is not welcome."""
@@ -354,7 +375,7 @@ class Session:
                 )
         self._restarted = False
         if self.last_error.startswith(CONNECT):
-            self.last_error = ""  # it was only not there yet
+            self.trouble = Trouble()  # it was only not there yet
         log.info(
             "event=peer_up peer=%s address=%s asn=%d families=%s hold_time=%g direction=%s",
             self.config.id,
@@ -411,6 +432,7 @@ class Session:
             )
             self._events.append(Ended(peer, down))
             self.flaps[closure.reason.value] += 1
+            self.fall = Trouble(message, now)
             self.stale_until = now + down.keep_seconds if down.keep else 0.0
             log.warning(
                 "event=peer_down peer=%s reason=%s message=%r kept=%s",
@@ -424,7 +446,7 @@ class Session:
         # A peer that we sent an error, or that sent us one, may hang up on the next attempts without a word.
         mute = notification is None and connection.received_open is None and self._errors > 0
         if closure.reason is not DownReason.REPLACED and self.established is None and not mute:
-            self._error(message, quiet=connection.state is SessionState.ESTABLISHED)
+            self._error(message, now, quiet=connection.state is SessionState.ESTABLISHED)
         if self.connections or not self.admin_up:
             return
         self._next_attempt(closure, now)
@@ -454,8 +476,7 @@ class Session:
     def _jitter(self, delay: float) -> float:
         return delay * self._random.uniform(0.75, 1.0)
 
-    def _error(self, message: str, *, quiet: bool = False) -> None:
-        if message != self.last_error:
-            self.last_error = message
-            if not quiet:
-                log.info("event=peer_not_up peer=%s cause=%r", self.config.id, message)
+    def _error(self, message: str, now: float, *, quiet: bool = False) -> None:
+        before, self.trouble = self.trouble, Trouble(message, now)
+        if message != before.text and not quiet:
+            log.info("event=peer_not_up peer=%s cause=%r", self.config.id, message)

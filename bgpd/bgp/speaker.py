@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -107,7 +108,9 @@ class Speaker:
     ) -> frozenset[PeerId]:
         """The sessions to have, and where to listen; ``dynamic``: where neighbours may come from that nobody named.
 
-        Idempotent: what is equal is left alone. Returns the dynamic neighbours that are no longer wanted.
+        Idempotent: what is equal is left alone. A peer that goes and one that comes in the same call, at the same
+        address, interface and port, are one neighbour under another name: its history and a shutdown of the operator's
+        go on. Returns the dynamic neighbours that are no longer wanted.
         """
         at = now()
         self._admission.want(peers.values(), dynamic)
@@ -116,10 +119,12 @@ class Speaker:
         wanted = {**peers, **{peer_id: neighbour.config for peer_id, neighbour in neighbours.items()}}
         gone = [self._runners.pop(peer_id) for peer_id in list(self._runners) if peer_id not in wanted]
         changed: list[Runner] = []
+        came: dict[tuple[object, ...], Runner] = {}
         for peer_id, config in wanted.items():
             runner = self._runners.get(peer_id)
             if runner is None:
-                changed.append(self._add(config))
+                runner = came[_endpoint(config)] = self._add(config)
+                changed.append(runner)
                 continue
             if peer_id in neighbours:
                 runner.range = neighbours[peer_id].range
@@ -130,6 +135,8 @@ class Speaker:
             runner.session.remove(at)
             runner.pump()
             self._removed(runner)
+            if (successor := came.get(_endpoint(runner.session.config))) is not None:
+                self._renamed(runner, successor)
         loop = asyncio.get_running_loop()
         for place, runner in enumerate(changed):
             if place < AT_ONCE:
@@ -240,9 +247,9 @@ class Speaker:
 
     def statuses(self) -> list[PeerStatus]:
         """All configured peers. Prefix counts and the output queue are others' to fill in."""
-        at = now()
+        at, unix = now(), time.time()
         return [
-            status(runner.session, runner.since, self._hindrance(runner.session.config), at)
+            status(runner.session, runner.since, self._hindrance(runner.session.config), at, unix)
             for runner in self._runners.values()
         ]
 
@@ -356,7 +363,7 @@ class Speaker:
             session = runner.session
             refusal, cause = session.refusal(), self._key_error(address) or admit(link.socket, session.config)
             if cause:
-                session.not_admitted(f"its connection is refused: {cause}")
+                session.not_admitted(f"its connection is refused: {cause}", now())
             elif connection := session.accepted(link.local_address, now()):
                 runner.carry(connection, link)
             else:
@@ -403,6 +410,14 @@ class Speaker:
         runner = self._runners[config.id] = Runner(self, session, listen_range)
         return runner
 
+    def _renamed(self, before: Runner, after: Runner) -> None:
+        old, new = before.session.config.id, after.session.config.id
+        after.session.inherit(before.session)
+        if (words := self._shutdowns.pop(old, None)) is not None:
+            self._shutdowns[new] = words
+            after.session.shutdown(words, now())
+        log.info("event=peer_renamed peer=%s before=%s", new, old)
+
     def _removed(self, runner: Runner) -> None:
         runner.stop()
         log.info("event=peer_removed peer=%s", runner.session.config.id)
@@ -446,3 +461,8 @@ class Speaker:
     def _runner_of(self, peer: Peer) -> Runner | None:
         runner = self._runners.get(peer.id)
         return runner if runner is not None and runner.session.peer is peer else None
+
+
+def _endpoint(config: PeerConfig) -> tuple[object, ...]:
+    """What makes two configurations those of one neighbour, whatever its session is called."""
+    return config.address, config.interface, config.port

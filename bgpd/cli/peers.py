@@ -84,10 +84,12 @@ def details(found: Document, look: Look) -> Screen:
         state = _state(peer)
         since = f" for {ago(look.now - peer['since'])}, since {stamp(peer['since'])}"
         yield cell(f"{peer['id']}  ", "bold"), state, cell(since)
-        yield Table((), [(cell(name), cell(text)) for name, text in _peer_facts(peer) if text], indent=2)
+        yield Table(
+            (), [(cell(name), cell(text)) for name, text in _peer_facts(peer, look) if text], indent=2
+        )
 
 
-def _peer_facts(peer: Document) -> Iterator[tuple[str, str]]:
+def _peer_facts(peer: Document, look: Look) -> Iterator[tuple[str, str]]:
     yield "From", f"{peer['source']} ({peer['kind']})"
     internal = "internal" if peer["asn"] == peer["local_asn"] else "external"
     yield (
@@ -134,7 +136,13 @@ def _peer_facts(peer: Document) -> Iterator[tuple[str, str]]:
             for n in peer["notifications"]
         ),
     )
-    yield "Last error", peer["last_error"]
+    yield "Last down", _when(peer["last_down"], peer["last_down_at"], look)
+    if peer["last_error"] != peer["last_down"]:
+        yield "Last error", _when(peer["last_error"], peer["last_error_at"], look)
+
+
+def _when(what: str, at: float | None, look: Look) -> str:
+    return what if at is None else f"{what}, {ago(look.now - at)} ago, at {stamp(at)}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 
@@ -55,6 +56,12 @@ class Orders:
         for family in session.families:
             self.outbound.refresh(session, family)
         return f"{peer} is sent all routes again"
+
+    def follow_names(self) -> None:
+        """Peers may have other names than before: those that are shut down are remembered by the new ones."""
+        if self.speaker.shutdowns != self.shutdowns.kept:
+            with contextlib.suppress(Impossible):  # it is logged
+                self._remember("")
 
     def _remember(self, otherwise: str) -> None:
         try:

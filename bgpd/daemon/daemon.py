@@ -252,6 +252,7 @@ class Daemon:
         self._workloads_dirty = False
         self._turn()  # what we announce is known before a session can come up
         intent.engage()
+        self._orders.follow_names()
         self._liveness.review()
         self._outbound.release_end_of_rib()
         self._check_alone()

@@ -18,12 +18,15 @@ class Shutdowns:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._file = directory / "shutdowns.json"
+        self.kept: Mapping[PeerId, str] = {}
+        """What was read or given to be kept last."""
 
     def read(self) -> dict[PeerId, str]:
         """All of them; a file that cannot be read is logged and counts as empty."""
         try:
             found = json.loads(self._file.read_text())
-            return {PeerId(peer): str(words) for peer, words in found.items()}
+            self.kept = {PeerId(peer): str(words) for peer, words in found.items()}
+            return dict(self.kept)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, AttributeError) as error:
@@ -32,6 +35,7 @@ class Shutdowns:
 
     def write(self, shutdowns: Mapping[PeerId, str]) -> None:
         """Raises ``OSError`` where they cannot be kept."""
+        self.kept = dict(shutdowns)
         self._file.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._file.with_suffix(".new")
         fresh.write_text(json.dumps(dict(shutdowns)))

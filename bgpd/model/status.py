@@ -93,7 +93,13 @@ class PeerStatus:
     capabilities_received: tuple[str, ...] = ()
     graceful_restart_active: bool = False
     max_prefixes: int | None = None
+    last_down: str = ""
+    """Why the last established session ended; stays until the next one ends."""
+    last_down_at: float | None = None
     last_error: str = ""
+    """Why there is no session: why the last one ended or, later, why none comes up. Also what is wrong beside one."""
+    last_error_at: float | None = None
+    """When it last happened."""
     flaps: Mapping[str, int] = field(default_factory=dict)
     """DownReason value -> count."""
     messages_received: Mapping[str, int] = field(default_factory=dict)

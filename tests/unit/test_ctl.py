@@ -226,6 +226,10 @@ def test_peer_in_detail(bgpctl: Bgpctl) -> None:
     assert facts["Capabilities"].startswith("ipv4 unicast, 4-octet AS")
     assert facts["Notifications"] == "received 6/2 Cease: administrative shutdown x1"
     assert "Restart" not in facts
+    assert facts["Last down"] == (
+        "NOTIFICATION sent 4/0 Hold Timer Expired, 1m35s ago, at 2025-11-23T14:00:36+00:00"
+    )
+    assert facts["Last error"].endswith("maintenance), 2s ago, at 2025-11-23T14:02:09+00:00")
     text = bgpctl("peers", "--detail").out
     assert text.count("\n\n") == 3
     assert text.count("Restart ") == 1 and "stale routes are kept until the peer is back" in text

@@ -81,8 +81,10 @@ class Around:
 
     directory = "/var/lib/bgpd"
     full = False
+    kept: Any = None
 
     def write(self, shutdowns: Any) -> None:
+        self.kept = dict(shutdowns)
         if self.full:
             raise OSError(28, "No space left on device", self.directory)
         self.calls.append(("write", dict(shutdowns)))
@@ -180,6 +182,17 @@ def test_what_cannot_be_remembered_is_done_and_reported(orders: Orders, around: 
     with pytest.raises(Impossible, match="only until bgpd restarts: /var/lib/bgpd: No space left on device"):
         orders.carry_out("shutdown", PEER, "")
     assert PEER in around.shutdowns
+
+
+def test_a_shutdown_follows_the_name_of_its_peer(orders: Orders, around: Around) -> None:
+    orders.carry_out("shutdown", PEER, "rack move")
+    orders.follow_names()
+    assert len(around.calls) == 1  # nothing has another name
+    around.shutdowns = {"Node_10_0_1_1": "rack move"}
+    orders.follow_names()
+    assert around.calls[1:] == [("write", {"Node_10_0_1_1": "rack move"})]
+    around.full, around.shutdowns = True, {}
+    orders.follow_names()  # what cannot be kept is logged, and ends nothing
 
 
 @pytest.mark.parametrize("action", ["reset", "soft-in", "soft-out"])

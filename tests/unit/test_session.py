@@ -679,6 +679,20 @@ def test_dialling_backs_off_to_five_seconds() -> None:
     assert session.last_error == "connect: Connection refused"
 
 
+def test_why_it_fell_is_kept_apart_from_why_it_cannot_come_up() -> None:
+    session = make()
+    up(session, dial(session), 5.0)
+    session.tick(100.0)  # its hold time is over
+    fell = "NOTIFICATION sent 4/0 Hold timer expired: no message for 90 s"
+    assert session.fall == session.trouble == (fell, 100.0)
+    session.dial_failed("No route to host", 101.0)
+    session.dial_failed("No route to host", 103.0)
+    assert session.fall == (fell, 100.0) and session.trouble == ("connect: No route to host", 103.0)
+    now = 110.0
+    up(session, dial(session, now), now)
+    assert session.fall == (fell, 100.0) and session.last_error == ""
+
+
 def test_jitter_is_a_quarter() -> None:
     waits = set()
     for seed in range(50):

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
@@ -284,6 +285,31 @@ async def test_strangers_are_rejected() -> None:
         raw.writer.write(KEEPALIVE_MESSAGE)
         assert await raw.notification() == Notification(6, 5)
         assert not ours.up
+
+
+async def test_a_neighbour_under_another_name_keeps_its_history_and_its_shutdown() -> None:
+    def named(name: str, **changes: object) -> PeerConfig:
+        return config(2, 3, id=PeerId(name), **changes)
+
+    async with speaking(2, named("a")) as (speaker, ours), speaking(3, config(3, 2)) as (other, three):
+        await until(lambda: ours.up and three.up)
+        other.reset(PeerId("peer2"), "first")
+        await until(lambda: len(ours.downs) == 1 and ours.up)
+        speaker.configure({PeerId("b"): named("b")}, [address(2)], PORT)
+        (status,) = speaker.statuses()
+        assert status.id == "b" and status.flaps == {"notification_rx": 1, "config": 1}
+        assert status.notifications["received", 6, 4] == 1
+        opens = status.messages_received["OPEN"]
+        assert opens >= 2
+        assert status.last_down == "NOTIFICATION sent 6/3 Peer De-configured"
+        assert status.last_down_at is not None and abs(status.last_down_at - time.time()) < 5
+        await until(lambda: "b" in ours.up)
+        assert speaker.statuses()[0].messages_received["OPEN"] > opens
+        speaker.shutdown(PeerId("b"), "rack move")
+        speaker.configure({PeerId("c"): named("c")}, [address(2)], PORT)
+        assert speaker.shutdowns == {"c": "rack move"} and speaker.statuses()[0].state is SessionState.DOWN
+        speaker.configure({PeerId("d"): named("d", port=PORT + 1)}, [address(2)], PORT)  # not the same end
+        assert not speaker.statuses()[0].flaps and speaker.shutdowns == {"c": "rack move"}
 
 
 async def test_refused_dials_are_reported() -> None:
