@@ -18,7 +18,7 @@ from bgpd.datastore.etcd.feeds import Etcd
 from bgpd.datastore.etcd.layout import PLURALS
 from bgpd.datastore.last_known import LastKnown
 from bgpd.datastore.trouble import Kind, Trouble
-from bgpd.model.resources import AffinityState
+from bgpd.model.resources import AffinityState, Snapshot
 from tests.cluster.servers import EtcdServer, make_ca, missing
 from tests.datastore_contract import OWN, Backend, DatastoreContract, node, pool, watching
 
@@ -133,7 +133,7 @@ async def test_a_compacted_history_is_read_anew_and_compared(
     backend.put(node())
     backend.put(pool())
     source = Etcd(backend.access, "/calico", OWN, False)
-    feed = source.feeds(Cluster(source, OWN)._objects.snapshot())["resources"]
+    feed = source.feeds(Snapshot())["resources"]
     for number in range(5):
         backend.put(pool(f"p{number}"))
     backend.server.ctl("compact", "6")

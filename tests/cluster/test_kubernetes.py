@@ -16,6 +16,7 @@ from bgpd.datastore.kubernetes.client import Access, KubernetesClient
 from bgpd.datastore.kubernetes.feeds import Kubernetes
 from bgpd.datastore.last_known import LastKnown
 from bgpd.datastore.trouble import Kind, Trouble
+from bgpd.model.resources import Snapshot
 from tests.cluster.servers import ApiServer, apiserver_binary, make_ca, missing, until
 from tests.datastore_contract import OWN, Backend, DatastoreContract, pool, watching
 
@@ -324,13 +325,13 @@ async def test_guarded_writes(backend: Store) -> None:
 
 async def test_a_compacted_history_is_read_anew_and_compared(backend: Store) -> None:
     backend.put(node())
-    feed = Kubernetes(Access(backend.kubeconfig), OWN, False).feeds(
-        Cluster(Kubernetes(Access(backend.kubeconfig), OWN, False), OWN)._objects.snapshot()
-    )["ippools"]
+    source = Kubernetes(Access(backend.kubeconfig), OWN, False)
+    feed = source.feeds(Snapshot())["ippools"]
     with pytest.raises(Trouble) as caught:
         async for _ in feed.follow("1"):
             pass
     assert caught.value.kind is Kind.EXPIRED
+    await source.close()
 
 
 async def test_the_server_gone_and_what_was_deleted_meanwhile(backend: Store) -> None:

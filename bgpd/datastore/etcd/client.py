@@ -19,7 +19,7 @@ import random
 import socket
 import ssl
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,10 @@ ANSWER_TIMEOUT = 10.0
 SILENCE = 10.0
 """Seconds of a quiet watch after which the server is asked whether it still is one of a quorum: one that is cut off
 from the others keeps its watches open, and silent, for ever."""
+CREATED = 1.0
+"""Seconds after one watch of a request is there in which the next one must be."""
+QUEUED = 4
+"""Lines of watches that wait for their reader."""
 PAGE = 500
 """Keys of one read."""
 LONGEST_LINE = 64 << 20
@@ -96,6 +100,8 @@ class WatchEvents(NamedTuple):
     """All that happened in that range up to this revision was reported with this."""
     puts_and_deletes: tuple[KeyValue | bytes, ...]
     """In the order in which they happened; octets are a key that was deleted."""
+    created: bool = False
+    """The watch of this range is there now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +147,7 @@ class EtcdClient:
 
     async def read(
         self, ranges: Sequence[Range], revision: int = 0
-    ) -> AsyncIterator[tuple[int, list[KeyValue]]]:
+    ) -> AsyncGenerator[tuple[int, list[KeyValue]]]:
         """The keys of some ranges as they all were at one revision (0: now), by portions, each with that revision.
 
         ``Trouble`` EXPIRED: the servers compacted that revision away meanwhile.
@@ -184,11 +190,66 @@ class EtcdClient:
 
     # -- watches -------------------------------------------------------------------------------------------------------
 
-    async def watch(self, ranges: Sequence[tuple[Range, int]]) -> AsyncIterator[WatchEvents]:
-        """What happens in some ranges, in each from a revision on, for ever, over one connection.
+    async def watch(self, ranges: Sequence[tuple[Range, int]]) -> AsyncGenerator[WatchEvents]:
+        """What happens in some ranges, in each from a revision on, for ever, over as few connections as it takes.
 
         Of one range it comes in order; a range may be behind another. ``Trouble`` EXPIRED: a revision was compacted.
+
+        All ranges are asked for in one request, but the gateway drops what of a request it had not read when its
+        answer began (as Go's HTTP/1 server does), and a watch that was never made looks like a quiet one. So each
+        range is waited for until the server says that its watch is there; those of which it does not are asked for
+        over another connection. The first of a request is always made: this comes to an end.
         """
+        missing = dict(enumerate(ranges, 1))
+        lines: asyncio.Queue[WatchEvents | Trouble | None] = asyncio.Queue(QUEUED)
+        connections: list[asyncio.Task[None]] = []
+        answered = True
+        """Whether one of the last request is there."""
+        deadline: float | None = 0.0
+        clock = asyncio.get_running_loop().time
+        try:
+            while True:
+                if deadline is not None and clock() >= deadline:
+                    if not answered:
+                        raise Trouble(Kind.AWAY, f"{self.endpoint}: no watch within {ANSWER_TIMEOUT:g} s")
+                    connections.append(asyncio.create_task(self._watch_into(lines, dict(missing))))
+                    answered, deadline = False, clock() + ANSWER_TIMEOUT
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        said = await lines.get()
+                except TimeoutError:
+                    continue
+                if said is None:
+                    return
+                if isinstance(said, Trouble):
+                    raise said
+                if said.created:
+                    missing.pop(said.number + 1, None)
+                    answered = True
+                    deadline = clock() + CREATED if missing else None
+                yield said
+        finally:
+            for connection in connections:
+                connection.cancel()
+            await asyncio.gather(*connections, return_exceptions=True)
+
+    async def _watch_into(
+        self, lines: asyncio.Queue[WatchEvents | Trouble | None], ranges: Mapping[int, tuple[Range, int]]
+    ) -> None:
+        """One connection of ``watch``: what it says goes into ``lines``, at last why it ended."""
+        end: Trouble | None = None
+        try:
+            async with contextlib.aclosing(self._watch_once(ranges)) as events:
+                async for said in events:
+                    await lines.put(said)
+        except Trouble as trouble:
+            end = trouble
+        except Exception as error:  # whoever waits must not wait for ever
+            await lines.put(Trouble(Kind.NONSENSE, repr(error)))
+            raise
+        await lines.put(end)
+
+    async def _watch_once(self, ranges: Mapping[int, tuple[Range, int]]) -> AsyncGenerator[WatchEvents]:
         requests = "\n".join(
             json.dumps(
                 {
@@ -201,7 +262,7 @@ class EtcdClient:
                     }
                 }
             )
-            for number, (each, revision) in enumerate(ranges, 1)
+            for number, (each, revision) in ranges.items()
         )
         session, headers = await self._prepared()
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT)
@@ -211,8 +272,9 @@ class EtcdClient:
             ) as answer:
                 if answer.status != 200:
                     raise _trouble(answer.status, await _json(answer))
-                async for line in self._lines(answer):
-                    yield _events(line)
+                async with contextlib.aclosing(self._lines(answer)) as lines:
+                    async for line in lines:
+                        yield _events(line)
         except Trouble as trouble:
             await self._after(trouble)
             raise
@@ -221,7 +283,7 @@ class EtcdClient:
             await self._after(broken)
             raise broken from None
 
-    async def _lines(self, answer: aiohttp.ClientResponse) -> AsyncIterator[Any]:
+    async def _lines(self, answer: aiohttp.ClientResponse) -> AsyncGenerator[Any]:
         """The JSON values of an answer that does not end. In silence the server is asked whether it is still there."""
         rest = bytearray()
         reading: asyncio.Task[bytes] | None = None
@@ -386,7 +448,8 @@ def _events(line: Any) -> WatchEvents:
             raise Trouble(Kind.EXPIRED, f"compacted: the oldest revision is {found['compact_revision']}")
         raise _trouble(200, {"message": found.get("cancel_reason") or "the watch was cancelled"})
     # That a watch is there is reported with the store's revision, and says nothing of what happened before.
-    revision = 0 if found.get("created") else _revision(found)
+    created = bool(found.get("created"))
+    revision = 0 if created else _revision(found)
     try:
         number = int(found.get("watch_id", 0)) - 1
         events = tuple(
@@ -395,7 +458,7 @@ def _events(line: Any) -> WatchEvents:
         )
     except (KeyError, TypeError, ValueError):
         raise Trouble(Kind.NONSENSE, "a line of a watch that cannot be read: not an etcd") from None
-    return WatchEvents(number, revision, events)
+    return WatchEvents(number, revision, events, created)
 
 
 _CODES = {7: Kind.FORBIDDEN, 16: Kind.UNKNOWN, 8: Kind.BUSY, 14: Kind.AWAY, 4: Kind.AWAY, 11: Kind.EXPIRED}

@@ -4,6 +4,7 @@ one connection of watches."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from bgpd.datastore.etcd.client import Access, EtcdClient, KeyValue, Range
@@ -31,19 +32,22 @@ class EtcdFeed:
     async def follow(self, position: str | None) -> AsyncGenerator[list[Event]]:
         if position is None:
             revision = 0
-            async for now, found in self._client.read(self._ranges):
-                revision = now
-                yield [put for kv in found if (put := self._event(kv)) is not None]
+            async with contextlib.aclosing(self._client.read(self._ranges)) as portions:
+                async for now, found in portions:
+                    revision = now
+                    yield [put for kv in found if (put := self._event(kv)) is not None]
             positions = [revision] * len(self._ranges)
             yield [Whole(_text(positions))]
         else:
             positions = [int(each) for each in position.split(",") if each]
-        async for line in self._client.watch(list(zip(self._ranges, positions, strict=True))):
-            if not 0 <= line.number < len(positions):
-                continue
-            events = [event for each in line.puts_and_deletes if (event := self._event(each)) is not None]
-            positions[line.number] = max(positions[line.number], line.revision)
-            yield [*events, Progress(_text(positions))]
+        watch = self._client.watch(list(zip(self._ranges, positions, strict=True)))
+        async with contextlib.aclosing(watch) as lines:
+            async for line in lines:
+                if not 0 <= line.number < len(positions):
+                    continue
+                events = [event for each in line.puts_and_deletes if (event := self._event(each)) is not None]
+                positions[line.number] = max(positions[line.number], line.revision)
+                yield [*events, Progress(_text(positions))]
 
     def _event(self, change: KeyValue | bytes) -> Event | None:
         key = change if isinstance(change, bytes) else change.key

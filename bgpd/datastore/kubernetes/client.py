@@ -15,7 +15,7 @@ import asyncio
 import json
 import ssl
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +94,7 @@ class KubernetesClient:
             await answer.aread()
             return self._loads(answer.content)
 
-    async def items(self, path: str, params: Mapping[str, str]) -> AsyncIterator[tuple[list[Document], str]]:
+    async def items(self, path: str, params: Mapping[str, str]) -> AsyncGenerator[tuple[list[Document], str]]:
         """The items of a LIST as they arrive, page by page where ``params`` has a ``limit``; with the version of the
         list once it is known, and at last with no item: the version from which to watch."""
         more: dict[str, str] = {}
@@ -124,7 +124,7 @@ class KubernetesClient:
 
     async def watch(
         self, path: str, params: Mapping[str, str], silence: float
-    ) -> AsyncIterator[list[tuple[str, Document]]]:
+    ) -> AsyncGenerator[list[tuple[str, Document]]]:
         """(type, object) of the events of a WATCH, those that came together in one list. It ends when the server ends
         it, or with ``silence`` seconds in which nothing came. A line of type ERROR is raised as ``Trouble``."""
         rest = bytearray()

@@ -11,6 +11,7 @@ BGPConfiguration has ranges of services, Secrets while a peer names them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncGenerator, Mapping
 
@@ -141,12 +142,15 @@ class KindFeed:
                 streaming, selecting = source.streaming, self._select
                 try:
                     if position is not None or streaming:
-                        async for events in self._watch(path, params, api, position):
-                            yield events
+                        async with contextlib.aclosing(self._watch(path, params, api, position)) as watch:
+                            async for events in watch:
+                                yield events
                         return
-                    async for found, version in client.items(path, {**params, "resourceVersion": "0"}):
-                        yield [*self._puts(found, api), *([Whole(version)] if version else ())]
-                        position = version or None
+                    listing = client.items(path, {**params, "resourceVersion": "0"})
+                    async with contextlib.aclosing(listing) as items:
+                        async for found, version in items:
+                            yield [*self._puts(found, api), *([Whole(version)] if version else ())]
+                            position = version or None
                 except Trouble as trouble:
                     if trouble.kind is not Kind.UNSUPPORTED or position is not None:
                         raise
@@ -177,19 +181,20 @@ class KindFeed:
             }
         else:
             asked["resourceVersion"] = position
-        async for lines in self._source.client.watch(path, asked, SILENCE):
-            events: list[Event] = []
-            for kind, found in lines:
-                metadata = found.get("metadata") or {}
-                version = str(metadata.get("resourceVersion") or "")
-                if kind == "BOOKMARK":
-                    ended = (metadata.get("annotations") or {}).get(INITIAL_END) == "true"
-                    events.append(Whole(version) if ended else Progress(version))
-                elif kind == "DELETED":
-                    events += [Gone(_key(found)), Progress(version)]
-                elif kind in ("ADDED", "MODIFIED"):
-                    events += [*self._puts([found], api), Progress(version)]
-            yield events
+        async with contextlib.aclosing(self._source.client.watch(path, asked, SILENCE)) as watch:
+            async for lines in watch:
+                events: list[Event] = []
+                for kind, found in lines:
+                    metadata = found.get("metadata") or {}
+                    version = str(metadata.get("resourceVersion") or "")
+                    if kind == "BOOKMARK":
+                        ended = (metadata.get("annotations") or {}).get(INITIAL_END) == "true"
+                        events.append(Whole(version) if ended else Progress(version))
+                    elif kind == "DELETED":
+                        events += [Gone(_key(found)), Progress(version)]
+                    elif kind in ("ADDED", "MODIFIED"):
+                        events += [*self._puts([found], api), Progress(version)]
+                yield events
 
     def _puts(self, found: list[Document], api: str) -> list[Event]:
         events: list[Event] = []
