@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cluster-test boot lint types imports format fuzz bench clean
+.PHONY: help setup demo test cluster-test boot lint types imports format fuzz bench reference clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ fuzz: setup ## mutated messages against sessions, new ones each time (MINUTES=10
 
 bench: setup ## compare with BIRD and FRR in one run (ARGS="--only cold --rounds 3")
 	$(BIN)/python -m bench $(ARGS)
+
+reference: setup ## write docs/reference anew from the code
+	$(BIN)/python -m testing.reference
 
 clean: ## remove what the others made
 	rm -rf $(VENV) .stamps .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -492,9 +492,12 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     command.add_argument(
-        "action", choices=("shutdown", "enable", "reset", "soft-in", "soft-out"), metavar="ACTION"
+        "action",
+        choices=("shutdown", "enable", "reset", "soft-in", "soft-out"),
+        metavar="ACTION",
+        help="shutdown, enable, reset, soft-in or soft-out",
     )
-    command.add_argument("name", metavar="NAME|IP")
+    command.add_argument("name", metavar="NAME|IP", help="a session, by its name or the peer's address")
     command.add_argument(
         "-m", "--message", default="", metavar="TEXT", help="what the peer's operator is sent"
     )

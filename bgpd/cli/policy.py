@@ -74,7 +74,9 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     command.add_argument(
         "--peer", required=True, metavar="NAME", help="a session's name or address, or a BGPPeer's name"
     )
-    command.add_argument("--direction", required=True, choices=("import", "export"))
+    command.add_argument(
+        "--direction", required=True, choices=("import", "export"), help="from the peer, or to it"
+    )
     command.add_argument(
         "routes", nargs="+", metavar="ROUTE.json", help="one route or a list of them; - is standard input"
     )

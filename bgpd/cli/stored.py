@@ -34,15 +34,20 @@ def register(add: Add, ask: Callable[[str], Any]) -> None:
         "release", ask("release"), "take back an address, a handle's, or a node's blocks", to=actions
     )
     whose = command.add_mutually_exclusive_group(required=True)
-    whose.add_argument("--ip", metavar="ADDRESS")
-    whose.add_argument("--handle", metavar="ID")
+    whose.add_argument("--ip", metavar="ADDRESS", help="one address")
+    whose.add_argument("--handle", metavar="ID", help="all addresses of a handle")
     whose.add_argument("--node", metavar="NAME", help="a node that is no more")
     command.add_argument("--force", action="store_true", help="though there is a Node of that name")
     _where(command)
 
     command = add("configure", ask("configure"), "set how addresses are given out", to=actions)
     command.add_argument("--strictaffinity", type=_flag, metavar="true|false", help="no borrowing")
-    command.add_argument("--auto-allocate-blocks", type=_flag, metavar="true|false")
+    command.add_argument(
+        "--auto-allocate-blocks",
+        type=_flag,
+        metavar="true|false",
+        help="whether nodes claim blocks on demand",
+    )
     command.add_argument("--max-blocks-per-host", type=_number, metavar="N", help="0 is 20")
     command.add_argument("--ip-cooldown-seconds", type=_number, metavar="N", help="at most 1200")
     _where(command)
@@ -60,14 +65,18 @@ def register(add: Add, ask: Callable[[str], Any]) -> None:
 
     command = add("delete", ask("delete"), "delete a pool: its blocks lose their nodes, then it goes")
     _of_pools(command)
-    command.add_argument("name", metavar="NAME")
+    command.add_argument("name", metavar="NAME", help="the pool")
     command.add_argument("--force", action="store_true", help="though it has addresses in use")
     _where(command)
 
 
 def _of_pools(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "kind", type=str.lower, choices=("ippools", "ippool", "pools", "pool"), metavar="ippools"
+        "kind",
+        type=str.lower,
+        choices=("ippools", "ippool", "pools", "pool"),
+        metavar="ippools",
+        help="the kind; ippool, pools and pool do too",
     )
 
 

@@ -50,7 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     for parser in (down, execute):
         parser.add_argument("lab", metavar="LAB", help="its topology file, or its name")
     status.add_argument("lab", metavar="LAB", nargs="?", help="its topology file, or its name; all without")
-    execute.add_argument("node", metavar="NODE")
+    execute.add_argument("node", metavar="NODE", help="a node of the lab")
     execute.add_argument("command", metavar="COMMAND", nargs=argparse.REMAINDER, help="a shell without")
 
 
