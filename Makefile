@@ -24,7 +24,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	tests/debian-packages
 	@mkdir -p .stamps && touch $@
 
-demo: setup ## a three-node cluster in network namespaces, told step by step
+demo: setup ## a cluster of five nodes in network namespaces, told step by step
 	@$(BIN)/bgpd lab demo containerlab/workers.clab.yml
 
 test: setup ## the whole default suite, namespaces and interop included

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from testing.lab.topology import NodeSpec, Topology, load_topology
+from testing.lab.topology import LAB_DIRECTORY, Bind, NodeSpec, Topology, load_topology
 
 LABS = Path("/run/bgpd-lab")
 INIT = Path(__file__).with_name("init.py")
@@ -294,7 +294,7 @@ class Lab:
 
     def _lay(self) -> None:
         for old in self.directory.iterdir():  # of a lab that the machine's last shutdown ended
-            old.unlink()
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
         (self.directory / "topology.json").write_text(self.topology.model_dump_json(indent=1))
         for _ in self.nodes:
             self._spawn()
@@ -332,13 +332,21 @@ class Lab:
                     f"{node.name}: its namespaces could not be made: {line or 'no word of its init'}"
                 )
             init.save(node._init_file)
-            binds = [(str(bind.source), bind.target, bind.read_only) for bind in node.spec.binds]
+            binds = [(str(self._source(bind)), bind.target, bind.read_only) for bind in node.spec.binds]
             specification = {"hostname": node.name, "sysctls": node.spec.sysctls, "binds": binds}
             waiter.stdin.write(json.dumps(specification) + "\n")
             waiter.stdin.flush()
             answer = waiter.stdout.readline().strip()
         if answer != "ok":
             raise LabError(f"{node.name}: {answer or 'its init ended'}")
+
+    def _source(self, bind: Bind) -> Path:
+        """Where a bind's source is; inside the lab's own directory it is made."""
+        if bind.source.is_absolute():
+            return bind.source
+        source = self.directory / "files" / bind.source.relative_to(LAB_DIRECTORY)
+        source.mkdir(parents=True, exist_ok=True)
+        return source
 
     def _link(self) -> None:
         """All cables at once, made where their ends belong, so that no name shows on the machine itself."""

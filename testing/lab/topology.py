@@ -7,8 +7,9 @@ links in the brief and the extended form. Keys that speak to a container engine 
 other key is an error, since a topology that comes up other than it was written is worse than none.
 
 As in containerlab, ``$VAR`` and ``${VAR}`` are replaced from the environment (unset is empty, ``$$`` is a dollar sign),
-relative bind sources start at the file's directory, ``__clabNodeName__`` in a bind is the node's name, and settings
-are laid over each other: defaults, kind, group, node; maps are merged, binds by their target, ``exec`` lists joined.
+relative bind sources start at the file's directory, ``__clabNodeName__`` in a bind is the node's name and
+``__clabDir__`` at its start the lab's own directory, which is empty at first and goes with the lab. Settings are laid
+over each other: defaults, kind, group, node; maps are merged, binds by their target, ``exec`` lists joined.
 """
 
 from __future__ import annotations
@@ -50,6 +51,10 @@ ENGINE_KEYS = frozenset(
 """Keys of a node that are for the container engine and change nothing in the lab."""
 
 
+LAB_DIRECTORY = Path("__clabDir__")
+"""The first part of a bind's source that is inside the lab's own directory, wherever that will be."""
+
+
 class TopologyError(Exception):
     """The file cannot be laid as it is. One line a mistake: file, key, what was expected."""
 
@@ -83,6 +88,7 @@ class Bind(_Strict):
     """A file or directory of the machine that a node sees at another place."""
 
     source: Path
+    """Absolute, or below ``LAB_DIRECTORY``."""
     target: str
     read_only: bool = False
 
@@ -280,8 +286,10 @@ def _bind(text: str, directory: Path) -> Bind:
         or parts[2:] not in ([], ["ro"], ["rw"])
     ):
         raise ValueError(f"{text!r}: expected source:/target, :ro or :rw after it")
-    source = directory / Path(parts[0]).expanduser()
-    if not source.exists():
+    source = Path(os.path.normpath(parts[0]))
+    if LAB_DIRECTORY not in source.parents:
+        source = directory / source.expanduser()
+    if source.is_absolute() and not source.exists():
         raise ValueError(f"{text!r}: source {source} is not there")
     target = PurePosixPath(os.path.normpath(parts[1]))
     if len(target.parts) < 3 and not Path(target).exists():

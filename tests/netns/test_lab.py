@@ -403,23 +403,27 @@ def workers(tmp_path: Path) -> Path:
     path = tmp_path / "workers.clab.yml"
     text = path.read_text()
     path.unlink()
-    path.write_text(text.replace("cmd: bgpd run --config /etc/bgpd/bgpd.yaml", "cmd: sleep 1000"))
+    path.write_text(text.replace("cmd: bgpd run", "cmd: sleep 1000"))
     return path
 
 
-def test_the_shipped_cluster_and_its_pods(workers: Path, name: str) -> None:
+def test_the_shipped_cluster_and_its_pods(workers: Path, commands: None, name: str) -> None:
+    """The nodes' daemons do not run, so each plugin works on the shared store itself."""
     with Lab.load(workers, name) as lab:
         worker2 = lab.node("worker2")
         assert wait_for(lambda: worker2.run("ping -c 1 -W 1 10.0.1.1").returncode == 0)
+        for pod in ("web-1", "web-2"):
+            made = worker2.run(["pod", "add", pod])
+            assert made.returncode == 0, made.stderr
         routes = {" ".join(line.split()) for line in worker2.run("ip route").stdout.splitlines()}
-        pods = {line for line in routes if " dev cali" in line}
-        assert routes - pods == {
+        pods = sorted(line for line in routes if " dev cali" in line)
+        assert routes - set(pods) == {
             "default via 10.0.1.1 dev ens5",
             "10.0.1.0/24 dev ens5 proto kernel scope link src 10.0.1.31",
         }
-        assert {line.split()[0] for line in pods} == {f"10.48.0.{n}" for n in range(1, 11)}
         assert all(re.fullmatch(r"\S+ dev cali[0-9a-f]{11} scope link", line) for line in pods)
-        assert worker2.run("cat /etc/bgpd/bgpd.yaml").stdout.splitlines()[1] == "node: worker2"
+        first, second = (line.split()[0] for line in pods)
+        assert first in worker2.run("pod list").stdout and second in worker2.run("pod list").stdout
 
         # A pod sees a /32 and a gateway that is nobody's; it reaches its node, its neighbours and beyond.
         inside = worker2.run("pod exec web-1 ip route").stdout.splitlines()
@@ -427,23 +431,28 @@ def test_the_shipped_cluster_and_its_pods(workers: Path, name: str) -> None:
             "default via 169.254.1.1 dev eth0",
             "169.254.1.1 dev eth0 scope link",
         ]
-        for address in ("10.0.1.31", "10.48.0.10"):
+        for address in ("10.0.1.31", second):
             assert worker2.run(f"pod exec web-1 ping -c 1 -W 2 {address}").returncode == 0
-        lab.node("gw").run("ip route add 10.48.0.0/26 via 10.0.1.31", check=True)
+        lab.node("gw").run(f"ip route add {first} via 10.0.1.31", check=True)
         assert worker2.run("pod exec web-1 ping -c 1 -W 2 10.0.1.1").returncode == 0
 
-        assert worker2.run("pod add extra 10.48.0.40").returncode == 0
-        assert "10.48.0.40 dev cali" in worker2.run("ip route").stdout
-        assert "extra" in worker2.run("pod list").stdout
-        again = worker2.run("pod add extra 10.48.0.41")
-        assert again.returncode != 0
-        assert worker2.run("pod exec extra ping -c 1 -W 2 10.48.0.1").returncode == 0  # it was left whole
-        assert worker2.run("pod del extra").returncode == 0
-        assert "10.48.0.40" not in worker2.run("ip route").stdout
-        # One that cannot be made leaves nothing half done.
-        assert worker2.run("pod add broken 10.48.0.1").returncode != 0
-        assert "broken" not in worker2.run("ip netns list").stdout
+        # A second pod of that name is refused, and the first is left whole.
+        assert worker2.run("pod add web-1").returncode != 0
+        assert worker2.run(f"pod exec web-1 ping -c 1 -W 2 {second}").returncode == 0
+        # One that cannot have what its annotation asks for leaves nothing half done.
+        broken = worker2.run(
+            ["pod", "add", "--annotation", 'cni.projectcalico.org/ipv4pools=["x"]', "broken"]
+        )
+        assert broken.returncode == 1 and "no-such-pool" in broken.stderr
+        assert "broken" not in worker2.run("ip netns list").stdout + worker2.run("pod list").stdout
+        assert worker2.run("pod del web-2").returncode == 0
+        assert second not in worker2.run("ip route").stdout
+        shown = worker2.run(f"bgpctl ipam show --ip {second}").stdout
+        assert shown.strip() == f"{second} is not assigned"
         assert worker2.run("pod frobnicate").returncode == 2
+        # What the nodes share lies in the lab's own directory, which goes with it (see the fixture ``name``).
+        assert list((lab.directory / "files" / "resources").glob("ipamblock.*.json"))
+    assert not list((SHIPPED / "resources").glob("*.json"))
 
 
 @pytest.fixture
@@ -452,9 +461,9 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).parents[2]
     directory = tmp_path / "commands"
     directory.mkdir()
-    for command, module in (("bgpd", "daemon"), ("bgpctl", "ctl")):
+    for command, module in (("bgpd", "cli.daemon"), ("bgpctl", "cli.ctl"), ("bgpd-cni", "cni.network")):
         path = directory / command
-        program = f"import sys; from bgpd.cli.{module} import main; sys.exit(main())"
+        program = f"import sys; from bgpd.{module} import main; sys.exit(main())"
         path.write_text(f'#!/bin/sh\nexport PYTHONPATH={root}\nexec {sys.executable} -c "{program}" "$@"\n')
         path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
@@ -477,7 +486,7 @@ def test_the_demo_ends_clean_when_it_is_broken_off(workers: Path, commands: None
         start_new_session=True,
     ) as demo:
         assert demo.stdout is not None
-        assert any("15 pods" in line for line in demo.stdout)
+        assert any("7 machines" in line for line in demo.stdout)
         lab = Lab.running(name)
         demo.send_signal(signal.SIGINT)
         demo.communicate(timeout=20)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
 from bgpd.config.yaml import load_documents
 from testing.lab import TopologyError, load_topology
-from testing.lab.demo import ADDRESSES, BLOCKS, BORROWED, BORROWED_ORDINAL, PODS, UNUSED
+from testing.lab.demo import ADDRESSES, LATER, POOLS, ROUTER
 
 SHIPPED = Path(__file__).parents[2] / "containerlab"
 
@@ -105,7 +105,7 @@ topology:
       kind: linux
       cmd: $LAB_CMD
       exec: [sh -c 'echo $$HOME']
-      binds: ["__clabNodeName__.conf:/etc/conf/../a.conf"]
+      binds: ["__clabNodeName__.conf:/etc/conf/../a.conf", "__clabDir__/x/../shared:/etc/b"]
 """,
     )
     topology = load_topology(path)
@@ -113,7 +113,8 @@ topology:
     assert topology.nodes["a"].cmd == ("sleep", "5")
     assert topology.nodes["a"].commands == (("sh", "-c", "echo $HOME"),)
     assert [(bind.source, bind.target) for bind in topology.nodes["a"].binds] == [
-        (tmp_path / "a.conf", "/etc/a.conf")
+        (tmp_path / "a.conf", "/etc/a.conf"),
+        (Path("__clabDir__/shared"), "/etc/b"),
     ]
     assert load_topology(path, "other").name == "other"
 
@@ -272,45 +273,37 @@ def test_every_shipped_topology_loads(path: Path) -> None:
         assert any(end.node == node for link in topology.links for end in link.endpoints)
 
 
-def test_the_shipped_resources_name_the_shipped_pods() -> None:
-    """Pods of the topology, allocations of the IPAMBlocks, blocks, addresses and the story's words are one."""
+def test_the_shipped_resources_are_what_the_story_says() -> None:
+    """Nodes and their addresses, the pools at the start and those for later; and nothing of IPAM is written by hand."""
     topology = load_topology(SHIPPED / "workers.clab.yml")
-    resources = [
-        document.value
-        for path in (SHIPPED / "resources").glob("*.yaml")
-        for document in load_documents(path.read_text(), str(path))
-    ]
-
-    def of_kind(kind: str) -> list[dict]:  # type: ignore[type-arg]
-        return [resource for resource in resources if resource["kind"] == kind]
-
+    at_start, later, of_router = (
+        [
+            document.value
+            for path in sorted((SHIPPED / directory).glob("*.yaml"))
+            for document in load_documents(path.read_text(), str(path))
+        ]
+        for directory in ("resources", "pools", "gw")
+    )
     addresses = {
         node["metadata"]["name"]: node["metadata"]["annotations"]["projectcalico.org/IPv4Address"]
-        for node in of_kind("Node")
+        for node in at_start + of_router
+        if node["kind"] == "Node"
     }
-    assert addresses == {name: f"{address}/24" for name, address in ADDRESSES.items()}
-    owned = {affinity["spec"]["node"]: affinity["spec"]["cidr"] for affinity in of_kind("BlockAffinity")}
-    assert owned == BLOCKS
-    (pool,) = of_kind("IPPool")
-    for name, block in BLOCKS.items():
-        assert ip_network(block).subnet_of(ip_network(pool["spec"]["cidr"]))
-        assert ip_network(block).prefixlen == pool["spec"]["blockSize"]
-        commands = topology.nodes[name].commands
-        assert ("ip", "address", "add", addresses[name], "dev", "ens5") in commands
-        made = {command[2]: command[3] for command in commands if command[:2] == ("pod", "add")}
-        assert made == PODS[name]
-        (ipam,) = [block_["spec"] for block_ in of_kind("IPAMBlock") if block_["spec"]["cidr"] == block]
-        assert ipam["affinity"] == f"host:{name}"
-        assert len(ipam["allocations"]) == 64
-        taken = {
-            ipam["attributes"][index]["secondary"]["pod"]: str(ip_network(block)[ordinal])
-            for ordinal, index in enumerate(ipam["allocations"])
-            if index is not None
-        }
-        assert taken == made
-        assert ipam["unallocated"] == [i for i, index in enumerate(ipam["allocations"]) if index is None]
-        assert all(attribute["secondary"]["node"] == name for attribute in ipam["attributes"])
-    owner = ip_network(BLOCKS["worker2"])
-    assert owner[BORROWED_ORDINAL] == ip_address(BORROWED)
-    assert ip_address(UNUSED) in owner
-    assert not {BORROWED, UNUSED} & set(PODS["worker2"].values())
+    assert addresses == {ROUTER: "10.0.1.1/24"} | {
+        name: f"{address}/24" for name, address in ADDRESSES.items()
+    }
+    for name, address in addresses.items():
+        interface = "eth1" if name == ROUTER else "ens5"
+        assert ("ip", "address", "add", address, "dev", interface) in topology.nodes[name].commands
+    pools = {
+        pool["metadata"]["name"]: (pool["spec"]["cidr"], pool["spec"].get("blockSize", 26))
+        for pool in at_start + later
+        if pool["kind"] == "IPPool"
+    }
+    assert pools == POOLS
+    assert {pool["metadata"]["name"] for pool in later} == set(LATER)
+    assert {path.stem for path in (SHIPPED / "pools").iterdir()} == set(LATER)
+    default, size = ip_network(POOLS["default-ipv4-ippool"][0]), POOLS["default-ipv4-ippool"][1]
+    assert 2 ** (size - default.prefixlen) == len(ADDRESSES) - 1  # so that the last node must borrow
+    kinds = {resource["kind"] for resource in at_start}
+    assert kinds == {"Node", "BGPConfiguration", "BGPPeer", "BGPFilter", "IPPool"}
