@@ -55,12 +55,13 @@ class Speaker:
         shutdowns: Mapping[PeerId, str] | None = None,
         random: Random | None = None,
     ) -> None:
-        """``restarted``: the first session with each peer says that we have restarted (RFC 4724 §4.1).
+        """``restarted``: the first session with each peer says that we have restarted (RFC 4724 §4.1); it
+        must be known before ``configure``.
 
-        ``daemon.shutdowns``: peers that the operator had shut down before, each with the words; they stay so.
+        ``shutdowns``: peers that the operator had shut down before, each with the words; they stay so.
         """
         self.handler = handler
-        self._restarted = restarted
+        self.restarted = restarted
         self._shutdowns = dict(shutdowns or {})
         self._started = now()
         self._random = random or Random()  # jitter, not secrets
@@ -403,7 +404,7 @@ class Speaker:
 
     def _add(self, config: PeerConfig, listen_range: Net | None = None) -> Runner:
         at = now()
-        restarted = self._restarted and at - self._started < config.restart_time
+        restarted = self.restarted and at - self._started < config.restart_time
         session = Session(config, restarted=restarted, random=self._random, now=at)
         if (words := self._shutdowns.get(config.id)) is not None:
             session.shutdown(words, at)

@@ -1,27 +1,60 @@
 """What the operator orders of one session: shut it down, enable, reset or refresh it.
 
-``daemon`` brings the orders of the API here. A shutdown is remembered over restarts (``daemon.shutdowns``).
+``daemon`` brings the orders of the API here. A shutdown is remembered over restarts, in a file in the state
+directory.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from bgpd.bgp.outbound import Outbound
 from bgpd.bgp.speaker import Speaker
 from bgpd.daemon.intent import Intent
-from bgpd.daemon.shutdowns import Shutdowns
 from bgpd.model.peer import PeerId
 from bgpd.model.status import Impossible, PeerAction
 
 log = logging.getLogger(__name__)
 
 
+class Shutdowns:
+    """Peers that the operator shut down, each with the words, kept over restarts in the state directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._file = directory / "shutdowns.json"
+        self.kept: Mapping[PeerId, str] = {}
+        """What was read or given to be kept last."""
+
+    def read(self) -> dict[PeerId, str]:
+        """All of them; a file that cannot be read is logged and counts as empty."""
+        try:
+            found = json.loads(self._file.read_text())
+            self.kept = {PeerId(peer): str(words) for peer, words in found.items()}
+            return dict(self.kept)
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, AttributeError) as error:
+            log.warning("event=state_unreadable file=%s error=%r", self._file, str(error))
+            return {}
+
+    def write(self, shutdowns: Mapping[PeerId, str]) -> None:
+        """Raises ``OSError`` where they cannot be kept."""
+        self.kept = dict(shutdowns)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._file.with_suffix(".new")
+        fresh.write_text(json.dumps(dict(shutdowns)))
+        fresh.replace(self._file)
+
+
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """See the module."""
+    """Carries them out, and says in words what was done."""
 
     speaker: Speaker
     outbound: Outbound

@@ -24,6 +24,11 @@ class Datastore(Protocol):
 
     def status(self) -> DatastoreStatus: ...
 
+    async def foresee(self, files: Mapping[str, bytes]) -> Snapshot:
+        """What the snapshot would be with these resource files (name -> octets); ``ValueError`` where it would not be
+        whole."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class DatastoreStatus:

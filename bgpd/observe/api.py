@@ -47,7 +47,7 @@ from bgpd.model.status import Ambiguous, Check, Impossible, NotFound, PeerAction
 from bgpd.observe.as_json import SCHEMA_VERSION, document, encode, encode_route
 from bgpd.observe.control_socket import BACKLOG, Claim
 from bgpd.observe.gate import Gate
-from bgpd.observe.metrics import Metrics
+from bgpd.observe.metrics import Metrics, Scrape
 
 with lean_import("aiohttp"):
     from aiohttp import web
@@ -192,7 +192,7 @@ class Api:
     # Both doors.
 
     async def _scrape(self, request: web.Request) -> web.StreamResponse:
-        scrape = self._metrics.collect_snapshot()
+        scrape = Scrape.of(self._views)
         body, content_type = await asyncio.to_thread(
             self._metrics.render, request.headers.get("Accept", ""), scrape
         )

@@ -28,7 +28,7 @@ class Claim:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self.socket = _listen(path)
         self._inode = _inode(path)
 
@@ -37,16 +37,16 @@ class Claim:
 
         ``AlreadyRunning`` where another daemon has the path now, ``OSError`` where it cannot be made.
         """
-        if self._inode is None or _inode(self._path) == self._inode:
+        if self._inode is None or _inode(self.path) == self._inode:
             return False
-        fresh = _listen(self._path)
-        self.socket, self._inode = fresh, _inode(self._path)
+        fresh = _listen(self.path)
+        self.socket, self._inode = fresh, _inode(self.path)
         return True
 
     def release(self) -> None:
         """Closes it; the file goes if it is still the one made here."""
-        if self._inode is not None and _inode(self._path) == self._inode:
-            self._path.unlink(missing_ok=True)
+        if self._inode is not None and _inode(self.path) == self._inode:
+            self.path.unlink(missing_ok=True)
         self._inode = None
         self.socket.close()
 

@@ -1,7 +1,7 @@
 """Prometheus metrics: one snapshot of ``Views`` in, exposition text out.
 
 Owns the histograms that the daemon feeds and the text that ``api`` serves; ``samples`` has the families of a snapshot.
-A scrape has two halves: ``collect_snapshot`` reads the views in the event loop, ``render`` makes the text of that
+A scrape has two halves: ``Scrape.of`` reads the views in the event loop, ``render`` makes the text of that
 snapshot and may run in any thread. Nothing is kept between scrapes but the histograms, so that the series of a removed
 peer are gone with it.
 """
@@ -34,14 +34,18 @@ class Scrape(NamedTuple):
     peers: list[PeerStatus]
     bfd: BfdReport
 
+    @classmethod
+    def of(cls, views: Views) -> Scrape:
+        """Reads the views; in the event loop's thread."""
+        return cls(views.status(), views.peers(), views.bfd())
+
 
 class Metrics:
     """All metrics of one daemon, in a registry of its own."""
 
-    def __init__(self, views: Views) -> None:
+    def __init__(self) -> None:
         # The _created series double what a scrape of counters costs, and nobody reads them.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client left it unannotated
-        self._views = views
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._propagation = Histogram(
@@ -91,17 +95,10 @@ class Metrics:
         """One round of a stage failed."""
         self._reconcile_errors[stage] = self._reconcile_errors.get(stage, 0) + 1
 
-    def collect_snapshot(self) -> Scrape:
-        """Reads the views; in the event loop's thread."""
-        return Scrape(self._views.status(), self._views.peers(), self._views.bfd())
-
-    def render(self, accept: str, scrape: Scrape | None = None) -> tuple[bytes, str]:
-        """The exposition and its content type, text or OpenMetrics by the Accept header.
-
-        With a ``scrape`` any thread may call it; without one it reads the views itself.
-        """
+    def render(self, accept: str, scrape: Scrape) -> tuple[bytes, str]:
+        """The exposition and its content type, text or OpenMetrics by the Accept header; in any thread."""
         encode, content_type = choose_encoder(accept)
-        return encode(_Exposition(self, scrape or self.collect_snapshot())), content_type
+        return encode(_Exposition(self, scrape)), content_type
 
     def collect(self, scrape: Scrape) -> Iterator[Metric]:
         """Every family of a scrape: the snapshot's, the histograms, and those of the process."""

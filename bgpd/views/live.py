@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from bgpd.bgp.outbound import Outbound
 from bgpd.bgp.speaker import Speaker
+from bgpd.config.config import Config
 from bgpd.fib.programmer import Programming
 from bgpd.kernel.kernel import Kernel
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, Family, Prefix, address_text, host_prefix
 from bgpd.model.resources import Snapshot, community_text
-from bgpd.model.route import Attributes, FibKey, Forwarding, Path, SegmentType, Via
+from bgpd.model.route import Attributes, FibKey, Forwarding, Origination, Path, SegmentType, Via
 from bgpd.model.status import Ambiguous, FamilyCounts, NotFound, PeerStatus, SessionState
 from bgpd.rib.router import Router
 from bgpd.rules.imports import starts_elsewhere
+from bgpd.rules.peering import Peering
 from bgpd.views.names import addresses_of, choices, peers_of
 from bgpd.views.recent import Recently
 
@@ -28,6 +31,28 @@ WELL_KNOWN = {
 }
 
 
+class Intent(Protocol):
+    """What this node is meant to do, as the views read it; ``daemon.intent`` holds it."""
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The newest whole resources; ``None`` until the first."""
+        ...
+
+    @property
+    def peering(self) -> Peering | None:
+        """The sessions that are wanted; ``None`` until the first resources."""
+        ...
+
+    @property
+    def originations(self) -> Mapping[Family, Origination]:
+        """What this node announces and keeps; empty until the first resources."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the daemon is made of, as far as it is shown."""
@@ -37,10 +62,7 @@ class Parts:
     outbound: Outbound
     kernel: Kernel
     fibs: Mapping[Family, Programming]
-    snapshot: Callable[[], Snapshot | None]
-    """The newest resources; ``None`` until the first whole ones."""
-    node: str
-    """This node's name."""
+    intent: Intent
     recently: Recently
 
     def peers(self, name: str | None = None) -> list[PeerStatus]:
@@ -73,7 +95,7 @@ class Parts:
 
     def find_peers(self, name: str) -> list[PeerStatus]:
         """The peers of a name (``views.names``), one at least; ``NotFound``."""
-        found = peers_of(name, self.snapshot(), self.speaker.statuses())
+        found = peers_of(name, self.intent.snapshot, self.speaker.statuses())
         if not found:
             raise NotFound(
                 f"no peer is named {name!r}, none has that address, and no BGPPeer, node or pod of that name is one; "
@@ -90,7 +112,7 @@ class Parts:
 
     def addresses(self, name: str) -> list[Address]:
         """The addresses of a pod, a node or a peer; ``ValueError``."""
-        found = addresses_of(name, self.snapshot(), self.speaker.statuses())
+        found = addresses_of(name, self.intent.snapshot, self.speaker.statuses())
         if not found:
             raise ValueError(
                 f"{name!r} is not a prefix such as 10.48.0.0/26, nor an address, nor a pod, node or peer known here"

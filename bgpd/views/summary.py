@@ -7,17 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 
 from bgpd import __version__
-from bgpd.config.config import Config
 from bgpd.kernel.settings import forwarding_setting, reverse_path_settings
 from bgpd.model.peer import PeerKind
 from bgpd.model.prefix import Family, address_text, is_default, prefix_text
-from bgpd.model.resources import Problem, Snapshot
-from bgpd.model.route import Origination, OriginKind, default_metric
+from bgpd.model.resources import Problem
+from bgpd.model.route import OriginKind, default_metric
 from bgpd.model.status import BlockView, Check, Datastore, FibStatus, PeerStatus, SessionState, Status
 from bgpd.rules.originate import blocks
-from bgpd.rules.peering import Peering
 from bgpd.views.live import Parts
 
 FAILING_SHOWN = 5
@@ -33,18 +32,13 @@ STUCK = 10.0
 class Facts:
     """What the daemon knows of itself; it writes them, the views read."""
 
-    config: Config
-    config_file: str
+    config_file: Path
     started: float
     """Unix seconds, as all times here."""
     datastore: Datastore
     config_loaded: float = 0.0
     config_error: str = ""
     reloads: Counter[str] = field(default_factory=lambda: Counter(success=0, failure=0))
-    snapshot: Snapshot | None = None
-    """The newest whole one; ``None`` until the first."""
-    peering: Peering | None = None
-    originations: Mapping[Family, Origination] = field(default_factory=dict)
     in_the_way: str | None = None
     """Why nothing may be written; ``None`` when all is ours."""
     in_sync: bool = False
@@ -57,9 +51,10 @@ class Facts:
     """Keys of the configuration that differ from what the daemon was started with."""
 
 
-def block_rows(facts: Facts) -> list[BlockView]:
+def block_rows(parts: Parts) -> list[BlockView]:
     """Blocks that are ours, that we lend from or borrow of."""
-    return blocks(facts.snapshot, facts.originations, facts.config.node) if facts.snapshot else []
+    intent = parts.intent
+    return blocks(intent.snapshot, intent.originations, intent.config.node) if intent.snapshot else []
 
 
 def live(facts: Facts) -> list[Check]:
@@ -71,7 +66,9 @@ def live(facts: Facts) -> list[Check]:
 def ready(parts: Parts, facts: Facts) -> list[Check]:
     """Readiness: resources whole, the kernel ours to write and written once. Not: that any peer is up, or that each
     single route can be written (a problem says which cannot)."""
-    whole = facts.snapshot is not None  # what was whole once stands, though the directory may have gone since
+    whole = (
+        parts.intent.snapshot is not None
+    )  # what was whole once stands, though the directory may have gone since
     deltas = [state.delta for state in parts.fibs.values()]
     written = all(state.last_sync is not None or not state.delta.pending for state in parts.fibs.values())
     store = facts.datastore.status()
@@ -91,7 +88,7 @@ def ready(parts: Parts, facts: Facts) -> list[Check]:
             whole,
             f"{lost}; what was read last stands{_as_of(store.as_of)}"
             if whole and lost
-            else _waited(facts, lost),
+            else _waited(parts, lost),
         ),
         Check("alone", facts.in_the_way is None, facts.in_the_way or ""),
         Check("kernel", not (kernel or paused), kernel or ("nothing is written meanwhile" if paused else "")),
@@ -103,9 +100,9 @@ def _as_of(moment: float | None) -> str:
     return f", as of {datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}" if moment is not None else ""
 
 
-def _waited(facts: Facts, lost: str) -> str:
+def _waited(parts: Parts, lost: str) -> str:
     """What the datastore lacks, and where it is waited for."""
-    store = facts.config.datastore
+    store = parts.intent.config.datastore
     place = {"files": str(store.path), "etcd": " ".join(store.endpoints)}.get(store.type, "the API server")
     return lost if not lost or place in lost else f"{lost}; waited for in {place}"
 
@@ -135,11 +132,11 @@ def fib_status(parts: Parts, family: Family) -> FibStatus:
 
 def status(parts: Parts, facts: Facts) -> Status:
     """One screen."""
-    peering, sessions = facts.peering, parts.speaker.statuses()
+    peering, sessions = parts.intent.peering, parts.speaker.statuses()
     desired: Counter[tuple[str, str]] = Counter(
         {(kind.value, f.label): 0 for kind in OriginKind for f in Family}
     )
-    for family, origination in facts.originations.items():
+    for family, origination in parts.intent.originations.items():
         for own in origination.announce.values():
             desired[own.kind.value, family.label] += 1
     fibs = {family.label: fib_status(parts, family) for family in Family}
@@ -149,7 +146,7 @@ def status(parts: Parts, facts: Facts) -> Status:
         for prefix, words in fib.conflicts.items()
     ]
     failing = [problem for family in Family for problem in _failing(parts, family)]
-    node = facts.config.node
+    node = parts.intent.config.node
     store = facts.datastore.status()
     checks = ready(parts, facts)
     unheard = []
@@ -160,8 +157,8 @@ def status(parts: Parts, facts: Facts) -> Status:
         *unheard,
         *store.problems,
         *(peering.problems if peering else ()),
-        *_strange_addresses(parts, facts),
-        *lacks(parts, facts),
+        *_strange_addresses(parts),
+        *lacks(parts),
         *conflicts,
         *failing,
     )
@@ -175,14 +172,14 @@ def status(parts: Parts, facts: Facts) -> Status:
         in_sync=facts.in_sync,
         checks=tuple(checks),
         datastore=store,
-        config_file=facts.config_file,
+        config_file=str(facts.config_file),
         config_loaded=facts.config_loaded,
         config_error=facts.config_error,
         reloads=dict(facts.reloads),
         peers_up=sum(session.state is SessionState.ESTABLISHED for session in sessions),
         peers_wanted=sum(session.admin_up for session in sessions),
         routes_desired=dict(desired),
-        routes_advertised=_advertised(parts, facts, desired),
+        routes_advertised=_advertised(parts, desired),
         rib_routes={
             **{(family.label, "bgp"): len(parts.router.rib(family)) for family in Family},
             **{(family.label, "local"): len(parts.router.origination(family).announce) for family in Family},
@@ -194,26 +191,26 @@ def status(parts: Parts, facts: Facts) -> Status:
         fib=fibs,
         netlink_overruns=parts.kernel.overruns,
         update_groups=parts.router.groups,
-        ipam_blocks=dict(Counter((b.pool, b.family) for b in block_rows(facts) if b.affinity == node)),
+        ipam_blocks=dict(Counter((b.pool, b.family) for b in block_rows(parts) if b.affinity == node)),
         ipam_borrowed={family.label: desired[OriginKind.BORROWED.value, family.label] for family in Family},
         event_loop_lag=max(facts.lags, default=0.0),
         last_routes_change=facts.last_routes_change,
         peers_shut_down=sum(not session.admin_up for session in sessions),
         problems=problems,
-        degraded=tuple(_degraded(facts, sessions, problems, len(conflicts))),
+        degraded=tuple(_degraded(parts, facts, sessions, problems, len(conflicts))),
     )
 
 
 def _degraded(
-    facts: Facts, sessions: Sequence[PeerStatus], problems: Iterable[Problem], conflicts: int
+    parts: Parts, facts: Facts, sessions: Sequence[PeerStatus], problems: Iterable[Problem], conflicts: int
 ) -> Iterator[str]:
     """Why the node is not as it should be, a sentence each."""
     store = facts.datastore.status()
     if store.detail:
-        kept = ": what was read last stands" if facts.snapshot is not None else ""
+        kept = ": what was read last stands" if parts.intent.snapshot is not None else ""
         yield f"The resources are not whole, {store.detail}{kept}."
-    elif facts.snapshot is not None and facts.config.node not in facts.snapshot.nodes:
-        yield f"There is no Node {facts.config.node!r} in the resources."
+    elif parts.intent.snapshot is not None and parts.intent.config.node not in parts.intent.snapshot.nodes:
+        yield f"There is no Node {parts.intent.config.node!r} in the resources."
     if facts.config_error:
         yield f"The configuration file was refused, the one before is in force: {facts.config_error.splitlines()[0]}."
     if facts.waiting:
@@ -235,9 +232,9 @@ def _degraded(
         yield f"There {'is 1 problem' if count == 1 else f'are {count} problems'}, reported below."
 
 
-def lacks(parts: Parts, facts: Facts) -> Iterator[Problem]:
+def lacks(parts: Parts) -> Iterator[Problem]:
     """What this machine needs to forward what it announces, and lacks."""
-    node = facts.snapshot.nodes.get(facts.config.node) if facts.snapshot else None
+    node = parts.intent.snapshot.nodes.get(parts.intent.config.node) if parts.intent.snapshot else None
     for family in Family:
         if node is not None and node.address(family) is not None:
             setting = forwarding_setting(family)
@@ -246,7 +243,7 @@ def lacks(parts: Parts, facts: Facts) -> Iterator[Problem]:
                     "the kernel", setting, f"is 0: this machine forwards no {family.label} packet; expected 1"
                 )
     uplinks = parts.kernel.uplinks()
-    for name in uplinks if Family.IPV4 in facts.originations or node else ():
+    for name in uplinks if Family.IPV4 in parts.intent.originations or node else ():
         strict = [s for s in reverse_path_settings(name) if parts.kernel.setting(s) == 1]
         loose = any(parts.kernel.setting(s) == 2 for s in reverse_path_settings(name))
         if strict and not loose:
@@ -274,9 +271,9 @@ def _failing(parts: Parts, family: Family) -> Iterator[Problem]:
         yield Problem("the kernel", "", f"{more} more {family.label} routes cannot be written")
 
 
-def _strange_addresses(parts: Parts, facts: Facts) -> Iterator[Problem]:
+def _strange_addresses(parts: Parts) -> Iterator[Problem]:
     """Addresses that the Node resource gives this machine and that it does not have."""
-    node = facts.snapshot.nodes.get(facts.config.node) if facts.snapshot else None
+    node = parts.intent.snapshot.nodes.get(parts.intent.config.node) if parts.intent.snapshot else None
     for family in Family:
         address = node.address(family) if node else None
         if node and address is not None and address not in parts.kernel.addresses(family):
@@ -286,12 +283,10 @@ def _strange_addresses(parts: Parts, facts: Facts) -> Iterator[Problem]:
             yield Problem(f"Node {node.name}", f"spec.bgp.{family.label}Address", message)
 
 
-def _advertised(
-    parts: Parts, facts: Facts, desired: Mapping[tuple[str, str], int]
-) -> dict[tuple[str, str], int]:
+def _advertised(parts: Parts, desired: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:
     """Of the routes wanted, those that every established session of the family has been sent."""
     advertised: Counter[tuple[str, str]] = Counter()
-    for family, origination in facts.originations.items():
+    for family, origination in parts.intent.originations.items():
         sessions = parts.established(family)
         if not all(family in parts.router.groups_of(peer) for peer in sessions):
             continue  # to some there is no next hop to announce

@@ -56,7 +56,7 @@ class Why:
 
     def __init__(self, parts: Parts, now: float) -> None:
         """``now``: the monotonic clock's."""
-        self._parts, self._snapshot, self._now = parts, parts.snapshot(), now
+        self._parts, self._snapshot, self._now = parts, parts.intent.snapshot, now
 
     def why(self, target: str) -> list[Explanation]:
         """See ``model.status.Views.why``."""
@@ -229,7 +229,7 @@ class Why:
         if own.kind is OriginKind.SERVICE and is_host(family, prefix):
             return "an address of a service"
         held = self._by_ipam(family, prefix) if own.kind is OriginKind.BORROWED else None
-        if held and held.block and held.block.affinity == self._parts.node:
+        if held and held.block and held.block.affinity == self._parts.intent.config.node:
             return "an address of an own block"
         return _KIND[own.kind]
 
@@ -271,7 +271,7 @@ class Why:
             lender = (
                 f", borrowed from {block.affinity}" if block.affinity not in (None, allocation.node) else ""
             )
-            here = allocation.node == self._parts.node
+            here = allocation.node == self._parts.intent.config.node
             who = f"{allocation.owner or 'a workload'} on {'this node' if here else allocation.node}"
             given = f"IPAMBlock {block.name} gives it to {who}{lender}"
             if here and not self._is_there(family, prefix):

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from bgpd.bgp.outbound import Outbound
+from bgpd.config.config import parse
 from bgpd.fib.programmer import Programming
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, Family
 from bgpd.model.resources import Snapshot
-from bgpd.model.route import WorkloadRoute
+from bgpd.model.route import Origination, WorkloadRoute
 from bgpd.model.status import PeerStatus
 from bgpd.rules.exports import groups_of
 from bgpd.views.live import Parts
@@ -27,7 +28,9 @@ class Ground:
 
     def __init__(self, *peers: Peer, snapshot: Snapshot | None = None) -> None:
         self.core = Core()
-        self.snapshot = snapshot
+        self.config = parse("node: worker1", "test")
+        self.snapshot, self.peering = snapshot, None
+        self.originations: dict[Family, Origination] = {}
         self.statuses: list[PeerStatus] = [self.status(each) for each in peers]
         self.sessions = {each.id: each for each in peers}
         self.conflicts: dict[tuple[bytes, int], str] = {}
@@ -100,8 +103,7 @@ class Ground:
             self.outbound,
             kernel,
             self.fibs,
-            lambda: self.snapshot,
-            "worker1",
+            self,
             self.recently,
         )
 

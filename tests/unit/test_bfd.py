@@ -17,7 +17,7 @@ from bgpd.model.peer import DownReason, PeerId
 from bgpd.model.prefix import parse_address
 from bgpd.model.resources import BGPPeer, Node, Snapshot
 from bgpd.observe.as_json import document
-from bgpd.observe.metrics import Metrics
+from bgpd.observe.metrics import Metrics, Scrape
 from bgpd.rules.peering import peers
 from tests.unit.fake_views import BFD, FakeViews
 from tests.unit.test_session import dial, ended, make, notification, up
@@ -258,7 +258,7 @@ def test_the_screen_of_what_is_wrong() -> None:
 
 
 def test_the_metrics() -> None:
-    text = Metrics(FakeViews()).render("")[0].decode()
+    text = Metrics().render("", Scrape.of(FakeViews()))[0].decode()
     for line in (
         'bgpd_bfd_session_state{interface="",peer="192.0.2.1"} 3.0',
         'bgpd_bfd_session_up{interface="",peer="192.0.2.1"} 1.0',

@@ -1,12 +1,12 @@
 """The status and the checks: what an operator must not have to look for."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bgpd.config.config import parse
 from bgpd.kernel.settings import forwarding_setting, read, reverse_path_settings
 from bgpd.model.resources import Node, Snapshot
 from bgpd.model.status import DatastoreStatus, SessionState
@@ -21,7 +21,7 @@ RESOURCES = Snapshot(nodes={"worker1": Node("worker1", ipv4=addr("10.0.1.30"), i
 
 def facts(detail: str = "", **changes: Any) -> Facts:
     store: Any = SimpleNamespace(status=lambda: DatastoreStatus("files", not detail, not detail, detail))
-    return Facts(parse("node: worker1", "test"), "bgpd.yaml", 0.0, store, snapshot=RESOURCES, **changes)
+    return Facts(Path("bgpd.yaml"), 0.0, store, **changes)
 
 
 def kernel_check(ground: Ground) -> tuple[bool, str]:
@@ -35,7 +35,7 @@ def problems(ground: Ground) -> list[str]:
 
 def holding(*prefixes: str) -> Ground:
     """All of these are wanted and held."""
-    ground = Ground(A)
+    ground = Ground(A, snapshot=RESOURCES)
     ground.addresses = {addr("10.0.1.30"), addr("fd00:1::30")}
     ground.core.hear(A, announce(path(A), *prefixes))
     ground.install()
@@ -106,7 +106,9 @@ def test_resources_that_are_not_there_yet_are_waited_for_where_it_says() -> None
         ("there is no Node 'worker1'", "there is no Node 'worker1'; waited for in /etc/bgpd/resources"),
         ("/etc/bgpd/resources cannot be read", "/etc/bgpd/resources cannot be read"),
     ):
-        check = ready(holding("10.48.0.0/26").parts, replace(facts(lost), snapshot=None))[1]
+        ground = holding("10.48.0.0/26")
+        ground.snapshot = None
+        check = ready(ground.parts, facts(lost))[1]
         assert (check.ok, check.detail) == (False, words)
 
 
@@ -120,8 +122,8 @@ def test_routes_of_our_own_that_all_were_sent() -> None:
     ground = holding("10.48.0.0/26")
     ground.core.originate(origination(blocks=["10.48.0.64/26"]))
     ground.install()
-    known = facts(originations={V4: ground.core.router.origination(V4)})
-    found = status(ground.parts, known)
+    ground.originations = {V4: ground.core.router.origination(V4)}
+    found = status(ground.parts, facts())
     assert found.routes_desired["block", "ipv4"] == found.routes_advertised["block", "ipv4"] == 1
 
 

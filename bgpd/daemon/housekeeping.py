@@ -1,0 +1,102 @@
+"""What time alone brings: the end of stale routes and of the start, whole compares, a lost control socket, watchdog.
+
+``daemon`` runs it as one task; each turn measures how long the event loop was held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from bgpd.daemon.liveness import Liveness
+from bgpd.daemon.service_manager import ServiceManager
+from bgpd.daemon.startup import DEADLINE
+from bgpd.daemon.turn import Turn
+from bgpd.daemon.writing import Writing
+from bgpd.observe.control_socket import AlreadyRunning, Claim
+from bgpd.views.live import Parts
+from bgpd.views.summary import Facts
+
+if TYPE_CHECKING:
+    from bgpd.observe.api import Api
+
+log = logging.getLogger(__name__)
+
+INTERVAL, INTERVAL_AT_START = 1.0, 0.05
+"""Seconds between two turns; at the start it must be seen soon that it is over."""
+COMPARE_EVERY = 60.0
+"""Seconds between whole compares of the kernel's routes with ours."""
+LAG_WINDOW = 15
+"""Turns over which the worst event-loop lag is remembered."""
+
+
+class Housekeeping:
+    """The task of one daemon."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        facts: Facts,
+        turn: Turn,
+        writing: Writing,
+        liveness: Liveness,
+        manager: ServiceManager,
+    ) -> None:
+        self._parts, self._facts, self._turn = parts, facts, turn
+        self._writing, self._liveness, self._manager = writing, liveness, manager
+        self._began = time.monotonic()
+        self._control: tuple[Claim, Api] | None = None
+        self._control_error = ""
+        """Why the control socket could not be made again; logged once."""
+
+    def watch_control_socket(self, claim: Claim, api: Api) -> None:
+        """The doors to the operator are open from now on."""
+        self._control = claim, api
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        router, fibs = self._parts.router, self._parts.fibs
+        next_compare, report_due = self._began + COMPARE_EVERY, 0.0
+        while True:
+            starting = not self._facts.in_sync and time.monotonic() < self._began + DEADLINE
+            interval = INTERVAL_AT_START if starting else INTERVAL
+            due = time.monotonic() + interval
+            await asyncio.sleep(interval)
+            now = time.monotonic()
+            self._facts.lags = [*self._facts.lags[-LAG_WINDOW:], max(0.0, now - due)]
+            deadline = router.next_deadline()
+            if deadline is not None and deadline <= now:
+                router.tick(now)
+                self._turn.kick()
+            self._turn.review_backlog()
+            self._liveness.review()
+            self._writing.check_alone()
+            self._writing.check_in_sync()
+            await self._check_control_socket()
+            if now >= report_due:
+                report_due = now + INTERVAL
+                for family, programming in fibs.items():
+                    programming.report()
+                    self._parts.kernel.fibs[family].conflicts.report()
+            if now >= next_compare:
+                next_compare = now + COMPARE_EVERY
+                for programming in fibs.values():
+                    programming.suspect("every minute")
+            self._manager.report(now)
+
+    async def _check_control_socket(self) -> None:
+        """Its directory may have been removed, and made anew: an operator must not be locked out until a restart."""
+        if self._control is None:
+            return
+        claim, api = self._control
+        try:
+            if claim.renew():
+                await api.reopen()
+                log.warning("event=control_socket_renewed path=%s", claim.path)
+                self._control_error = ""
+        except (AlreadyRunning, OSError) as error:
+            if self._control_error != str(error):
+                self._control_error = str(error)
+                log.error("event=control_socket_lost cause=%r", str(error))

@@ -1,0 +1,190 @@
+"""The operator's view of the daemon: all that the doors to the operator may ask of it or order of it.
+
+Fulfils ``model.status.Views`` for ``observe``. What is asked is answered by ``views`` from the live parts; what is
+ordered goes to ``admin``, to the configuration or to the allocator of addresses. Called in the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from bgpd.config.config import ConfigError, load
+from bgpd.daemon.admin import Orders
+from bgpd.daemon.intent import Intent
+from bgpd.daemon.liveness import Liveness
+from bgpd.daemon.service_manager import ServiceManager
+from bgpd.model.bfd import BfdReport
+from bgpd.model.prefix import Address, Family
+from bgpd.model.status import (
+    BlockView,
+    Check,
+    Explanation,
+    Impossible,
+    PeerAction,
+    PeerStatus,
+    RouteTable,
+    RouteView,
+    SessionState,
+    Status,
+)
+from bgpd.views import summary
+from bgpd.views.live import Parts
+from bgpd.views.summary import Facts
+from bgpd.views.tables import Tables
+from bgpd.views.why import Why
+
+if TYPE_CHECKING:
+    from bgpd.datastore.allocator import Allocator
+
+log = logging.getLogger(__name__)
+
+AT_START = ("node", "datastore", "kernel", "metrics", "api", "state_directory")
+"""Keys of the configuration that are read at the start only."""
+
+
+class Operator:
+    """What the operator sees and orders. ``intent_changed`` is called when a reload has changed the configuration,
+    ``kick`` when an order left the router something to do."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        facts: Facts,
+        intent: Intent,
+        orders: Orders,
+        liveness: Liveness,
+        manager: ServiceManager,
+        intent_changed: Callable[[], None],
+        kick: Callable[[], None],
+    ) -> None:
+        self._parts, self._facts, self._intent, self._orders = parts, facts, intent, orders
+        self._liveness, self._manager = liveness, manager
+        self._intent_changed, self._kick = intent_changed, kick
+        self._allocator: Allocator | None = None
+
+    async def close(self) -> None:
+        """Gives up what giving out addresses holds."""
+        if self._allocator is not None:
+            await asyncio.to_thread(self._allocator.close)
+
+    def status(self) -> Status:
+        """One screen."""
+        return summary.status(self._parts, self._facts)
+
+    def peers(self, name: str | None = None) -> list[PeerStatus]:
+        """Every wanted session, or those of a name."""
+        return self._parts.peers(name)
+
+    def addresses(self, name: str) -> list[Address]:
+        """A pod's, a node's or a peer's."""
+        return self._parts.addresses(name)
+
+    def routes(
+        self, table: RouteTable, prefix: str | None, peer: str | None, longer: bool = False
+    ) -> Iterable[RouteView]:
+        """Rows of a table."""
+        return Tables(self._parts).routes(table, prefix, peer, longer)
+
+    def bfd(self) -> BfdReport:
+        """BFD's sessions."""
+        return self._liveness.report()
+
+    def blocks(self) -> list[BlockView]:
+        """Blocks that are ours, that we lend from or borrow of."""
+        return summary.block_rows(self._parts)
+
+    def why(self, target: str) -> list[Explanation]:
+        """Explanations of a prefix or an address."""
+        return Why(self._parts, time.monotonic()).why(target)
+
+    def live(self) -> list[Check]:
+        """Liveness."""
+        return summary.live(self._facts)
+
+    def ready(self) -> list[Check]:
+        """Readiness."""
+        return summary.ready(self._parts, self._facts)
+
+    async def plan(self, files: Mapping[str, bytes]) -> Mapping[str, object]:
+        """What other resource files would change. Reading and deciding take a thread, so that sessions do not wait."""
+        try:
+            snapshot = await self._facts.datastore.foresee(files)
+        except ValueError as error:
+            raise Impossible(f"nothing would change: {error}; what was read last would stand") from None
+        now = self._intent.snapshot
+        if now is None:
+            raise Impossible("no resources were whole yet: there is nothing to compare with")
+        kernel, foreign = self._parts.kernel.workloads(), self._parts.kernel.foreign()
+        addresses = frozenset(
+            address for family in Family for address in self._parts.kernel.addresses(family)
+        )
+        up = {
+            status.id for status in self._parts.speaker.statuses() if status.state is SessionState.ESTABLISHED
+        }
+        config, passwords, encoded = self._intent.config, self._intent.passwords, self._parts.router.encoded
+
+        def compare() -> Mapping[str, object]:
+            from bgpd.views.changes import changes  # no start waits for what is seldom asked
+            from bgpd.views.plan import KernelFacts, plan
+
+            known = KernelFacts(kernel, foreign, frozenset(Family), addresses=addresses)
+            before, after = (plan(each, config, passwords, known, encoded) for each in (now, snapshot))
+            return changes(before, after, up)
+
+        return await asyncio.to_thread(compare)
+
+    async def reload(self) -> str:
+        """Re-read the configuration file. ``ConfigError``: nothing changed."""
+        facts, before = self._facts, self._intent.config
+        self._manager.reloading()
+        try:
+            new = load(facts.config_file)
+        except ConfigError as error:
+            facts.reloads["failure"] += 1
+            facts.config_error = str(error)
+            log.error("event=reload result=failure error=%r", str(error))
+            raise
+        finally:
+            self._manager.reloaded()
+        facts.reloads["success"] += 1
+        facts.config_error, facts.config_loaded = "", time.time()
+        changed = [key for key in type(new).model_fields if getattr(new, key) != getattr(before, key)]
+        facts.waiting = tuple(key for key in AT_START if key in changed)
+        words = [key for key in changed if key not in facts.waiting]
+        passwords = self._intent.passwords
+        self._intent.reconfigured(new.model_copy(update={key: getattr(before, key) for key in facts.waiting}))
+        if self._intent.passwords != passwords:
+            words.append("password files")
+        self._intent_changed()
+        outcome = f"changed: {', '.join(words)}" if words else "nothing changed"
+        if facts.waiting:
+            outcome += f"; from the next start on: {', '.join(facts.waiting)}"
+        log.info("event=reload result=success words=%r", outcome)
+        return outcome
+
+    async def ipam(self, order: Mapping[str, object]) -> Mapping[str, object]:
+        """Addresses for this node's pods, in a thread: files and locks are waited for there."""
+        if self._allocator is None:
+            from bgpd.datastore.allocator import (  # no start waits for what many nodes never ask
+                Allocator,
+                store_of,
+            )
+            from bgpd.datastore.store import Executor
+            from bgpd.model.ipam import StoreUnwritten
+
+            try:
+                self._allocator = Allocator(Executor(store_of(self._intent.config)), self._intent.config.node)
+            except StoreUnwritten as error:
+                return {"error": {"code": "store", "message": str(error)}}
+        return await asyncio.to_thread(self._allocator.perform, order)
+
+    async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
+        """Shut down, enable, reset or refresh one session."""
+        outcome = self._orders.carry_out(action, self._parts.find_peer(name).id, message)
+        self._liveness.review()
+        self._kick()
+        return outcome

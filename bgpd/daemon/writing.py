@@ -1,0 +1,79 @@
+"""When the kernel is ours to write, and when what was left over from before goes.
+
+Nothing is written or swept while another routing daemon is at work here, or while the BGP port is not ours; nothing old
+is swept before the start is over (house rule 5, ``daemon.startup``). ``daemon`` asks after what may change the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from bgpd.daemon.startup import Convergence
+from bgpd.views.live import Parts
+from bgpd.views.summary import Facts
+
+log = logging.getLogger(__name__)
+
+NOT_YET_LISTENING = "the BGP port is not yet ours"
+
+
+class Writing:
+    """Pauses and resumes the programmers, and sweeps once. What it finds stands in ``Facts``."""
+
+    def __init__(self, parts: Parts, facts: Facts, convergence: Convergence) -> None:
+        self._router, self._speaker, self._fibs = parts.router, parts.speaker, parts.fibs
+        self._intent, self._convergence, self._facts = parts.intent, convergence, facts
+        facts.in_the_way = NOT_YET_LISTENING
+        self._began = time.monotonic()
+        self._rival: str | None = None
+        """Another daemon that writes routes of our protocol, in words."""
+        self._swept = False
+        """What was left over from before the start is gone."""
+        self.in_sync = asyncio.Event()
+        """The start is over."""
+
+    def rival(self, who: str | None) -> None:
+        """Another daemon writes routes of our protocol; ``None``: it is gone."""
+        self._rival = f"another daemon writes `proto bird` routes: {who}" if who else None
+        self.check_alone()
+
+    def check_alone(self) -> None:
+        """While another routing daemon is at work here, nothing is written or swept."""
+        before, now = self._facts.in_the_way, self._in_the_way()
+        if now == before:
+            return
+        self._facts.in_the_way = now
+        for programming in self._fibs.values():
+            programming.pause(now is not None)
+            if now is None and before != NOT_YET_LISTENING:
+                programming.suspect("another daemon was at work here")
+        if now is None:
+            log.info("event=writing cause=%r", "nobody else writes here")
+        elif now != NOT_YET_LISTENING:
+            log.warning("event=not_writing cause=%r", now)
+
+    def _in_the_way(self) -> str | None:
+        if self._rival is not None:
+            return self._rival
+        if self._speaker.port_taken:
+            return self._speaker.listen_error
+        if self._intent.peering is None or not self._speaker.listening:
+            return NOT_YET_LISTENING
+        return None
+
+    def check_in_sync(self) -> None:
+        """Whether the start is over, and what it left can go."""
+        facts, now = self._facts, time.monotonic()
+        if self._swept or self._router.busy or facts.in_the_way is not None:
+            return
+        if not facts.in_sync and self._convergence.over(now):
+            facts.in_sync = True
+            self.in_sync.set()
+            kept_for = ",".join(self._convergence.keeping(now)) or "nobody"
+            log.info("event=in_sync after=%.1fs routes_kept_for=%s", now - self._began, kept_for)
+        if facts.in_sync and not self._convergence.keeping(now):
+            self._swept = True
+            swept = sum(programming.release() for programming in self._fibs.values())
+            log.info("event=swept after=%.1fs count=%d", now - self._began, swept)
