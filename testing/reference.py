@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from prometheus_client.metrics_core import Metric
 
@@ -22,7 +22,7 @@ from bgpd import __version__
 from bgpd.cli import ctl, daemon
 from bgpd.config.config import schema
 from bgpd.model.bfd import BfdReport
-from bgpd.model.status import DatastoreStatus, Status, Views
+from bgpd.model.status import DatastoreStatus, Status
 from bgpd.observe.metrics import Metrics, Scrape
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reference"
@@ -275,7 +275,7 @@ def metric_families() -> list[Metric]:
     """Every family that a node has, those that have no samples yet too."""
     nothing = Scrape(_NOTHING, [], BfdReport(sessions=(), discarded={}, worst_delay=0.0))
 
-    return list(Metrics(cast(Views, None)).collect(nothing))
+    return list(Metrics().collect(nothing))
 
 
 _NOTHING = Status(
