@@ -13,15 +13,16 @@ Whatever is to be sent, a call of ``work`` and the calls of ``changed`` before i
 an attribute set costs what many prefixes do, and of time. What is beyond it waits as missed, all sessions in turn.
 ``daemon`` calls this with what ``rib.router`` decided; ``speaker`` carries the octets.
 
-A table is keyed by NLRI: prefixes, with path identifiers in front in groups that take several paths (RFC 7911).
+The groups, their members and their tables are ``rib.groups``'; what each member has yet to be sent is kept here. A
+table is keyed by NLRI: prefixes, with path identifiers in front in groups that take several paths (RFC 7911).
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import islice
 
 from bgpd.bgp.wire.exa import RefreshKind, encode_refresh
@@ -29,10 +30,9 @@ from bgpd.bgp.wire.update import encode_announcements, encode_withdrawals, end_o
 from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix
 from bgpd.model.route import Attributes, Out
+from bgpd.rib.groups import OutChanges, UpdateGroup
 
-Advertised = Mapping[Prefix, tuple[Out | None, Out | None]]
-"""NLRI -> (advertised before, advertised now); ``None`` is "not advertised"."""
-_Encoded = dict[tuple[object, tuple[Prefix, ...], tuple[Prefix, ...]], bytes]
+_Encoded = dict[tuple[UpdateGroup | None, tuple[Prefix, ...], tuple[Prefix, ...]], bytes]
 """Group, prefixes announced, prefixes withdrawn -> octets, while the tables do not change."""
 CHUNK = 4096
 """Prefixes encoded at once for a session that catches up: fewer where their attribute sets are many."""
@@ -47,72 +47,68 @@ TURN_SECONDS = 0.004
 """Seconds of a turn, at most: then other sessions' turn comes with the next."""
 
 
+class Phase(Enum):
+    """How far a session is in one family."""
+
+    INITIAL = "it is sent the whole table for the first time; End-of-RIB follows, once"
+    REFRESH = "it was sent the begin of a refresh; the end follows once it has caught up (RFC 7313)"
+    STEADY = "it is sent what changes, and the table again when it asks without such marks (RFC 2918)"
+
+
 @dataclass(slots=True, eq=False)
-class _Group:
-    """One update group: its table, and its sessions."""
+class _Move:
+    """From one update group to another, until the session has caught up."""
 
-    key: object
-    family: Family
-    table: Mapping[Prefix, Out]
-    members: dict[_Member, None] = field(default_factory=dict)
-    sources: Counter[PeerId | None] | None = None
-    """Source -> prefixes of the table; counted when asked for, forgotten at a change."""
-    listed: Sequence[Prefix] | None = None
-    """The prefixes of the table, for walks over it; listed when asked for, forgotten at a change."""
-
-    def from_source(self, peer: PeerId) -> int:
-        """How many prefixes of the table were learned from a peer."""
-        if self.sources is None:
-            self.sources = Counter(out.source for out in self.table.values())
-        return self.sources[peer]
-
-    def walk(self) -> Sequence[Prefix]:
-        """The prefixes of the table as it is now: one list for all sessions that begin before it changes."""
-        if self.listed is None:
-            self.listed = tuple(self.table)
-        return self.listed
-
-    def forget(self) -> None:
-        """The table has changed."""
-        self.sources = self.listed = None
+    before: Mapping[Prefix, Out]
+    """What it was sent in the old group; shared by all that moved with it."""
+    since: set[Prefix]
+    """NLRI for which that is not true: it was behind, or has been sent another state since."""
+    whole: bool = False
+    """The new group's table is filled; until then nothing is sent, or all would be withdrawn first."""
 
 
 @dataclass(slots=True, eq=False)
 class _Member:
-    """One session in one family."""
+    """One session in one family, and what it has yet to be sent."""
 
     peer: Peer
-    group: _Group
+    family: Family
+    group: UpdateGroup | None
+    """``None`` where we have no next hop for the family."""
+    phase: Phase = Phase.INITIAL
     walk: Sequence[Prefix] = ()
-    """All prefixes of the table when it joined or a refresh began: it is sent them from ``at`` on, where they are there
+    """All NLRI of the table when it joined or a refresh began: it is sent them from ``at`` on, where they are there
     still; what changed since is missed."""
     at: int = 0
     missed: dict[Prefix, None] = field(default_factory=dict)
-    """Prefixes it has yet to be sent the present state of."""
+    """NLRI of which it has yet to be sent the present state."""
     gone: dict[Prefix, None] = field(default_factory=dict)
     """Those of them that were found withdrawn: sent once all announcements are (house rule 11)."""
+    move: _Move | None = None
+    asked: bool = False
+    """Another refresh is due: it begins once this session has caught up."""
     blocked: bool = False
     """Its socket is full: nothing more until ``writable``."""
-    end_of_rib_due: bool = True
-    asked: bool = False
-    """A refresh is due: it begins once this session has caught up."""
-    refreshing: bool = False
-    """It was sent the begin of a refresh: it is sent the end of it, once it has caught up."""
-    moved: bool = False
-    """From another group: it waits until the tables are whole."""
-    advertised: Mapping[Prefix, Out] = field(default_factory=dict)
-    """Of a moved session: what it was sent before; shared by all that moved with it."""
-    since: set[Prefix] = field(default_factory=set)
-    """What it was sent since, where that is not the same."""
+
+    @property
+    def table(self) -> Mapping[Prefix, Out]:
+        return self.group.table if self.group else {}
 
     @property
     def behind(self) -> bool:
         return bool(self.missed or self.gone or self.walk)
 
     @property
+    def waits_for_table(self) -> bool:
+        return self.move is not None and not self.move.whole
+
+    @property
     def waiting(self) -> dict[Prefix, None]:
         """All that it has yet to be sent, itself as the source not left out."""
         return dict.fromkeys((*self.missed, *self.gone, *self.walk[self.at :]))
+
+    def begin_walk(self) -> None:
+        self.walk, self.at = self.group.walk() if self.group else (), 0
 
 
 class Outbound:
@@ -124,114 +120,88 @@ class Outbound:
         self._send, self._clock = send, clock
         self._budget = BUDGET
         """What is left of this turn's, in prefixes."""
-        self._groups: dict[object, _Group] = {}
-        self._by_peer: dict[PeerId, list[_Member]] = {}
+        self._by_peer: dict[PeerId, dict[Family, _Member]] = {}
         self._due: dict[_Member, None] = {}
         """Sessions to serve, in turn: those that are behind, and those that wait for the time of End-of-RIB."""
         self._end_of_rib_released = False
 
-    def join(
-        self, peer: Peer, groups: Mapping[Family, object], tables: Mapping[Family, Mapping[Prefix, Out]]
-    ) -> None:
+    def join(self, peer: Peer, groups: Mapping[Family, UpdateGroup]) -> None:
         """A session is established: it is sent the whole table of each of its groups.
 
         Of a family without a group (this node has no next hop for it) it is sent End-of-RIB alone, and waits for that.
         """
-        for earlier in self._by_peer.get(peer.id, ())[:1]:
-            self.leave(earlier.peer)
-        for family in sorted(peer.families):
-            key, table = groups.get(family, family), tables.get(family, {})
-            group = self._groups.get(key)
-            if group is None:
-                group = self._groups[key] = _Group(key, family, table)
-            member = _Member(peer, group, group.walk())
-            group.members[member] = None
-            self._by_peer.setdefault(peer.id, []).append(member)
+        for earlier in self._by_peer.pop(peer.id, {}).values():
+            self._due.pop(earlier, None)
+        members = {family: _Member(peer, family, groups.get(family)) for family in sorted(peer.families)}
+        for member in members.values():
+            member.begin_walk()
             self._due[member] = None
+        self._by_peer[peer.id] = members
 
     def leave(self, peer: Peer) -> None:
         """A session ended; nothing happens where the peer's next one has joined already."""
-        members = self._by_peer.get(peer.id, ())
-        if not members or members[0].peer is not peer:
-            return
-        del self._by_peer[peer.id]
-        for member in members:
+        for member in self._of(peer):
+            self._by_peer.pop(peer.id, None)
             self._due.pop(member, None)
-            del member.group.members[member]
-            if not member.group.members:
-                del self._groups[member.group.key]
 
-    def move(
-        self, moved: Mapping[Peer, Mapping[Family, object]], tables: Mapping[object, Mapping[Prefix, Out]]
-    ) -> None:
-        """Sessions belong to other groups from now on; ``tables`` has those of the groups that they move to.
+    def move(self, moved: Mapping[Peer, Mapping[Family, UpdateGroup]]) -> None:
+        """Sessions belong to these groups from now on.
 
         All that was decided before must have been handed over by ``changed``: what these sessions were sent is what the
         tables of their old groups hold now.
         """
-        copies: dict[object, dict[Prefix, Out]] = {}
+        copies: dict[UpdateGroup | None, dict[Prefix, Out]] = {}
         for peer, groups in moved.items():
             for member in self._of(peer):
-                old, key = member.group, groups.get(member.group.family, member.group.family)
-                if old.key == key:
+                new = groups.get(member.family)
+                if new is member.group:
                     continue
-                before = copies.get(old.key)
+                before = copies.get(member.group)
                 if before is None:
-                    before = copies[old.key] = dict(old.table)
-                unsure = set(member.waiting)
-                new = self._groups.get(key)
-                if new is None:
-                    new = self._groups[key] = _Group(key, old.family, tables.get(key, {}))
-                del old.members[member]
-                if not old.members:
-                    del self._groups[old.key]
-                new.members[member] = None
-                member.group, member.moved = new, True
-                member.missed = dict.fromkeys((*before, *unsure, *new.table))
+                    before = copies[member.group] = dict(member.table)
+                member.move = _Move(before, since=set(member.waiting))
+                member.group = new
+                member.missed = dict.fromkeys((*before, *member.move.since, *member.table))
                 member.gone = {}
                 member.walk, member.at = (), 0
-                member.advertised, member.since = before, unsure
                 self._due[member] = None
 
-    def changed(self, group: object, advertised: Advertised) -> None:
+    def changed(self, group: UpdateGroup, changes: OutChanges) -> None:
         """What a group is sent changed: encode once, send to every member that is not behind. Where that is more than
         is left of the turn's budget, all of them are behind now."""
-        found = self._groups.get(group)
-        if found is None:
-            return
-        found.forget()
-        self._budget -= _cost(now for _, now in advertised.values())
+        self._budget -= _cost(now for _, now in changes.values())
         later = self._budget <= 0
-        sources = {out.source for pair in advertised.values() for out in pair if out is not None}
+        sources = {out.source for pair in changes.values() for out in pair if out is not None}
+        family = group.key.family
         octets: bytes | None = None
-        for member in found.members:
-            if later or member.behind or member.blocked or member.moved:
-                member.missed.update(dict.fromkeys(advertised))
+        for peer_id in group.members:
+            member = self._by_peer[peer_id][family]
+            if later or member.behind or member.blocked or member.waits_for_table:
+                member.missed.update(dict.fromkeys(changes))
                 self._due[member] = None
             elif (peer := member.peer).id in sources:
                 pairs = (
-                    (p, _seen_by(peer, before), _seen_by(peer, now))
-                    for p, (before, now) in advertised.items()
+                    (p, _seen_by(peer, before), _seen_by(peer, now)) for p, (before, now) in changes.items()
                 )
                 seen = ((p, now) for p, before, now in pairs if before is not None or now is not None)
-                self._put(member, _encode(found.family, peer, seen))
+                self._put(member, _encode(family, peer, seen))
             else:
                 if octets is None:
-                    state = ((prefix, now) for prefix, (_, now) in advertised.items())
-                    octets = _encode(found.family, peer, state)
+                    state = ((prefix, now) for prefix, (_, now) in changes.items())
+                    octets = _encode(family, peer, state)
                 self._put(member, octets)
 
     def writable(self, peer: Peer) -> None:
         """A session's socket has drained."""
         for member in self._of(peer):
             member.blocked = False
-            if member.behind or member.end_of_rib_due or member.refreshing or member.asked:
+            if member.behind or member.asked or member.phase is not Phase.STEADY:
                 self._due[member] = None
 
     def refresh(self, peer: Peer, family: Family) -> bool:
         """Send a session all of a family again (RFC 2918, or the operator's soft-out). Whether it carries it."""
         for member in self._of(peer):
-            if member.group.family is family:
+            if member.family is family:
                 member.asked = True
                 self._due[member] = None
                 return True
@@ -253,74 +223,71 @@ class Outbound:
         for member in list(self._due):
             if member.blocked:
                 del self._due[member]
-            elif member.moved and not settled:
+            elif member.waits_for_table and not settled:
                 continue
-            elif member.behind or member.asked or not member.end_of_rib_due or finish:
+            elif member.behind or member.asked or member.phase is not Phase.INITIAL or finish:
                 if budget <= 0 or self._clock() >= end:
                     return True
-                member.moved = False
+                if member.move:
+                    member.move.whole = True
                 if member.asked and not member.behind:
                     self._begin_refresh(member)
                 budget -= SESSION_COST + (self._catch_up(member, encoded) if member.behind else 0)
                 if not member.behind:
-                    member.advertised, member.since = {}, set()
-                    if member.refreshing:
-                        member.refreshing = False
-                        self._put(member, encode_refresh(member.group.family, RefreshKind.END))
+                    member.move = None
+                    if member.phase is Phase.REFRESH:
+                        member.phase = Phase.STEADY
+                        self._put(member, encode_refresh(member.family, RefreshKind.END))
                 if member.behind or member.asked:
                     self._due[member] = self._due.pop(member)  # after the others
-                elif finish or not member.end_of_rib_due:
+                elif finish or member.phase is not Phase.INITIAL:
                     del self._due[member]
-                    if member.end_of_rib_due:
-                        member.end_of_rib_due = False
-                        self._put(member, end_of_rib(member.group.family))
+                    if member.phase is Phase.INITIAL:
+                        member.phase = Phase.STEADY
+                        self._put(member, end_of_rib(member.family))
         return any(
-            (member.behind or member.asked) and not member.blocked and not member.moved
+            (member.behind or member.asked) and not member.blocked and not member.waits_for_table
             for member in self._due
         )
 
     def advertised(self, peer: PeerId, family: Family) -> int:
         """Prefixes of a family that a session has been sent."""
-        total = 0
-        for member in self._by_peer.get(peer, ()):
-            if member.group.family is family:
-                table = member.group.table
-                waiting = sum(
-                    _seen_by(member.peer, table.get(prefix)) is not None for prefix in member.waiting
-                )
-                total += len(table) - member.group.from_source(peer) - waiting
-        return total
+        member = self._by_peer.get(peer, {}).get(family)
+        if member is None or member.group is None:
+            return 0
+        table = member.table
+        waiting = sum(_seen_by(member.peer, table.get(nlri)) is not None for nlri in member.waiting)
+        return len(table) - member.group.learned_from(peer) - waiting
 
     def queue_length(self, peer: PeerId) -> int:
         """Prefixes that wait for a session to read."""
         return sum(
             len(member.missed) + len(member.gone) + len(member.walk) - member.at
-            for member in self._by_peer.get(peer, ())
+            for member in self._by_peer.get(peer, {}).values()
         )
 
     def has_advertised(self, peer: PeerId, family: Family, prefix: Prefix) -> bool:
         """Whether a session has been sent the present state of a prefix (or NLRI), where there is one."""
-        for member in self._by_peer.get(peer, ()):
-            if member.group.family is family:
-                waiting = member.waiting
-                several = family in member.peer.add_path_send
-                return prefix not in waiting and not (several and any(nlri[4:] == prefix for nlri in waiting))
-        return False
+        member = self._by_peer.get(peer, {}).get(family)
+        if member is None:
+            return False
+        waiting = member.waiting
+        several = family in member.peer.add_path_send
+        return prefix not in waiting and not (several and any(nlri[4:] == prefix for nlri in waiting))
 
     def _of(self, peer: Peer) -> list[_Member]:
-        return [member for member in self._by_peer.get(peer.id, ()) if member.peer is peer]
+        return [member for member in self._by_peer.get(peer.id, {}).values() if member.peer is peer]
 
     def _begin_refresh(self, member: _Member) -> None:
         member.asked = False
-        if member.peer.enhanced_refresh and not member.end_of_rib_due:
-            member.refreshing = True
-            self._put(member, encode_refresh(member.group.family, RefreshKind.BEGIN))
-        member.walk = member.group.walk()
+        if member.peer.enhanced_refresh and member.phase is not Phase.INITIAL:
+            member.phase = Phase.REFRESH
+            self._put(member, encode_refresh(member.family, RefreshKind.BEGIN))
+        member.begin_walk()
 
     def _catch_up(self, member: _Member, encoded: _Encoded) -> int:
         """Send a session some of what it missed. What it cost, in prefixes. ``encoded``: what was made for others."""
-        peer, group, missed, gone = member.peer, member.group, member.missed, member.gone
-        table, advertised = group.table, member.advertised
+        peer, missed, gone, table, move = member.peer, member.missed, member.gone, member.table, member.move
         announced: list[Prefix] = []
         sets: set[Attributes] = set()
         known: set[int] = set()  # by identity, which is quicker to ask
@@ -332,9 +299,10 @@ class Outbound:
             del missed[prefix]
             now = _seen_by(peer, table.get(prefix))
             if (
-                prefix in advertised
-                and prefix not in member.since
-                and now == _seen_by(peer, advertised[prefix])
+                move
+                and prefix in move.before
+                and prefix not in move.since
+                and now == _seen_by(peer, move.before[prefix])
             ):
                 continue
             if now is None:
@@ -369,13 +337,13 @@ class Outbound:
                 del gone[prefix]
                 if _seen_by(peer, table.get(prefix)) is None:
                     withdrawn.append(prefix)
-        if advertised:
-            member.since.update(announced, withdrawn)
-        key = (group.key, tuple(announced), tuple(withdrawn))
+        if move:
+            move.since.update(announced, withdrawn)
+        key = (member.group, tuple(announced), tuple(withdrawn))
         octets = encoded.get(key)
         if octets is None:
             state = (*((p, table[p]) for p in announced), *((p, None) for p in withdrawn))
-            octets = encoded[key] = _encode(group.family, peer, state)
+            octets = encoded[key] = _encode(member.family, peer, state)
         self._put(member, octets)
         return looked + cost
 

@@ -35,8 +35,8 @@ from bgpd.model.route import (
 from bgpd.model.route import (
     Path as Learned,
 )
-from bgpd.rib.groups import Adverts, ExportVerdict
-from bgpd.rules.exports import ExportRefusal, groups_of, own_local_pref
+from bgpd.rib.groups import AdjRibsOut, ExportVerdict
+from bgpd.rules.exports import ExportRefusal, group_keys, own_local_pref
 from bgpd.rules.filters import INT_MAX
 from bgpd.rules.imports import (
     altered,
@@ -269,15 +269,17 @@ def _export_verdict(
 ) -> ExportVerdict:
     """What the daemon would announce, and by which filter's rule."""
     family, policy = route.family, node.policy
-    adverts = Adverts(family, lambda path: path.peer.ibgp and policy.of(path.peer).client)
-    adverts.configure(policy)
-    adverts.origination, adverts.prioritised = origination, prioritised
-    group = groups_of(peer, policy).get(family)
-    if group is None:
+    adj_ribs_out = AdjRibsOut(family, lambda path: path.peer.ibgp and policy.of(path.peer).client)
+    adj_ribs_out.configure(policy)
+    adj_ribs_out.origination, adj_ribs_out.prioritised = origination, prioritised
+    key = group_keys(peer, policy).get(family)
+    if key is None:
         return ExportVerdict(None, ExportRefusal.NO_NEXT_HOP, "")
-    adverts.join(group, policy.chain(group.filters, "export", family))
+    adj_ribs_out.join(peer.id, key, policy.chain(key.filters, "export", family))
+    group = adj_ribs_out.of(peer.id)
+    assert group is not None
     announced = route.prefix in origination.announce
-    return adverts.export_verdicts(route.prefix, group, own, announced, paths)[0]
+    return adj_ribs_out.export_verdicts(route.prefix, group, own, announced, paths)[0]
 
 
 def _kernel(node: _NodeView, route: Route) -> tuple[frozenset[WorkloadRoute], frozenset[ForeignRoute]]:

@@ -223,9 +223,7 @@ class Daemon:
     def established(self, peer: Peer) -> None:
         """A session came up."""
         self._router.session_up(peer, time.monotonic())
-        groups = self._router.groups_of(peer)
-        tables = {family: self._router.adj_rib_out(group) for family, group in groups.items()}
-        self._outbound.join(peer, groups, tables)
+        self._outbound.join(peer, self._router.groups_of(peer))
         self._convergence.established(peer.id, peer.families)
         self._turn.kick()
 

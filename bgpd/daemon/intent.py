@@ -81,9 +81,7 @@ class Intent:
         self.services = services(snapshot, self.config.node, self.services)
         self.policy = route_policy(snapshot, self.config.node, self.config, self.peering, self.services)
         self.kernel.follow_foreign = any(self.policy.filters_exports(family) for family in Family)
-        moved = self.router.policy(self.policy)
-        groups = {group for of_peer in moved.values() for group in of_peer.values()}
-        self.outbound.move(moved, {group: self.router.adj_rib_out(group) for group in groups})
+        self.outbound.move(self.router.policy(self.policy))
         self.originate()
 
     def moved(self) -> bool:

@@ -31,7 +31,7 @@ from bgpd.model.route import (
     Via,
     default_metric,
 )
-from bgpd.rib.groups import Advertised, Adverts, Update
+from bgpd.rib.groups import AdjRibsOut, Advertised, UpdateGroup
 from bgpd.rib.remembered import Remembered
 from bgpd.rib.tables import AdjRibIn, Dirty, LocRib
 from bgpd.rules.decision import select
@@ -67,7 +67,7 @@ class _Decision:
     """Where no kernel rule bears on the prefix."""
     metric: int
     """In the kernel."""
-    updates: tuple[Update, ...] | None = None
+    groups: tuple[UpdateGroup, ...] | None = None
     """The update groups that ``outs`` is for."""
     outs: tuple[Advertised, ...] = ()
     """What each of them may be sent, as far as the paths alone say."""
@@ -105,7 +105,7 @@ class FamilyRib:
         """Tunnel devices that are up, name -> index."""
         self.fib: FibChanges = {}
         """What was decided for the kernel since it was taken."""
-        self.adverts = Adverts(family, is_client)
+        self.adj_ribs_out = AdjRibsOut(family, is_client)
         self.rules: dict[PeerId, ImportRules] = {}
         """Of peers that were heard, as asked for."""
         self.importing: dict[PeerId, ImportRules] = {}
@@ -133,20 +133,20 @@ class FamilyRib:
     def specials(self) -> None:
         """The origination or the local prefixes are others."""
         own = self.origination
-        offered = own.offered if self.adverts.filtered else ()
+        offered = own.offered if self.adj_ribs_out.filtered else ()
         self.special = frozenset((*own.announce, *own.blackholes, *own.statics, *offered, *self.local))
 
     def decide_all(self) -> None:
         """All that a peer may be sent, and all that peers announced."""
         for table in (self.special, self.adj_rib_in.candidates, self.placed):
             self.dirty.update(dict.fromkeys(table))
-        for update in self.adverts.updates:
-            self.dirty.update(update.state)
+        for group in self.adj_ribs_out.groups:
+            self.dirty.update(group.state)
 
     def revalue(self) -> None:
         """Decisions are made anew, of all prefixes."""
         self.epoch = object()
-        self.adverts.forget()
+        self.adj_ribs_out.forget()
         self.specials()
         self.decide_all()
 
@@ -243,7 +243,7 @@ class FamilyRib:
                 self.decision_octets -= self.decisions.pop(key).octets
                 if self.decision_octets <= most:
                     break
-        self.adverts.forget_path_ids()
+        self.adj_ribs_out.forget_path_ids()
 
     def decide(self, prefixes: Sequence[Prefix]) -> None:
         """The hot loop: from candidates to the kernel's route and the update groups' tables."""
@@ -251,8 +251,8 @@ class FamilyRib:
             return
         candidates, loc_rib = self.adj_rib_in.candidates, self.loc_rib
         origination, local, special, usual = self.origination, self.local, self.special, self.metric
-        adverts, plain = self.adverts, self.plain
-        updates, filtered, placed = adverts.updates, adverts.filtered, self.placed
+        adj_ribs_out, plain = self.adj_ribs_out, self.plain
+        groups, filtered, placed = adj_ribs_out.groups, adj_ribs_out.filtered, self.placed
         find = self.imported if self.importing else candidates.get
         fib = self.fib
         for prefix in prefixes:
@@ -263,9 +263,9 @@ class FamilyRib:
                     self.program(fib, prefix, usual, None)
                 else:
                     fib[prefix, usual] = None
-                for update in updates:
-                    if prefix in update.state:
-                        adverts.advertise(update, prefix, None)
+                for group in groups:
+                    if prefix in group.state:
+                        adj_ribs_out.advertise(group, prefix, None)
                 continue
             selection: Selection | None = None
             wanted: Forwarding | None = None
@@ -288,7 +288,7 @@ class FamilyRib:
                         resolution = self._resolve(static.gateway)
                         wanted = resolution.via if isinstance(resolution, Resolution) else None
                     offer = own or origination.offered.get(prefix)
-                    outs = adverts.own(prefix, offer, own is not None) if offer else ()
+                    outs = adj_ribs_out.own(prefix, offer, own is not None) if offer else ()
             if selection is None:
                 loc_rib.pop(prefix, None)
                 self.program(fib, prefix, at, wanted)
@@ -304,17 +304,17 @@ class FamilyRib:
                         fib[prefix, usual] = wanted
                 if outs:
                     if filtered:
-                        outs = adverts.learned(prefix, selection, outs)
+                        outs = adj_ribs_out.learned(prefix, selection, outs)
                     elif prefix_refusal(prefix, origination):
                         outs = ()
             if outs:
-                for update, out in zip(updates, outs, strict=True):
-                    if update.state.get(prefix) != out:
-                        adverts.advertise(update, prefix, out)
+                for group, out in zip(groups, outs, strict=True):
+                    if group.state.get(prefix) != out:
+                        adj_ribs_out.advertise(group, prefix, out)
             else:
-                for update in updates:
-                    if prefix in update.state:
-                        adverts.advertise(update, prefix, None)
+                for group in groups:
+                    if prefix in group.state:
+                        adj_ribs_out.advertise(group, prefix, None)
 
     def _decide_alike(self, prefixes: Sequence[Prefix]) -> bool:
         """The same for prefixes that all have the one same candidate, or none, and that nothing else bears on: a large
@@ -341,11 +341,11 @@ class FamilyRib:
             new = [prefix for prefix in prefixes if known.get(prefix) is not selection]
             known.update(dict.fromkeys(new, selection))
             self.fib.update(dict.fromkeys(zip(new, repeat(self.metric)), decision.forwarding))
-        for update in self.adverts.updates:
-            if update.state:
+        for group in self.adj_ribs_out.groups:
+            if group.state:
                 for prefix in prefixes:
-                    if prefix in update.state:
-                        self.adverts.advertise(update, prefix, None)
+                    if prefix in group.state:
+                        self.adj_ribs_out.advertise(group, prefix, None)
         return True
 
     def _decided(self, found: Path | tuple[Path, ...]) -> _Decision:
@@ -359,9 +359,9 @@ class FamilyRib:
             else:
                 decision = self._decision(found)
             self.decisions[key] = decision
-        if decision.updates is not self.adverts.updates:
-            decision.outs = self.adverts.bases(decision.selection) if decision.selection else ()
-            decision.updates = self.adverts.updates
+        if decision.groups is not self.adj_ribs_out.groups:
+            decision.outs = self.adj_ribs_out.bases(decision.selection) if decision.selection else ()
+            decision.groups = self.adj_ribs_out.groups
         return decision
 
     def _decision(self, found: Path | tuple[Path, ...]) -> _Decision:
@@ -375,7 +375,7 @@ class FamilyRib:
             self.epoch,
             selection,
             wanted,
-            metric(selection) if self.adverts.prioritised else self.metric,
+            metric(selection) if self.adj_ribs_out.prioritised else self.metric,
         )
 
     def _refusal(self, path: Path) -> Reason | None:

@@ -2,7 +2,7 @@
 
 Part of ``router``, which decides and calls this; apart from it because what is chosen and what is sent of it are two
 subjects. A group's ``table`` is keyed by NLRI, the octets that go on the wire: the prefix, or path identifier and
-prefix where the peer takes several paths (RFC 7911). ``Update.state`` says by prefix what was sent of it; without
+prefix where the peer takes several paths (RFC 7911). ``UpdateGroup.state`` says by prefix what was sent of it; without
 path identifiers the two are one dictionary.
 
 The fast road: what the protocol lets a group know depends on the path alone and is worked out once a decision; where
@@ -11,6 +11,7 @@ no group has filters and nothing adds communities, the prefix only has to be ins
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -32,7 +33,7 @@ from bgpd.rib.remembered import Remembered
 from bgpd.rib.tables import AdjRibOut
 from bgpd.rules.exports import (
     ExportRefusal,
-    Group,
+    GroupKey,
     Ruling,
     interface_refusal,
     learned_out,
@@ -56,12 +57,15 @@ MOST_PATH_IDS = 16384
 
 
 @dataclass(slots=True, eq=False)
-class Update:
-    """One update group and what it is sent."""
+class UpdateGroup:
+    """Sessions that are sent the same octets, and what that is."""
 
-    group: Group
-    chain: Chain | None
-    members: int = 0
+    key: GroupKey
+    """What they have in common."""
+    chain: Chain | None = None
+    """The export filters."""
+    members: dict[PeerId, None] = field(default_factory=dict)
+    """Peers whose present session belongs here."""
     table: AdjRibOut = field(default_factory=dict)
     """By NLRI; live for ``bgp.outbound``."""
     state: dict[Prefix, Out | tuple[Out, ...]] = field(default_factory=dict)
@@ -69,10 +73,30 @@ class Update:
     """Since they were taken."""
     made: Remembered[object, Out | ExportRefusal] = field(default_factory=Remembered)
     """Outs that filters or communities made, by path and operations: equal ones are one object."""
+    _by_source: Counter[PeerId | None] | None = None
+    _listed: Sequence[Prefix] | None = None
 
     def __post_init__(self) -> None:
-        if not self.group.add_path:
+        if not self.key.add_path:
             self.state = self.table  # type: ignore[assignment]  # narrower values
+
+    def take_changes(self) -> OutChanges:
+        """What differs since the last call. Between two calls the table is not read by others."""
+        changes, self.changes = self.changes, {}
+        self._by_source = self._listed = None
+        return changes
+
+    def learned_from(self, peer: PeerId) -> int:
+        """How many NLRI of the table were learned from a peer."""
+        if self._by_source is None:
+            self._by_source = Counter(out.source for out in self.table.values())
+        return self._by_source[peer]
+
+    def walk(self) -> Sequence[Prefix]:
+        """The NLRI of the table as it is now: one list for all sessions that begin before it changes."""
+        if self._listed is None:
+            self._listed = tuple(self.table)
+        return self._listed
 
 
 class ExportVerdict(NamedTuple):
@@ -85,12 +109,12 @@ class ExportVerdict(NamedTuple):
     """The filter's rule that decided; empty for the built-in ones."""
 
 
-class Adverts:
+class AdjRibsOut:
     """See the module. ``is_client`` says whether a path's peer is a client of ours (RFC 4456)."""
 
     def __init__(self, family: Family, is_client: Callable[[Path], bool]) -> None:
         self.family = family
-        self.updates: tuple[Update, ...] = ()
+        self.groups: tuple[UpdateGroup, ...] = ()
         """Another object whenever the groups are others: decisions remember for which they were made."""
         self.origination = Origination()
         self.policy, self.kept_inside = FamilyPolicy(), RoutePolicy().kept_inside
@@ -98,70 +122,80 @@ class Adverts:
         self.filtered = False
         """Whether the slow road is needed: a group has filters, or communities are added."""
         self._is_client = is_client
+        self._group_of: dict[PeerId, UpdateGroup] = {}
         self._path_ids: dict[tuple[PeerId | None, int], int] = {}
         self._path_ids_given: set[int] = set()
         self._last_path_id, self._most_path_ids = 0, MOST_PATH_IDS
 
     # Groups.
 
-    def find(self, group: Group) -> Update | None:
-        """The update group, if it has members."""
-        return next((update for update in self.updates if update.group == group), None)
+    def of(self, peer: PeerId) -> UpdateGroup | None:
+        """The update group of a peer's session; without one it is sent nothing."""
+        return self._group_of.get(peer)
 
-    def join(self, group: Group, chain: Chain | None) -> bool:
-        """A session is sent what ``group`` is sent. Whether the group is new, so that its table must be filled."""
-        if update := self.find(group):
-            update.members += 1
-            return False
-        self.updates = (*self.updates, Update(group, chain, 1))
+    def join(self, peer: PeerId, key: GroupKey, chain: Chain | None) -> bool:
+        """A session is sent what the group of this key is sent, and leaves the one that it was in. Whether the group is
+        new, so that its table must be filled."""
+        group = next((group for group in self.groups if group.key == key), None)
+        new = group is None
+        if group is None:
+            group = UpdateGroup(key, chain)
+            self.groups = (*self.groups, group)
+        before = self._group_of.get(peer)
+        if before is not group:
+            group.members[peer] = None
+            self.leave(peer)
+            self._group_of[peer] = group
         self._review()
-        return True
+        return new
 
-    def leave(self, group: Group) -> None:
-        """A session is sent something else, or nothing."""
-        if update := self.find(group):
-            update.members -= 1
-            if not update.members:
-                self.updates = tuple(other for other in self.updates if other is not update)
-                self._review()
+    def leave(self, peer: PeerId) -> None:
+        """A session is sent nothing more."""
+        group = self._group_of.pop(peer, None)
+        if group is None:
+            return
+        del group.members[peer]
+        if not group.members:
+            self.groups = tuple(other for other in self.groups if other is not group)
+            self._review()
 
     def configure(self, policy: RoutePolicy) -> None:
         """Another policy: what each group is sent of any route may differ."""
         self.policy, self.kept_inside = policy.families[self.family], policy.kept_inside
-        for update in self.updates:
-            update.chain = policy.chain(update.group.filters, "export", self.family)
+        for group in self.groups:
+            group.chain = policy.chain(group.key.filters, "export", self.family)
         self.forget()
 
     def forget(self) -> None:
         """What was worked out for paths no longer holds."""
-        for update in self.updates:
-            update.made.clear()
+        for group in self.groups:
+            group.made.clear()
         self._review()
 
     def _review(self) -> None:
-        self.filtered = bool(self.policy.advertisements) or any(update.chain for update in self.updates)
+        self.filtered = bool(self.policy.advertisements) or any(group.chain for group in self.groups)
 
     # Learned routes.
 
     def bases(self, selection: Selection) -> tuple[Advertised, ...]:
         """What each group may be sent, as far as the paths alone say; empty when that is nothing at all."""
-        found = tuple(self._base(update, selection) for update in self.updates)
+        found = tuple(self._base(group, selection) for group in self.groups)
         return found if any(found) else ()
 
-    def _base(self, update: Update, selection: Selection) -> Advertised:
-        group = update.group
-        if not group.add_path:
-            out = self._learned(selection.best, group)
+    def _base(self, group: UpdateGroup, selection: Selection) -> Advertised:
+        key = group.key
+        if not key.add_path:
+            out = self._learned(selection.best, key)
             return out if isinstance(out, Out) else None
         outs = [
             out._replace(path_id=self._path_id(path))
             for path in usable(selection)
-            if isinstance(out := self._learned(path, group), Out)
+            if isinstance(out := self._learned(path, key), Out)
         ]
         return tuple(sorted(outs, key=attrgetter("path_id"))) or None
 
-    def _learned(self, path: Path, group: Group) -> Out | ExportRefusal:
-        return learned_out(path, group, group.ibgp and self._is_client(path))
+    def _learned(self, path: Path, key: GroupKey) -> Out | ExportRefusal:
+        return learned_out(path, key, key.ibgp and self._is_client(path))
 
     def learned(
         self, prefix: Prefix, selection: Selection, bases: Sequence[Advertised]
@@ -169,39 +203,39 @@ class Adverts:
         """The slow road: what each group is sent of a learned prefix, where filters or communities bear on it."""
         builtin = prefix_refusal(prefix, self.origination)
         found: list[Advertised] = []
-        for update, base in zip(self.updates, bases, strict=True):
-            if not base or (builtin and update.chain is None):
+        for group, base in zip(self.groups, bases, strict=True):
+            if not base or (builtin and group.chain is None):
                 found.append(None)
             elif isinstance(base, Out):
-                found.append(self._filtered(update, prefix, selection.best, base, builtin))
+                found.append(self._filtered(group, prefix, selection.best, base, builtin))
             else:
                 by_id = {self._path_id(path): path for path in usable(selection)}
-                outs = (self._filtered(update, prefix, by_id[out.path_id], out, builtin) for out in base)
+                outs = (self._filtered(group, prefix, by_id[out.path_id], out, builtin) for out in base)
                 found.append(tuple(out for out in outs if out is not None) or None)
         return found
 
     def _filtered(
-        self, update: Update, prefix: Prefix, path: Path, base: Out, builtin: ExportRefusal | None
+        self, group: UpdateGroup, prefix: Prefix, path: Path, base: Out, builtin: ExportRefusal | None
     ) -> Out | None:
-        ruled = self._rule_learned(update, prefix, path, builtin)
+        ruled = self._rule_learned(group, prefix, path, builtin)
         if ruled.refusal:
             return None
         if not ruled.operations:
             return base
-        made = update.made.get((path, ruled.operations))
+        made = group.made.get((path, ruled.operations))
         if made is None:
-            made = learned_out(path, update.group, self._is_client(path), ruled.operations)
+            made = learned_out(path, group.key, self._is_client(path), ruled.operations)
             if isinstance(made, Out):
                 made = made._replace(path_id=base.path_id)
-            update.made.keep((path, ruled.operations), made, path)
+            group.made.keep((path, ruled.operations), made, path)
         return made if isinstance(made, Out) else None
 
     def _rule_learned(
-        self, update: Update, prefix: Prefix, path: Path, builtin: ExportRefusal | None
+        self, group: UpdateGroup, prefix: Prefix, path: Path, builtin: ExportRefusal | None
     ) -> Ruling:
         attributes = with_local_pref(path.attributes)
         subject = Subject(self.family, prefix, RouteSource.BGP, "", attributes)
-        return ruling(subject, update.group, update.chain, builtin, self.policy)
+        return ruling(subject, group.key, group.chain, builtin, self.policy)
 
     def _path_id(self, path: Path | None) -> int:
         """Of a source of routes: the same for all prefixes, and from session to session, while a peer is sent one."""
@@ -224,16 +258,16 @@ class Adverts:
             return
         in_use = {
             int.from_bytes(nlri[:4], "big")
-            for update in self.updates
-            if update.group.add_path
-            for nlri in update.table
+            for group in self.groups
+            if group.key.add_path
+            for nlri in group.table
         }
         self._path_ids = {key: path_id for key, path_id in self._path_ids.items() if path_id in in_use}
         self._path_ids_given = set(self._path_ids.values())
         self._most_path_ids = MOST_PATH_IDS + 2 * len(self._path_ids)
-        self.updates = (*self.updates,)  # another object
-        for update in self.updates:
-            update.made.clear()
+        self.groups = (*self.groups,)  # another object
+        for group in self.groups:
+            group.made.clear()
 
     # This node's own.
 
@@ -241,78 +275,82 @@ class Adverts:
         """What each group is sent of a route of this node. ``announced``: by the built-in rules too."""
         if not announced and not self.filtered:
             return ()
-        return [self._own(update, prefix, originated, announced) for update in self.updates]
+        return [self._own(group, prefix, originated, announced) for group in self.groups]
 
-    def _own(self, update: Update, prefix: Prefix, originated: Originated, announced: bool) -> Advertised:
-        ruled = self._rule_own(update, prefix, originated, announced)
+    def _own(self, group: UpdateGroup, prefix: Prefix, originated: Originated, announced: bool) -> Advertised:
+        ruled = self._rule_own(group, prefix, originated, announced)
         if ruled.refusal:
             return None
         local_pref = own_local_pref(originated, self.policy, self.prioritised)
         key = (local_pref, ruled.operations, originated.gateway)
-        made = update.made.get(key)
+        made = group.made.get(key)
         if made is None:
-            own = local_out(update.group, local_pref, ruled.operations, originated.gateway)
-            made = update.made.keep(key, own, None)
+            own = local_out(group.key, local_pref, ruled.operations, originated.gateway)
+            made = group.made.keep(key, own, None)
         assert isinstance(made, Out)
-        return (made._replace(path_id=self._path_id(None)),) if update.group.add_path else made
+        return (made._replace(path_id=self._path_id(None)),) if group.key.add_path else made
 
-    def _rule_own(self, update: Update, prefix: Prefix, originated: Originated, announced: bool) -> Ruling:
+    def _rule_own(
+        self, group: UpdateGroup, prefix: Prefix, originated: Originated, announced: bool
+    ) -> Ruling:
         builtin = (
-            interface_refusal(originated, update.group, self.kept_inside)
+            interface_refusal(originated, group.key, self.kept_inside)
             if announced
             else ExportRefusal.NOT_OURS
         )
         attributes = Attributes(local_pref=own_local_pref(originated, self.policy, self.prioritised))
         subject = Subject(self.family, prefix, originated.route_source, originated.interface, attributes)
-        return ruling(subject, update.group, update.chain, builtin, self.policy)
+        return ruling(subject, group.key, group.chain, builtin, self.policy)
 
     # Advertising.
 
-    def advertise(self, update: Update, prefix: Prefix, out: Advertised) -> None:
+    def advertise(self, group: UpdateGroup, prefix: Prefix, out: Advertised) -> None:
         """A group is sent something else of a prefix than before."""
-        changes = update.changes
-        if update.state is update.table:
-            _put(update.table, changes, prefix, out)  # type: ignore[arg-type]  # not a tuple of several
+        changes = group.changes
+        if group.state is group.table:
+            _put(group.table, changes, prefix, out)  # type: ignore[arg-type]  # not a tuple of several
             return
         now = {each.path_id: each for each in out or () if isinstance(each, Out)}
-        before = update.state.pop(prefix, ())
+        before = group.state.pop(prefix, ())
         for path_id in {each.path_id for each in before if isinstance(each, Out)} - now.keys():
-            _put(update.table, changes, _nlri(path_id, prefix), None)
+            _put(group.table, changes, _nlri(path_id, prefix), None)
         for path_id, each in now.items():
-            if update.table.get(nlri := _nlri(path_id, prefix)) != each:
-                _put(update.table, changes, nlri, each)
+            if group.table.get(nlri := _nlri(path_id, prefix)) != each:
+                _put(group.table, changes, nlri, each)
         if out:
-            update.state[prefix] = out
+            group.state[prefix] = out
 
-    def take_changes(self) -> dict[Group, OutChanges]:
+    def take_changes(self) -> dict[UpdateGroup, OutChanges]:
         """What the groups are sent otherwise since the last call."""
         found = {}
-        for update in self.updates:
-            if update.changes:
-                found[update.group], update.changes = update.changes, {}
+        for group in self.groups:
+            if group.changes:
+                found[group] = group.take_changes()
         return found
 
     # For the operator.
 
     def export_verdicts(
-        self, prefix: Prefix, group: Group, own: Originated | None, announced: bool, paths: Iterable[Path]
+        self,
+        prefix: Prefix,
+        group: UpdateGroup,
+        own: Originated | None,
+        announced: bool,
+        paths: Iterable[Path],
     ) -> list[ExportVerdict]:
         """What a group is sent of a prefix, and why: of our own route, or else of each of ``paths``."""
-        update = self.find(group)
-        if update is None:
-            return []
         if own is not None:
-            ruled = self._rule_own(update, prefix, own, announced)
-            out = self._own(update, prefix, own, announced)
+            ruled = self._rule_own(group, prefix, own, announced)
+            out = self._own(group, prefix, own, announced)
             return [ExportVerdict(None, ruled.refusal or _one(out), ruled.rule)]
         found = []
         builtin = prefix_refusal(prefix, self.origination)
         for path in paths:
-            if refusal := protocol_refusal(path, group, self._is_client(path)):
+            if refusal := protocol_refusal(path, group.key, self._is_client(path)):
                 found.append(ExportVerdict(path, refusal, ""))
                 continue
-            ruled = self._rule_learned(update, prefix, path, builtin)
-            base = learned_out(path, group, self._is_client(path), ruled.operations)
+            ruled = self._rule_learned(group, prefix, path, builtin)
+            base = learned_out(path, group.key, self._is_client(path), ruled.operations)
             found.append(ExportVerdict(path, ruled.refusal or base, ruled.rule))
         return found
 
@@ -321,11 +359,6 @@ def usable(selection: Selection) -> list[Path]:
     """The paths of a decision that could forward, the best first."""
     lost = (path for path, reason in selection.rejected.items() if reason not in UNUSABLE)
     return list(dict.fromkeys((*selection.multipath, *lost)))
-
-
-def prefix_of(group: Group, nlri: Prefix) -> Prefix:
-    """The prefix in a key of a group's table."""
-    return Prefix(nlri[4:]) if group.add_path else nlri
 
 
 def _one(out: Advertised) -> Out | ExportRefusal:

@@ -27,7 +27,6 @@ from bgpd.model.route import (
     EndRefresh,
     FibKey,
     Origination,
-    Out,
     Path,
     Reason,
     Resolution,
@@ -37,11 +36,11 @@ from bgpd.model.route import (
     Withdraw,
 )
 from bgpd.rib.family import FamilyRib, FibChanges, Resolve
-from bgpd.rib.groups import ExportVerdict, OutChanges, usable
+from bgpd.rib.groups import ExportVerdict, OutChanges, UpdateGroup, usable
 from bgpd.rib.remembered import Remembered
-from bgpd.rib.tables import AdjRibIn, AdjRibOut, LocRib
+from bgpd.rib.tables import AdjRibIn, LocRib
 from bgpd.rules.decision import judge
-from bgpd.rules.exports import ExportRefusal, Group, groups_of
+from bgpd.rules.exports import GroupKey, group_keys
 from bgpd.rules.filters import Verdict
 from bgpd.rules.forwarding import KernelRefusal, place
 from bgpd.rules.imports import (
@@ -64,7 +63,7 @@ class Changes:
     """What one turn of work decided. ``None`` is "gone"."""
 
     fib: dict[Family, FibChanges] = field(default_factory=dict)
-    adj_rib_out: dict[Group, OutChanges] = field(default_factory=dict)
+    adj_rib_out: dict[UpdateGroup, OutChanges] = field(default_factory=dict)
 
 
 class Router:
@@ -79,8 +78,6 @@ class Router:
             family: FamilyRib(family, self.resolve, max_paths, self._is_client) for family in Family
         }
         self._peers: dict[PeerId, Peer] = {}
-        self._groups: dict[PeerId, dict[Family, Group]] = {}
-        """Of established sessions."""
         self._altered: Remembered[Path, Path] = Remembered()
         """Paths that are taken in otherwise than they were received."""
         self._prioritised = self._encoded = False
@@ -112,9 +109,8 @@ class Router:
             elif key in self._stale_until:
                 self._stale_until[key] = now + STALE_TIME
             rib.set_rules(peer, import_rules(self._policy, peer, family))
-        self._groups[peer.id] = groups = groups_of(peer, self._policy)
-        for family, group in groups.items():
-            self._join(self._ribs[family], group)
+        for family, group in group_keys(peer, self._policy).items():
+            self._join(self._ribs[family], peer.id, group)
 
     def session_down(self, peer: Peer, down: Down, now: float) -> None:
         """A session ended. Routes of the families in ``down.keep`` stay as stale for ``down.keep_seconds``.
@@ -133,8 +129,8 @@ class Router:
             else:
                 self._stale_until.pop((peer.id, family), None)
                 rib.forget(peer.id)
-        for family, group in self._groups.pop(peer.id).items():
-            self._leave(self._ribs[family], group)
+        for rib in self._ribs.values():
+            self._leave(rib, peer.id)
 
     def forget(self, peer: PeerId) -> None:
         """The peer is no longer wanted: its session, if its end was not reported, and whatever it left go."""
@@ -190,13 +186,13 @@ class Router:
         """What this node announces and keeps, whole; only what differs from before is decided again."""
         for family, new in originations.items():
             rib, old = self._ribs[family], self._ribs[family].origination
-            rib.origination = rib.adverts.origination = new
+            rib.origination = rib.adj_ribs_out.origination = new
             rib.specials()
             pairs: tuple[tuple[Mapping[Prefix, object], Mapping[Prefix, object]], ...] = (
                 (old.announce, new.announce),
                 (old.blackholes, new.blackholes),
                 (old.statics, new.statics),
-                (old.offered, new.offered) if rib.adverts.filtered else ({}, {}),
+                (old.offered, new.offered) if rib.adj_ribs_out.filtered else ({}, {}),
             )
             for before, after in pairs:
                 for prefix in before.keys() | after.keys():
@@ -238,7 +234,7 @@ class Router:
             if devices != before and any(rule.tunnel for rule in rib.policy.kernel_rules):
                 rib.revalue()
 
-    def policy(self, new: RoutePolicy) -> dict[Peer, dict[Family, Group]]:
+    def policy(self, new: RoutePolicy) -> dict[Peer, dict[Family, UpdateGroup]]:
         """Another policy: what differs by it is decided again, no session is touched. One that the policy does not know
         is about to end, and stays as it is.
 
@@ -252,8 +248,8 @@ class Router:
             for peer in {**rib.adj_rib_in.peers(), **self._peers}.values():
                 if new.known(peer) is not None:
                     rib.set_rules(peer, import_rules(new, peer, family))
-            chains = [(update, update.chain) for update in rib.adverts.updates]
-            rib.adverts.configure(new)
+            chains = [(group, group.chain) for group in rib.adj_ribs_out.groups]
+            rib.adj_ribs_out.configure(new)
             rib.policy = new.families[family]
             rib.plain, rib.elevating = rib.policy.plain, new.priorities != "off"
             if (
@@ -261,20 +257,20 @@ class Router:
                 or (new.kept_inside, new.cluster_id) != (old.kept_inside, old.cluster_id)
                 or new.clients != old.clients
                 or new.priorities != old.priorities
-                or any(update.chain != before for update, before in chains)
+                or any(group.chain != before for group, before in chains)
             ):
                 rib.revalue()
         moved = {}
         for peer in self._peers.values():
-            before, after = self._groups[peer.id], groups_of(peer, new)
+            before = {family: group.key for family, group in self.groups_of(peer).items()}
+            after = group_keys(peer, new)
             if before != after and new.known(peer) is not None:
-                moved[peer] = self._groups[peer.id] = after
-                for family in Family:
-                    if before.get(family) != after.get(family):
-                        if group := after.get(family):
-                            self._join(self._ribs[family], group)
-                        if group := before.get(family):
-                            self._leave(self._ribs[family], group)
+                for family, rib in self._ribs.items():
+                    if (key := after.get(family)) is None:
+                        self._leave(rib, peer.id)
+                    elif key != before.get(family):
+                        self._join(rib, peer.id, key)
+                moved[peer] = self.groups_of(peer)
         self._review_priorities()
         return moved
 
@@ -325,7 +321,7 @@ class Router:
         for family, rib in self._ribs.items():
             if rib.fib:
                 changes.fib[family], rib.fib = rib.fib, {}
-            changes.adj_rib_out.update(rib.adverts.take_changes())
+            changes.adj_rib_out.update(rib.adj_ribs_out.take_changes())
         return changes
 
     def take_over_limit(self) -> list[tuple[Peer, Family, int]]:
@@ -333,19 +329,16 @@ class Router:
         found, self._over_limit = list(self._over_limit.values()), {}
         return found
 
-    def groups_of(self, peer: Peer) -> Mapping[Family, Group]:
-        """The update groups of a session, under the present policy."""
-        return self._groups.get(peer.id) or groups_of(peer, self._policy)
-
-    def adj_rib_out(self, group: Group) -> AdjRibOut:
-        """The table of an update group; live, to be read only."""
-        update = self._ribs[group.family].adverts.find(group)
-        return update.table if update else {}
+    def groups_of(self, peer: Peer) -> dict[Family, UpdateGroup]:
+        """The update groups of an established session; none of a family that we have no next hop for. Their tables are
+        live, to be read only."""
+        found = ((family, rib.adj_ribs_out.of(peer.id)) for family, rib in self._ribs.items())
+        return {family: group for family, group in found if group is not None}
 
     @property
     def groups(self) -> int:
         """How many update groups there are."""
-        return sum(len(rib.adverts.updates) for rib in self._ribs.values())
+        return sum(len(rib.adj_ribs_out.groups) for rib in self._ribs.values())
 
     # What is there, for the operator.
 
@@ -431,20 +424,14 @@ class Router:
         rib = self._ribs[family]
         return rib.import_one(prefix, path, rib.rules.get(path.peer.id) or ImportRules())
 
-    def exported(self, family: Family, prefix: Prefix, group: Group) -> Out | ExportRefusal | None:
-        """What a group is sent of a prefix, of the best path, or why not; ``None`` where there is nothing to
-        advertise."""
-        found = self.export_verdicts(family, prefix, group)
-        return found[0].out if found else None
-
-    def export_verdicts(self, family: Family, prefix: Prefix, group: Group) -> list[ExportVerdict]:
+    def export_verdicts(self, family: Family, prefix: Prefix, group: UpdateGroup) -> list[ExportVerdict]:
         """What a group is sent of each route of a prefix, and by which rule."""
         rib = self._ribs[family]
         selection = rib.loc_rib.get(prefix)
         own = None if selection else rib.origination.announce.get(prefix)
         offered = None if selection or own else rib.origination.offered.get(prefix)
-        paths = () if selection is None else usable(selection) if group.add_path else (selection.best,)
-        return rib.adverts.export_verdicts(prefix, group, own or offered, own is not None, paths)
+        paths = () if selection is None else usable(selection) if group.key.add_path else (selection.best,)
+        return rib.adj_ribs_out.export_verdicts(prefix, group, own or offered, own is not None, paths)
 
     def kernel_word(
         self, family: Family, prefix: Prefix
@@ -473,14 +460,15 @@ class Router:
     def _is_client(self, path: Path) -> bool:
         return path.peer.ibgp and self._policy.of(path.peer).client
 
-    def _join(self, rib: FamilyRib, group: Group) -> None:
-        chain = self._policy.chain(group.filters, "export", rib.family)
-        if rib.adverts.join(group, chain):
-            rib.specials()
+    def _join(self, rib: FamilyRib, peer: PeerId, key: GroupKey) -> None:
+        chain = self._policy.chain(key.filters, "export", rib.family)
+        new = rib.adj_ribs_out.join(peer, key, chain)
+        rib.specials()
+        if new:
             rib.decide_all()
 
-    def _leave(self, rib: FamilyRib, group: Group) -> None:
-        rib.adverts.leave(group)
+    def _leave(self, rib: FamilyRib, peer: PeerId) -> None:
+        rib.adj_ribs_out.leave(peer)
         rib.specials()
 
     def _as_taken(self, path: Path) -> Path:
@@ -500,7 +488,7 @@ class Router:
         if now != self._prioritised:
             self._prioritised = now
             for rib in self._ribs.values():
-                rib.adverts.prioritised = now
+                rib.adj_ribs_out.prioritised = now
                 rib.revalue()
 
 

@@ -14,7 +14,7 @@ An own block hides the sub-prefixes that *this node* originates (``rules.origina
 from others inside its own block passes (Calico's filter drops them too, so that a reflector's clients reach a borrowed
 address by a hair-pin through the block's owner: calico.md §3.4). Each refusal is an enum member, kept as data.
 
-Sessions that are sent the same octets are one ``Group``. Called by ``rib.groups``.
+Sessions that are sent the same octets have one ``GroupKey``. Called by ``rib.groups``.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class ExportRefusal(Enum):
     SOURCE = "it was learned from that peer"
 
 
-class Group(NamedTuple):
-    """An update group: sessions that are sent the same octets."""
+class GroupKey(NamedTuple):
+    """What sessions have in common that are sent the same octets (``rib.groups.UpdateGroup``)."""
 
     family: Family
     ibgp: bool
@@ -85,15 +85,15 @@ class Group(NamedTuple):
     """Our address on the peer's link, sent beside the global one."""
 
 
-def groups_of(peer: Peer, policy: RoutePolicy | None = None) -> dict[Family, Group]:
-    """The update group of a session in each of its families; without one for a family we have no next hop for."""
+def group_keys(peer: Peer, policy: RoutePolicy | None = None) -> dict[Family, GroupKey]:
+    """The key of a session's update group in each of its families; none for a family we have no next hop for."""
     policy = policy or RoutePolicy()
     own, config = policy.of(peer), peer.config
     found = {}
     for family in peer.families:
         next_hop = peer.next_hop(family)
         if next_hop is not None:
-            found[family] = Group(
+            found[family] = GroupKey(
                 family,
                 peer.ibgp,
                 config.local_asn,
@@ -110,7 +110,7 @@ def groups_of(peer: Peer, policy: RoutePolicy | None = None) -> dict[Family, Gro
     return found
 
 
-def protocol_refusal(path: Path, group: Group, from_client: bool = False) -> ExportRefusal | None:
+def protocol_refusal(path: Path, group: GroupKey, from_client: bool = False) -> ExportRefusal | None:
     """What no filter can let out."""
     communities = path.attributes.communities
     if group.ibgp and path.peer.ibgp and not (from_client or group.client):
@@ -126,7 +126,7 @@ def protocol_refusal(path: Path, group: Group, from_client: bool = False) -> Exp
 
 
 def learned_out(
-    path: Path, group: Group, from_client: bool = False, operations: tuple[Operation, ...] = ()
+    path: Path, group: GroupKey, from_client: bool = False, operations: tuple[Operation, ...] = ()
 ) -> Out | ExportRefusal:
     """What a group is sent of a learned path, where nothing but the protocol forbids it.
 
@@ -150,7 +150,7 @@ def learned_out(
 
 
 def local_out(
-    group: Group,
+    group: GroupKey,
     local_pref: int = DEFAULT_LOCAL_PREF,
     operations: tuple[Operation, ...] = (),
     gateway: Address | None = None,
@@ -161,7 +161,7 @@ def local_out(
     return Out(attributes, group.next_hop if gateway is None else _next_hop(gateway, group), None)
 
 
-def _sent(attributes: Attributes, group: Group) -> Attributes:
+def _sent(attributes: Attributes, group: GroupKey) -> Attributes:
     """Attributes as they go out."""
     if group.ibgp:
         if attributes.local_pref is not None:
@@ -178,7 +178,7 @@ def _sent(attributes: Attributes, group: Group) -> Attributes:
     )
 
 
-def _next_hop(known: Address, group: Group) -> Address:
+def _next_hop(known: Address, group: GroupKey) -> Address:
     """The table of calico.md §2.11; a next hop that the session cannot carry, or that means nothing there, is ours."""
     mode = group.next_hop_mode
     keep = mode is not NextHopMode.SELF if group.ibgp else mode in (NextHopMode.KEEP, NextHopMode.KEEP_EBGP)
@@ -206,7 +206,7 @@ def prefix_refusal(prefix: Prefix, origination: Origination) -> ExportRefusal | 
 
 
 def interface_refusal(
-    originated: Originated, group: Group, kept_inside: Iterable[str]
+    originated: Originated, group: GroupKey, kept_inside: Iterable[str]
 ) -> ExportRefusal | None:
     """Why the built-in rules keep from a group an address or route of this node, by its interface."""
     interface = originated.interface
@@ -229,7 +229,11 @@ class Ruling(NamedTuple):
 
 
 def ruling(
-    subject: Subject, group: Group, chain: Chain | None, builtin: ExportRefusal | None, policy: FamilyPolicy
+    subject: Subject,
+    group: GroupKey,
+    chain: Chain | None,
+    builtin: ExportRefusal | None,
+    policy: FamilyPolicy,
 ) -> Ruling:
     """Filters first; where they say nothing, the built-in rules' word ``builtin`` holds."""
     if chain is not None and (verdict := chain.evaluate(subject, group.ibgp)) is not None:

@@ -179,8 +179,8 @@ class Tables:
             if peer and member.id != peer.id:
                 continue
             group = self._parts.router.groups_of(member).get(family)
-            table: Mapping[Prefix, Out] = self._parts.router.adj_rib_out(group) if group else {}
-            several = group is not None and group.add_path
+            table: Mapping[Prefix, Out] = group.table if group else {}
+            several = group is not None and group.key.add_path
             for nlri in wanted.of(table, 4 if several else 0):
                 out = table.get(nlri)
                 prefix = Prefix(nlri[4:]) if several else nlri

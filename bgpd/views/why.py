@@ -482,7 +482,7 @@ class Why:
             how = f" (filter rule {rule})" if rule else ""
             if isinstance(out, Out):
                 if path is not None and path.peer.ibgp and peer.ibgp:
-                    whose = "to our client" if group.client else f"from our client {path.peer.id}"
+                    whose = "to our client" if group.key.client else f"from our client {path.peer.id}"
                     how += f" (reflected {whose})"
                 return out, how
             first = first or (out, how)

@@ -27,7 +27,7 @@ from bgpd.model.route import (
 )
 from bgpd.rib.router import STALE_TIME
 from bgpd.rules.decision import judge
-from bgpd.rules.exports import Group, groups_of, learned_out, local_out
+from bgpd.rules.exports import GroupKey, group_keys, learned_out, local_out
 from bgpd.rules.imports import import_refusal
 from tests.unit.builders import (
     V4,
@@ -194,10 +194,10 @@ class Model:
                 found[prefix_text(V4, prefix)] = BLACKHOLE
         return found
 
-    def groups(self) -> set[Group]:
-        return {groups_of(s.peer)[V4] for s in self.sessions.values() if s.peer}
+    def groups(self) -> set[GroupKey]:
+        return {group_keys(s.peer)[V4] for s in self.sessions.values() if s.peer}
 
-    def out(self, group: Group) -> dict[Prefix, Out]:
+    def out(self, group: GroupKey) -> dict[Prefix, Out]:
         found: dict[Prefix, Out] = {}
         for prefix in self.prefixes():
             if prefix in self.origination.announce:
@@ -329,7 +329,7 @@ class Both:
         assert core.routes() == model.fib()
         assert router.groups == len(model.groups())
         for group in model.groups():
-            assert router.adj_rib_out(group) == model.out(group)
+            assert core.table(group) == model.out(group)
         assert set(router.rib(V4)) == {prefix for prefix in model.prefixes() if model.chosen(prefix)}
         for name, (address, _) in NAMES.items():
             assert router.counts(PeerId(f"Mesh_{address.replace('.', '_')}"), V4) == model.counts(name)
@@ -400,7 +400,5 @@ def test_two_orders_of_one_end_state_want_the_same(
         quiet.announce(name, which, hop, path_id, [text], 1)
     assert quiet.core.settle().routes() == noisy.core.settle().routes()
     groups = quiet.model.groups()
-    assert [quiet.core.router.adj_rib_out(group) for group in groups] == [
-        noisy.core.router.adj_rib_out(group) for group in groups
-    ]
+    assert list(map(quiet.core.table, groups)) == list(map(noisy.core.table, groups))
     noisy.check()

@@ -65,7 +65,7 @@ class Sessions:
 
     def leave(self, number: int) -> None:
         if session := self.now.pop(number, None):
-            self.line.it.leave(session)
+            self.line.leave(session)
 
     def fill(self, number: int) -> None:
         if session := self.now.get(number):

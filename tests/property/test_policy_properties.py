@@ -164,19 +164,14 @@ class Lived:
     def on_policy(self, announced: RoutePolicy) -> None:
         self.carry()
         self.policy = announced
-        moved = self.core.router.policy(announced)
-        groups = {group for found in moved.values() for group in found.values()}
-        self.wire.outbound.move(moved, {g: self.core.router.adj_rib_out(g) for g in groups})
+        self.wire.outbound.move(self.core.router.policy(announced))
 
     def on_up(self, name: str) -> None:
         if name not in self.up:
             self.up.add(name)
             session = PEERS[name]
             self.core.router.session_up(session, 0.0)
-            groups = self.core.router.groups_of(session)
-            self.wire.outbound.join(
-                session, groups, {f: self.core.router.adj_rib_out(g) for f, g in groups.items()}
-            )
+            self.wire.outbound.join(session, self.core.router.groups_of(session))
 
     def on_down(self, name: str) -> None:
         self.up.discard(name)

@@ -113,9 +113,7 @@ class Longer(Lived):
         )
         self.due[name] = EndOfRib(V4)
         self.core.router.session_up(session, 0.0)
-        groups = self.core.router.groups_of(session)
-        tables = {family: self.core.router.adj_rib_out(group) for family, group in groups.items()}
-        self.wire.outbound.join(session, groups, tables)
+        self.wire.outbound.join(session, self.core.router.groups_of(session))
 
     def on_lose(self, name: str, keep: bool) -> None:
         if name not in self.up:

@@ -29,8 +29,9 @@ from bgpd.model.route import (
     Via,
     Withdraw,
 )
+from bgpd.rib.groups import OutChanges, UpdateGroup
 from bgpd.rib.router import Changes, Router
-from bgpd.rules.exports import Group, groups_of
+from bgpd.rules.exports import ExportRefusal, GroupKey
 
 V4, V6 = Family.IPV4, Family.IPV6
 BOTH = frozenset(Family)
@@ -230,10 +231,9 @@ class Core:
         self.resolver = resolver or Resolver()
         self.router = Router(self.resolver, max_paths)
         self.fib: dict[tuple[Family, str, int], Forwarding] = {}
-        self.advertised: dict[Group, dict[Prefix, Out]] = {}
-        self.tables: dict[Group, Mapping[Prefix, Out]] = {}
+        self.advertised: dict[UpdateGroup, dict[Prefix, Out]] = {}
         self.fib_changes: dict[str, Forwarding | None] = {}
-        self.out_changes: dict[Group, dict[Prefix, tuple[Out | None, Out | None]]] = {}
+        self.out_changes: dict[UpdateGroup, OutChanges] = {}
         self.now = 1000.0
 
     def settle(self, limit: int = 128) -> Core:
@@ -258,19 +258,14 @@ class Core:
                 else:
                     self.fib[family, text, metric] = value
         for group, pairs in changes.adj_rib_out.items():
-            table = self.router.adj_rib_out(group)
-            if (
-                self.tables.get(group) is not table
-            ):  # another group of the same name: nobody of it was sent anything
-                self.tables[group], self.advertised[group] = table, {}
-            advertised = self.advertised[group]
+            advertised = self.advertised.setdefault(group, {})
             for prefix, (before, now) in pairs.items():
                 assert advertised.get(prefix) == before
                 if now is None:
                     del advertised[prefix]
                 else:
                     advertised[prefix] = now
-            assert advertised == table
+            assert advertised == group.table
         return changes
 
     def up(self, *peers: Peer) -> Core:
@@ -296,8 +291,24 @@ class Core:
 
     def to(self, by: Peer, family: Family = V4) -> dict[str, Out]:
         """What the group of a session has been sent."""
-        advertised = self.router.adj_rib_out(groups_of(by)[family])
-        return {prefix_text(family, prefix): out for prefix, out in advertised.items()}
+        group = self.router.groups_of(by).get(family)
+        return {prefix_text(family, prefix): out for prefix, out in group.table.items()} if group else {}
+
+    def table(self, key: GroupKey) -> Mapping[Prefix, Out]:
+        """The table of an update group; empty where nobody is in it."""
+        groups = self.router._ribs[key.family].adj_ribs_out.groups
+        return next((group.table for group in groups if group.key == key), {})
+
+    def exported(self, by: Peer, prefix: str) -> Out | ExportRefusal | None:
+        """What the group of a session is sent of the best path of a prefix, or why not."""
+        group = self.router.groups_of(by).get(V4)
+        found = self.router.export_verdicts(V4, pfx(prefix), group) if group else []
+        return found[0].out if found else None
+
+
+def update_group(family: Family = V4, table: dict[Prefix, Out] | None = None) -> UpdateGroup:
+    """An update group as the router has them."""
+    return UpdateGroup(GroupKey(family, True, OWN_AS, ME if family is V4 else ME6, True), table=table or {})
 
 
 class Line:
@@ -307,7 +318,8 @@ class Line:
         self.it = Outbound(self.send, clock=lambda: 0.0)
         self.sent: dict[Peer, list[bytes]] = {}
         self.full: set[Peer] = set()
-        self.tables: dict[Family, dict[Prefix, Out]] = {V4: {}, V6: {}}
+        self.groups = {V4: update_group(V4), V6: update_group(V6)}
+        self.tables = {family: group.table for family, group in self.groups.items()}
 
     def send(self, to: Peer, octets: bytes) -> bool:
         self.sent.setdefault(to, []).append(octets)
@@ -315,18 +327,38 @@ class Line:
 
     def join(self, *peers: Peer) -> None:
         for each in peers:
-            self.it.join(each, {family: family for family in each.families}, self.tables)
+            self.join_groups(each, {family: self.groups[family] for family in each.families})
 
-    def change(self, changes: dict[Prefix, Out | None], family: Family = V4) -> None:
+    def join_groups(self, each: Peer, groups: Mapping[Family, UpdateGroup]) -> None:
+        for group in groups.values():
+            group.members[each.id] = None
+        self.it.join(each, groups)
+
+    def leave(self, each: Peer) -> None:
+        for group in self.groups.values():
+            group.members.pop(each.id, None)
+        self.it.leave(each)
+
+    def move(self, each: Peer, groups: Mapping[Family, UpdateGroup]) -> None:
+        """What the router does: the session has other groups."""
+        for family, group in groups.items():
+            self.groups[family].members.pop(each.id, None)
+            group.members[each.id] = None
+        self.it.move({each: groups})
+
+    def change(
+        self, changes: Mapping[Prefix, Out | None], family: Family = V4, group: UpdateGroup | None = None
+    ) -> None:
         """What the router does: change the table, then announce."""
-        table = self.tables[family]
-        advertised = {prefix: (table.get(prefix), out) for prefix, out in changes.items()}
+        group = group or self.groups[family]
+        table = group.table
+        group.changes.update({prefix: (table.get(prefix), out) for prefix, out in changes.items()})
         for prefix, out in changes.items():
             if out is None:
                 table.pop(prefix, None)
             else:
                 table[prefix] = out
-        self.it.changed(family, advertised)
+        self.it.changed(group, group.take_changes())
 
     def settle(self, settled: bool = True) -> None:
         while self.it.work(settled):

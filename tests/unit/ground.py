@@ -12,7 +12,6 @@ from bgpd.model.prefix import Address, Family
 from bgpd.model.resources import Snapshot
 from bgpd.model.route import Origination, WorkloadRoute
 from bgpd.model.status import PeerStatus
-from bgpd.rules.exports import groups_of
 from bgpd.views.live import Parts
 from bgpd.views.recent import Recently
 from bgpd.views.why import Why
@@ -44,8 +43,7 @@ class Ground:
         self.outbound = Outbound(lambda peer, octets: True)
         self.core.up(*peers)
         for each in peers:
-            groups = groups_of(each)
-            self.outbound.join(each, groups, {f: self.core.router.adj_rib_out(g) for f, g in groups.items()})
+            self.outbound.join(each, self.core.router.groups_of(each))
 
     @staticmethod
     def status(of: Peer) -> PeerStatus:

@@ -9,7 +9,7 @@ from bgpd.rules.exports import (
     NO_EXPORT,
     NO_EXPORT_SUBCONFED,
     ExportRefusal,
-    groups_of,
+    group_keys,
     learned_out,
     local_out,
     prefix_refusal,
@@ -35,7 +35,7 @@ IBGP, EBGP, FAR = peer("10.0.1.30"), peer("10.0.2.1", 65001), peer("10.0.2.2", 6
 
 
 def group(of: object) -> object:
-    return groups_of(of)[V4]  # type: ignore[arg-type]
+    return group_keys(of)[V4]  # type: ignore[arg-type]
 
 
 def test_sessions_that_hear_the_same_octets_are_one_group() -> None:
@@ -47,14 +47,14 @@ def test_sessions_that_hear_the_same_octets_are_one_group() -> None:
 
 
 def test_the_next_hop_is_ours_in_each_family() -> None:
-    both = groups_of(peer("10.0.1.30", families=BOTH))
+    both = group_keys(peer("10.0.1.30", families=BOTH))
     assert {family: found.next_hop for family, found in both.items()} == {V4: ME, V6: ME6}
     bare = peer("10.0.1.30", families=BOTH)
     alone = type(bare.config)(
         **{name: getattr(bare.config, name) for name in bare.config.__dataclass_fields__} | {"next_hops": {}}
     )
     without = type(bare)(alone, bare.router_id, ME, BOTH, True)
-    assert set(groups_of(without)) == {Family.IPV4}, "no address of a family, nothing to say in it"
+    assert set(group_keys(without)) == {Family.IPV4}, "no address of a family, nothing to say in it"
 
 
 def test_import_refuses_loops_only() -> None:

@@ -72,7 +72,7 @@ class Around:
 
     # the update groups
 
-    def move(self, moved: Any, tables: Any) -> None: ...
+    def move(self, moved: Any) -> None: ...
 
     def refresh(self, session: Any, family: Family) -> None:
         self.calls.append(("advertise", family))

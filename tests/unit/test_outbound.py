@@ -13,7 +13,21 @@ from bgpd.bgp.wire.update import Framer, message, message_types
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Family, Prefix, prefix_text
 from bgpd.model.route import Attributes, Out
-from tests.unit.builders import BOTH, ME, ME6, V4, V6, Line, addr, again, attributes, peer, pfx
+from bgpd.rib.groups import UpdateGroup
+from tests.unit.builders import (
+    BOTH,
+    ME,
+    ME6,
+    V4,
+    V6,
+    Line,
+    addr,
+    again,
+    attributes,
+    peer,
+    pfx,
+    update_group,
+)
 
 HERE = Out(attributes(local_pref=100), ME, None)
 BLOCK, OTHER, THIRD = pfx("10.48.0.0/26"), pfx("10.48.0.64/26"), pfx("10.48.0.128/26")
@@ -175,16 +189,16 @@ def test_a_session_that_leaves_behind_is_served_no_more() -> None:
     line, a, b = Line(), peer("10.0.1.1"), peer("10.0.1.2")
     line.change({BLOCK: HERE})
     line.join(a, b)
-    line.it.leave(a)
+    line.leave(a)
     line.settle()
     line.it.writable(a)
     line.change({OTHER: HERE})
     assert line.heard(a) == []
     assert line.heard(b) == texts([BLOCK, OTHER])
     assert line.it.advertised(a.id, V4) == 0
-    line.it.leave(b)
+    line.leave(b)
     line.change({THIRD: HERE})
-    line.it.leave(b)
+    line.leave(b)
     assert line.heard(b) == []
 
 
@@ -252,11 +266,11 @@ def test_a_family_that_we_have_no_next_hop_for_ends_at_once() -> None:
     """The peer waits for it: its start would not be over for 45 seconds."""
     line, a = Line(), peer(families=BOTH)
     line.it.release_end_of_rib()
-    line.it.join(a, {V4: V4}, {V4: {BLOCK: HERE}})
+    line.join_groups(a, {V4: update_group(table={BLOCK: HERE})})
     line.settle()
     assert sorted(line.heard(a)) == [*texts([BLOCK]), "end of ipv4", "end of ipv6"]
     assert line.it.advertised(a.id, V6) == 0
-    line.it.leave(a)
+    line.leave(a)
 
 
 # Whom we send what.
@@ -321,8 +335,11 @@ def test_attributes_too_large_for_a_message_are_a_withdrawal() -> None:
 # Another policy.
 
 
-def moved(line: Line, by: Peer, table: dict[Prefix, Out], key: str = "new") -> None:
-    line.it.move({by: {V4: key}}, {key: table})
+def moved(line: Line, by: Peer, table: dict[Prefix, Out]) -> UpdateGroup:
+    """A session is put into another group, which has this table."""
+    group = update_group(table=table)
+    line.move(by, {V4: group})
+    return group
 
 
 def test_a_moved_session_is_sent_the_difference_once_the_tables_are_whole() -> None:
@@ -332,14 +349,11 @@ def test_a_moved_session_is_sent_the_difference_once_the_tables_are_whole() -> N
     line.change({same: out(1), gone: out(1), changed: out(1)})
     line.settle()
     line.heard(one), line.heard(other)
-    table: dict[Prefix, Out] = {}
-    moved(line, one, table)
+    other_group = moved(line, one, {})
     line.settle(settled=False)
     assert line.heard(one) == [], "the new table is not whole: nothing is withdrawn meanwhile"
-    table.update({same: out(1), changed: out(2)})
-    line.it.changed("new", {same: (None, out(1)), changed: (None, out(2))})
-    table[new] = out(1)
-    line.it.changed("new", {new: (None, out(1))})
+    line.change({same: out(1), changed: out(2)}, group=other_group)
+    line.change({new: out(1)}, group=other_group)
     line.settle()
     assert sorted(line.heard(one)) == ["+10.48.2.0/26", "+10.48.3.0/26", "-10.48.1.0/26"]
     line.change({gone: None})
@@ -357,7 +371,7 @@ def test_a_policy_that_changes_one_family_leaves_the_other_of_the_session() -> N
     line.change({six: Out(HERE.attributes, ME6, None)}, V6)
     line.settle()
     line.heard(a)
-    line.it.move({a: {V4: "new", V6: V6}}, {"new": {BLOCK: HERE, THIRD: HERE}})
+    line.move(a, {V4: update_group(table={BLOCK: HERE, THIRD: HERE}), V6: line.groups[V6]})
     line.settle(settled=False)
     line.change({other_six: Out(HERE.attributes, ME6, None)}, V6)
     assert line.heard(a) == ["+fd00:48::40/122"], "the other family does not wait for the tables"
@@ -377,7 +391,8 @@ def test_a_policy_that_changes_the_second_family_only() -> None:
     line.change({six: Out(HERE.attributes, ME6, None)}, V6)
     line.settle()
     line.heard(a)
-    line.it.move({a: {V4: V4, V6: "new"}}, {"new": {other_six: Out(HERE.attributes, ME6, None)}})
+    six_only = update_group(V6, {other_six: Out(HERE.attributes, ME6, None)})
+    line.move(a, {V4: line.groups[V4], V6: six_only})
     line.settle()
     assert line.heard(a) == ["+fd00:48::40/122", "-fd00:48::/122"]
 
@@ -425,7 +440,7 @@ def test_a_session_moved_while_it_was_behind_ends_with_the_new_table() -> None:
     first: dict[Prefix, Out] = {a: out(2), b: out(1)}
     moved(line, one, first)
     second: dict[Prefix, Out] = {b: out(1), a: out(1)}
-    moved(line, one, second, "newer")
+    moved(line, one, second)
     line.full.clear()
     line.it.writable(one)
     line.settle()
@@ -442,12 +457,10 @@ def test_what_changed_and_changed_back_while_a_moved_session_catches_up() -> Non
     line.change({prefix: out(1) for prefix in all_of_it})
     line.settle()
     line.heard(one)
-    table = {prefix: out(2) for prefix in all_of_it}
-    moved(line, one, table)
+    group = moved(line, one, {prefix: out(2) for prefix in all_of_it})
     assert line.it.work(settled=True)
     assert texts([first])[0] in line.heard(one)
-    table[first] = out(1)
-    line.it.changed("new", {first: (out(2), out(1))})
+    line.change({first: out(1)}, group=group)
     line.settle()
     assert texts([first])[0] in line.heard(one)
 
@@ -558,7 +571,8 @@ def test_a_refresh_that_begins_costs_nothing_before_its_turn() -> None:
             return super().__iter__()
 
     line, a, b = Line(), peer("10.0.1.1"), peer("10.0.1.2")
-    line.tables[V4] = table = Table(dict.fromkeys(many(100), HERE))
+    table = Table(dict.fromkeys(many(100), HERE))
+    line.groups[V4] = update_group(table=table)
     line.join(a, b)
     line.settle()
     assert table.walks == 1, "one list for both"

@@ -5,7 +5,7 @@ import pytest
 from bgpd.model.route import BLACKHOLE, EndOfRib, Origination, Reason, Resolution, Unresolved
 from bgpd.rib.family import OCTETS_OF_PREFIX, SPARE_OCTETS
 from bgpd.rib.router import STALE_TIME
-from bgpd.rules.exports import NO_EXPORT, ExportRefusal, groups_of
+from bgpd.rules.exports import NO_EXPORT, ExportRefusal
 from tests.unit.builders import (
     BOTH,
     ME,
@@ -85,7 +85,7 @@ def test_a_default_route_is_installed_and_never_passed_on() -> None:
     core.hear(X, announce(path(X), "0.0.0.0/0"))
     assert core.routes() == {"0.0.0.0/0": via("10.0.2.1")}
     assert core.to(A) == {}
-    assert core.router.exported(V4, pfx("0.0.0.0/0"), groups_of(A)[V4]) is ExportRefusal.DEFAULT_ROUTE
+    assert core.exported(A, "0.0.0.0/0") is ExportRefusal.DEFAULT_ROUTE
 
 
 def test_ecmp_grows_and_shrinks() -> None:
@@ -267,8 +267,8 @@ def test_internal_routes_go_to_external_peers_inside_pools_only() -> None:
     assert set(core.to(X)) == {BLOCK}
     assert core.to(X)[BLOCK].attributes == attributes(OWN_AS)
     assert core.to(X)[BLOCK].next_hop == ME
-    assert core.router.exported(V4, pfx("192.0.2.0/24"), groups_of(X)[V4]) is ExportRefusal.NOT_IN_POOL
-    assert core.router.exported(V4, pfx(BLOCK), groups_of(B)[V4]) is ExportRefusal.INTERNAL
+    assert core.exported(X, "192.0.2.0/24") is ExportRefusal.NOT_IN_POOL
+    assert core.exported(B, BLOCK) is ExportRefusal.INTERNAL
 
 
 def test_external_routes_go_to_internal_and_other_external_peers() -> None:
@@ -304,7 +304,7 @@ def test_pools_that_change_are_applied_to_what_was_learned() -> None:
     assert set(core.to(X)) == {BLOCK, "10.50.0.0/26"}
     core.originate(origination(pools=["10.50.0.0/16"], hidden_pools=[POOL]))
     assert set(core.to(X)) == {"10.50.0.0/26"}
-    assert core.router.exported(V4, pfx(BLOCK), groups_of(X)[V4]) is ExportRefusal.POOL_DISABLED
+    assert core.exported(X, BLOCK) is ExportRefusal.POOL_DISABLED
 
 
 # Update groups.
@@ -323,8 +323,8 @@ def test_groups_come_and_go_with_their_sessions() -> None:
     assert set(core.to(B)) == {BLOCK}
     core.down(B)
     assert core.router.groups == 1
-    assert core.router.adj_rib_out(groups_of(A)[V4]) == {}
-    assert core.router.exported(V4, pfx(BLOCK), groups_of(A)[V4]) is None
+    assert core.to(A) == {}
+    assert core.exported(A, BLOCK) is None
     core.up(A)
     assert set(core.to(A)) == {BLOCK}
 

@@ -11,7 +11,7 @@ from netaddr import IPNetwork
 
 from bgpd.config.config import Config, parse
 from bgpd.model.peer import Peer, PeerId, PeerPolicy
-from bgpd.model.prefix import address_text
+from bgpd.model.prefix import address_text, prefix_text
 from bgpd.model.resources import (
     Action,
     AddCommunity,
@@ -48,7 +48,7 @@ from bgpd.model.route import (
     WorkloadRoute,
 )
 from bgpd.rib import groups, remembered
-from bgpd.rules.exports import NO_PEER, ExportRefusal, groups_of
+from bgpd.rules.exports import NO_PEER, ExportRefusal
 from bgpd.rules.filters import INT_MAX
 from bgpd.rules.forwarding import KernelRefusal
 from bgpd.rules.imports import GRACEFUL_SHUTDOWN
@@ -118,9 +118,9 @@ def core(stated: RoutePolicy, *up: Peer, **origin: Any) -> Core:
 
 def advertised(made: Core, to: Peer) -> dict[str, Out]:
     group = made.router.groups_of(to)[V4]
-    skip = 4 if group.add_path else 0
+    skip = 4 if group.key.add_path else 0
     found = {}
-    for nlri, out in made.router.adj_rib_out(group).items():
+    for nlri, out in group.table.items():
         text = f"{address_text(bytes(nlri[skip + 1 :]).ljust(4, bytes(1)))}/{nlri[skip]}"  # type: ignore[arg-type]
         found[text + (f"#{out.path_id}" if skip else "")] = out
     return found
@@ -213,7 +213,7 @@ def test_39_a_local_route_with_an_interface_is_a_filters_to_let_out() -> None:
         "10.0.1.0/24": ME,
     }
     assert advertised(made, A) == {}
-    assert made.router.exported(V4, pfx("192.0.2.0/24"), groups_of(A)[V4]) is ExportRefusal.NOT_OURS
+    assert made.exported(A, "192.0.2.0/24") is ExportRefusal.NOT_OURS
     keep = replace(
         stated, peers={**stated.peers, **named(a=PeerPolicy(("f",)), x=PeerPolicy(("f",), NextHopMode.KEEP))}
     )
@@ -236,9 +236,8 @@ def test_8_18_others_routes_inside_a_pool_are_not_advertised_by_themselves() -> 
     made.settle()
     for to in (A, X):
         assert advertised(made, to) == {}
-        group = made.router.groups_of(to)[V4]
         for prefix in (felix.prefix, subnet.prefix):
-            assert made.router.exported(V4, prefix, group) is ExportRefusal.NOT_OURS
+            assert made.exported(to, prefix_text(V4, prefix)) is ExportRefusal.NOT_OURS
 
 
 def test_56_addresses_of_ignored_interfaces_are_not_advertised() -> None:
@@ -437,7 +436,7 @@ def test_another_filter_list_moves_the_session_and_nothing_else() -> None:
     moved = made.router.policy(policy(filters=rules(reject(OTHER)), peers=named(x=PeerPolicy(("f",)))))
     assert set(moved) == {X}
     made.settle()
-    assert made.router.groups_of(X)[V4] != before
+    assert made.router.groups_of(X)[V4] is not before
     assert (set(advertised(made, X)), set(advertised(made, Y))) == ({BLOCK}, {BLOCK, OTHER})
     assert made.router.groups == 3, "the old group had no other member"
     made.down(X)
@@ -960,8 +959,7 @@ def test_18_addresses_that_felix_brings_are_not_advertised_inside() -> None:
         made.settle()
         assert set(advertised(made, A)) == {f"10.48.0.{n}/32" for n in inside}
         assert set(advertised(made, X)) == {f"10.48.0.{n}/32" for n in (0, 1, 2, 4)}
-        group = made.router.groups_of(A)[V4]
-        assert made.router.exported(V4, pfx("10.48.0.0/32"), group) is ExportRefusal.INTERFACE
+        assert made.exported(A, "10.48.0.0/32") is ExportRefusal.INTERFACE
 
 
 def test_40_the_nodes_own_list_replaces_the_default_one() -> None:
@@ -1057,9 +1055,9 @@ def test_53_identifiers_that_no_group_has_any_more_are_given_again(monkeypatch: 
     monkeypatch.setattr(groups, "MOST_PATH_IDS", 20)
     wide = several()
     made = core(policy(), A, B, wide, blocks=[BLOCK])
-    adverts = made.router._ribs[V4].adverts
-    adverts._most_path_ids, adverts._last_path_id = 20, groups.LAST_PATH_ID - 5
-    adverts._path_ids.clear()
+    adj_ribs_out = made.router._ribs[V4].adj_ribs_out
+    adj_ribs_out._most_path_ids, adj_ribs_out._last_path_id = 20, groups.LAST_PATH_ID - 5
+    adj_ribs_out._path_ids.clear()
     made.hear(B, announce(path(B), OTHER))
     stays = set(advertised(made, wide))
     for number in range(1, 300):
@@ -1069,8 +1067,8 @@ def test_53_identifiers_that_no_group_has_any_more_are_given_again(monkeypatch: 
         assert len(set(advertised(made, wide))) == len(stays) + 2, "no two sources have one identifier"
         made.hear(A, withdraw(HOST, OTHER, path_id=number))
     assert set(advertised(made, wide)) == stays
-    assert len(adverts._path_ids) <= 30
-    assert adverts._path_ids_given == set(adverts._path_ids.values())
+    assert len(adj_ribs_out._path_ids) <= 30
+    assert adj_ribs_out._path_ids_given == set(adj_ribs_out._path_ids.values())
 
 
 @pytest.mark.parametrize("direction", ["import", "export"])
@@ -1086,7 +1084,7 @@ def test_what_filters_made_of_long_paths_is_forgotten_by_its_octets(
         made.hear(A, announce(path(A, long), OTHER))
         if direction == "import":
             assert made.router.rib(V4)[pfx(OTHER)].best.attributes.med == number
-    tables = [rib.altered] if direction == "import" else [update.made for update in rib.adverts.updates]
+    tables = [rib.altered] if direction == "import" else [group.made for group in rib.adj_ribs_out.groups]
     assert 0 < max(map(len, tables)) <= (1 << 16) // 4000
 
 

@@ -404,7 +404,7 @@ def core(stated: Snapshot, *up: Peer) -> Core:
 
 
 def advertised(made: Core, to: Peer, family: Family = V4) -> dict[str, Out]:
-    table = made.router.adj_rib_out(made.router.groups_of(to)[family])
+    table = made.router.groups_of(to)[family].table
     return {prefix_text(family, prefix): out for prefix, out in table.items()}  # type: ignore[arg-type]
 
 
