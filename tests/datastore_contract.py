@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from bgpd.model.doors import Datastore
 from bgpd.model.prefix import parse_prefix
 from bgpd.model.resources import Snapshot
-from bgpd.model.status import Datastore
 
 OWN = "worker1"
 

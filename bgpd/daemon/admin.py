@@ -16,8 +16,9 @@ from pathlib import Path
 from bgpd.bgp.outbound import Outbound
 from bgpd.bgp.speaker import Speaker
 from bgpd.daemon.intent import Intent
+from bgpd.model.doors import Impossible
 from bgpd.model.peer import PeerId
-from bgpd.model.status import Impossible, PeerAction
+from bgpd.model.status import PeerAction
 
 log = logging.getLogger(__name__)
 

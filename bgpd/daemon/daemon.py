@@ -29,7 +29,7 @@ from bgpd.daemon.admin import Orders, Shutdowns
 from bgpd.daemon.housekeeping import Housekeeping
 from bgpd.daemon.intent import Intent, resource_changes
 from bgpd.daemon.liveness import Liveness
-from bgpd.daemon.operator import Operator
+from bgpd.daemon.operator import OperatorActions, OperatorViews
 from bgpd.daemon.service_manager import ServiceManager
 from bgpd.daemon.startup import Convergence
 from bgpd.daemon.turn import Turn
@@ -94,7 +94,8 @@ class Daemon:
             parts, facts, self._turn, self._writing, self._liveness, self._manager
         )
         self._orders = orders = Orders(speaker, outbound, intent, shutdowns)
-        self._operator = Operator(
+        self._views = OperatorViews(parts, facts, intent, self._liveness)
+        self._actions = OperatorActions(
             parts, facts, intent, orders, self._liveness, self._manager, self._intent_changed, self._turn.kick
         )
         self._api: Api | None = None
@@ -139,7 +140,7 @@ class Daemon:
             self._manager.stopping()
             if self._api is not None:
                 await self._api.stop()
-            await self._operator.close()
+            await self._actions.close()
             claim.release()
 
     async def _live(self, claim: Claim) -> None:
@@ -167,7 +168,7 @@ class Daemon:
                 await self._writing.in_sync.wait()
         module = await asyncio.to_thread(importlib.import_module, "bgpd.observe.api")
         config = self._intent.config
-        self._api = api = module.Api(self._operator, self._metrics, claim, config.metrics.listen)
+        self._api = api = module.Api(self._views, self._actions, self._metrics, claim, config.metrics.listen)
         await api.start()
         self._housekeeping.watch_control_socket(claim, api)
         gc.freeze()
@@ -181,7 +182,7 @@ class Daemon:
             await self._reload_asked.wait()
             self._reload_asked.clear()
             with contextlib.suppress(ConfigError):
-                await self._operator.reload()
+                await self._actions.reload()
 
     async def _follow(self) -> None:
         """The newest whole truth of the datastore, as it comes."""

@@ -1,7 +1,7 @@
 """The operator's view of the daemon: all that the doors to the operator may ask of it or order of it.
 
-Fulfils ``model.status.Views`` for ``observe``. What is asked is answered by ``views`` from the live parts; what is
-ordered goes to ``admin``, to the configuration or to the allocator of addresses. Called in the event loop's thread.
+What is asked is answered by ``views`` from the live parts; what is ordered goes to ``admin``, to the configuration or
+to the allocator of addresses. Called in the event loop's thread.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from bgpd.daemon.intent import Intent
 from bgpd.daemon.liveness import Liveness
 from bgpd.daemon.service_manager import ServiceManager
 from bgpd.model.bfd import BfdReport
+from bgpd.model.doors import Impossible
 from bgpd.model.prefix import Address, Family
 from bgpd.model.status import (
     BlockView,
     Check,
     Explanation,
-    Impossible,
     PeerAction,
     PeerStatus,
     RouteTable,
@@ -46,30 +46,11 @@ AT_START = ("node", "datastore", "kernel", "metrics", "api", "state_directory")
 """Keys of the configuration that are read at the start only."""
 
 
-class Operator:
-    """What the operator sees and orders. ``intent_changed`` is called when a reload has changed the configuration,
-    ``kick`` when an order left the router something to do."""
+class OperatorViews:
+    """What the operator sees. Fulfils ``model.doors.Views``."""
 
-    def __init__(
-        self,
-        parts: Parts,
-        facts: Facts,
-        intent: Intent,
-        orders: Orders,
-        liveness: Liveness,
-        manager: ServiceManager,
-        intent_changed: Callable[[], None],
-        kick: Callable[[], None],
-    ) -> None:
-        self._parts, self._facts, self._intent, self._orders = parts, facts, intent, orders
-        self._liveness, self._manager = liveness, manager
-        self._intent_changed, self._kick = intent_changed, kick
-        self._allocator: Allocator | None = None
-
-    async def close(self) -> None:
-        """Gives up what giving out addresses holds."""
-        if self._allocator is not None:
-            await asyncio.to_thread(self._allocator.close)
+    def __init__(self, parts: Parts, facts: Facts, intent: Intent, liveness: Liveness) -> None:
+        self._parts, self._facts, self._intent, self._liveness = parts, facts, intent, liveness
 
     def status(self) -> Status:
         """One screen."""
@@ -136,6 +117,32 @@ class Operator:
             return changes(before, after, up)
 
         return await asyncio.to_thread(compare)
+
+
+class OperatorActions:
+    """What the operator orders. Fulfils ``model.doors.Actions``. ``intent_changed`` is called when a reload has changed
+    the configuration, ``kick`` when an order left the router something to do."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        facts: Facts,
+        intent: Intent,
+        orders: Orders,
+        liveness: Liveness,
+        manager: ServiceManager,
+        intent_changed: Callable[[], None],
+        kick: Callable[[], None],
+    ) -> None:
+        self._parts, self._facts, self._intent, self._orders = parts, facts, intent, orders
+        self._liveness, self._manager = liveness, manager
+        self._intent_changed, self._kick = intent_changed, kick
+        self._allocator: Allocator | None = None
+
+    async def close(self) -> None:
+        """Gives up what giving out addresses holds."""
+        if self._allocator is not None:
+            await asyncio.to_thread(self._allocator.close)
 
     async def reload(self) -> str:
         """Re-read the configuration file. ``ConfigError``: nothing changed."""

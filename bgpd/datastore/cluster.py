@@ -104,7 +104,7 @@ class _Following:
 
 
 class Cluster:
-    """A ``model.status.Datastore`` over one source, and Felix's endpoint-status directory where one is given. One
+    """A ``model.doors.Datastore`` over one source, and Felix's endpoint-status directory where one is given. One
     ``watch`` at a time."""
 
     def __init__(

@@ -47,7 +47,7 @@ class _File(NamedTuple):
 
 
 class Files:
-    """A ``model.status.Datastore`` over one directory of resources, and Felix's endpoint-status directory where one is
+    """A ``model.doors.Datastore`` over one directory of resources, and Felix's endpoint-status directory where one is
     given. One ``watch`` at a time."""
 
     def __init__(self, path: Path, node: str, endpoint_status: Path | None = None) -> None:

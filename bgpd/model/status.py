@@ -1,33 +1,17 @@
-"""What the doors and the router say of themselves, and the two protocols that doors fulfil.
+"""What the operator sees of a daemon: frozen values, made by ``views`` and the doors, shown by ``observe``.
 
-``daemon.py`` hands ``observe`` an object that fulfils ``Views``; ``observe`` turns these values into JSON, tables and
-samples. Prefixes and addresses are text here: this is the edge. Times are Unix seconds.
+Prefixes and addresses are text here: this is the edge. Times are Unix seconds. Who may ask for them: ``model.doors``.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal, Protocol
+from typing import Literal
 
-from bgpd.model.bfd import BfdReport
 from bgpd.model.peer import PeerId
-from bgpd.model.prefix import Address
-from bgpd.model.resources import Problem, Snapshot
-
-
-class Datastore(Protocol):
-    """Where resources come from. Reconnects by itself; yields only whole snapshots, newest wins."""
-
-    def watch(self) -> AsyncIterator[Snapshot]: ...
-
-    def status(self) -> DatastoreStatus: ...
-
-    async def foresee(self, files: Mapping[str, bytes]) -> Snapshot:
-        """What the snapshot would be with these resource files (name -> octets); ``ValueError`` where it would not be
-        whole."""
-        ...
+from bgpd.model.resources import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,72 +248,3 @@ class Status:
 
 RouteTable = Literal["in", "out", "rib", "fib"]
 PeerAction = Literal["shutdown", "enable", "reset", "soft-in", "soft-out"]
-
-
-class NotFound(LookupError):
-    """The operator named something that is not there."""
-
-
-class Ambiguous(ValueError):
-    """The operator used a name that several things have; says which."""
-
-
-class Impossible(Exception):
-    """What the operator asked for cannot be done, or was done in part only; says why."""
-
-
-class Views(Protocol):
-    """All that ``observe`` may ask or order of the daemon. Everything here is called in the event loop's thread."""
-
-    def status(self) -> Status: ...
-
-    def peers(self, name: str | None = None) -> list[PeerStatus]:
-        """All of them, or those that a name is for: a session's name or address, or the name of the BGPPeer, node or
-        pod behind it. ``NotFound`` where there is none."""
-        ...
-
-    def addresses(self, name: str) -> list[Address]:
-        """What has this name: a pod's addresses, a node's, a peer's. ``ValueError`` where nothing has it."""
-        ...
-
-    def routes(
-        self, table: RouteTable, prefix: str | None, peer: str | None, longer: bool = False
-    ) -> Iterable[RouteView]:
-        """Rows of a table, in the table's order; ``ValueError`` for a bad prefix or an ambiguous name of a peer,
-        ``NotFound`` for an unknown one.
-
-        ``prefix`` alone is exactly that prefix, with ``longer`` also all inside it. The rows are taken over many
-        turns of the event loop, so the iterable must bear changes of the tables meanwhile (walk a list of the keys).
-        """
-        ...
-
-    def bfd(self) -> BfdReport: ...
-
-    def blocks(self) -> list[BlockView]: ...
-
-    def why(self, target: str) -> list[Explanation]:
-        """Of a prefix: it alone. Of an address, or of each address of a pod, a node or a peer: every prefix known that
-        covers it, the longest first. Nothing of what is unknown; ``ValueError`` for a text that is none of these."""
-        ...
-
-    def live(self) -> list[Check]: ...
-
-    def ready(self) -> list[Check]: ...
-
-    async def plan(self, files: Mapping[str, bytes]) -> Mapping[str, object]:
-        """What these resource files (name -> octets) would change in place of those that are there; docs/plan.md says
-        what is in it. ``Impossible`` where nothing can be foreseen."""
-        ...
-
-    async def reload(self) -> str:
-        """Re-reads the configuration; returns what changed in words, raises ``ConfigError`` (nothing changed)."""
-        ...
-
-    async def ipam(self, order: Mapping[str, object]) -> Mapping[str, object]:
-        """Gives out or takes back addresses of this node (``datastore.allocator``); errors are part of the answer."""
-        ...
-
-    async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
-        """``name`` is one peer's, as in ``peers``; returns what was done, raises ``NotFound``, ``Ambiguous`` or
-        ``Impossible``."""
-        ...

@@ -18,7 +18,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
 from bgpd.model.bfd import BfdReport
-from bgpd.model.status import PeerStatus, Status, Views
+from bgpd.model.doors import Views
+from bgpd.model.status import PeerStatus, Status
 from bgpd.observe.samples import bfd_families, counter, families
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

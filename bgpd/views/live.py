@@ -12,11 +12,12 @@ from bgpd.bgp.speaker import Speaker
 from bgpd.config.config import Config
 from bgpd.fib.programmer import Programming
 from bgpd.kernel.kernel import Kernel
+from bgpd.model.doors import Ambiguous, NotFound
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, Family, Prefix, address_text, host_prefix
 from bgpd.model.resources import Snapshot, community_text
 from bgpd.model.route import Attributes, FibKey, Forwarding, Origination, Path, SegmentType, Via
-from bgpd.model.status import Ambiguous, FamilyCounts, NotFound, PeerStatus, SessionState
+from bgpd.model.status import FamilyCounts, PeerStatus, SessionState
 from bgpd.rib.router import Router
 from bgpd.rules.imports import starts_elsewhere
 from bgpd.rules.peering import Peering

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from bgpd.model.doors import Ambiguous
 from bgpd.model.prefix import Address, address_text, parse_address
 from bgpd.model.resources import Snapshot
-from bgpd.model.status import Ambiguous, PeerStatus
+from bgpd.model.status import PeerStatus
 
 CHOICES_SHOWN = 8
 

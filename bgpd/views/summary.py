@@ -11,11 +11,12 @@ from pathlib import Path
 
 from bgpd import __version__
 from bgpd.kernel.settings import forwarding_setting, reverse_path_settings
+from bgpd.model.doors import Datastore
 from bgpd.model.peer import PeerKind
 from bgpd.model.prefix import Family, address_text, is_default, prefix_text
 from bgpd.model.resources import Problem
 from bgpd.model.route import OriginKind, default_metric
-from bgpd.model.status import BlockView, Check, Datastore, FibStatus, PeerStatus, SessionState, Status
+from bgpd.model.status import BlockView, Check, FibStatus, PeerStatus, SessionState, Status
 from bgpd.rules.originate import blocks
 from bgpd.views.live import Parts
 

@@ -44,7 +44,7 @@ class Tables:
     def routes(
         self, table: RouteTable, prefix: str | None, peer: str | None, longer: bool
     ) -> Iterator[RouteView]:
-        """Rows of a table. See ``model.status.Views.routes``."""
+        """Rows of a table. See ``model.doors.Views.routes``."""
         only = parse_prefix(prefix) if prefix else None
         status = self._parts.find_peer(peer) if peer else None
         families = (only[0],) if only else tuple(Family)

@@ -59,7 +59,7 @@ class Why:
         self._parts, self._snapshot, self._now = parts, parts.intent.snapshot, now
 
     def why(self, target: str) -> list[Explanation]:
-        """See ``model.status.Views.why``."""
+        """See ``model.doors.Views.why``."""
         head, slash, _ = target.partition("/")
         if slash and is_address(head):
             found = [parse_prefix(target)]

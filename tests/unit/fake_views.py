@@ -10,19 +10,17 @@ from dataclasses import replace
 
 from bgpd.config.config import ConfigError
 from bgpd.model.bfd import BfdReport, BfdState, BfdStatus
+from bgpd.model.doors import Ambiguous, Impossible, NotFound
 from bgpd.model.peer import PeerId
 from bgpd.model.prefix import Address, covers, parse_address, parse_prefix
 from bgpd.model.resources import Problem
 from bgpd.model.status import (
-    Ambiguous,
     BlockView,
     Check,
     DatastoreStatus,
     Explanation,
     FamilyCounts,
     FibStatus,
-    Impossible,
-    NotFound,
     PeerAction,
     PeerStatus,
     RouteTable,
@@ -265,7 +263,7 @@ WHY = (
 
 
 class FakeViews:
-    """Fulfils ``model.status.Views``."""
+    """Fulfils ``model.doors.Views``."""
 
     def __init__(self) -> None:
         self.peers_now = list(PEERS)

@@ -45,7 +45,7 @@ def views() -> FakeViews:
 
 @pytest.fixture
 async def api(views: FakeViews, directory: Path) -> AsyncIterator[Api]:
-    door = Api(views, Metrics(), Claim(directory / "api.sock"), ("127.0.0.1", 0))
+    door = Api(views, views, Metrics(), Claim(directory / "api.sock"), ("127.0.0.1", 0))
     await door.start()
     yield door
     await door.stop()
@@ -352,7 +352,7 @@ async def test_the_socket_is_for_the_group_and_goes_with_the_daemon(
     views: FakeViews, directory: Path
 ) -> None:
     path = directory / "made" / "api.sock"
-    door = Api(views, Metrics(), Claim(path), None)
+    door = Api(views, views, Metrics(), Claim(path), None)
     await door.start()
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
     assert answers(path) and door.metrics_address is None
@@ -408,7 +408,7 @@ def test_two_that_start_at_once(directory: Path) -> None:
 
 async def test_a_daemon_leaves_the_socket_of_the_next(views: FakeViews, directory: Path) -> None:
     path = directory / "api.sock"
-    first = Api(views, Metrics(), Claim(path), None)
+    first = Api(views, views, Metrics(), Claim(path), None)
     await first.start()
     path.unlink()
     second = Claim(path)
@@ -424,7 +424,7 @@ async def test_a_taken_metrics_port_is_named_and_stops_nothing_else(
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        door = Api(views, Metrics(), Claim(directory / "api.sock"), ("127.0.0.1", port))
+        door = Api(views, views, Metrics(), Claim(directory / "api.sock"), ("127.0.0.1", port))
         await door.start()
         try:
             assert (
@@ -477,7 +477,7 @@ async def test_a_plan_that_cannot_be_made(
         assert "an object with name and text" in (await plan(client, body, 400))["error"]
     views.refuse_plan = "nothing would change: there is no Node"
     assert await plan(client, b"", 409) == {"schema_version": 1, "error": views.refuse_plan}
-    monkeypatch.setattr("bgpd.observe.api.PLAN_MAX", 1 << 20)
+    monkeypatch.setattr("bgpd.observe.control_api.PLAN_MAX", 1 << 20)
     assert "more than 1 MiB" in (await plan(client, io.BytesIO(bytes(3 << 20)), 413))["error"]
 
 
@@ -620,7 +620,7 @@ async def test_a_request_that_is_answered_is_not_idle(
 async def test_a_body_that_does_not_come_is_refused(
     directory: Path, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bgpd.observe.api.BODY_TIME", 0.1)
+    monkeypatch.setattr("bgpd.observe.control_api.BODY_TIME", 0.1)
     for path in ("/v1/plan", "/v1/peer-action"):
         reader, writer = await asyncio.open_unix_connection(str(directory / "api.sock"))
         writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{{".encode())
@@ -681,7 +681,7 @@ async def test_half_a_surrogate_pair_in_a_question_is_the_askers_mistake(
 async def test_the_control_socket_comes_back(views: FakeViews, directory: Path) -> None:
     path = directory / "run" / "api.sock"
     claim = Claim(path)
-    door = Api(views, Metrics(), claim, None)
+    door = Api(views, views, Metrics(), claim, None)
     await door.start()
     assert not claim.renew(), "nothing to do"
     for removed in (path.unlink, lambda: shutil.rmtree(path.parent)):

@@ -56,7 +56,7 @@ def served() -> Iterator[tuple[FakeViews, Path]]:
     loop = asyncio.new_event_loop()
 
     async def serve(path: Path) -> None:
-        door = Api(views, Metrics(), Claim(path), None)
+        door = Api(views, views, Metrics(), Claim(path), None)
         await door.start()
         ready.set()
         await end.wait()

@@ -11,9 +11,9 @@ from bgpd.config.config import parse
 from bgpd.daemon.admin import Orders
 from bgpd.daemon.intent import Intent, resource_changes
 from bgpd.daemon.startup import Convergence
+from bgpd.model.doors import Impossible
 from bgpd.model.prefix import Address, Family
 from bgpd.model.resources import BGPConfiguration, BGPPeer, Node, Snapshot
-from bgpd.model.status import Impossible
 from bgpd.rib.router import Router
 from tests.unit.builders import addr
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from bgpd.model.doors import Ambiguous, NotFound
 from bgpd.model.resources import Allocation, IPAMBlock, Node, Snapshot
-from bgpd.model.status import Ambiguous, NotFound
 from tests.unit.builders import V4, addr, announce, path, peer, pfx
 from tests.unit.fake_views import mesh_peer
 from tests.unit.ground import Ground

@@ -1,0 +1,188 @@
+"""What ``bgpctl`` and the CNI plugin ask on the control socket: questions and orders as HTTP, answers as JSON.
+
+On the unix socket, mode 0660 (``as_json`` says what the values look like; each answer has ``schema_version``):
+
+====  ==================================  ====================================================================
+GET   /v1/status                          one ``Status``
+GET   /v1/peers?name=                     ``{"peers": [PeerStatus]}``, of one name or address if given
+GET   /v1/routes?table=&prefix=&peer=     ``{"table": ..., "routes": [RouteView]}``; ``longer=1`` with all inside
+                                          the prefix; a bare address, or a name of one, asks for every prefix that
+                                          covers it
+GET   /v1/blocks                          ``{"blocks": [BlockView]}``
+GET   /v1/bfd                             BfdReport (``model.bfd``)
+GET   /v1/why?target=                     ``{"explanations": [Explanation]}``
+GET   /v1/health?check=live|ready         ``{"check": ..., "ok": ..., "checks": [Check]}``; 503 when it fails
+POST  /v1/plan                            body: a line of JSON a resource file, ``{"name", "text"}``; answers with
+                                          what they would change (docs/plan.md); 409 when that cannot be known
+POST  /v1/reload                          ``{"message": ...}``; 422 with ``problems`` when refused
+POST  /v1/peer-action                     body ``{"action", "name", "message"}``; answers ``{"message": ...}``; 409
+                                          when it cannot be done
+GET   /metrics                            as on TCP
+====  ==================================  ====================================================================
+
+Errors: ``answers``. All answers come from the views, in the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from bgpd.lean_import import lean_import
+from bgpd.model.doors import Actions, Views
+from bgpd.model.prefix import family_of, is_address, make_prefix, parse_address, prefix_text
+from bgpd.model.status import PeerAction, RouteTable
+from bgpd.observe.answers import BODY_TIME, answer, errors_as_json, json_text, stream
+from bgpd.observe.as_json import document, encode, encode_route
+
+with lean_import("aiohttp"):
+    from aiohttp import web
+
+SHUTDOWN_TEXT_MAX = 255
+"""Octets of a shutdown communication (RFC 9003 §2)."""
+PLAN_MAX = 64 * 1024 * 1024
+"""Octets of resources that are taken to be planned with."""
+NOT_AS_ASKED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What JSON that is none, or not of the shape that was asked for, raises."""
+
+
+class ControlApi:
+    """The questions and orders of one daemon."""
+
+    def __init__(self, views: Views, actions: Actions) -> None:
+        self._views, self._actions = views, actions
+
+    def application(self) -> web.Application:
+        """All of them, for a server."""
+        app = web.Application(middlewares=[errors_as_json], client_max_size=64 * 1024)
+        app.add_routes(
+            [
+                web.get("/v1/status", self._status),
+                web.get("/v1/peers", self._peers),
+                web.get("/v1/routes", self._routes),
+                web.get("/v1/blocks", self._blocks),
+                web.get("/v1/bfd", self._bfd),
+                web.get("/v1/why", self._why),
+                web.get("/v1/health", self._health),
+                web.post("/v1/plan", self._plan),
+                web.post("/v1/reload", self._reload),
+                web.post("/v1/peer-action", self._peer_action),
+                web.post("/v1/ipam", self._ipam),
+            ]
+        )
+        return app
+
+    async def _status(self, request: web.Request) -> web.StreamResponse:
+        return answer(document(self._views.status()))
+
+    async def _peers(self, request: web.Request) -> web.StreamResponse:
+        peers = self._views.peers(request.query.get("name"))
+        return await stream(request, {}, "peers", map(encode, peers))
+
+    async def _routes(self, request: web.Request) -> web.StreamResponse:
+        query = request.query
+        table: Any = query.get("table", "rib")
+        if table not in get_args(RouteTable):
+            raise web.HTTPBadRequest(text=f"table must be one of {', '.join(get_args(RouteTable))}")
+        longer = query.get("longer", "") not in ("", "0", "false")
+        rows = self._rows(table, query.get("prefix") or None, query.get("peer") or None, longer)
+        return await stream(request, {"table": table}, "routes", rows)
+
+    def _rows(
+        self, table: RouteTable, prefix: str | None, peer: str | None, longer: bool
+    ) -> Iterator[str | None]:
+        head, slash, _ = (prefix or "").partition("/")
+        if prefix is None or longer or (slash and is_address(head)):
+            for row in self._views.routes(table, prefix, peer, longer):
+                yield encode_route(row)
+            return
+        for address in (parse_address(prefix),) if is_address(prefix) else self._views.addresses(prefix):
+            family = family_of(address)
+            for length in range(family.bits, -1, -1):
+                covering = prefix_text(family, make_prefix(address, length))
+                for row in self._views.routes(table, covering, peer):
+                    yield encode_route(row)
+                yield None  # a look-up without rows takes its time too
+
+    async def _blocks(self, request: web.Request) -> web.StreamResponse:
+        return await stream(request, {}, "blocks", map(encode, self._views.blocks()))
+
+    async def _bfd(self, request: web.Request) -> web.StreamResponse:
+        return answer(document(self._views.bfd()))
+
+    async def _why(self, request: web.Request) -> web.StreamResponse:
+        try:
+            explanations = self._views.why(request.query.get("target", ""))
+        except ValueError as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        return answer({"explanations": document(explanations)})
+
+    async def _health(self, request: web.Request) -> web.StreamResponse:
+        name = request.query.get("check", "ready")
+        if name not in ("live", "ready"):
+            raise web.HTTPBadRequest(text="check must be live or ready")
+        checks = self._views.live() if name == "live" else self._views.ready()
+        ok = all(check.ok for check in checks)
+        return answer({"check": name, "ok": ok, "checks": document(checks)}, 200 if ok else 503)
+
+    async def _plan(self, request: web.Request) -> web.StreamResponse:
+        body = bytearray()
+        async with asyncio.timeout(BODY_TIME):
+            async for part in request.content.iter_any():
+                body += part
+                if len(body) > PLAN_MAX:
+                    raise web.HTTPRequestEntityTooLarge(
+                        PLAN_MAX, len(body), text=f"more than {PLAN_MAX >> 20} MiB"
+                    )
+        try:
+            files = await asyncio.to_thread(_files, body)
+        except NOT_AS_ASKED:
+            raise web.HTTPBadRequest(text="each line must be an object with name and text") from None
+        found = await self._views.plan(files)
+        return json_text(await asyncio.to_thread(json.dumps, found, ensure_ascii=False))
+
+    async def _reload(self, request: web.Request) -> web.StreamResponse:
+        return answer({"message": await self._actions.reload()})
+
+    async def _peer_action(self, request: web.Request) -> web.StreamResponse:
+        try:
+            async with asyncio.timeout(BODY_TIME):
+                body = json.loads(await request.text())
+            action, name, message = body["action"], body["name"], body.get("message", "")
+        except NOT_AS_ASKED:
+            raise web.HTTPBadRequest(
+                text="the body must be an object with action, name and message"
+            ) from None
+        if action not in get_args(PeerAction):
+            raise web.HTTPBadRequest(text=f"action must be one of {', '.join(get_args(PeerAction))}")
+        if not _is_text(name) or not _is_text(message):
+            raise web.HTTPBadRequest(text="name and message must be text, in characters that UTF-8 has")
+        if len(message.encode()) > SHUTDOWN_TEXT_MAX:
+            raise web.HTTPBadRequest(text=f"the message is longer than {SHUTDOWN_TEXT_MAX} octets (RFC 9003)")
+        return answer({"message": await self._actions.peer_action(action, name, message)})
+
+    async def _ipam(self, request: web.Request) -> web.StreamResponse:
+        """An order of a CNI plugin."""
+        try:
+            async with asyncio.timeout(BODY_TIME):
+                order = json.loads(await request.text())
+        except NOT_AS_ASKED:
+            order = None
+        if not isinstance(order, dict):
+            raise web.HTTPBadRequest(text="the body must be an object: verb, and what it asks for")
+        return web.json_response(await self._actions.ipam(order))
+
+
+def _files(body: bytearray) -> dict[str, bytes]:
+    """The files in the body of a plan; octets that are no UTF-8 came as surrogates (PEP 383)."""
+    files = {}
+    for line in body.splitlines():
+        entry = json.loads(line)
+        files[str(entry["name"])] = entry["text"].encode("utf-8", "surrogateescape")
+    return files
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
