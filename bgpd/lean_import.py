@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from types import ModuleType
 
 
@@ -25,10 +24,23 @@ def lean_import(package: str) -> Iterator[None]:
         return
     hollow = ModuleType(package)
     hollow.__path__ = list(spec.submodule_search_locations)
-    vars(hollow)["__version__"] = version(package)
+    vars(hollow)["__getattr__"] = _version_of(package)
     sys.modules[package] = hollow
     try:
         yield
     finally:
         if sys.modules.get(package) is hollow:
             del sys.modules[package]
+
+
+def _version_of(package: str) -> Callable[[str], str]:
+    """What a part may ask of the package that is not there (PEP 562). The metadata cost 50 ms to read, so only then."""
+
+    def attribute(name: str) -> str:
+        if name != "__version__":
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        from importlib.metadata import version
+
+        return version(package)
+
+    return attribute

@@ -15,8 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from netaddr import AddrFormatError, IPAddress, IPNetwork
-
 from bgpd.datastore.allocator import store_of
 from bgpd.datastore.calico import allocation
 from bgpd.datastore.calico.decode import Verdict, decode
@@ -32,6 +30,7 @@ from bgpd.model.ipam import (
     Stored,
     StoreFailed,
 )
+from bgpd.model.networks import AddrFormatError, IPAddress, IPNetwork
 from bgpd.rules.ipam import blocks as block_rules
 from bgpd.rules.ipam import edit
 from bgpd.rules.ipam import pools as pool_rules

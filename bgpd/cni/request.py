@@ -16,7 +16,7 @@ from typing import Any
 from bgpd.cni.spec import CONFIG, OWN, TRY_LATER, Call, Failed
 
 SOCKET = "/run/bgpd/api.sock"
-RESOURCES = "/etc/bgpd/resources"
+CONFIGURATION = "/etc/bgpd/bgpd.yaml"
 NODENAME = "/var/lib/calico/nodename"
 TIMEOUT = 90.0
 """Seconds for the daemon to answer."""
@@ -190,13 +190,29 @@ def _daemon(path: str, wanted: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _ourselves(call: Call, wanted: dict[str, Any]) -> dict[str, Any]:
+    """On the store, without the daemon: the directory that ``ipam.resources`` names, else the daemon's datastore."""
     from pathlib import Path
 
-    from bgpd.datastore.allocator import Allocator
+    from bgpd.datastore.allocator import Allocator, configured_store
     from bgpd.datastore.files_store import FilesStore
-    from bgpd.datastore.store import Executor
+    from bgpd.datastore.store import Executor, Store
+    from bgpd.model.ipam import StoreUnwritten
+    from bgpd.rules.ipam.steps import Invalid
 
     options = ipam_options(call)
-    directory = Path(str(options.get("resources") or RESOURCES))
-    node = wanted["node"] or os.uname().nodename.lower()
-    return Allocator(Executor(FilesStore(directory)), node).perform(wanted)
+    store: Store
+    if options.get("resources"):
+        store, node = FilesStore(Path(str(options["resources"]))), os.uname().nodename.lower()
+    else:
+        path = Path(str(options.get("config") or CONFIGURATION))
+        try:
+            store, node = configured_store(path)
+        except StoreUnwritten as error:
+            raise Failed(TRY_LATER, str(error), "store") from None
+        except Invalid as error:
+            raise Failed(CONFIG, str(error), error.code) from None
+    allocator = Allocator(Executor(store), wanted["node"] or node)
+    try:
+        return allocator.perform(wanted)
+    finally:
+        allocator.close()

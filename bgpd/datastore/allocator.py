@@ -16,14 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from netaddr import AddrFormatError, IPAddress
-
 from bgpd.datastore.files_store import FilesStore
 from bgpd.datastore.store import Executor, Store
 from bgpd.model.ipam import SECOND, Kind, Ref, StoreFailed, StoreUnwritten
+from bgpd.model.networks import AddrFormatError, IPAddress
 from bgpd.rules.ipam import pools as pool_rules
 from bgpd.rules.ipam.assign import Request, addresses_of, assign, assign_address
-from bgpd.rules.ipam.garbage import release_unlisted
 from bgpd.rules.ipam.release import release_handle
 from bgpd.rules.ipam.steps import Invalid, NoPool, NoSuchNode, NotAllocated, Refused, list_pools
 from bgpd.rules.ipam.writes import Assigned, give_back
@@ -33,6 +31,9 @@ if TYPE_CHECKING:
 
 HOST_LOCK = Path("/var/run/calico/ipam.lock")
 """Calico's plugins on the same node take it too."""
+
+RESOURCES = "/etc/bgpd/resources"
+"""Where resources are unless the configuration says otherwise."""
 
 Order = Mapping[str, Any]
 Answer = dict[str, Any]
@@ -125,6 +126,8 @@ class Allocator:
         return _assigned(found)
 
     def _gc(self, order: Order) -> Answer:
+        from bgpd.rules.ipam.garbage import release_unlisted  # no ADD waits for it
+
         valid = {(str(container), str(interface)) for container, interface in order.get("valid") or ()}
         with _host_lock(self._lock):
             self._executor.ready()
@@ -165,6 +168,39 @@ def store_of(config: Config) -> Store:
         )
         return EtcdStore(access, options.prefix)
     raise StoreUnwritten(f"datastore.type {options.type}: its addresses are Calico's IPAM's to give out")
+
+
+def configured_store(path: Path) -> tuple[Store, str]:
+    """The store that the daemon's configuration names, and the node, for a process that starts once a pod; a file that
+    is not there says nothing, as for the daemon. Raises ``Invalid``, and ``StoreUnwritten`` as ``store_of``.
+
+    Of a configuration that keeps resources in a directory no more is read than that: to check the rest is the daemon's
+    work, and costs 0.2 s.
+    """
+    from bgpd.config.yaml import YamlError, load_documents
+
+    try:
+        documents = load_documents(path.read_text(encoding="utf-8"), str(path))
+        found = documents[0].value if len(documents) == 1 else {}
+    except FileNotFoundError:
+        found = {}
+    except (OSError, UnicodeDecodeError, YamlError):
+        found = None  # what is wrong is said below
+    if isinstance(found, dict):
+        options = found.get("datastore")
+        options = {} if options is None else options
+        node = found.get("node", os.environ.get("NODENAME") or os.uname().nodename.lower())
+        if isinstance(node, str) and isinstance(options, dict) and options.get("type", "files") == "files":
+            directory = options.get("path", RESOURCES)
+            if isinstance(directory, str) and directory.startswith("/"):
+                return FilesStore(Path(directory)), node
+    from bgpd.config.config import ConfigError, load
+
+    try:
+        config = load(path)
+    except ConfigError as error:
+        raise Invalid(str(error)) from None
+    return store_of(config), config.node
 
 
 _VERBS: Mapping[str, Callable[[Allocator, Order], Answer]] = {

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from netaddr import IPAddress, IPNetwork
+from bgpd.model.networks import IPAddress, IPNetwork
 
 SECOND = 1_000_000_000
 """Nanoseconds."""

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, NamedTuple
 
-from netaddr import IPNetwork
-
 from bgpd.model.bfd import BfdOptions
+from bgpd.model.networks import IPNetwork
 from bgpd.model.prefix import Address, Family, Prefix
 
 

@@ -294,6 +294,32 @@ def test_the_daemon_is_asked_where_it_runs(run: Run, directory: Path, daemon: li
     assert used(directory) == {}
 
 
+def test_without_a_daemon_its_datastore_is_used(run: Run, directory: Path) -> None:
+    """Of the configuration that names it; the node is the configuration's too where nothing else says it."""
+    configuration = directory.parent / "bgpd.yaml"
+    configuration.write_text(f"node: node-a\ndatastore: {{path: {directory}}}\nnot-yet: known\n")
+    configured = {"resources": None, "config": str(configuration), "nodename": None}
+    code, result = run("ADD", options=configured, nodename_file="/nowhere")
+    assert code == 0, result
+    assert list(used(directory).values()) == ["net.c1"]
+
+    configuration.write_text("datastore: {type: etcd, endpoints: ['http://127.0.0.1:9']}\n")
+    code, error = run("STATUS", options=configured)
+    assert (code, error["code"], error["details"]) == (1, 50, "store")
+    assert "http://127.0.0.1:9" in error["msg"]
+
+    for text, message in (
+        ("datastore: {type: etcd}\n", "endpoints"),
+        ("datastore: {path: relative}\n", "datastore.path"),
+        ("datastore: [", "bgpd.yaml:"),
+        ("datastore: 1\n", "datastore"),
+    ):
+        configuration.write_text(text)
+        code, error = run("ADD", options=configured)
+        assert (code, error["code"], error["details"]) == (1, 7, "invalid")
+        assert message in error["msg"]
+
+
 def test_a_plugin_starts_with_the_standard_library_alone(tmp_path: Path) -> None:
     """What costs time at start: no YAML, no netaddr, no event loop, no HTTP library before an order is carried out."""
     script = "import sys, bgpd.cni.network; print(*sorted(sys.modules))"

@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from netaddr import AddrFormatError, IPNetwork
-
 from bgpd.model.ipam import (
     SECOND,
     Affinity,
@@ -34,6 +32,7 @@ from bgpd.model.ipam import (
     State,
     Value,
 )
+from bgpd.model.networks import AddrFormatError, IPNetwork
 
 CRD = "crd.projectcalico.org/v1"
 V3 = "projectcalico.org/v3"

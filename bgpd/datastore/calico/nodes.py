@@ -6,9 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from netaddr import IPNetwork
-
 from bgpd.datastore.calico.fields import Fields
+from bgpd.model.networks import IPNetwork
 from bgpd.model.prefix import Address, Family, family_of, parse_address, parse_prefix, prefix_text
 from bgpd.model.resources import Node
 

@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from netaddr import IPAddress, IPNetwork
-
 from bgpd.model.ipam import Block, IPAMConfig, Pool, Stored, StoreFailed
+from bgpd.model.networks import IPAddress, IPNetwork
 from bgpd.rules.ipam import blocks as block_rules
 from bgpd.rules.ipam import pools as pool_rules
 from bgpd.rules.ipam.claim import Taken, claim, find_or_claim, own_block, release_affinity

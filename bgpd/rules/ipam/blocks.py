@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from netaddr import IPAddress, IPNetwork
-
 from bgpd.model.ipam import SECOND, Attribute, Block
+from bgpd.model.networks import IPAddress, IPNetwork
 
 WINDOWS_RESERVED = "windows-reserved-ipam-handle"
 """Of addresses that Windows nodes keep for themselves; a block with no others is empty."""

@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from netaddr import IPNetwork
-
 from bgpd.model.ipam import SECOND, Affinity, Block, Conflict, IPAMConfig, Pool, State, Stored
+from bgpd.model.networks import IPNetwork
 from bgpd.rules.ipam import blocks as block_rules
 from bgpd.rules.ipam import pools as pool_rules
 from bgpd.rules.ipam.steps import (

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from netaddr import IPNetwork
-
 from bgpd.model.ipam import Block, IPAMConfig, Pool
+from bgpd.model.networks import IPNetwork
 from bgpd.rules.ipam import blocks as block_rules
 from bgpd.rules.ipam.steps import Invalid, NotEmpty
 

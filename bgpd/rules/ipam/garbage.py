@@ -14,8 +14,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from netaddr import IPAddress, IPNetwork
-
 from bgpd.model.ipam import (
     SECOND,
     Affinity,
@@ -27,6 +25,7 @@ from bgpd.model.ipam import (
     State,
     Stored,
 )
+from bgpd.model.networks import IPAddress, IPNetwork
 from bgpd.rules.ipam import blocks as block_rules
 from bgpd.rules.ipam.claim import release_affinity
 from bgpd.rules.ipam.release import Address, release_address, release_handle

@@ -11,9 +11,8 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from netaddr import AddrFormatError, IPAddress, IPNetwork, cidr_merge
-
 from bgpd.model.ipam import Block, Pool, Reservation
+from bgpd.model.networks import AddrFormatError, IPAddress, IPNetwork, cidr_merge
 from bgpd.rules import selector
 from bgpd.rules.ipam.steps import NoPool, NoSuchPool
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from netaddr import IPAddress, IPNetwork
-
 from bgpd.model.ipam import Affinity, Block, Conflict, IPAMConfig
+from bgpd.model.networks import IPAddress, IPNetwork
 from bgpd.rules.ipam import blocks as block_rules
 from bgpd.rules.ipam import pools as pool_rules
 from bgpd.rules.ipam.claim import release_affinity

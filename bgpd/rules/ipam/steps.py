@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, NamedTuple, TypeVar, cast
 
-from netaddr import IPNetwork
-
 from bgpd.model.ipam import (
     Affinity,
     Block,
@@ -26,6 +24,7 @@ from bgpd.model.ipam import (
     Stored,
     Value,
 )
+from bgpd.model.networks import IPNetwork
 
 TRIES = 100
 """Conflicts in one place before a decision gives up."""

@@ -9,9 +9,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from netaddr import IPAddress, IPNetwork
-
 from bgpd.model.ipam import Block, Conflict, Handle, IPAMConfig, Pool, Stored, StoreFailed
+from bgpd.model.networks import IPAddress, IPNetwork
 from bgpd.rules.ipam import blocks as block_rules
 from bgpd.rules.ipam import pools as pool_rules
 from bgpd.rules.ipam.steps import (
