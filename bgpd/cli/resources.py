@@ -347,6 +347,7 @@ def apply(session: Session, arguments: argparse.Namespace) -> Found:
         old = session.store.get(ref)
         value = allocation.read(document)
         if isinstance(value, Pool):
+            edit.check_pool_fields(document["spec"])
             pools = session.values(Kind.POOL)
             edit.check_pool(value, old.value if old else None, pools, session.values(Kind.BLOCK))
         if isinstance(session.store.apply(document, old), Conflict):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from bgpd.cni import ipam, links
@@ -27,16 +29,13 @@ def add(call: Call) -> dict[str, Any]:
     try:
         result = _ipam(call, "ADD")
         assert result is not None
-        addresses = [_host(ip["address"]) for ip in result.get("ips") or ()]
-        if not addresses:
-            raise Failed(CONFIG, "ipam gave no address")
+        addresses, wanted = _given(ipam_options(call).get("type"), result)
         versions = {":" in address for address in addresses}
-        wanted = [str(route["dst"]) for route in result.get("routes") or ()]
         routes = wanted or [DEFAULTS[version] for version in sorted(versions)]
         mark = links.alias(call.network, call.container, call.interface)
         host = _host_link(call)
         shown = links.lay(call.netns, call.interface, host, mark, mtu, addresses, routes)
-    except Failed:
+    except Exception:
         _release(call)
         raise
     ips: list[dict[str, Any]] = [{"address": address, "interface": 1} for address in addresses]
@@ -99,7 +98,18 @@ def status(call: Call) -> None:
 
 
 def _host(address: str) -> str:
-    return f"{address.partition('/')[0]}/{128 if ':' in address else 32}"
+    """An address alone. Raises ``OSError`` for text that is none."""
+    text = address.partition("/")[0]
+    socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+    return f"{text}/{128 if ':' in text else 32}"
+
+
+def _network(text: str) -> str:
+    length = int(text.partition("/")[2])
+    most = _host(text).partition("/")[2]
+    if not 0 <= length <= int(most):
+        raise ValueError(f"{text!r} is no network")
+    return text
 
 
 def _host_link(call: Call) -> str:
@@ -147,24 +157,47 @@ def _ipam(call: Call, verb: str) -> dict[str, Any] | None:
             break
     else:
         raise Failed(CONFIG, f"ipam.type: no plugin {kind!r} in CNI_PATH")
-    environment = {**call.environment, "CNI_COMMAND": verb}
+    environment = {**os.environ, "CNI_COMMAND": verb}
     try:
         done = subprocess.run(
-            [path], input=call.text, capture_output=True, text=True, env=environment, check=False
+            [path],
+            input=call.text,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            env=environment,
+            check=False,
         )
     except OSError as error:
         raise Failed(IO, f"{path}: {error.strerror}") from None
     try:
         answer = json.loads(done.stdout) if done.stdout.strip() else {}
-    except ValueError:
-        raise Failed(DECODE, f"{kind} answered no JSON", done.stdout[:500]) from None
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise Failed(DECODE, f"{kind} answered no JSON object", done.stdout[:500])
     if done.returncode != 0:
+        code = answer.get("code")
         raise Failed(
-            int(answer.get("code") or IO),
-            str(answer.get("msg") or done.stderr),
+            code if isinstance(code, int) and code > 0 else IO,
+            str(answer.get("msg") or done.stderr.strip() or f"{kind} ended with {done.returncode}"),
             str(answer.get("details") or ""),
         )
     return answer if verb == "ADD" else None
+
+
+def _given(kind: object, result: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Of the result of an IPAM plugin the addresses, as /32 and /128, and the destinations of its routes."""
+    try:
+        addresses = [_host(ip["address"]) for ip in result.get("ips") or ()]
+        routes = [_network(route["dst"]) for route in result.get("routes") or ()]
+    except (TypeError, KeyError, ValueError, AttributeError, OSError) as error:
+        raise Failed(
+            DECODE, f"the result of {kind} cannot be read: {error!r}", json.dumps(result)[:500]
+        ) from None
+    if not addresses:
+        raise Failed(CONFIG, f"{kind} gave no address")
+    return addresses, routes
 
 
 VERBS = {"ADD": add, "DEL": delete, "CHECK": check, "GC": collect, "STATUS": status}

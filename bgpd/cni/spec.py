@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
@@ -42,6 +42,8 @@ OWN = {
 """Codes of errors by the names that IPAM gives them; from 100 on they are ours (docs/cni.md)."""
 KERNEL = 120
 """The network of the pod could not be laid."""
+BUG = 100
+"""A mistake in the plugin itself, with its traceback on stderr."""
 
 
 class Failed(Exception):
@@ -83,9 +85,10 @@ class Call(NamedTuple):
         found = {}
         for word in filter(None, self.environment.get("CNI_ARGS", "").split(";")):
             key, equals, value = word.partition("=")
-            if not equals:
+            if equals:
+                found[key] = value
+            elif self.verb != "DEL":  # which takes away what is there, whatever else it is told
                 raise Failed(ENVIRONMENT, f"CNI_ARGS: expected KEY=value, not {word!r}")
-            found[key] = value
         return found
 
 
@@ -96,7 +99,10 @@ def main(verbs: Verbs) -> int:
     """Runs a plugin; its exit code."""
     version = "1.0.0"
     try:
-        text = sys.stdin.read()
+        try:
+            text = sys.stdin.read()
+        except UnicodeDecodeError as error:
+            raise Failed(DECODE, f"the configuration on stdin is no UTF-8: {error}") from None
         verb = os.environ.get("CNI_COMMAND", "")
         config = _decoded(text)
         version = str(config.get("cniVersion") or "0.2.0")
@@ -113,19 +119,51 @@ def main(verbs: Verbs) -> int:
             _print({"cniVersion": version, **result})
         return 0
     except Failed as failed:
-        error = {"cniVersion": version, "code": failed.code, "msg": failed.message}
-        _print({**error, "details": failed.details} if failed.details else error)
+        answer = {"cniVersion": version, "code": failed.code, "msg": failed.message}
+        _print({**answer, "details": failed.details} if failed.details else answer)
+        return 1
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        _print(
+            {"cniVersion": version, "code": BUG, "msg": f"{type(error).__name__}: {error}", "details": "bug"}
+        )
         return 1
 
 
 def _decoded(text: str) -> dict[str, Any]:
     try:
         config = json.loads(text)
+        odd = next((one for one in _texts(config) if not _writable(one)), None)
     except (ValueError, RecursionError) as error:
         raise Failed(DECODE, f"the configuration on stdin is no JSON: {error}") from None
     if not isinstance(config, dict):
         raise Failed(DECODE, "the configuration on stdin is no object")
+    if odd is not None:
+        raise Failed(DECODE, f"the configuration on stdin has a text that no file can be called by: {odd!r}")
     return config
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every key and text inside."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield key
+            yield from _texts(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+
+
+def _writable(text: str) -> bool:
+    """Whether a text is whole Unicode without a NUL: JSON can have halves of pairs, an environment any octets."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _call(verb: str, config: dict[str, Any], version: str, text: str) -> Call:
@@ -136,7 +174,10 @@ def _call(verb: str, config: dict[str, Any], version: str, text: str) -> Call:
     name = config.get("name")
     if not isinstance(name, str) or not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", name):
         raise Failed(CONFIG, f"name: expected letters, digits, _ . and -, not {name!r}")
-    environment = dict(os.environ)
+    environment = {key: value for key, value in os.environ.items() if key.startswith("CNI_")}
+    for key, value in environment.items():
+        if not _writable(value):
+            raise Failed(ENVIRONMENT, f"{key}: expected UTF-8, not {value!r}")
     missing = [key for key in NEEDED[verb] if not environment.get(key)]
     if missing:
         raise Failed(ENVIRONMENT, f"missing in the environment: {', '.join(missing)}")
@@ -146,7 +187,12 @@ def _call(verb: str, config: dict[str, Any], version: str, text: str) -> Call:
             raise Failed(
                 ENVIRONMENT, f"CNI_CONTAINERID: expected letters, digits, _ . and -, not {container!r}"
             )
-        if not re.fullmatch(r"[^/:\s]{1,15}", interface) or interface in (".", ".."):
+        if (
+            not re.fullmatch(r"[^/:\s]+", interface)
+            or len(interface.encode()) > 15
+            or interface in (".", "..")
+            or not interface.isprintable()
+        ):
             raise Failed(ENVIRONMENT, f"CNI_IFNAME: not the name of an interface: {interface!r}")
     if verb == "CHECK" and not isinstance(config.get("prevResult"), dict):
         raise Failed(CONFIG, "prevResult: expected the result of ADD")

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 HOST_LOCK = Path("/var/run/calico/ipam.lock")
 """Calico's plugins on the same node take it too."""
+LOCK_TIMEOUT = 30.0
+"""Seconds. Its holder may hang; a burst of pods is through by then."""
 
 RESOURCES = "/etc/bgpd/resources"
 """Where resources are unless the configuration says otherwise."""
@@ -253,12 +255,18 @@ def _go_time(now: int) -> str:
 @contextlib.contextmanager
 def _host_lock(path: Path) -> Iterator[None]:
     """One allocation at a time on this node, so that a burst does not claim a block each. Only order, not safety: where
-    it cannot be had it goes without (ipam.md §4.4)."""
+    it cannot be had, or somebody keeps it for ``LOCK_TIMEOUT``, it goes without (ipam.md §4.4)."""
     file = None
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(file, fcntl.LOCK_EX)
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.002)
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ from bgpd.datastore.store import Executor, Store
 from bgpd.model.ipam import Affinity, Kind, Ref, State, StoreFailed
 from bgpd.rules.ipam.assign import assign
 from bgpd.rules.ipam.release import release_handle
+from tests import ipam_writers
 from tests.cluster.servers import EtcdServer, missing
 from tests.unit.ipam_ground import NOW, ask
 from tests.unit.store_contract import StoreContract
@@ -126,6 +127,23 @@ def test_calicos_block_is_allocated_from_as_calico_would(etcd: EtcdServer, store
     assert raw(etcd, "/calico/ipam/v2/handle/k8s-pod-network.a1") is None
     run(release_handle("net.x1", "node-a", NOW))
     assert raw(etcd, "/calico/ipam/v2/handle/net.x1") is None
+
+
+def test_writers_that_are_killed_leave_nothing_double_and_nothing_lost(
+    etcd: EtcdServer, tmp_path: Path
+) -> None:
+    for document in ipam_writers.resources():
+        key = f"{RESOURCES}/{PLURAL[document['kind']]}/{document['metadata']['name']}"
+        etcd.ctl("put", key, json.dumps(document))
+    store = EtcdStore(Access((etcd.url,)))
+    try:
+        configuration = f"datastore: {{type: etcd, endpoints: ['{etcd.url}']}}"
+        outcome = ipam_writers.work_and_check(
+            store, configuration, tmp_path, writers=4, allocations=60, kills=4, seconds=60
+        )
+    finally:
+        store.close()
+    assert outcome.killed == 4 and outcome.released > 10
 
 
 def test_an_affinity_without_a_value_is_confirmed_and_of_node1_only(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from testing.namespaces import Namespace, Net
+from testing.namespaces import Namespace, Net, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
 
@@ -162,7 +162,8 @@ def test_a_namespace_that_is_gone_leaves_no_link_and_no_address(ground: Ground) 
     """calico#7554: the path is gone, but something else holds the namespace, so that the pair lives on."""
     pod = ground.net.namespace("pod")
     assert ground.plugin("ADD", "a", pod)[0] == 0
-    holder = pod.popen("sleep", "60")
+    holder = pod.popen("sh", "-c", "echo inside; exec sleep 60")
+    wait_until(lambda: "inside" in holder.log, "somebody holds the namespace")
     ground.net.remove(pod)
     assert holder.running and len(ground.cali()) == 1
     assert ground.plugin("DEL", "a", None) == (0, None)
@@ -194,3 +195,81 @@ def test_garbage_is_what_the_runtime_does_not_list(ground: Ground) -> None:
     listed = [{"containerID": "b", "ifname": "eth0"}]
     assert ground.plugin("GC", "", None, **{"cni.dev/valid-attachments": listed}) == (0, None)
     assert len(ground.cali()) == 1 and set(ground.used()) == {"net.b"}
+
+
+def test_a_full_disk_is_named_and_nothing_leaks(tmp_path: Path) -> None:
+    """Where there is no room for one more write, an ADD is refused and a DEL says that it could not; with room again
+    the DEL is done, and neither address nor half a file is left."""
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], check=True)
+    try:
+        (small / "all.yaml").write_text(RESOURCES)
+        filler = small / "filler"
+        filler.write_bytes(b"x" * 36_000)
+        options = {"type": "bgpd-ipam", "nodename": "node-a", "resources": str(small), "socket": "/none"}
+        config = {"cniVersion": "1.1.0", "name": "net", "type": "x", "ipam": options}
+
+        def plugin(verb: str, container: str) -> tuple[int, Any]:
+            done = subprocess.run(
+                [str(Path(PLUGIN).with_name("bgpd-ipam"))],
+                input=json.dumps(config),
+                capture_output=True,
+                text=True,
+                check=False,
+                env={
+                    **os.environ,
+                    "CNI_COMMAND": verb,
+                    "CNI_CONTAINERID": container,
+                    "CNI_NETNS": "/none",
+                    "CNI_IFNAME": "eth0",
+                    "CNI_PATH": "/nowhere",
+                },
+            )
+            assert "Traceback" not in done.stderr, done.stderr
+            return done.returncode, json.loads(done.stdout) if done.stdout else None
+
+        def used() -> list[str]:
+            spec = json.loads(next(small.glob("ipamblock.*.json")).read_text())["spec"]
+            return sorted(entry["handle_id"] for entry in spec["attributes"])
+
+        given = []
+        for number in range(16):
+            code, answer = plugin("ADD", f"c{number}")
+            if code != 0:
+                break
+            given.append(f"net.c{number}")
+        assert given and (code, answer["code"], answer["details"]) == (1, 11, "unwritable"), answer
+        assert "No space left on device" in answer["msg"] and used() == sorted(given)
+        with (small / "rest").open("wb", buffering=0) as rest:  # not a page is left
+            try:
+                while True:
+                    rest.write(b"x" * 512)
+            except OSError:
+                pass
+        code, answer = plugin("DEL", "c0")
+        assert (code, answer["code"], answer["details"]) == (1, 11, "unwritable"), answer
+        assert used() == sorted(given)
+        filler.unlink()
+        (small / "rest").unlink()
+        for handle in (*given, f"net.c{len(given)}"):
+            assert plugin("DEL", handle.removeprefix("net.")) == (0, None)
+        assert used() == []
+        assert not list(small.glob("**/.*.tmp")) and not list(small.glob("ipamhandles/*"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_the_hosts_lock_of_a_dead_process_is_nobodys(ground: Ground) -> None:
+    """Who holds it while it is killed does not stop the pods of the node."""
+    script = (
+        "import fcntl, time; from bgpd.datastore.allocator import HOST_LOCK; "
+        "HOST_LOCK.parent.mkdir(parents=True, exist_ok=True); file = HOST_LOCK.open('a'); "
+        "fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+    )
+    pod = ground.net.namespace("pod1")
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        holder.kill()
+    code, result = ground.plugin("ADD", "c1", pod)
+    assert code == 0, result

@@ -194,6 +194,15 @@ def test_versions_are_reported(run: Run) -> None:
         ("ADD", {"environment": {"CNI_IFNAME": "x" * 16}}, 4, "CNI_IFNAME"),
         ("ADD", {"environment": {"CNI_ARGS": "nonsense"}}, 4, "CNI_ARGS"),
         ("ADD", {"environment": {"CNI_NETNS": "", "CNI_IFNAME": ""}}, 4, "CNI_NETNS, CNI_IFNAME"),
+        ("ADD", {"environment": {"CNI_IFNAME": "é" * 8}}, 4, "CNI_IFNAME"),
+        ("ADD", {"environment": {"CNI_IFNAME": "eth0\x1b"}}, 4, "CNI_IFNAME"),
+        ("ADD", {"environment": {"CNI_IFNAME": "\udcff"}}, 4, "CNI_IFNAME"),
+        ("ADD", {"environment": {"CNI_ARGS": "IgnoreUnknown"}}, 4, "CNI_ARGS"),
+        ("ADD", {"options": {"resources": "a\x00b"}}, 6, "no file can be called by"),
+        ("ADD", {"prevResult": {"\ud800": 1}}, 6, "no file can be called by"),
+        ("CHECK", {"prevResult": []}, 7, "prevResult"),
+        ("CHECK", {"prevResult": {"ips": 5}}, 7, "prevResult.ips"),
+        ("CHECK", {"prevResult": {"ips": [{"address": "x"}]}}, 7, "no address"),
         ("NONE", {}, 4, "CNI_COMMAND"),
         ("", {}, 4, "CNI_COMMAND"),
         ("CHECK", {}, 7, "prevResult"),
@@ -245,6 +254,108 @@ def test_exhaustion_is_reported_and_what_was_got_is_given_back(run: Run, directo
     assert code == 1 and used(directory) == before
 
 
+def test_without_borrowing_a_full_cluster_is_exhausted(run: Run, directory: Path) -> None:
+    """Two nodes have the two blocks of a pool, with free addresses: with strictAffinity they are not for a third."""
+    for name in ("node-b", "node-c"):
+        node = {"apiVersion": "projectcalico.org/v3", "kind": "Node", "metadata": {"name": name}, "spec": {}}
+        (directory / f"{name}.json").write_text(json.dumps(node))
+    options = {"ipv4_pools": ["other"]}
+    for name in ("node-b", "node-c"):
+        environment = {"CNI_CONTAINERID": name}
+        assert run("ADD", options={**options, "nodename": name}, environment=environment)[0] == 0
+    before = used(directory)
+    strict = {
+        "apiVersion": "crd.projectcalico.org/v1",
+        "kind": "IPAMConfig",
+        "metadata": {"name": "default"},
+        "spec": {"strictAffinity": True, "autoAllocateBlocks": True},
+    }
+    (directory / "config.json").write_text(json.dumps(strict))
+    code, error = run("ADD", options=options)
+    assert (code, error["code"], error["details"]) == (1, 101, "exhausted"), error
+    assert "strictAffinity" in error["msg"]
+    code, error = run("ADD", options=options, environment={"CNI_ARGS": f"IP={next(iter(before))[:-1]}9"})
+    assert code == 1 and error["details"] in ("strict-affinity", "outside-every-pool")
+    assert used(directory) == before
+    (directory / "config.json").unlink()
+    assert run("ADD", options=options)[0] == 0, "borrowed"
+
+
+def test_a_delete_takes_away_whatever_else_it_is_told(run: Run, directory: Path) -> None:
+    for number, more in enumerate(
+        (
+            {"environment": {"CNI_ARGS": "nonsense"}},
+            {"environment": {"CNI_NETNS": ""}},
+            {"environment": {"CNI_NETNS": "/gone"}},
+            {"prevResult": {"ips": [{"address": 5}]}},
+            {"runtimeConfig": 5, "args": 5},
+            {"options": {"assign_ipv4": "maybe", "ipv4_pools": 5}},
+            {"cniVersion": "0.3.1"},
+        )
+    ):
+        container = f"c{number}"
+        for verbs in (ipam.VERBS, network.VERBS):
+            assert run("ADD", environment={"CNI_CONTAINERID": container})[0] == 0
+            environment = {"CNI_CONTAINERID": container, "CNI_NETNS": "", **more.get("environment", {})}
+            outcome = run("DEL", verbs=verbs, **{**more, "environment": environment})
+            assert outcome == (0, None), (more, outcome)
+            assert used(directory) == {}, more
+
+
+ODD = (None, 5, "", "x", [], {}, [None], [{}], {"a": 1}, True, 1e300, "\x00", "\ud800", "y" * 300, {"cni": 5})
+ODD += (
+    {"cni": {"ips": [5]}},
+    {"ips": [{"address": 5}]},
+    {"type": "../x"},
+    {"io.kubernetes.cri.pod-annotations": 5},
+)
+
+
+@pytest.mark.parametrize("verbs", [ipam.VERBS, network.VERBS], ids=["bgpd-ipam", "bgpd-cni"])
+@pytest.mark.parametrize(
+    "key", ["cniVersion", "name", "ipam", "mtu", "runtimeConfig", "args", "prevResult", "nodename", "dns"]
+)
+def test_no_configuration_is_a_bug(run: Run, directory: Path, verbs: spec.Verbs, key: str) -> None:
+    """Whatever stands at a key: a result, or an error with a code that is not ``BUG``."""
+    for value in ODD:
+        for verb in ("ADD", "CHECK", "DEL"):
+            code, answer = run(verb, verbs=verbs, environment={"CNI_NETNS": "/nowhere"}, **{key: value})
+            assert code == 0 or (answer["code"] != spec.BUG and answer["msg"]), (verb, value, answer)
+    assert set(used(directory).values()) <= {"net.c1", "x.c1", f"{'y' * 300}.c1"}
+
+
+def test_a_bug_is_an_error_too(run: Run) -> None:
+    def broken(_: spec.Call) -> None:
+        raise ZeroDivisionError("somewhere")
+
+    code, error = run("ADD", verbs={"ADD": broken})
+    assert (code, error["code"], error["details"]) == (1, spec.BUG, "bug")
+    assert error["msg"] == "ZeroDivisionError: somewhere"
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "words"),
+    [
+        ("5", 6, "no JSON object"),
+        ("[", 6, "no JSON object"),
+        ("{}", 7, "gave no address"),
+        ('{"ips": [{}]}', 6, "cannot be read"),
+        ('{"ips": [{"address": "10.0.0.300"}]}', 6, "cannot be read"),
+        ('{"ips": [{"address": "10.0.0.3"}], "routes": [{"dst": "0.0.0.0/0 dev x"}]}', 6, "cannot be read"),
+    ],
+)
+def test_an_odd_result_of_another_ipam_plugin(
+    run: Run, tmp_path: Path, answer: str, code: int, words: str
+) -> None:
+    plugin = tmp_path / "odd-ipam"
+    plugin.write_text(f"#!/bin/sh\ncat >/dev/null\necho $CNI_COMMAND >>{tmp_path}/calls\necho '{answer}'\n")
+    plugin.chmod(0o755)
+    environment = {"CNI_PATH": str(tmp_path)}
+    outcome, error = run("ADD", verbs=network.VERBS, options={"type": "odd-ipam"}, environment=environment)
+    assert (outcome, error["code"]) == (1, code) and words in error["msg"], error
+    assert (tmp_path / "calls").read_text().split() == ["ADD", "DEL"], "what it gave is given back"
+
+
 def test_garbage_is_of_this_network_and_node(run: Run, directory: Path) -> None:
     for container in ("c1", "c2", "c3"):
         run("ADD", environment={"CNI_CONTAINERID": container})
@@ -294,7 +405,9 @@ def test_the_daemon_is_asked_where_it_runs(run: Run, directory: Path, daemon: li
     assert used(directory) == {}
 
 
-def test_without_a_daemon_its_datastore_is_used(run: Run, directory: Path) -> None:
+def test_without_a_daemon_its_datastore_is_used(
+    run: Run, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of the configuration that names it; the node is the configuration's too where nothing else says it."""
     configuration = directory.parent / "bgpd.yaml"
     configuration.write_text(f"node: node-a\ndatastore: {{path: {directory}}}\nnot-yet: known\n")
@@ -303,6 +416,8 @@ def test_without_a_daemon_its_datastore_is_used(run: Run, directory: Path) -> No
     assert code == 0, result
     assert list(used(directory).values()) == ["net.c1"]
 
+    assert Executor.__init__.__kwdefaults__ is not None
+    monkeypatch.setitem(Executor.__init__.__kwdefaults__, "patience", 0.1)
     configuration.write_text("datastore: {type: etcd, endpoints: ['http://127.0.0.1:9']}\n")
     code, error = run("STATUS", options=configured)
     assert (code, error["code"], error["details"]) == (1, 50, "store")

@@ -23,6 +23,13 @@ kind: IPPool
 metadata: {name: %s}
 spec: {cidr: %s, blockSize: %d, natOutgoing: true}
 """
+
+
+def with_field(field: str, cidr: str = "10.49.0.0/24", size: int = 26) -> str:
+    """A pool that is right but for a field."""
+    return (POOL % ("q", f'"{cidr}"', size)).replace("natOutgoing: true", field)
+
+
 NODES = "".join(
     f"---\napiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {{name: {name}}}\nspec: {{}}\n"
     for name in ("node-a", "node-b")
@@ -155,6 +162,20 @@ def test_a_pool_comes_and_goes(directory: Path, bgpctl: Bgpctl, tmp_path: Path) 
         (POOL % ("q", "169.254.0.0/24", 26), "link-local"),
         (POOL % ("q", "10.49.0.1/24", 26), "host bits"),
         (POOL % ("q", "10.49.0.0/24", 19), "20 to 32"),
+        (with_field("ipipMode: Always, vxlanMode: CrossSubnet"), "cannot both be on"),
+        (with_field("ipipMode: Sometimes"), "ipipMode"),
+        (with_field("nodeSelector: global()"), "global()"),
+        (with_field("nodeSelector: 'has(x) && global ( )'"), "global()"),
+        (with_field("nodeSelector: 'a =='"), "spec.nodeSelector"),
+        (with_field("namespaceSelector: '('"), "spec.namespaceSelector"),
+        (with_field("allowedUses: [Pods]"), "spec.allowedUses"),
+        (with_field("assignmentMode: Never"), "spec.assignmentMode"),
+        (with_field("allowedUses: [Tunnel], namespaceSelector: all()"), "spec.namespaceSelector"),
+        (with_field("allowedUses: [LoadBalancer, Workload]"), "no other use"),
+        (with_field("allowedUses: [LoadBalancer], vxlanMode: Always"), "spec.vxlanMode"),
+        (with_field("allowedUses: [LoadBalancer], nodeSelector: has(x)"), "spec.nodeSelector"),
+        (with_field("allowedUses: [LoadBalancer], disableBGPExport: true"), "spec.disableBGPExport"),
+        (with_field("ipipMode: Always", "fd00:49::/112", 122), "IPIP carries IPv4 only"),
         ("kind: Pod\napiVersion: v1\nmetadata: {name: x}\n", "'Pod'"),
         ("kind: IPPool\napiVersion: v2\nmetadata: {name: x}\n", "apiVersion"),
         ("a: [", "line"),

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +28,9 @@ from bgpd.model.ipam import (
 )
 from bgpd.rules.ipam import blocks as block_rules
 from bgpd.rules.ipam.assign import assign
-from bgpd.rules.ipam.garbage import sweep
 from bgpd.rules.ipam.release import release_handle
 from bgpd.rules.ipam.steps import NotReady
+from tests import ipam_writers
 from tests.unit.ipam_ground import NOW, Memory, ask, in_use, node, pool, sound
 from tests.unit.store_contract import StoreContract, made
 
@@ -193,84 +190,16 @@ def test_the_lock_of_a_dead_process_is_nobodys_and_of_a_living_one_is_named(tmp_
     assert Executor(FilesStore(tmp_path)).run(assign(ask(), NOW))
 
 
-WRITER = """
-import sys, time
-from pathlib import Path
-from bgpd.datastore.files_store import FilesStore
-from bgpd.datastore.store import Executor
-from bgpd.rules.ipam.assign import Request, assign
-from bgpd.rules.ipam.release import release_handle
-directory, name, node = sys.argv[1:]
-run = Executor(FilesStore(Path(directory))).run
-for turn in range(10_000):
-    request = Request(node, f"net.{name}-{turn}", ipv4=1, secondary={"node": node, "interface": "eth0"})
-    found = run(assign(request, time.time_ns()))
-    print("+", request.handle, found[0].address, flush=True)
-    if turn % 3:
-        print("-", request.handle, flush=True)
-        run(release_handle(request.handle, node, time.time_ns()))
-"""
-
-
 def test_writers_that_are_killed_leave_nothing_double_and_nothing_lost(tmp_path: Path) -> None:
-    """Processes are killed at any moment; what they had printed as theirs stays theirs, once, and no file is broken."""
+    """The whole, with 20 writers, is in tests/cluster/test_ipam_writers.py."""
     directory = tmp_path / "resources"
     directory.mkdir()
-    texts = [allocation.V3, "IPPool", "p", '{"cidr": "10.48.0.0/22", "blockSize": 27}']
-    documents = [texts, *([allocation.V3, "Node", name, "{}"] for name in ("node-a", "node-b"))]
-    (directory / "all.yaml").write_text(
-        "".join(
-            f"---\napiVersion: {g}\nkind: {k}\nmetadata: {{name: {n}}}\nspec: {s}\n"
-            for g, k, n, s in documents
-        )
+    (directory / "all.json").write_text(json.dumps({"kind": "List", "items": ipam_writers.resources()}))
+    configuration = f"datastore: {{path: {directory}}}"
+    outcome = ipam_writers.work_and_check(
+        FilesStore(directory), configuration, tmp_path, writers=4, allocations=60, kills=4, seconds=60
     )
-    stated: list[str] = []
-    for generation in range(2):
-        writers = [
-            subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    WRITER,
-                    str(directory),
-                    f"{generation}-{number}",
-                    f"node-{'ab'[number % 2]}",
-                ],
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for number in range(4)
-        ]
-        for writer in writers:
-            assert writer.stdout is not None
-            stated += [writer.stdout.readline() for _ in range(6)]
-        for writer in writers:
-            writer.send_signal(signal.SIGKILL)
-        for writer in writers:
-            out, _ = writer.communicate()
-            stated += out.splitlines(keepends=True)
-    words = [line.split() for line in stated if line.endswith("\n")]
-    given_back = {word[1] for word in words if word[0] == "-"}
-    kept = {word[2]: word[1] for word in words if word[0] == "+" and word[1] not in given_back}
-    assert len(words) > 20
-    store = FilesStore(directory)
-    whole = Memory(
-        stored.value
-        for kind in (Kind.POOL, Kind.NODE, Kind.BLOCK, Kind.AFFINITY, Kind.HANDLE)
-        for stored in store.list(kind)
-    )
-    sound(whole)
-    used = in_use(whole)
-    assert {text: used.get(text) for text in kept} == kept
-    assert max(Counter(kept.values()).values()) == 1
-    # The runtimes of the dead give back what was under way, and the sweep does the rest.
-    for handle in set(used.values()) - set(kept.values()):
-        whole.run(release_handle(handle, "node-a", NOW))
-    suspects: Any = {}
-    for turn in range(3):
-        suspects = whole.run(sweep(suspects, time.time_ns() + turn * 10**12)).suspects
-    sound(whole, settled=True)
-    assert in_use(whole) == kept
+    assert outcome.killed == 4 and outcome.released > 10
 
 
 def test_a_store_that_fails_is_asked_again_and_its_late_write_is_seen() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from bgpd.model.ipam import Block, IPAMConfig, Pool
 from bgpd.model.networks import IPNetwork
+from bgpd.rules import selector
 from bgpd.rules.ipam import blocks as block_rules
 from bgpd.rules.ipam.steps import Invalid, NotEmpty
 
+_USES = frozenset({"Workload", "Tunnel", "LoadBalancer"})
 _LINK_LOCAL = (IPNetwork("169.254.0.0/16"), IPNetwork("fe80::/10"))
 
 
@@ -38,6 +41,42 @@ def check_pool(new: Pool, old: Pool | None, pools: Iterable[Pool], blocks: Itera
                 f"spec.blockSize: block {block.cidr} is there already, of an earlier pool: expected "
                 f"{block.cidr.prefixlen}, not {new.block_size}"
             )
+
+
+def check_pool_fields(spec: Mapping[str, Any]) -> None:
+    """Raises ``Invalid`` for fields of a pool of which each can be read, and that Calico's API refuses together."""
+    modes = {key: spec.get(key) or "Never" for key in ("ipipMode", "vxlanMode")}
+    encapsulated = [key for key, mode in modes.items() if mode != "Never"]
+    if len(encapsulated) == 2:
+        raise Invalid("spec.ipipMode and spec.vxlanMode cannot both be on: set one of them to Never")
+    if modes["ipipMode"] != "Never" and ":" in str(spec.get("cidr")):
+        raise Invalid("spec.ipipMode: IPIP carries IPv4 only, expected Never")
+    for key in ("nodeSelector", "namespaceSelector"):
+        text = str(spec.get(key) or "")
+        try:
+            selector.parse(text)
+        except ValueError as error:
+            raise Invalid(f"spec.{key}: {error}") from None
+        if "global(" in text.replace(" ", ""):
+            raise Invalid(f"spec.{key}: global() is not for pools, expected all() or a selector of labels")
+    uses = spec.get("allowedUses") or ()
+    if not isinstance(uses, list | tuple) or not set(map(str, uses)) <= _USES:
+        raise Invalid(f"spec.allowedUses: expected a list of {', '.join(sorted(_USES))}, not {uses!r}")
+    if spec.get("assignmentMode") not in (None, "", "Automatic", "Manual"):
+        raise Invalid(f"spec.assignmentMode: expected Automatic or Manual, not {spec['assignmentMode']!r}")
+    if "Tunnel" in uses and spec.get("namespaceSelector"):
+        raise Invalid(
+            "spec.namespaceSelector: a pool with the use Tunnel cannot have one, tunnels have no namespace"
+        )
+    if "LoadBalancer" in uses:
+        if len(uses) > 1:
+            raise Invalid("spec.allowedUses: LoadBalancer goes with no other use")
+        if encapsulated:
+            raise Invalid(f"spec.{encapsulated[0]}: expected Never in a pool of LoadBalancer")
+        if spec.get("disableBGPExport"):
+            raise Invalid("spec.disableBGPExport: expected false in a pool of LoadBalancer")
+        if (spec.get("nodeSelector") or "all()") != "all()":
+            raise Invalid("spec.nodeSelector: expected all() in a pool of LoadBalancer")
 
 
 def _overlap(one: IPNetwork, other: IPNetwork) -> bool:

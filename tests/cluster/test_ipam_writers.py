@@ -1,0 +1,44 @@
+"""20 writers at once and 10,000 allocations, most of them released, with kills, over each store: in CI only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bgpd.datastore.etcd.client import Access
+from bgpd.datastore.etcd.store import EtcdStore
+from bgpd.datastore.files_store import FilesStore
+from tests import ipam_writers
+from tests.cluster.servers import EtcdServer, missing
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1300)]
+WHOLE = {"writers": 20, "allocations": 10_000, "kills": 40, "seconds": 1200.0}
+RESOURCES = "/calico/resources/v3/projectcalico.org"
+
+
+def test_over_files(tmp_path: Path) -> None:
+    directory = tmp_path / "resources"
+    directory.mkdir()
+    (directory / "all.json").write_text(json.dumps({"kind": "List", "items": ipam_writers.resources(26)}))
+    configuration = f"datastore: {{path: {directory}}}"
+    outcome = ipam_writers.work_and_check(FilesStore(directory), configuration, tmp_path, **WHOLE)  # type: ignore[arg-type]
+    print(f"files: {outcome}")
+
+
+@pytest.mark.skipif(bool(missing("etcd", "etcdctl")), reason="etcd-server and etcd-client are missing")
+def test_over_etcd(tmp_path: Path) -> None:
+    etcd = EtcdServer(tmp_path)
+    etcd.start()
+    store = EtcdStore(Access((etcd.url,)))
+    try:
+        for document in ipam_writers.resources(26):
+            plural = {"IPPool": "ippools", "Node": "nodes"}[document["kind"]]
+            etcd.ctl("put", f"{RESOURCES}/{plural}/{document['metadata']['name']}", json.dumps(document))
+        configuration = f"datastore: {{type: etcd, endpoints: ['{etcd.url}']}}"
+        outcome = ipam_writers.work_and_check(store, configuration, tmp_path, **WHOLE)  # type: ignore[arg-type]
+        print(f"etcd: {outcome}")
+    finally:
+        store.close()
+        etcd.stop()
