@@ -41,6 +41,7 @@ from bgpd.bgp.wire.exa import (
     encode_refresh,
     multiprotocol_data,
 )
+from bgpd.bgp.wire.held import Held
 from bgpd.bgp.wire.update import Decoder, Framer, message_types
 from bgpd.model.peer import DownReason, Peer, PeerConfig
 from bgpd.model.prefix import Address, Family, address_text
@@ -139,6 +140,8 @@ class Connection:
         self._counters = counters
         self._random = random
         self._framer = Framer()
+        self.held = Held()
+        """The memory of what the peer has announced here."""
         self._decoder: Decoder | None = None
         self._kept: tuple[int, bytes] | None = None
         self._updates = 0
@@ -258,6 +261,11 @@ class Connection:
             return None
         return min((at for at in (self._hold_at, self._keepalive_at) if at is not None), default=None)
 
+    @property
+    def unread(self) -> int:
+        """Octets that came and were not looked at."""
+        return self._framer.waiting
+
     def close(self, notification: Notification | None, reason: DownReason, message: str) -> None:
         """Ends the connection, with a NOTIFICATION unless there is none to send. The first reason stands."""
         if self.closure is not None:
@@ -316,6 +324,7 @@ class Connection:
         elif kind == KEEPALIVE and self.state is SessionState.OPEN_CONFIRM and self.peer is not None:
             self.state = SessionState.ESTABLISHED
             self._decoder = Decoder(self.peer)
+            self.held = self._decoder.cache.held
             return Up(self.peer)
         elif kind == ROUTE_REFRESH and self.state is SessionState.ESTABLISHED and self.peer is not None:
             return self._refreshed(self.peer, decode_refresh(body))

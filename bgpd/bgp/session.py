@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 from bgpd.bgp.connection import Closure, Connection, Counters, Opened, Refresh, Routes, Up
 from bgpd.bgp.wire.exa import Cease, Notification, shutdown
+from bgpd.bgp.wire.held import Held
 from bgpd.model.peer import Down, DownReason, Peer, PeerConfig, PeerKind
 from bgpd.model.prefix import Address, Family, address_text
 from bgpd.model.status import SessionState
@@ -40,6 +41,9 @@ IDLE_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 STABLE = 10.0
 """A session that lasted so many seconds starts the delays anew."""
 PREFIX_LIMIT_IDLE = 60.0
+MEMORY_IDLE = (60.0, 120.0, 300.0, 900.0)
+"""Seconds that a peer which was ended for memory stays out: more each time, until it was good for an hour."""
+GOOD_FOR = 3600.0
 RACE = 5.0
 """A connection that begins sooner after the session was up was dialled while it came up: a collision."""
 _SOFT = ("kind", "source", "passive", "port", "max_prefixes", "reachable_by", "bfd")
@@ -89,6 +93,10 @@ class Session:
         self.flaps: Counter[str] = Counter()
         self.epoch = 0
         """Counts the changes of ``config`` that need a new session; a dial that began before one is of no use."""
+        self._held = self._held_before = Held()
+        """The memory of what was announced in the present or last session, and in the one before that."""
+        self._ended_for_memory = 0
+        self._ended_for_memory_at = 0.0
         self.stale_until = 0.0
         """Until when routes of the session before are kept (graceful restart helper)."""
         self._restarted = restarted
@@ -288,6 +296,27 @@ class Session:
             notification = Notification(6, Cease.MAX_PREFIXES, data)
             self._close(connection, notification, DownReason.NOTIFICATION_TX, text, now)
 
+    def out_of_memory(self, text: str, now: float) -> float:
+        """The peer holds more memory than may be: Cease 6/8 (RFC 4486 §4), nothing of it is kept, and it stays out.
+        For how many seconds."""
+        if now >= self._ended_for_memory_at + GOOD_FOR:
+            self._ended_for_memory = 0
+        idle = MEMORY_IDLE[min(self._ended_for_memory, len(MEMORY_IDLE) - 1)]
+        self._ended_for_memory, self._ended_for_memory_at = self._ended_for_memory + 1, now
+        self._close_all(Notification(6, Cease.OUT_OF_RESOURCES), DownReason.NOTIFICATION_TX, text, now)
+        self.stale_until = 0.0
+        self._idle_until = self._dial_at = now + idle
+        return idle
+
+    def memory(self, stale: bool) -> int:
+        """Octets of what the peer has announced, but for the tables' own, and of what waits to be read. ``stale``:
+        whether routes of the session before are kept."""
+        connection = self.established
+        if connection is None:
+            return self._held.octets if stale else 0
+        before = self._held_before.octets if stale and self._held_before is not self._held else 0
+        return self._held.octets + before + connection.unread
+
     def path_down(self, reason: str, independent: bool, now: float) -> bool:
         """BFD found the peer dead: the session ends with Cease 6/10 (RFC 9384), and nothing of the peer is kept, since
         BGP cannot say beforehand that it will restart (RFC 5882 §4.3.2.2). The NOTIFICATION will hardly arrive.
@@ -368,6 +397,7 @@ class Session:
 
     def _up(self, connection: Connection, peer: Peer, now: float) -> None:
         connection.established_at = now
+        self._held_before, self._held = self._held, connection.held
         for other in list(self.connections):
             if other is not connection:
                 self._close(
@@ -403,7 +433,7 @@ class Session:
 
     def _restart(self, now: float) -> None:
         """Starts the delays anew and dials at once."""
-        self._attempts = self._errors = 0
+        self._attempts = self._errors = self._ended_for_memory = 0
         self._idle_until = None
         self._dial_at = now
 

@@ -189,6 +189,29 @@ class Speaker:
         runner.pump()
         return False
 
+    def memory(self, peer_id: PeerId, stale: bool) -> int:
+        """Octets that a peer holds outside the tables: attribute sets, paths, what waits to be read and sent.
+
+        ``stale``: whether routes of its session before are kept. 0 for an unknown peer."""
+        runner = self._runners.get(peer_id)
+        if runner is None:
+            return 0
+        return runner.session.memory(stale) + sum(link.unsent for link in runner.links.values())
+
+    def out_of_memory(self, peer_id: PeerId, text: str) -> float:
+        """Ends a peer for the memory that it holds (Cease 6/8). For how many seconds it stays out.
+
+        ``KeyError``: unknown peer."""
+        runner = self._runners[peer_id]
+        idle = runner.session.out_of_memory(text, now())
+        runner.pump()
+        return idle
+
+    @property
+    def ids(self) -> list[PeerId]:
+        """All configured peers."""
+        return list(self._runners)
+
     def send(self, peer: Peer, data: bytes) -> bool:
         """Whole messages for an established session. False: send no more until ``Handler.writable`` (the data was
         taken), or that session is over."""

@@ -234,6 +234,11 @@ class Link(asyncio.BufferedProtocol):
         fcntl.ioctl(self.socket.fileno(), termios.FIONREAD, count)
         return any(count)
 
+    @property
+    def unsent(self) -> int:
+        """Octets that wait for the peer to read."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
     def write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)

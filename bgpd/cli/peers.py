@@ -119,6 +119,7 @@ def _peer_facts(peer: Document, look: Look) -> Iterator[tuple[str, str]]:
         "Queue",
         f"{peer['output_queue']} prefixes wait for the peer to read" if peer["output_queue"] else "",
     )
+    yield "Memory", f"{peer['memory'] / (1 << 20):.1f} MiB" if peer["memory"] else ""
     yield "Received", _counts(peer["messages_received"])
     yield "Sent", _counts(peer["messages_sent"])
     errors = peer["update_errors"]

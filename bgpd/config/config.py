@@ -43,6 +43,7 @@ from bgpd.config.values import (
     InterfacePattern,
     Interval,
     ListenEndpoint,
+    MemorySize,
     NetworkText,
     NodeName,
     Port,
@@ -222,6 +223,10 @@ class BgpOptions(_Section):
     """Addresses to listen on; BGPConfiguration ``bindMode: NodeIP`` replaces them with the node's own."""
     port: Port = 179
     """TCP port, used where no BGPConfiguration sets ``listenPort``: ours, and that of the cluster's other nodes."""
+    memory_limit: MemorySize = "auto"
+    """What all peers together may hold of this machine's memory, as ``512MiB``; beyond it the one that holds most is
+    ended (Cease 6/8) and stays out for a minute or more. ``auto`` is a quarter of the machine's memory or of what its
+    cgroup may have, whichever is less; ``off`` (or 0) is no limit."""
     defaults: PeerOptions = PeerOptions()
     """For every peer."""
     peers: Annotated[

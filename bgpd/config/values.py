@@ -148,6 +148,34 @@ def interval_text(microseconds: int) -> str:
     raise AssertionError(microseconds)
 
 
+_SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+LEAST_MEMORY = 1 << 20
+
+
+def _memory(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value == 0):
+        return value
+    if value == "off":
+        return 0
+    found = re.fullmatch(r"(\d{1,9})(KiB|MiB|GiB)", value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f"expected auto, off or a size such as 512MiB (of KiB, MiB, GiB), not {value!r}")
+    octets = int(found[1]) * _SIZES[found[2]]
+    if octets < LEAST_MEMORY:
+        raise ValueError(f"expected at least 1MiB, or off, not {value}")
+    return octets
+
+
+def memory_text(value: Literal["auto"] | int) -> str:
+    """A size as the configuration has it: ``512MiB``, ``auto``, ``off``."""
+    if not isinstance(value, int):
+        return value
+    for unit, size in reversed(_SIZES.items()):
+        if value and value % size == 0:
+            return f"{value // size}{unit}"
+    return "off"
+
+
 def _asns(value: tuple[int, ...]) -> tuple[int, ...]:
     if not value:
         raise ValueError("expected a list of at least one AS number")
@@ -204,6 +232,14 @@ Interval = Annotated[
     BeforeValidator(_interval),
     PlainSerializer(interval_text, return_type=str),
     WithJsonSchema({"type": "string", "pattern": "^[0-9]+(us|ms|s)$"}),
+]
+MemorySize = Annotated[
+    Literal["auto"] | int,
+    BeforeValidator(_memory),
+    PlainSerializer(memory_text, return_type=str),
+    WithJsonSchema(
+        {"anyOf": [{"enum": ["auto", "off", 0]}, {"type": "string", "pattern": "^[0-9]+(KiB|MiB|GiB)$"}]}
+    ),
 ]
 Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 Asns = Annotated[

@@ -29,6 +29,7 @@ from bgpd.daemon.admin import Orders, Shutdowns
 from bgpd.daemon.housekeeping import Housekeeping
 from bgpd.daemon.intent import Intent, resource_changes
 from bgpd.daemon.liveness import Liveness
+from bgpd.daemon.memory import Memory, memory_limit
 from bgpd.daemon.operator import OperatorActions, OperatorViews
 from bgpd.daemon.service_manager import ServiceManager
 from bgpd.daemon.startup import Convergence
@@ -85,8 +86,10 @@ class Daemon:
         self._convergence = Convergence()
         self._intent = intent = Intent(config, kernel, router, outbound, speaker, self._convergence)
         self._recently = Recently()
-        parts = Parts(router, speaker, outbound, kernel, fibs, intent, self._recently)
-        self._turn = Turn(parts, facts, intent, metrics)
+        self._memory = memory = Memory(speaker, router, memory_limit(config.bgp.memory_limit))
+        parts = Parts(router, speaker, outbound, kernel, fibs, intent, self._recently, memory.of)
+        facts.memory_limit, facts.out_of_memory = memory.limit, memory.problems
+        self._turn = Turn(parts, facts, intent, metrics, memory)
         self._writing = Writing(parts, facts, self._convergence)
         self._liveness = Liveness(speaker, kernel, router, self._turn.kick)
         self._manager = ServiceManager(parts, facts)
@@ -198,6 +201,7 @@ class Daemon:
     def _intent_changed(self) -> None:
         """The resources or the configuration differ: sessions, policy and originations anew."""
         began, intent = time.monotonic(), self._intent
+        self._memory.limit = self._facts.memory_limit = memory_limit(intent.config.bgp.memory_limit)
         if intent.snapshot is not None:
             intent.decide(intent.snapshot)
         self._configure_log()

@@ -71,6 +71,7 @@ class Housekeeping:
                 router.tick(now)
                 self._turn.kick()
             self._turn.review_backlog()
+            self._turn.review_memory()
             self._liveness.review()
             self._writing.check_alone()
             self._writing.check_in_sync()

@@ -11,6 +11,7 @@ import asyncio
 import time
 
 from bgpd.daemon.intent import Intent
+from bgpd.daemon.memory import Memory
 from bgpd.observe.metrics import Metrics
 from bgpd.views.live import Parts
 from bgpd.views.summary import Facts
@@ -26,9 +27,10 @@ MOST_THROTTLED = 1.0
 class Turn:
     """The turns of one daemon. All of it is called in the event loop's thread."""
 
-    def __init__(self, parts: Parts, facts: Facts, intent: Intent, metrics: Metrics) -> None:
+    def __init__(self, parts: Parts, facts: Facts, intent: Intent, metrics: Metrics, memory: Memory) -> None:
         self._router, self._speaker, self._outbound = parts.router, parts.speaker, parts.outbound
         self._fibs, self._intent, self._facts, self._metrics = parts.fibs, intent, facts, metrics
+        self._memory = memory
         for programming in self._fibs.values():
             programming.progressed = self.review_backlog
         self._scheduled = False
@@ -82,7 +84,12 @@ class Turn:
         for peer, family, count in self._router.take_over_limit():
             self._speaker.check_limit(peer, family, count)
         self.review_backlog()
-        if more or behind:
+        if self._memory.review(time.monotonic()) or more or behind:
+            self.kick()
+
+    def review_memory(self) -> None:
+        """Where nothing comes in a turn does not ask: a peer that does not read holds memory all the same."""
+        if self._memory.review(time.monotonic()):
             self.kick()
 
     def review_backlog(self) -> None:

@@ -191,6 +191,8 @@ class Path(NamedTuple):
     path_id: int = 0
     link_local: Address | None = None
     """The second address of a 32-octet IPv6 next hop (RFC 2545 §3)."""
+    charge: object = None
+    """What stands for its memory on its session's account while anybody has it (``bgp.wire.held``)."""
 
 
 class Announce(NamedTuple):

@@ -98,6 +98,8 @@ class PeerStatus:
     """(``sent`` or ``received``, code, subcode) -> count."""
     output_queue: int = 0
     """Prefixes waiting for the peer to read."""
+    memory: int = 0
+    """Octets that the peer holds of this machine's memory, reckoned; filled in by the daemon."""
     update_errors: int = 0
     """UPDATEs treated as withdraw or with a discarded attribute (RFC 7606)."""
     refused: Mapping[str, int] = field(default_factory=dict)
@@ -240,6 +242,8 @@ class Status:
     last_routes_change: float | None
     peers_shut_down: int = 0
     """By the operator: these are not among ``peers_wanted``."""
+    memory_limit: int = 0
+    """Octets that all peers together may hold; 0 is no limit."""
     problems: tuple[Problem, ...] = ()
     """All of them: resources, peers, configuration, kernel conflicts."""
     degraded: tuple[str, ...] = ()

@@ -101,6 +101,12 @@ def _daemon(status: Status, versions: tuple[str, str]) -> Iterator[Metric]:
         "bgpd_event_loop_lag_seconds", "How late the event loop last woke up.", (), status.event_loop_lag
     )
     yield _gauge(
+        "bgpd_peer_memory_limit_bytes",
+        "Memory that all peers together may hold; 0 is no limit.",
+        (),
+        status.memory_limit,
+    )
+    yield _gauge(
         "bgpd_last_routes_change_timestamp_seconds",
         "When routes that this node announces or installs last changed.",
         (),
@@ -310,6 +316,11 @@ _PEER_GAUGES: tuple[tuple[str, str, Callable[[PeerStatus], float]], ...] = (
         "bgpd_adj_rib_out_queue_length",
         "Prefixes waiting for the peer to read.",
         lambda peer: peer.output_queue,
+    ),
+    (
+        "bgpd_peer_memory_bytes",
+        "Memory that the peer holds, reckoned: prefixes, attribute sets, what waits to be read and sent.",
+        lambda peer: peer.memory,
     ),
 )
 

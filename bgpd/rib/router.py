@@ -362,6 +362,11 @@ class Router:
         """(received, accepted, stale) paths of a peer."""
         return self._ribs[family].adj_rib_in.counts(peer)
 
+    def sizes(self) -> tuple[int, int]:
+        """(NLRI in the tables of all update groups, paths in Adj-RIB-In): what memory is reckoned by."""
+        advertised = sum(len(group.table) for rib in self._ribs.values() for group in rib.adj_ribs_out.groups)
+        return advertised, sum(rib.adj_rib_in.size for rib in self._ribs.values())
+
     def refusals(self, peer: PeerId, family: Family) -> Counter[Reason]:
         """Why import does not accept paths of a peer: reason -> how many."""
         rib, found = self._ribs[family], Counter[Reason]()

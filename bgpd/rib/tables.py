@@ -121,6 +121,11 @@ class AdjRibIn:
         received = len(table.fresh) + len(table.stale)
         return received, received - len(table.refused), len(table.stale)
 
+    @property
+    def size(self) -> int:
+        """Paths of all peers."""
+        return sum(len(table.fresh) + len(table.stale) for table in self._tables.values())
+
     def peer_paths(self, peer: PeerId) -> Iterator[tuple[Prefix, Path, bool]]:
         """(prefix, path, stale) of all that a peer announced."""
         if table := self._tables.get(peer):

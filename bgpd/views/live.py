@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from bgpd.config.config import Config
 from bgpd.fib.programmer import Programming
 from bgpd.kernel.kernel import Kernel
 from bgpd.model.doors import Ambiguous, NotFound
-from bgpd.model.peer import Peer
+from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix, address_text, host_prefix
 from bgpd.model.resources import Snapshot, community_text
 from bgpd.model.route import Attributes, FibKey, Forwarding, Origination, Path, SegmentType, Via
@@ -65,6 +65,8 @@ class Parts:
     fibs: Mapping[Family, Programming]
     intent: Intent
     recently: Recently
+    memory: Callable[[PeerId], int] = lambda _: 0
+    """Octets that a peer holds."""
 
     def peers(self, name: str | None = None) -> list[PeerStatus]:
         """Every wanted session, or those of a name (``NotFound``), the counts filled in."""
@@ -92,6 +94,7 @@ class Parts:
             graceful_restart_active=stale_kept,
             refused=dict(refused),
             first_as=first_as,
+            memory=self.memory(status.id),
         )
 
     def find_peers(self, name: str) -> list[PeerStatus]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -48,6 +48,10 @@ class Facts:
     last_routes_change: float | None = None
     problems: list[Problem] = field(default_factory=list)
     """Of the daemon's own start."""
+    memory_limit: int = 0
+    """Octets that all peers together may hold; 0 is no limit."""
+    out_of_memory: Callable[[], Iterable[Problem]] = tuple
+    """Peers that had to go for what they held."""
     waiting: tuple[str, ...] = ()
     """Keys of the configuration that differ from what the daemon was started with."""
 
@@ -160,6 +164,7 @@ def status(parts: Parts, facts: Facts) -> Status:
         *(peering.problems if peering else ()),
         *_strange_addresses(parts),
         *lacks(parts),
+        *facts.out_of_memory(),
         *conflicts,
         *failing,
     )
@@ -194,6 +199,7 @@ def status(parts: Parts, facts: Facts) -> Status:
         update_groups=parts.router.groups,
         ipam_blocks=dict(Counter((b.pool, b.family) for b in block_rows(parts) if b.affinity == node)),
         ipam_borrowed={family.label: desired[OriginKind.BORROWED.value, family.label] for family in Family},
+        memory_limit=facts.memory_limit,
         event_loop_lag=max(facts.lags, default=0.0),
         last_routes_change=facts.last_routes_change,
         peers_shut_down=sum(not session.admin_up for session in sessions),

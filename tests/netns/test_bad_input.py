@@ -256,3 +256,27 @@ def test_topology(net: Net, text: str, named: str) -> None:
     assert refused.returncode == 78 and str(file) in refused.stderr and named in refused.stderr, (
         refused.stderr
     )
+
+
+def test_peer_that_fills_the_memory(net: Net) -> None:
+    """Beyond bgp.memory_limit the one that holds most goes, by name; the others stay and lose nothing."""
+    cluster, raw_address, bgpd = _with_raw_peer(net)
+    bgpd.configure(bgp={"memory_limit": "1MiB"})
+    assert "bgp" in bgpd.bgpctl("reload").stdout
+    nlri = [b"\x18" + (0xAC1600 + number).to_bytes(3, "big") for number in range(4000)]
+    parts = [b"".join(nlri[start : start + 800]) for start in range(0, 4000, 800)]
+    peer = net.namespaces[-1].popen(
+        *(sys.executable, "-S", RAW, raw_address, IPV4["worker2"], 65001),
+        *(update(GOOD_ATTRIBUTES, part) for part in parts),
+        name="raw",
+    )
+    wait_until(lambda: "NOTIFICATION 0608" in peer.log, 10, "out of resources", report=net.report)
+    cluster.wait_routes("worker2", cluster.expected("worker2"))
+    status = bgpd.status()
+    [problem] = [each for each in status["problems"] if each["path"] == "bgp.memory_limit"]
+    assert problem["source"] == "Global_10_0_1_99" and "1.0 MiB" in problem["message"]
+    assert status["memory_limit"] == 1 << 20
+    peers = bgpd.peers()
+    assert peers["Global_10_0_1_99"]["state"] == "idle" and peers["Global_10_0_1_99"]["memory"] == 0
+    assert 0 < peers["Mesh_10_0_1_30"]["memory"] < 1 << 16
+    assert not any(peers["Mesh_10_0_1_30"]["flaps"].values())

@@ -24,6 +24,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bgpd.bgp.wire.exa import LISTS, Codec, ProtocolError
+from bgpd.bgp.wire.held import COST_OF_PATH, COST_OF_SET, Charge, Held
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, is_link_local
 from bgpd.model.route import Attributes, Path, SegmentType
@@ -150,10 +151,11 @@ def cut(block: bytes) -> Block:
 class AttributeSet:
     """One attribute set as decoded: what it holds, or why it cannot be used."""
 
-    __slots__ = ("attributes", "malformed", "missing", "next_hop_at", "paths")
+    __slots__ = ("attributes", "charge", "malformed", "missing", "next_hop_at", "paths")
 
-    def __init__(self, attributes: Attributes | None, malformed: str, missing: str) -> None:
+    def __init__(self, attributes: Attributes | None, malformed: str, missing: str, charge: Charge) -> None:
         self.attributes = attributes
+        self.charge = charge
         self.malformed = malformed
         """Treat as withdraw: why."""
         self.missing = missing
@@ -173,6 +175,8 @@ class Cache:
         self.young: dict[bytes, AttributeSet] = {}
         self._old: dict[bytes, AttributeSet] = {}
         self._grown = self._octets = 0
+        self.held = Held()
+        """The memory of what was made here."""
         self.decoded = 0
         """Attribute sets that were not there."""
         self.spent = 0.0
@@ -221,7 +225,8 @@ class Cache:
             attributes = attributes.with_originator(Address(originator_id))
         elif originator_id is not None:
             self.discarded += 1  # RFC 7606 §7.9
-        path = known.paths[key] = Path(self._peer, attributes, address, path_id, link_local)
+        charge = Charge(self.held, COST_OF_PATH, known.charge)
+        path = known.paths[key] = Path(self._peer, attributes, address, path_id, link_local, charge)
         self._grow(0)
         return path
 
@@ -295,7 +300,8 @@ class Cache:
                 malformed = str(error)
         needed = (ORIGIN, AS_PATH, LOCAL_PREF) if internal else (ORIGIN, AS_PATH)
         missing = next((f"{_NAMES[code]} is missing" for code in needed if code not in seen), "")
-        return AttributeSet(attributes, malformed, missing)
+        size = len(block) if attributes is None else attributes.size
+        return AttributeSet(attributes, malformed, missing, Charge(self.held, COST_OF_SET + size))
 
     def _wrong_path(self, attributes: Attributes) -> str:
         path = attributes.as_path

@@ -87,6 +87,7 @@ class Cease:
     REJECTED = 5
     CONFIG_CHANGE = 6
     COLLISION = 7
+    OUT_OF_RESOURCES = 8
     BFD_DOWN = 10
 
 

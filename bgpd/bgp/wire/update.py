@@ -57,6 +57,11 @@ class Framer:
         else:
             self._buffer = self._buffer + data if self._buffer else data
 
+    @property
+    def waiting(self) -> int:
+        """Octets that were not taken."""
+        return len(self._buffer) - self._position
+
     def take(self) -> tuple[int, bytes] | None:
         """The next message as (type, body); ``None`` until more octets come; ``ProtocolError`` 1/x."""
         buffer, start = self._buffer, self._position
