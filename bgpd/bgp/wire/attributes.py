@@ -16,7 +16,8 @@ Errors, by RFC 7606 unless another is named:
 - Attribute discard: ATOMIC_AGGREGATE and AGGREGATOR (§3 f), AS4_PATH and AS4_AGGREGATOR when malformed or not called
   for (RFC 6793 §4.1, §6), LOCAL_PREF, ORIGINATOR_ID and CLUSTER_LIST from outside (§7.5, §7.9, §7.10), and every
   repetition of an attribute but the first (§3 g).
-- Optional attributes that we do not know are kept with the partial bit when transitive, dropped when not.
+- Optional attributes that we do not decode are kept with the partial bit when transitive, dropped when not; those whose
+  form is known are looked at before (``opaque``).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import NamedTuple
 
 from bgpd.bgp.wire.exa import LISTS, Codec, ProtocolError
 from bgpd.bgp.wire.held import COST_OF_PATH, COST_OF_SET, Charge, Held
+from bgpd.bgp.wire.opaque import KINDS, Handling, judge
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, is_link_local
 from bgpd.model.route import Attributes, Path, SegmentType
@@ -72,6 +74,7 @@ _INTERNAL_ONLY = frozenset((LOCAL_PREF, ORIGINATOR_ID, CLUSTER_LIST))
 _AS4_ONLY = frozenset((AS4_PATH, AS4_AGGREGATOR))
 _FIXED_LENGTH = {
     ORIGIN: 1,
+    NEXT_HOP: 4,
     4: 4,
     LOCAL_PREF: 4,
     ATOMIC_AGGREGATE: 0,
@@ -271,10 +274,16 @@ class Cache:
             if wanted is None:
                 if code == NEXT_HOP:
                     malformed = malformed or "flags of NEXT_HOP"  # with good flags it was cut out
-                elif not flags & OPTIONAL:
+                    continue
+                if not flags & OPTIONAL and code not in KINDS:
                     raise ProtocolError(3, 2, f"unknown well-known attribute {code}", whole)
-                elif flags & 0x40:
+                handling, why = judge(code, flags, value, internal=internal, decoded=_has_form)
+                if handling is Handling.KEEP:
                     unknown.append((flags & 0xC0 | 0x20, code, value))
+                elif handling is Handling.WITHDRAW:
+                    malformed = malformed or why
+                else:
+                    self.discarded += handling is Handling.DISCARD
             elif code in discarded:
                 self.discarded += 1
             elif flags & 0xC0 != wanted or not _well_formed(code, value, asn4):
@@ -312,6 +321,12 @@ class Cache:
                 return "confederation segments from an external peer"
             self.elsewhere += not path.starts_with(self._peer.config.asn)
         return ""
+
+
+def _has_form(code: int, flags: int, value: bytes) -> bool:
+    """Of an attribute inside another: whether one that is decoded here has its code's flags and form."""
+    wanted = WELL_KNOWN if code == NEXT_HOP else _FLAGS.get(code)
+    return wanted is None or (flags & 0xC0 == wanted and _well_formed(code, value, True))
 
 
 def _well_formed(code: int, value: bytes, asn4: bool) -> bool:
