@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cluster-test boot lint types imports format fuzz bench reference clean
+.PHONY: help setup demo test cluster-test boot lint types imports format fuzz bench reference packages clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -59,6 +59,11 @@ bench: setup ## compare with BIRD and FRR in one run (ARGS="--only cold --rounds
 
 reference: setup ## write docs/reference anew from the code
 	$(BIN)/python -m testing.reference
+
+packages: setup ## .deb and .rpm, into dist
+	tests/debian-packages binutils
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[packages]'
+	packaging/build dist
 
 clean: ## remove what the others made
 	rm -rf $(VENV) .stamps .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
