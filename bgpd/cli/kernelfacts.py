@@ -88,6 +88,7 @@ class _Reader:
         self.foreign: dict[Family, set[ForeignRoute]] = {family: set() for family in Family}
         self.known: set[Family] = set()
         self.links: dict[str, bool] | None = None
+        self.addresses: set[Address] = set()
 
     def facts(self) -> KernelFacts:
         return KernelFacts(
@@ -95,6 +96,7 @@ class _Reader:
             {family: frozenset(found) for family, found in self.foreign.items()},
             frozenset(self.known),
             self.links,
+            frozenset(self.addresses),
         )
 
     def take(self, place: str, entries: list[Any]) -> None:
@@ -145,6 +147,7 @@ class _Reader:
         own = item.address("local")
         if own is None:
             item.bad("local", "expected an address, but not there")
+        self.addresses.add(own)
         family, length = family_of(own), item.number("prefixlen", len(own) * 8)
         if length > family.bits:
             item.bad("prefixlen", f"expected at most {family.bits}, not {length}")

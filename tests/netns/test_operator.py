@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from testing.namespaces import Net, wait_until
-from testing.resources import affinity, node
+from testing.resources import affinity, bgp_configuration, bgp_peer, node, pool
 from tests.netns.cluster import BASE, BLOCK, IPV4, IPV6, Cluster
 
 
@@ -185,3 +186,59 @@ def test_few_descriptors_and_many_connections(net: Net) -> None:
     time.sleep(1.0)
     assert spent() - before < 3.0, "no busy loop over connections that cannot be taken"
     assert len(bgpd.log) < 100_000
+
+
+def test_status_is_degraded_for_each_cause_and_for_no_longer(net: Net) -> None:
+    """The exit code is what a script looks at; the sentence what a person does."""
+    cluster = Cluster(net, "worker1", "worker2")
+    worker1, here = cluster.bgpds["worker1"], cluster.nodes["worker1"]
+    resources = list(yaml.safe_load_all((worker1.resources / "cluster.yaml").read_text()))
+    worker1.start()
+
+    def degraded(words: str) -> None:
+        worker1.wait(lambda: any(words in sentence for sentence in worker1.status()["degraded"]), words)
+        done = worker1.bgpctl("status")
+        assert done.returncode == 1 and words in done.stdout, done
+
+    def well() -> None:
+        worker1.wait(lambda: not worker1.status()["degraded"], "all is well again")
+
+    degraded("No session is established, of 2 that are wanted.")
+    assert worker1.status()["ready"], "which does not depend on sessions"
+    cluster.bgpds["worker2"].start()
+    well()
+    assert worker1.bgpctl("status").returncode == 0
+
+    block = BLOCK["worker2"]
+    worker1.wait(lambda: worker1.routes().get(block), "the route of worker2's block")
+    here.ip("route", "replace", block, "via", "10.0.1.1", "dev", "ens5", "proto", "static")
+    degraded("Another's route stands in the place of 1 of ours.")
+    here.ip("route", "del", block, "proto", "static")
+    well()
+
+    others = [item for item in resources if item["kind"] != "BGPConfiguration"]
+    ipip = pool("ipip", "10.50.0.0/16", ipipMode="Always")
+    worker1.write("cluster", *others, bgp_configuration(programClusterRoutes="Enabled"), ipip)
+    degraded("There is 1 problem, reported below.")
+    assert "tunl0 is not there or is down" in worker1.bgpctl("status").stdout
+    worker1.write("cluster", *resources)
+    well()
+
+    without = [item for item in resources if item["metadata"]["name"] != "worker1"]
+    worker1.write("cluster", *without)
+    degraded("The resources are not whole, there is no Node 'worker1'")
+    worker1.write("cluster", *resources)
+    well()
+
+    worker1.configure(metrics={"listen": "127.0.0.1:9999"})
+    assert "from the next start on: metrics" in worker1.bgpctl("reload").stdout
+    degraded("The configuration waits for a restart of bgpd: metrics.")
+    worker1.configure(metrics={"listen": "127.0.0.1:9179"})
+    worker1.bgpctl("reload")
+    well()
+    worker1.configure(node="")
+    assert worker1.bgpctl("reload").returncode == 1
+    degraded("The configuration file was refused, the one before is in force")
+
+    worker1.write("tor", bgp_peer("tor", "10.0.1.9", 65001))
+    degraded("Global_10_0_1_9 (BGPPeer tor) is not established")

@@ -35,6 +35,7 @@ class Ground:
         self.conflicts: dict[tuple[bytes, int], str] = {}
         self.addresses: set[Address] = set()
         self.uplinks: list[str] = ["ens5"]
+        self.tunnels: dict[str, int] = {}
         self.settings: dict[str, int] = {}
         self.others: dict[bytes, list[str]] = {}
         self.workloads: set[WorkloadRoute] = set()
@@ -82,7 +83,7 @@ class Ground:
             others_words=lambda family, prefix: self.others.get(prefix, []),
             workloads=lambda: {Family.IPV4: frozenset(self.workloads), Family.IPV6: frozenset()},
             overruns=0,
-            tunnels=dict,
+            tunnels=lambda: self.tunnels,
             uplinks=lambda: self.uplinks,
             setting=lambda name: self.settings.get(name, 1 if "forward" in name else 0),
             fibs={

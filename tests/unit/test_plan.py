@@ -331,6 +331,16 @@ def test_the_kernel_says_what_is_borrowed(plan: Plan) -> None:
     }
 
 
+def test_a_peer_that_is_this_machine_by_the_kernel(plan: Plan) -> None:
+    """An address that no Node has, but that lies here."""
+    spare = json.loads(json.dumps(ADDRESSES).replace("10.48.3.1", "10.0.9.9"))
+    cluster = (WORKER1, POOL, bgp_peer("self", "10.0.9.9", 65009))
+    assert [peer["name"] for peer in plan(*cluster)["peers"]] == ["Global_10_0_9_9"]
+    found = plan(*cluster, kernel=[spare])
+    assert not found["peers"]
+    assert [problem["source"] for problem in found["problems"]] == ["BGPPeer self"], found["problems"]
+
+
 def test_ipam_early_holds_with_the_kernel_too(plan: Plan) -> None:
     config = "originate: {ipam_early: true}\n"
     found = plan(WORKER1, WORKER2, POOL, LENT, config=config, kernel=[ROUTES4])

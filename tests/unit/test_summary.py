@@ -10,6 +10,7 @@ import pytest
 from bgpd.kernel.settings import forwarding_setting, read, reverse_path_settings
 from bgpd.model.resources import Node, Snapshot
 from bgpd.model.status import DatastoreStatus, SessionState
+from bgpd.rules.policy import FamilyPolicy, KernelRule, RoutePolicy
 from bgpd.views.summary import FAILING_SHOWN, Facts, ready, status
 from tests.unit.builders import V4, V6, addr, announce, origination, path, peer, pfx
 from tests.unit.fake_views import mesh_peer
@@ -181,6 +182,27 @@ def test_each_other_cause_has_its_sentence() -> None:
         "Another's route stands in the place of 1 of ours.",
         "There is 1 problem, reported below.",
     ]
+
+
+def test_an_own_node_that_is_missing_degrades() -> None:
+    ground = holding("10.48.0.0/26")
+    others = Snapshot(nodes={"worker2": Node("worker2", ipv4=addr("10.0.1.31"))})
+    found = status(ground.parts, replace(facts(), snapshot=others))
+    assert found.degraded == ("There is no Node 'worker1' in the resources.",)
+
+
+def test_an_ipip_pool_without_its_tunnel_is_a_problem() -> None:
+    rule = KernelRule(pfx("10.50.0.0/16"), True, "IPPool ipip", "tunl0")
+    ground = holding("10.48.0.0/26")
+    policy = RoutePolicy(families={V4: FamilyPolicy(kernel_rules=(rule,)), V6: FamilyPolicy()})
+    ground.core.router.policy(policy)
+    found = status(ground.parts, facts())
+    assert [str(problem) for problem in found.problems] == [
+        "IPPool ipip: tunl0 is not there or is down: its routes through it are not written"
+    ]
+    assert found.degraded == ("There is 1 problem, reported below.",)
+    ground.tunnels = {"tunl0": 9}
+    assert status(ground.parts, facts()).degraded == ()
 
 
 def test_the_nodes_own_default_route_is_in_nobodys_way() -> None:
