@@ -127,6 +127,16 @@ def changes(found: Document, look: Look) -> Screen:
         ],
     )
     yield from _section("Filters", [_filter(one) for one in found["filters"]])
+    imports = found.get("imports") or {}
+    yield from _section(
+        "Learned routes",
+        [
+            *(("-", _import(one)) for one in imports.get("removed", ())),
+            *(("+", _import(one)) for one in imports.get("added", ())),
+            *(("~", _import(one)) for one in imports.get("changed", ())),
+            *((("~", f"{imports['unlisted']} more"),) if imports.get("unlisted") else ()),
+        ],
+    )
     yield from _section(
         "Announced routes",
         [
@@ -206,6 +216,11 @@ def _text(value: object) -> str:
 def _filter(change: Document) -> tuple[str, str]:
     sign = {"added": "+", "removed": "-"}.get(change["change"], "~")
     return sign, f"{change['name']} {' '.join(change['lists'])}, of {', '.join(change['peers'])}"
+
+
+def _import(change: Document) -> str:
+    where = ", installed now" if change["installed"] else ""
+    return f"{change['prefix']} of {', '.join(change['peers'])}: {change['rule']}{where}"
 
 
 def _route_change(change: Document) -> str:

@@ -31,6 +31,7 @@ from bgpd.model.status import (
     SessionState,
     Status,
 )
+from bgpd.rules.policy import RoutePolicy
 from bgpd.views import summary
 from bgpd.views.live import Parts
 from bgpd.views.summary import Facts
@@ -108,15 +109,19 @@ class OperatorViews:
         }
         config, passwords, encoded = self._intent.config, self._intent.passwords, self._parts.router.encoded
 
-        def compare() -> Mapping[str, object]:
+        def compare() -> tuple[dict[str, object], RoutePolicy, RoutePolicy]:
             from bgpd.views.changes import changes  # no start waits for what is seldom asked
             from bgpd.views.plan import KernelFacts, plan
 
             known = KernelFacts(kernel, foreign, frozenset(Family), addresses=addresses)
             before, after = (plan(each, config, passwords, known, encoded) for each in (now, snapshot))
-            return changes(before, after, up)
+            return changes(before, after, up), before.policy, after.policy
 
-        return await asyncio.to_thread(compare)
+        from bgpd.views.import_changes import import_changes
+
+        found, before, after = await asyncio.to_thread(compare)
+        imports = await import_changes(self._parts, before, after)
+        return {**found, "changes": found["changes"] or any(imports.values()), "imports": imports}
 
 
 class OperatorActions:

@@ -44,7 +44,7 @@ _UNSEEN = frozenset(("id", "kind", "source"))
 """Fields that make no difference to a session."""
 
 
-def changes(before: Plan, after: Plan, established: Collection[PeerId]) -> Json:
+def changes(before: Plan, after: Plan, established: Collection[PeerId]) -> dict[str, object]:
     """What is different ``after``; ``established`` are the sessions that are up."""
     found = {
         "settings": list(_settings(before, after)),

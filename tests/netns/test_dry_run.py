@@ -90,6 +90,15 @@ def test_what_a_change_would_do_and_what_it_does(net: Net, tmp_path: Path) -> No
     after = worker1.peers()[PEER]
     assert after["state"] == "established" and after["since"] == before["since"]
 
+    # An import filter: what is installed by it goes, and the plan says so before.
+    takes = {"cidr": BLOCK["worker2"], "matchOperator": "Equal", "action": "Reject"}
+    trial.write("peers", direct(filters=["in"]), resource("BGPFilter", "in", {"importV4": [takes]}))
+    lost = {"prefix": BLOCK["worker2"], "peers": [PEER], "rule": "in importV4[0]", "installed": True}
+    assert trial.plan(2)["imports"] == {"removed": [lost], "added": [], "changed": [], "unlisted": 0}
+    assert BLOCK["worker2"] in cluster.shapes("worker1")
+    trial.apply()
+    wait_until(lambda: BLOCK["worker2"] not in cluster.shapes("worker1"), 10, "the import filter's work")
+
     # A timer resets the session; a block goes, another comes; the switch is another peer.
     trial.write(
         "peers", direct(keepaliveTime="7s"), resource("BGPPeer", "tor", {"peerIP": "10.0.1.1", "asNumber": 1})
@@ -104,13 +113,14 @@ def test_what_a_change_would_do_and_what_it_does(net: Net, tmp_path: Path) -> No
     fields = {entry["field"]: entry["resets"] for entry in found["sessions"]["reset"][0]["fields"]}
     assert [entry["name"] for entry in found["sessions"]["reset"]] == [PEER]
     assert fields == {"keepalive_s": True, "filters": False}
+    assert [entry["prefix"] for entry in found["imports"]["added"]] == [BLOCK["worker2"]]
     assert [entry["name"] for entry in found["sessions"]["added"]] == ["Global_10_0_1_1"]
     assert [entry["prefix"] for entry in found["announce"]["added"]] == [MOVED]
     assert [entry["prefix"] for entry in found["announce"]["removed"]] == [BLOCK["worker1"]]
     assert found["blackholes"] == {"added": [MOVED], "removed": [BLOCK["worker1"]]}
     assert set(printed(found)) == {
         *("sessions.added", "sessions.reset", "announce.added", "announce.removed"),
-        *("blackholes.added", "blackholes.removed", "filters"),
+        *("blackholes.added", "blackholes.removed", "filters", "imports.added"),
     }
     table = worker1.bgpctl("plan", "-f", trial.directory)
     assert table.returncode == 2 and f"! {PEER} is reset: keepalive_s none -> 7" in table.stdout, table.stdout
