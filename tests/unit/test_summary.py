@@ -187,7 +187,8 @@ def test_each_other_cause_has_its_sentence() -> None:
 def test_an_own_node_that_is_missing_degrades() -> None:
     ground = holding("10.48.0.0/26")
     others = Snapshot(nodes={"worker2": Node("worker2", ipv4=addr("10.0.1.31"))})
-    found = status(ground.parts, replace(facts(), snapshot=others))
+    ground.snapshot = others
+    found = status(ground.parts, facts())
     assert found.degraded == ("There is no Node 'worker1' in the resources.",)
 
 
