@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import yaml
@@ -123,6 +124,14 @@ def _scalar(text: str) -> Any:
     return value if value is None or isinstance(value, str) else Scalar(text, value)
 
 
+_cached: dict[Callable[[str], Any], Callable[[str], Any]] = {
+    function: lru_cache(maxsize=4096)(function) for function in (_plain, _scalar)
+}
+"""Of the same texts a stream says many: ``null``, ``name``, small numbers. What they mean is immutable."""
+SHORT = 24
+"""Characters of a scalar up to which its value is cached: longer ones are seldom said twice."""
+
+
 class _Frame:
     """A collection that is being read."""
 
@@ -145,7 +154,7 @@ class _Builder:
     """Events in, documents out."""
 
     def __init__(self, source: str, first_line: int, plain: Callable[[str], Any]) -> None:
-        self.source, self.first_line, self.plain = source, first_line, plain
+        self.source, self.first_line, self.plain, self.cached = source, first_line, plain, _cached[plain]
         self.documents: list[Document] = []
         self.stack: list[_Frame] = []
         self.anchors: dict[str, tuple[Any, int]] = {}
@@ -156,6 +165,26 @@ class _Builder:
     def error(self, mark: Any, message: str, bare: str = "") -> YamlError:
         column = mark.column if mark is not None else 0
         return YamlError(self.source, self.first_line + _line(mark), column + 1, message, bare)
+
+    def run(self, next_event: Callable[[], yaml.Event | None]) -> None:
+        """All events. Nine in ten are scalars without tag and anchor inside a collection: these go no way round."""
+        stack, cached = self.stack, self.cached
+        while type(event := next_event()) is not yaml.StreamEndEvent:
+            if type(event) is not yaml.ScalarEvent or event.tag is not None or event.anchor or not stack:
+                self.take(event)
+                continue
+            self.count += 1
+            value = event.value
+            if event.implicit[0]:
+                value = cached(value) if len(value) <= SHORT else self.plain_value(event)
+            frame = stack[-1]
+            inside = frame.value
+            if type(inside) is list:
+                inside.append(value)
+            elif frame.wants_key:
+                self.add(value, event)
+            else:
+                inside[frame.key], frame.wants_key = value, True
 
     def take(self, event: yaml.Event | None) -> None:
         if type(event) is yaml.ScalarEvent:
@@ -177,7 +206,7 @@ class _Builder:
         self.count += 1
         try:
             if event.tag is None:
-                value = self.plain(event.value) if event.implicit[0] else event.value
+                value = self.plain_value(event) if event.implicit[0] else event.value
             elif event.tag in _TAGGED:
                 value = _TAGGED[event.tag](event.value)
             else:
@@ -187,6 +216,12 @@ class _Builder:
         if event.anchor:
             self.anchors[event.anchor] = (value, 1)
         self.add(value, event)
+
+    def plain_value(self, event: yaml.ScalarEvent) -> Any:
+        try:
+            return self.plain(event.value)
+        except ValueError as error:
+            raise self.error(event.start_mark, str(error), "a value that is not of its tag's type") from None
 
     def start(self, event: Any) -> None:
         self.count += 1
@@ -222,9 +257,11 @@ class _Builder:
             self.documents.append(Document(value, self.line))
             return
         frame = self.stack[-1]
-        if isinstance(frame.value, list):
+        if type(frame.value) is list:
             frame.value.append(value)
-        elif frame.wants_key:
+        elif not frame.wants_key:
+            frame.value[frame.key], frame.wants_key = value, True
+        else:
             if value in frame.value:
                 message = f"the key {value!r} is given twice"
                 raise self.error(event.start_mark, message, "a key is given twice")
@@ -234,8 +271,6 @@ class _Builder:
                 )
             frame.value[value] = None  # holds its place, so that order is the text's
             frame.key, frame.wants_key = value, False
-        else:
-            frame.value[frame.key], frame.wants_key = value, True
 
 
 def load_documents(
@@ -253,8 +288,7 @@ def load_documents(
     try:
         parser = yaml.CSafeLoader(text)
         try:
-            while not isinstance(event := parser.get_event(), yaml.StreamEndEvent):
-                builder.take(event)
+            builder.run(parser.get_event)
         finally:
             parser.dispose()
     except yaml.MarkedYAMLError as error:

@@ -71,7 +71,7 @@ def parse(name: str, data: bytes, known: Known) -> Parsed:
                 try:
                     decoded = _decoded(unit, name)
                 except YamlError as error:
-                    failures.append(_broken(error))
+                    failures.append(_broken(error, _EXPORTED if _EXPORT.search(part) else ""))
                     continue
             kept[digest] = decoded
             if unit.place is not None:
@@ -86,8 +86,12 @@ def parse(name: str, data: bytes, known: Known) -> Parsed:
     return Parsed(tuple(objects), tuple(failures), whole, kept)
 
 
-def _broken(error: YamlError) -> Failure:
-    return Failure("yaml", Problem(f"{error.source}:{error.line}:{error.column}", "", error.bare))
+_EXPORT = re.compile(r"^===[ \t\r]*$", re.MULTILINE)
+_EXPORTED = "; of what 'calicoctl datastore migrate export' prints, only what stands before the first === is resources"
+
+
+def _broken(error: YamlError, hint: str = "") -> Failure:
+    return Failure("yaml", Problem(f"{error.source}:{error.line}:{error.column}", "", error.bare + hint))
 
 
 def _digest(unit: _Unit) -> bytes:

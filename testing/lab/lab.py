@@ -358,9 +358,8 @@ class Lab:
         for link in self.topology.links:
             ends = []
             for end in link.endpoints:
-                mtu = f" mtu {link.mtu}" if link.mtu else ""
                 mac = f" address {end.mac}" if end.mac else ""
-                ends.append(f"{end.interface}{mtu}{mac} netns {self.nodes[end.node].pid}")
+                ends.append(f"{end.interface} mtu {link.mtu}{mac} netns {self.nodes[end.node].pid}")
                 master = f" master {end.node}" if self.nodes[end.node].spec.kind == "bridge" else ""
                 inside[end.node].append(f"link set dev {end.interface} up{master}")
             cables.append(f"link add name {ends[0]} type veth peer name {ends[1]}")

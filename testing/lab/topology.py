@@ -6,10 +6,12 @@ the lab takes nodes of kind ``linux`` and ``bridge`` with ``exec``, ``cmd``, ``e
 links in the brief and the extended form. Keys that speak to a container engine only are let pass without effect; any
 other key is an error, since a topology that comes up other than it was written is worse than none.
 
-As in containerlab, ``$VAR`` and ``${VAR}`` are replaced from the environment (unset is empty, ``$$`` is a dollar sign),
-relative bind sources start at the file's directory, ``__clabNodeName__`` in a bind is the node's name and
-``__clabDir__`` at its start the lab's own directory, which is empty at first and goes with the lab. Settings are laid
-over each other: defaults, kind, group, node; maps are merged, binds by their target, ``exec`` lists joined.
+As in containerlab, ``$VAR``, ``${VAR}`` and ``${VAR:-default}`` are replaced from the environment (what is unset and
+has no default stays as it is written, ``$$`` is a dollar sign), a link without ``mtu`` has 9500, and ``eth0`` is the
+engine's but with ``network-mode: none``; unlike there, a ``group`` that is not defined is an error. Relative bind
+sources start at the file's directory, ``__clabNodeName__`` in a bind is the node's name and ``__clabDir__`` at its
+start the lab's own directory, which is empty at first and goes with the lab. Settings are laid over each other:
+defaults, kind, group, node; maps are merged, binds by their target, ``exec`` lists joined.
 """
 
 from __future__ import annotations
@@ -17,8 +19,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import string
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -75,6 +75,10 @@ _IN_WORDS = {
     INTERFACE: "an interface's name, at most 15 characters",
     MAC: "a MAC address, 02:00:00:00:00:01",
 }
+_VARIABLE = re.compile(
+    r"\$(?:\$|(?P<plain>[A-Za-z_]\w*)|\{(?P<name>[A-Za-z_]\w*)(?:(?P<operator>:?[-=+])(?P<word>[^}\n]*))?\}|\{[^}\n]*\}?)",
+    re.ASCII,
+)
 NodeName = Annotated[str, StringConstraints(pattern=NAME)]
 InterfaceName = Annotated[str, StringConstraints(pattern=INTERFACE)]
 Kind = Literal["linux", "bridge"]
@@ -119,7 +123,7 @@ class Link(_Strict):
 
     type: Literal["veth"] = "veth"
     endpoints: tuple[Endpoint, Endpoint]
-    mtu: Annotated[int, Field(ge=68, le=65535)] | None = None
+    mtu: Annotated[int, Field(ge=68, le=65535)] = 9500
 
 
 class NodeSpec(_Strict):
@@ -208,10 +212,25 @@ def load_topology(path: Path, name: str | None = None) -> Topology:
 
 def _expand(text: str, path: Path) -> str:
     """Replaces environment variables, as containerlab does before it reads the YAML."""
-    try:
-        return string.Template(text).substitute(defaultdict(str, os.environ))
-    except ValueError as error:
-        raise TopologyError(f"{path}: {error}: expected $VAR or ${{VAR}}, and $$ for a dollar sign") from None
+
+    def value(found: re.Match[str]) -> str:
+        name = found["plain"] or found["name"]
+        if name is None:
+            if found[0] == "$$":
+                return "$"
+            line = text.count("\n", 0, found.start()) + 1
+            raise TopologyError(
+                f"{path}:{line}: {found[0]!r}: expected ${{VAR}} or ${{VAR:-default}}, and $$ for a dollar sign"
+            )
+        set_to, operator, word = os.environ.get(name), found["operator"] or "", found["word"] or ""
+        there = bool(set_to) if operator.startswith(":") else set_to is not None
+        if operator.endswith("+"):
+            return word if there else ""
+        if operator:
+            return (set_to or "") if there else word
+        return found[0] if set_to is None else set_to
+
+    return _VARIABLE.sub(value, text)
 
 
 def _read_yaml(text: str, path: Path) -> object:
@@ -312,10 +331,23 @@ def _check_links(sections: _Sections) -> list[str]:
                 mistakes.append(
                     f"{key}: {endpoint} is used already by links.{used[str(endpoint)]}, expected a free one"
                 )
+            elif endpoint.interface == "eth0" and _of_engine(sections.nodes[endpoint.node], sections):
+                mistakes.append(
+                    f"{key}: {endpoint}: a container engine makes eth0, expected another name or the node's "
+                    "network-mode: none"
+                )
             elif endpoint.interface == "lo":
                 mistakes.append(f"{key}: {endpoint}: the node has a lo of its own, expected another name")
             used.setdefault(str(endpoint), number)
     return mistakes
+
+
+def _of_engine(own: _Settings, sections: _Sections) -> bool:
+    """Whether a container engine would give the node its network for management, as ``eth0``."""
+    group = sections.groups.get(own.group or sections.defaults.group or "", _Settings())
+    kind = own.kind or group.kind or sections.defaults.kind
+    layers = (own, group, sections.kinds.get(kind, _Settings()) if kind else own, sections.defaults)
+    return kind != "bridge" and all(layer.network_mode is None for layer in layers)
 
 
 def _explain(error: ValidationError) -> Iterator[str]:

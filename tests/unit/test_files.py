@@ -303,6 +303,17 @@ def test_broken_text_of_a_secret_is_not_shown(text: str) -> None:
     assert "hunter2" not in str(failure.problem)
 
 
+def test_an_export_of_calicoctl_is_named() -> None:
+    text = json.dumps(pool()) + '\n---\nkind: NodeList\nitems: []\n===\n{"calicoVersion": "v3.28"}\n'
+    parsed = documents.parse("all.yaml", text.encode(), {})
+    (failure,) = parsed.failures
+    assert failure.problem.source.startswith("all.yaml:")
+    assert failure.problem.message.endswith(
+        "; of what 'calicoctl datastore migrate export' prints, only what stands before the first === is resources"
+    )
+    assert [decoded.verdict for decoded in parsed.objects] == [Verdict.GOOD]
+
+
 async def test_secrets_come_and_are_not_logged(backend: Directory, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     secret = {

@@ -89,34 +89,52 @@ topology:
     )
     brief, extended = topology.links
     assert (str(brief.endpoints[0]), str(brief.endpoints[1]), brief.mtu) == ("a:eth1", "b:eth1", 9000)
-    assert (extended.endpoints[1].mac, extended.mtu) == ("02:00:00:00:00:0b", None)
+    assert (extended.endpoints[1].mac, extended.mtu) == ("02:00:00:00:00:0b", 9500)
 
 
 def test_variables_names_and_magic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB_CMD", "sleep 5")
+    monkeypatch.setenv("LAB_EMPTY", "")
     (tmp_path / "a.conf").touch()
     path = write(
         tmp_path,
         """
-name: net${LAB_UNSET}
+name: net${LAB_UNSET:-work}${LAB_EMPTY}${LAB_EMPTY:-2}${LAB_EMPTY-3}${LAB_CMD:+4}${LAB_UNSET:+5}
 topology:
   nodes:
     a:
       kind: linux
       cmd: $LAB_CMD
-      exec: [sh -c 'echo $$HOME']
+      exec: [sh -c 'echo $$HOME', 'echo $LAB_UNSET ${LAB_UNSET} $? $(id)']
       binds: ["__clabNodeName__.conf:/etc/conf/../a.conf", "__clabDir__/x/../shared:/etc/b"]
 """,
     )
     topology = load_topology(path)
-    assert topology.name == "net"
+    assert topology.name == "network24"
     assert topology.nodes["a"].cmd == ("sleep", "5")
-    assert topology.nodes["a"].commands == (("sh", "-c", "echo $HOME"),)
+    assert topology.nodes["a"].commands == (
+        ("sh", "-c", "echo $HOME"),
+        ("echo", "$LAB_UNSET", "${LAB_UNSET}", "$?", "$(id)"),  # as it is written
+    )
     assert [(bind.source, bind.target) for bind in topology.nodes["a"].binds] == [
         (tmp_path / "a.conf", "/etc/a.conf"),
         (Path("__clabDir__/shared"), "/etc/b"),
     ]
     assert load_topology(path, "other").name == "other"
+
+
+def test_eth0_is_the_engines_but_without_a_network(tmp_path: Path) -> None:
+    link = '  links: [{endpoints: ["a:eth0", "b:eth0"]}]\n'
+    nodes = "name: net\ntopology:\n  defaults: {kind: linux}\n  nodes: {a: , b: {network-mode: none}}\n"
+    assert refusal(tmp_path, nodes + link) == [
+        "topology.links.0.endpoints: a:eth0: a container engine makes eth0, expected another name or the node's "
+        "network-mode: none"
+    ]
+    for where in ("defaults: {", "kinds: {linux: {network-mode: none}}\n  defaults: {"):
+        fine = nodes.replace("defaults: {", where).replace("kind: linux}", "kind: linux, network-mode: none}")
+        assert len(load_topology(write(tmp_path, fine + link)).links) == 1
+    bridge = nodes.replace("a: ", "a: {kind: bridge}")
+    assert len(load_topology(write(tmp_path, bridge + link)).links) == 1
 
 
 NODES = "name: net\ntopology:\n  defaults: {kind: linux}\n  nodes: {a: , b: }\n  links:\n"
@@ -134,8 +152,8 @@ REFUSED = {
         ["name: 'my lab': expected a name of letters, digits, '_', '.' and '-'"],
     ),
     "bad variable": (
-        "name: ${A-B}\n",
-        ["Invalid placeholder in string: line 1, col 7: expected $VAR or ${VAR}"],
+        "\nname: ${A B}\n",
+        ["2: '${A B}': expected ${VAR} or ${VAR:-default}, and $$ for a dollar sign"],
     ),
     "unknown key of the file": ("name: net\ntopolgy: {}\n", ["topology: missing", "topolgy: unknown key"]),
     "unknown key of a node": (
