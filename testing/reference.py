@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import Metric
 
 from bgpd import __version__
 from bgpd.cli import ctl, daemon
-from bgpd.config.config import schema
+from bgpd.config.schema import schema
 from bgpd.model.bfd import BfdReport
 from bgpd.model.status import DatastoreStatus, Status
 from bgpd.observe.metrics import Metrics, Scrape

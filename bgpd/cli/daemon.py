@@ -19,7 +19,7 @@ from bgpd import __version__
 from bgpd.cli.streams import Parser, complain, ended_well, say
 
 if TYPE_CHECKING:
-    from bgpd.config.config import ConfigError
+    from bgpd.config.reading import ConfigError
 
 DEFAULT_CONFIG = Path("/etc/bgpd/bgpd.yaml")
 EX_CONFIG = 78
@@ -114,7 +114,7 @@ def _add_config_option(command: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     # What is imported stays: collecting garbage meanwhile looks through all of it for nothing.
     gc.disable()
-    from bgpd.config.config import ConfigError
+    from bgpd.config.reading import ConfigError
     from bgpd.daemon.daemon import run
     from bgpd.observe.control_socket import AlreadyRunning
 
@@ -131,7 +131,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _config_check(arguments: argparse.Namespace) -> int:
-    from bgpd.config.config import ConfigError, absent, load
+    from bgpd.config.reading import ConfigError, absent, load
 
     try:
         config = load(arguments.file)
@@ -145,14 +145,14 @@ def _config_check(arguments: argparse.Namespace) -> int:
 
 
 def _config_schema(arguments: argparse.Namespace) -> int:
-    from bgpd.config.config import schema
+    from bgpd.config.schema import schema
 
     say(json.dumps(schema(), indent=2, ensure_ascii=False) + "\n")
     return 0
 
 
 def _cleanup(arguments: argparse.Namespace) -> int:
-    from bgpd.config.config import ConfigError, load
+    from bgpd.config.reading import ConfigError, load
     from bgpd.daemon.cleanup import Rival, cleanup
     from bgpd.observe.control_socket import answers
 

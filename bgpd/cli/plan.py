@@ -21,7 +21,8 @@ from bgpd.cli.daemon import EX_CONFIG
 from bgpd.cli.kernelfacts import KernelFactsError, read_kernel
 from bgpd.cli.streams import complain, say
 from bgpd.cli.tables import Look, lines, on_terminal
-from bgpd.config.config import Config, ConfigError, Passwords, load, read_passwords
+from bgpd.config.config import Config, Passwords
+from bgpd.config.reading import ConfigError, load, read_passwords
 from bgpd.datastore.offline import Unreadable, read
 from bgpd.model.resources import Problem
 from bgpd.views.plan import KernelFacts, Plan, document, plan

@@ -64,7 +64,8 @@ def _store(arguments: argparse.Namespace) -> Store:
     """Where the daemon of this node has its resources; nothing configured is its default."""
     if arguments.resources:
         return FilesStore(Path(arguments.resources))
-    from bgpd.config.config import Config, ConfigError, load
+    from bgpd.config.config import Config
+    from bgpd.config.reading import ConfigError, load
 
     path = Path(arguments.config)
     try:

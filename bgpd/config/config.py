@@ -1,22 +1,17 @@
-"""This node's configuration: YAML text to a frozen ``Config``, or a ``ConfigError`` that names every key at fault.
+"""This node's configuration, as a frozen ``Config``: its sections, their keys, defaults and limits.
 
-Called by the commands (``load``, ``schema``) and by the daemon's reload. What the cluster shares is not here but in
-resources (``datastore``). Every key has a default, so an empty file is a valid one; an unknown key is an error. The
-descriptions below are the reference: ``schema()`` carries them.
+``reading`` makes it of a file. What the cluster shares is not here but in resources (``datastore``). Every key has a
+default, so an empty file is a valid one; an unknown key is an error. The texts under the fields are the reference:
+``schema`` carries them.
 """
 
 from __future__ import annotations
 
-import ast
-import difflib
-import inspect
 import os
 import socket
-import sys
-from collections.abc import Iterable, Mapping
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -27,10 +22,9 @@ from pydantic import (
     SecretBytes,
     StrictBool,
     StrictInt,
-    ValidationError,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from bgpd.config.values import (
     AbsolutePath,
@@ -49,20 +43,12 @@ from bgpd.config.values import (
     Port,
     RouterId,
     Url,
+    short,
 )
-from bgpd.config.yaml import YamlError, load_documents
 from bgpd.model.bfd import BfdOptions, BfdTiming
 from bgpd.model.peer import MOST_PATHS, PeerId
 from bgpd.model.prefix import Address, address_text, covers, parse_address
-from bgpd.model.resources import ClusterRoutes, Problem
-
-
-class ConfigError(Exception):
-    """A configuration that cannot be taken. ``str()`` is one line a problem: file, key path, what was expected."""
-
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems: tuple[Problem, ...] = tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+from bgpd.model.resources import ClusterRoutes
 
 
 def _hostname() -> str:
@@ -140,7 +126,7 @@ class DatastoreOptions(_Section):
 def _bfd(value: object) -> object:
     if value is None or isinstance(value, dict | BfdSettings):
         return value
-    raise ValueError(f"expected keys and values such as {{min_tx: 300ms}}, or null, not {_short(value)}")
+    raise ValueError(f"expected keys and values such as {{min_tx: 300ms}}, or null, not {short(value)}")
 
 
 class BfdSettings(_Section):
@@ -365,165 +351,5 @@ class Config(_Section):
     log: LogOptions = LogOptions()
 
 
-def load(path: Path) -> Config:
-    """The configuration in a file; raises ``ConfigError``, also for a file that cannot be read."""
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise ConfigError([Problem(str(path), "", f"cannot be read: {error.strerror}")]) from None
-    return parse(text, str(path))
-
-
-def parse(text: str | bytes, source: str) -> Config:
-    """The configuration in a text; ``source`` names it in the ``ConfigError`` that holds all of its mistakes."""
-    try:
-        documents = load_documents(text, source)
-    except YamlError as error:
-        where = f"{error.source}:{error.line}:{error.column}"
-        raise ConfigError([Problem(where, "", error.message)]) from None
-    if len(documents) > 1:
-        raise ConfigError(
-            [Problem(f"{source}:{documents[1].line}", "", "expected one document, not several")]
-        )
-    value = documents[0].value if documents else None
-    if value is not None and not isinstance(value, dict):
-        raise ConfigError([Problem(source, "", "expected keys and values, such as node: worker1")])
-    try:
-        return Config.model_validate(value or {})
-    except ValidationError as error:
-        raise ConfigError([_problem(source, details) for details in error.errors()]) from None
-
-
-def parse_bfd(text: str) -> BfdOptions | None:
-    """BFD as the annotation of a BGPPeer asks for it: the same words as in the file, ``{min_tx: 300ms}``; ``null`` is
-    without BFD. ``ValueError`` says what was expected."""
-    try:
-        documents = load_documents(text, "")
-    except YamlError as error:
-        raise ValueError(f"expected keys and values such as {{min_tx: 300ms}}: {error.message}") from None
-    if len(documents) != 1:
-        raise ValueError("expected keys and values such as {min_tx: 300ms}, {} or null")
-    try:
-        settings = PeerOptions.model_validate({"bfd": documents[0].value}).bfd
-    except ValidationError as error:
-        problem = _problem("", error.errors()[0])
-        raise ValueError(f"{problem.path.removeprefix('bfd.')}: {problem.message}") from None
-    return None if settings is None else settings.options
-
-
-def absent(config: Config, source: str) -> list[Problem]:
-    """What the configuration names and this machine does not have: no mistake, since it may still come, or be there on
-    the node alone."""
-    found = []
-    store = config.datastore
-    for key in ("ca", "cert", "key", "password_file", "kubeconfig"):
-        file: Path | None = getattr(store, key)
-        if file is not None and not file.is_file():
-            found.append(Problem(source, f"datastore.{key}", f"there is no file {file}"))
-    path = store.path
-    if store.type == "files" and not path.is_dir():
-        words = "is no directory" if path.exists() else "is not there"
-        message = f"{path} {words}: a bgpd here would wait for it, and do nothing meanwhile"
-        found.append(Problem(source, "datastore.path", message))
-    for name, password in read_passwords(config).items():
-        if isinstance(password, str):
-            found.append(Problem(source, f"password_file {name}", password))
-    return found
-
-
 Passwords = Mapping[Path, SecretBytes | str]
 """What each password file holds; a text says why it cannot be read."""
-
-
-def read_passwords(config: Config) -> Passwords:
-    """The files that a configuration names as ``password_file``, for ``rules.peering``; never raises."""
-    options = (config.bgp.defaults, *config.bgp.peers.values(), *config.bgp.listen_ranges)
-    found: dict[Path, SecretBytes | str] = {}
-    for path in {each.password_file for each in options if each.password_file is not None}:
-        try:
-            with path.open("rb") as file:
-                found[path] = SecretBytes(file.read(_PASSWORD_READ))
-        except OSError as error:
-            found[path] = f"cannot be read: {error.strerror}"
-    return found
-
-
-def schema() -> dict[str, Any]:
-    """The JSON Schema of the file, for editors; it is the reference of all keys."""
-    _describe()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
-
-
-def _describe() -> None:
-    """Makes the texts under the fields their descriptions: only here, since reading the source costs a start 15 ms."""
-    module = sys.modules[__name__]
-    for section in ast.parse(inspect.getsource(module)).body:
-        model = getattr(module, section.name, None) if isinstance(section, ast.ClassDef) else None
-        if not (
-            isinstance(section, ast.ClassDef) and isinstance(model, type) and issubclass(model, BaseModel)
-        ):
-            continue
-        for field, text in pairwise(section.body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                assert isinstance(field.target, ast.Name) and isinstance(text.value, ast.Constant)
-                description = inspect.cleandoc(str(text.value.value))
-                for each in (model, *model.__subclasses__()):
-                    if field.target.id in each.model_fields:
-                        each.model_fields[field.target.id].description = description
-        model.model_rebuild(force=True)
-
-
-_PASSWORD_READ = 1024
-"""More than a password may have, so that a longer one is noticed."""
-_EXPECTED = {
-    "string_type": "expected text",
-    "string_too_short": "expected text that is not empty",
-    "int_type": "expected a whole number",
-    "bool_type": "expected true or false",
-    "tuple_type": "expected a list",
-    "mapping_type": "expected keys and values",
-    "model_type": "expected keys and values",
-    "dict_type": "expected keys and values",
-}
-
-
-def _problem(source: str, details: ErrorDetails) -> Problem:
-    kind, found = details["type"], details["input"]
-    path = ".".join(str(part) for part in details["loc"])
-    if kind == "extra_forbidden":
-        section = _section(details["loc"][:-1])
-        close = difflib.get_close_matches(str(details["loc"][-1]), section, 1)
-        known = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(section)}"
-        return Problem(source, path, f"unknown key: {known}")
-    if kind == "missing":
-        return Problem(source, path, "expected, but not there")
-    if kind == "value_error":
-        return Problem(source, path, str(details["ctx"]["error"]))
-    if kind == "literal_error":
-        return Problem(
-            source, path, f"expected {details['ctx']['expected'].replace(chr(39), '')}, not {found!r}"
-        )
-    if kind in _EXPECTED:
-        return Problem(source, path, f"{_EXPECTED[kind]}, not {_short(found)}")
-    message = details["msg"].removeprefix("Input should be ")
-    return Problem(
-        source, path, message if message == details["msg"] else f"expected {message}, not {_short(found)}"
-    )
-
-
-def _short(value: object) -> str:
-    if isinstance(value, dict | list):
-        return "a list" if isinstance(value, list) else "keys and values"
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else repr(value)[:60]
-
-
-def _section(location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are known at a place of the file."""
-    section: type[BaseModel] = Config
-    for part in location:
-        if part in section.model_fields:
-            kind = section.model_fields[str(part)].annotation
-            section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else PeerOptions
-            beneath: dict[str, type[BaseModel]] = {"listen_ranges": ListenRange, "bfd": BfdSettings}
-            section = beneath.get(str(part), section)
-    return list(section.model_fields)

@@ -250,3 +250,10 @@ Asns = Annotated[
 InterfacePattern = Annotated[str, Field(min_length=1, max_length=15)]
 HoldTime = Annotated[StrictInt, Field(ge=0, le=65535), AfterValidator(_hold_time)]
 NodeName = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_node)]
+
+
+def short(value: object) -> str:
+    """A value of YAML as an error text names it, cut to 60 characters."""
+    if isinstance(value, dict | list):
+        return "a list" if isinstance(value, list) else "keys and values"
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else repr(value)[:60]

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from bgpd import __version__
 from bgpd.bgp.outbound import Outbound
 from bgpd.bgp.speaker import Speaker
-from bgpd.config.config import Config, ConfigError, load
+from bgpd.config.config import Config
+from bgpd.config.reading import ConfigError, load
 from bgpd.daemon.admin import Orders, Shutdowns
 from bgpd.daemon.housekeeping import Housekeeping
 from bgpd.daemon.intent import Intent, resource_changes

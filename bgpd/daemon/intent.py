@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 from bgpd.bgp.outbound import Outbound
 from bgpd.bgp.speaker import Speaker
-from bgpd.config.config import Config, Passwords, read_passwords
+from bgpd.config.config import Config, Passwords
+from bgpd.config.reading import read_passwords
 from bgpd.daemon.startup import Convergence
 from bgpd.kernel.kernel import Kernel
 from bgpd.model.peer import PeerId

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from bgpd.config.config import ConfigError, load
+from bgpd.config.reading import ConfigError, load
 from bgpd.daemon.admin import Orders
 from bgpd.daemon.intent import Intent
 from bgpd.daemon.liveness import Liveness

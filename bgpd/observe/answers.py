@@ -14,7 +14,7 @@ from itertools import islice
 from time import perf_counter
 from typing import Any
 
-from bgpd.config.config import ConfigError
+from bgpd.config.reading import ConfigError
 from bgpd.lean_import import lean_import
 from bgpd.model.doors import Ambiguous, Impossible, NotFound
 from bgpd.observe.as_json import SCHEMA_VERSION

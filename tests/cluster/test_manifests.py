@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bgpd.config.config import parse
+from bgpd.config.reading import parse
 from bgpd.datastore.cluster import Cluster
 from bgpd.datastore.kubernetes.client import Access, KubernetesClient
 from bgpd.datastore.kubernetes.feeds import Kubernetes

@@ -10,7 +10,8 @@ from typing import TypeVar
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgpd.config.config import Config, parse
+from bgpd.config.config import Config
+from bgpd.config.reading import parse
 from bgpd.model.peer import PeerConfig
 from bgpd.model.prefix import parse_address
 from bgpd.model.resources import (

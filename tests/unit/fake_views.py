@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from bgpd.config.config import ConfigError
+from bgpd.config.reading import ConfigError
 from bgpd.model.bfd import BfdReport, BfdState, BfdStatus
 from bgpd.model.doors import Ambiguous, Impossible, NotFound
 from bgpd.model.peer import PeerId

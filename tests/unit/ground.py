@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from bgpd.bgp.outbound import Outbound
-from bgpd.config.config import parse
+from bgpd.config.reading import parse
 from bgpd.fib.programmer import Programming
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, Family

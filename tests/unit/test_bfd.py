@@ -9,7 +9,8 @@ import pytest
 
 from bgpd.cli import screens
 from bgpd.cli.tables import Look
-from bgpd.config.config import Config, ConfigError, parse, parse_bfd
+from bgpd.config.config import Config
+from bgpd.config.reading import ConfigError, parse, parse_bfd
 from bgpd.daemon.liveness import Liveness
 from bgpd.datastore.calico.decode import Decoded, decode
 from bgpd.model.bfd import BfdChange, BfdOptions, BfdPlace, BfdState, BfdTiming

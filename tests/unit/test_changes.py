@@ -14,7 +14,7 @@ import yaml
 from pydantic import SecretBytes
 
 from bgpd.bgp.session import Session
-from bgpd.config.config import parse
+from bgpd.config.reading import parse
 from bgpd.datastore.offline import read
 from bgpd.model.bfd import BfdOptions
 from bgpd.model.peer import PeerConfig, PeerPolicy

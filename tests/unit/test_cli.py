@@ -18,7 +18,7 @@ import pytest
 
 from bgpd import __version__
 from bgpd.cli import daemon
-from bgpd.config.config import load
+from bgpd.config.reading import load
 
 BAD = """\
 router_id: 10.0.0.300

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from bgpd.config.config import Config, ConfigError, load, parse, read_passwords, schema
+from bgpd.config.config import Config
+from bgpd.config.reading import ConfigError, load, parse, read_passwords
+from bgpd.config.schema import schema
 from bgpd.config.values import Endpoint
 from bgpd.model.peer import PeerId
 from bgpd.model.prefix import Family, parse_address

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bgpd.config.config import parse
+from bgpd.config.reading import parse
 from bgpd.daemon.admin import Orders
 from bgpd.daemon.intent import Intent, resource_changes
 from bgpd.daemon.startup import Convergence

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from bgpd.config.config import parse
+from bgpd.config.reading import parse
 from bgpd.model.peer import PeerConfig, PeerKind
 from bgpd.model.prefix import Address, Family, parse_address
 from bgpd.model.resources import BGPConfiguration, BGPPeer, Node, Problem, Snapshot

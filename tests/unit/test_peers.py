@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from pydantic import SecretBytes
 
-from bgpd.config.config import Passwords, parse
+from bgpd.config.config import Passwords
+from bgpd.config.reading import parse
 from bgpd.model.peer import PeerConfig, PeerId, PeerKind, PeerPolicy
 from bgpd.model.prefix import Address, Family, parse_address, parse_prefix
 from bgpd.model.resources import (

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from pydantic import SecretBytes
 
-from bgpd.config.config import parse
+from bgpd.config.reading import parse
 from bgpd.config.yaml import load_documents
 from bgpd.datastore.calico.decode import decode
 from bgpd.model.prefix import Family, parse_address

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from netaddr import IPNetwork
 
-from bgpd.config.config import Config, parse
+from bgpd.config.config import Config
+from bgpd.config.reading import parse
 from bgpd.model.peer import Peer, PeerId, PeerPolicy
 from bgpd.model.prefix import address_text, prefix_text
 from bgpd.model.resources import (

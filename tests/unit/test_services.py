@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bgpd.config.config import parse
+from bgpd.config.reading import parse
 from bgpd.config.yaml import load_documents
 from bgpd.datastore.calico.decode import Verdict, decode
 from bgpd.model.peer import Peer, PeerPolicy

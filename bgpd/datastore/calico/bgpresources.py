@@ -12,7 +12,7 @@ import re
 from dataclasses import replace
 from typing import Literal
 
-from bgpd.config.config import parse_bfd
+from bgpd.config.reading import parse_bfd
 from bgpd.datastore.calico.fields import Fields, as_text, parse_community, plain_address
 from bgpd.model.bfd import BfdOptions
 from bgpd.model.prefix import Address, Family, family_of, parse_address
