@@ -21,7 +21,7 @@ from tests.unit.ipam_ground import Memory, in_use, sound
 
 WRITER = """
 import sys, time
-from bgpd.config.config import parse
+from bgpd.config.reading import parse
 from bgpd.datastore.allocator import store_of
 from bgpd.datastore.store import Executor
 from bgpd.rules.ipam.assign import Request, assign

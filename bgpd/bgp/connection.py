@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import NamedTuple
 
-from bgpd.bgp.wire.exa import (
+from bgpd.bgp.wire.exa.messages import (
     KEEPALIVE,
     KEEPALIVE_MESSAGE,
     MESSAGE_NAMES,
@@ -27,18 +27,20 @@ from bgpd.bgp.wire.exa import (
     OPEN,
     ROUTE_REFRESH,
     UPDATE,
-    Capabilities,
-    GracefulRestart,
     Notification,
-    OpenMessage,
     ProtocolError,
     RefreshKind,
     decode_notification,
-    decode_open,
     decode_refresh,
     encode_notification,
-    encode_open,
     encode_refresh,
+)
+from bgpd.bgp.wire.exa.open import (
+    Capabilities,
+    GracefulRestart,
+    OpenMessage,
+    decode_open,
+    encode_open,
     multiprotocol_data,
 )
 from bgpd.bgp.wire.held import Held

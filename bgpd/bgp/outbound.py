@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
 
-from bgpd.bgp.wire.exa import RefreshKind, encode_refresh
+from bgpd.bgp.wire.exa.messages import RefreshKind, encode_refresh
 from bgpd.bgp.wire.update import encode_announcements, encode_withdrawals, end_of_rib
 from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix

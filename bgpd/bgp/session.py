@@ -28,7 +28,7 @@ from random import Random
 from typing import NamedTuple
 
 from bgpd.bgp.connection import Closure, Connection, Counters, Opened, Refresh, Routes, Up
-from bgpd.bgp.wire.exa import Cease, Notification, shutdown
+from bgpd.bgp.wire.exa.messages import Cease, Notification, shutdown
 from bgpd.bgp.wire.held import Held
 from bgpd.model.peer import Down, DownReason, Peer, PeerConfig, PeerKind
 from bgpd.model.prefix import Address, Family, address_text

@@ -29,7 +29,7 @@ from bgpd.bgp.report import status
 from bgpd.bgp.runner import Runner, now
 from bgpd.bgp.session import Session
 from bgpd.bgp.transport import Link
-from bgpd.bgp.wire.exa import Cease, Notification, encode_notification
+from bgpd.bgp.wire.exa.messages import Cease, Notification, encode_notification
 from bgpd.model.peer import DynamicRange, Peer, PeerConfig, PeerId
 from bgpd.model.prefix import Address, Family, address_text, is_link_local, prefix_text
 from bgpd.model.status import PeerStatus

@@ -196,7 +196,7 @@ def configured_store(path: Path) -> tuple[Store, str]:
             directory = options.get("path", RESOURCES)
             if isinstance(directory, str) and directory.startswith("/"):
                 return FilesStore(Path(directory)), node
-    from bgpd.config.config import ConfigError, load
+    from bgpd.config.reading import ConfigError, load
 
     try:
         config = load(path)

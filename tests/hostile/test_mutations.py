@@ -16,7 +16,8 @@ import pytest
 
 from bgpd.bgp.connection import Refresh, Routes, Up
 from bgpd.bgp.session import Ended, Session
-from bgpd.bgp.wire.exa import KEEPALIVE_MESSAGE, encode_open, encode_refresh
+from bgpd.bgp.wire.exa.messages import KEEPALIVE_MESSAGE, encode_refresh
+from bgpd.bgp.wire.exa.open import encode_open
 from bgpd.bgp.wire.update import end_of_rib, message
 from bgpd.model.prefix import Family, address_text
 from bgpd.model.route import Announce

@@ -13,7 +13,9 @@ from exabgp.bgp.message.open.capability import Negotiated
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bgpd.bgp.wire.exa import Capabilities, Codec, OpenMessage, ProtocolError, encode_open
+from bgpd.bgp.wire.exa.attributes import Codec
+from bgpd.bgp.wire.exa.messages import ProtocolError
+from bgpd.bgp.wire.exa.open import Capabilities, OpenMessage, encode_open
 from bgpd.bgp.wire.update import Decoder, Framer, encode_announcements, encode_withdrawals, message
 from bgpd.model.peer import Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, Prefix, make_prefix, parse_address

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
-from bgpd.bgp.wire.exa import KEEPALIVE_MESSAGE, Notification, ProtocolError, encode_open
+from bgpd.bgp.wire.exa.messages import KEEPALIVE_MESSAGE, Notification, ProtocolError
+from bgpd.bgp.wire.exa.open import encode_open
 from bgpd.bgp.wire.update import Decoder, encode_announcements, message
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Family

@@ -7,23 +7,18 @@ import sys
 
 import pytest
 
-from bgpd.bgp.wire import exa
-from bgpd.bgp.wire.exa import (
-    Capabilities,
-    Codec,
-    GracefulRestart,
+from bgpd.bgp.wire.exa.attributes import LISTS, Codec
+from bgpd.bgp.wire.exa.messages import (
     Notification,
-    OpenMessage,
     ProtocolError,
     RefreshKind,
     decode_notification,
-    decode_open,
     decode_refresh,
     encode_notification,
-    encode_open,
     encode_refresh,
     shutdown,
 )
+from bgpd.bgp.wire.exa.open import Capabilities, GracefulRestart, OpenMessage, decode_open, encode_open
 from bgpd.model.prefix import Family, parse_address
 from bgpd.model.route import AsPath, Attributes, Origin, SegmentType
 
@@ -234,9 +229,9 @@ EVERYTHING = Attributes(
 
 
 def _decode(codec: Codec, encoded: list[tuple[int, bytes]]) -> Attributes:
-    lists = {code: octets[4 if octets[0] & 0x10 else 3 :] for code, octets in encoded if code in exa.LISTS}
+    lists = {code: octets[4 if octets[0] & 0x10 else 3 :] for code, octets in encoded if code in LISTS}
     unknown = tuple((octets[0], code, octets[3:]) for code, octets in encoded if code == 99)
-    known = b"".join(octets for code, octets in encoded if code not in exa.LISTS and code != 99)
+    known = b"".join(octets for code, octets in encoded if code not in LISTS and code != 99)
     return codec.decode(known, lists, unknown)
 
 
@@ -266,7 +261,7 @@ def test_a_long_path_is_split_into_segments() -> None:
 
 def test_nothing_of_exabgp_but_its_codecs_is_imported() -> None:
     code = (
-        "import sys, bgpd.bgp.wire.exa;"
+        "import sys, bgpd.bgp.wire.exa.open;"
         " print([m for m in sys.modules if m.startswith(('exabgp.rea', 'exabgp.conf'))])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

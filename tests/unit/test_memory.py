@@ -13,7 +13,7 @@ import pytest
 
 from bgpd.bgp.session import MEMORY_IDLE
 from bgpd.bgp.speaker import Speaker
-from bgpd.bgp.wire.exa import Notification
+from bgpd.bgp.wire.exa.messages import Notification
 from bgpd.bgp.wire.update import Decoder
 from bgpd.daemon.memory import Memory, machine_memory, memory_limit
 from bgpd.model.peer import Down, Peer, PeerConfig, PeerId

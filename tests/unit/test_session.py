@@ -13,19 +13,15 @@ import pytest
 from bgpd.bgp import connection as connection_module
 from bgpd.bgp.connection import Connection, Refresh, Routes, Up
 from bgpd.bgp.session import Ended, Session, SessionEvent
-from bgpd.bgp.wire.exa import (
+from bgpd.bgp.wire.exa.messages import (
     KEEPALIVE_MESSAGE,
-    Capabilities,
-    GracefulRestart,
     Notification,
-    OpenMessage,
     RefreshKind,
     decode_notification,
-    decode_open,
     encode_notification,
-    encode_open,
     encode_refresh,
 )
+from bgpd.bgp.wire.exa.open import Capabilities, GracefulRestart, OpenMessage, decode_open, encode_open
 from bgpd.bgp.wire.update import Framer, encode_announcements, end_of_rib, message
 from bgpd.model.peer import DownReason, Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, make_prefix, parse_address

@@ -16,16 +16,13 @@ import pytest
 from bgpd.bgp.runner import now
 from bgpd.bgp.speaker import Speaker
 from bgpd.bgp.transport import HIGH_WATER, Dial, dialling_socket, listening_socket
-from bgpd.bgp.wire.exa import (
+from bgpd.bgp.wire.exa.messages import (
     KEEPALIVE_MESSAGE,
-    Capabilities,
-    GracefulRestart,
     Notification,
-    OpenMessage,
     decode_notification,
     encode_notification,
-    encode_open,
 )
+from bgpd.bgp.wire.exa.open import Capabilities, GracefulRestart, OpenMessage, encode_open
 from bgpd.bgp.wire.update import Framer, encode_announcements, end_of_rib
 from bgpd.model.peer import DialAnswer, Down, DownReason, DynamicRange, Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, Prefix, address_text, make_prefix, parse_address

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from bgpd.bgp.wire import attributes as attributes_module
-from bgpd.bgp.wire.exa import KEEPALIVE_MESSAGE, ProtocolError
+from bgpd.bgp.wire.exa.messages import KEEPALIVE_MESSAGE, ProtocolError
 from bgpd.bgp.wire.update import (
     Decoder,
     Framer,

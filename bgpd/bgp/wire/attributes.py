@@ -24,7 +24,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from bgpd.bgp.wire.exa import LISTS, Codec, ProtocolError
+from bgpd.bgp.wire.exa.attributes import LISTS, Codec
+from bgpd.bgp.wire.exa.messages import ProtocolError
 from bgpd.bgp.wire.held import COST_OF_PATH, COST_OF_SET, Charge, Held
 from bgpd.bgp.wire.opaque import KINDS, Handling, judge
 from bgpd.model.peer import Peer

@@ -16,14 +16,14 @@ import struct
 from collections.abc import Iterable, Iterator
 
 from bgpd.bgp.wire.attributes import MP_REACH, MP_UNREACH, NEXT_HOP, OPTIONAL, AttributeSet, Cache, cut
-from bgpd.bgp.wire.exa import (
+from bgpd.bgp.wire.exa.attributes import Codec
+from bgpd.bgp.wire.exa.messages import (
     KEEPALIVE,
     MESSAGE_NAMES,
     NOTIFICATION,
     OPEN,
     ROUTE_REFRESH,
     UPDATE,
-    Codec,
     ProtocolError,
 )
 from bgpd.model.peer import Peer
