@@ -19,7 +19,7 @@ from typing import Any
 from prometheus_client.metrics_core import Metric
 
 from bgpd import __version__
-from bgpd.cli import ctl, daemon
+from bgpd.cli import ctl_words, daemon
 from bgpd.config.schema import schema
 from bgpd.model.bfd import BfdReport
 from bgpd.model.status import DatastoreStatus, Status
@@ -88,7 +88,7 @@ def pages() -> Iterator[Page]:
 
 
 def _command(name: str, section: int) -> Page:
-    parser = ctl._parser() if name == "bgpctl" else daemon._parser("")
+    parser = ctl_words.parser() if name == "bgpctl" else daemon._parser("")
     summary = (parser.description or "").split(". ")[0].rstrip(".")
     page = Page(name, section, summary[0].lower() + summary[1:])
     page.parts.append(Section("Synopsis", verbatim=_synopsis(parser)))

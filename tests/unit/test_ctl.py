@@ -24,7 +24,7 @@ from typing import NamedTuple
 import pytest
 from fake_views import NO_CHANGES, NOW, FakeViews
 
-from bgpd.cli import ctl, peers, screens
+from bgpd.cli import ctl, ctl_commands, peers, screens
 from bgpd.cli.client import Client, Unreachable
 from bgpd.cli.tables import SAMPLE, Look, Table, ago, cell, lines, short_stamp
 from bgpd.model.peer import PeerId
@@ -459,7 +459,7 @@ def test_an_empty_table_says_so(bgpctl: Bgpctl, views: FakeViews) -> None:
     assert bgpctl("peers").out == "no peers: no resource asks for a session of this node\n"
     assert bgpctl("peers", "--detail").out == bgpctl("peers").out
     assert bgpctl("blocks").out == "no blocks: none is ours, lent or borrowed of\n"
-    for name in ctl.TABLES:
+    for name in ctl_commands.TABLES:
         assert bgpctl("routes", name).out.startswith("no routes: ")
 
 

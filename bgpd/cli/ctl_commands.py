@@ -1,0 +1,256 @@
+"""The commands of ``bgpctl``: each asks the daemon something and makes an ``Answer`` of what it said.
+
+``ctl`` runs them; ``ctl_words`` says with which words they are called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import IntEnum
+from itertools import chain
+from typing import Any, NamedTuple
+
+from bgpd import __version__
+from bgpd.cli import exposition, plans, screens
+from bgpd.cli import peers as peer_screens
+from bgpd.cli.client import Client, Denied, Refused, Unreachable
+from bgpd.cli.streams import complain as write_complaint
+from bgpd.cli.tables import Look, Screen, cell
+
+TABLES = ("in", "out", "rib", "fib")
+RELOAD_TIMEOUT = PLAN_TIMEOUT = 60.0
+RESOURCES = (".yaml", ".yml", ".json")
+"""How the names of resource files end."""
+
+
+class Exit(IntEnum):
+    """Exit codes: what a script can distinguish."""
+
+    OK = 0
+    DEGRADED = 1
+    USAGE = CHANGES = 2
+    UNREACHABLE = 3
+    NOT_FOUND = 4
+    PERMISSION = 5
+
+
+class Unreadable(Exception):
+    """A file or directory that the operator named cannot be read; says which and why."""
+
+
+class Answer(NamedTuple):
+    """What a command found: as a screen, as pieces of JSON text, and what the exit code says of it.
+
+    What is neither (``raw``) has its text in ``json`` and no screen.
+    """
+
+    screen: Callable[[Look], Screen]
+    json: Callable[[], Iterable[str]]
+    code: Exit = Exit.OK
+
+
+Command = Callable[[Client, argparse.Namespace], Answer]
+
+
+def complain(message: str, problems: Sequence[str] = ()) -> None:
+    """On standard error, as ``bgpctl``."""
+    write_complaint(
+        f"bgpctl: {cell(message).text}\n" + "".join(f"  {cell(each).text}\n" for each in problems)
+    )
+
+
+def json_text(found: Mapping[str, Any]) -> str:
+    """An answer as ``-o json`` prints it."""
+    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+
+
+def _answer(found: Mapping[str, Any], show: Callable[[Any, Look], Screen], code: Exit = Exit.OK) -> Answer:
+    def text() -> Iterator[str]:
+        yield json_text(found)
+
+    return Answer(lambda look: show(found, look), text, code)
+
+
+def status(client: Client, arguments: argparse.Namespace) -> Answer:
+    """One screen."""
+    found = client.get("/v1/status")
+    well = found["ready"] and not found.get("degraded")
+    return _answer(found, screens.status, Exit.OK if well else Exit.DEGRADED)
+
+
+def peers(client: Client, arguments: argparse.Namespace) -> Answer:
+    """Sessions."""
+    found = client.get("/v1/peers", {"name": arguments.name} if arguments.name else None)
+    return _answer(found, peer_screens.details if arguments.detail else peer_screens.table)
+
+
+def routes(client: Client, arguments: argparse.Namespace) -> Answer:
+    """A table, or a part of it."""
+    words = list(arguments.words)
+    table = words.pop(0) if words and words[0] in TABLES else "rib"
+    prefix = words.pop(0) if words else ""
+    if words:
+        arguments.fail(f"{words[0]!r} is one word too many")
+    if arguments.longer and "/" not in prefix:
+        arguments.fail("--longer wants a prefix, such as 10.48.0.0/16")
+    query = {"table": table, "prefix": prefix, "peer": arguments.peer or ""}
+    if arguments.longer:
+        query["longer"] = "1"
+    text = client.lines("/v1/routes", query)
+    try:
+        head = next(text, b"")
+    except Refused as error:
+        if error.status == 400 and table not in arguments.words:
+            raise Refused(400, f"{error}, nor one of the tables {', '.join(TABLES)}") from None
+        raise
+    # Rows are one a line, between the head and "]}": a million of them pass through without being held.
+    first = next(text, b"").strip()
+    if not first:
+        first = next(text, b"").strip()
+    empty = first == b"]}"
+    if empty and prefix:
+        complain(f"table {table} has no route for {prefix}; bgpctl why {prefix} may say more")
+    rest = chain([first + b"\n"], text)
+
+    def rows() -> Iterator[Any]:
+        for line in rest:
+            line = line.strip()
+            if line == b"]}":
+                return
+            if line:
+                yield json.loads(line.removesuffix(b","))
+        raise Unreachable("bgpd broke off its answer: what is shown is not all")
+
+    def pieces() -> Iterator[str]:
+        last = b""
+        for last in chain([head], rest):
+            yield last.decode()
+        if last.strip() != b"]}":
+            raise Unreachable("bgpd broke off its answer: what is shown is not all")
+
+    code = Exit.NOT_FOUND if empty and prefix else Exit.OK
+    return Answer(lambda look: screens.routes(table, rows(), look), pieces, code)
+
+
+def blocks(client: Client, arguments: argparse.Namespace) -> Answer:
+    """IPAM blocks."""
+    return _answer(client.get("/v1/blocks"), screens.blocks)
+
+
+def bfd(client: Client, arguments: argparse.Namespace) -> Answer:
+    """BFD's sessions."""
+    return _answer(client.get("/v1/bfd"), screens.bfd)
+
+
+def why(client: Client, arguments: argparse.Namespace) -> Answer:
+    """Why a prefix or an address is where it is."""
+    found = client.get("/v1/why", {"target": arguments.target})
+    if not found["explanations"]:
+        complain(
+            f"nothing is known of {arguments.target}: no peer announced it, "
+            "and no resource and no route of this node is a reason for it"
+        )
+        return _answer(found, screens.why, Exit.NOT_FOUND)
+    return _answer(found, screens.why)
+
+
+def health(client: Client, arguments: argparse.Namespace) -> Answer:
+    """The checks of a probe."""
+    found = client.get("/v1/health", {"check": arguments.check}, failing=True)
+    return _answer(found, screens.health, Exit.OK if found["ok"] else Exit.DEGRADED)
+
+
+def plan(client: Client, arguments: argparse.Namespace) -> Answer:
+    """The files go to the daemon, which is not allowed to look into people's directories, and knows the rest: the
+    kernel, the passwords, which sessions are up."""
+    found = client.post_lines("/v1/plan", _resources(arguments.directory), timeout=PLAN_TIMEOUT)
+    return _answer(found, plans.changes, Exit.CHANGES if found["changes"] else Exit.OK)
+
+
+def _resources(directory: str) -> list[dict[str, str]]:
+    """The files of a directory that the datastore reads too; ``Unreadable``."""
+    files, path = [], directory
+    try:
+        for name in sorted(os.listdir(directory)):
+            path = os.path.join(directory, name)
+            if name.endswith(RESOURCES) and name[0] != "." and os.path.isfile(path):
+                with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+                    files.append({"name": name, "text": file.read()})
+    except OSError as error:
+        raise Unreadable(f"{path}: {error.strerror}") from None
+    return files
+
+
+def _message(found: Any, look: Look) -> Screen:
+    yield (cell(found["message"]),)
+
+
+def reload(client: Client, arguments: argparse.Namespace) -> Answer:
+    """The configuration, read again."""
+    return _answer(client.post("/v1/reload", timeout=RELOAD_TIMEOUT), _message)
+
+
+def peer(client: Client, arguments: argparse.Namespace) -> Answer:
+    """An order of one session."""
+    if arguments.message and arguments.action not in ("shutdown", "reset"):
+        arguments.fail("only a shutdown and a reset carry a message to the peer")
+    body = {"action": arguments.action, "name": arguments.name, "message": arguments.message}
+    return _answer(client.post("/v1/peer-action", body), _message)
+
+
+def on_store(name: str) -> Command:
+    """A command that works on the store itself, whether a daemon runs or not."""
+
+    def ask(client: Client, arguments: argparse.Namespace) -> Answer:
+        from bgpd.cli import resources
+
+        try:
+            shown, found, well = resources.run(getattr(resources, name), arguments)
+        except resources.Failed as error:
+            raise Unreadable(str(error)) from None
+        text = tuple(shown)
+        return _answer(
+            found, lambda _, look: ((cell(line),) for line in text), Exit.OK if well else Exit.DEGRADED
+        )
+
+    return ask
+
+
+def version(client: Client, arguments: argparse.Namespace) -> Answer:
+    """The versions here and of the daemon."""
+    found: dict[str, Any] = {"schema_version": 1, "bgpctl": __version__, "bgpd": None, "node": None}
+    code = Exit.OK
+    try:
+        running = client.get("/v1/status")
+        found |= {"bgpd": running["version"], "node": running["node"]}
+    except (Unreachable, Denied, Refused) as error:
+        complain(str(error))
+        code = Exit.PERMISSION if isinstance(error, Denied) else Exit.UNREACHABLE
+
+    def show(found: Any, look: Look) -> Screen:
+        yield (cell(f"bgpctl {found['bgpctl']}"),)
+        if found["bgpd"]:
+            yield (cell(f"bgpd   {found['bgpd']} on {found['node']}"),)
+
+    return _answer(found, show, code)
+
+
+def metrics(client: Client, arguments: argparse.Namespace) -> Answer:
+    """What Prometheus would read."""
+    text = client.lines("/metrics")
+    first = next(text, b"")
+
+    def pieces() -> Iterator[str]:
+        if arguments.output == "json":
+            yield json_text({"schema_version": 1, "families": list(exposition.families(text_lines()))})
+        else:
+            yield from text_lines()
+
+    def text_lines() -> Iterator[str]:
+        for line in chain([first], text):
+            yield line.decode()
+
+    return Answer(lambda look: (), pieces)

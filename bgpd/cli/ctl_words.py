@@ -1,0 +1,205 @@
+"""The words of ``bgpctl``: its commands, their options, and what ``--help`` says of them.
+
+What the commands do is in ``ctl_commands``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from bgpd import __version__
+from bgpd.cli import ctl_commands as commands_of
+from bgpd.cli import screens, stored
+from bgpd.cli.ctl_commands import Command, Exit
+from bgpd.cli.streams import Parser
+
+DEFAULT_SOCKET = "/run/bgpd/api.sock"
+OUTPUTS = ("table", "json")
+
+
+_EXAMPLES = """\
+examples:
+  bgpctl status                     one screen: ready or not, peers, routes, the kernel, what is wrong
+  bgpctl peers --watch              sessions, redrawn every 2 s
+  bgpctl peers 10.0.1.30 --detail   timers, capabilities, counters and the last error of one
+  bgpctl routes in --peer 10.0.1.30   what a peer announces to us
+  bgpctl routes fib 10.48.0.0/16 --longer
+  bgpctl why 10.48.0.40             why this address is, or is not, routed as it is
+  bgpctl plan -f resources/         what these files would change here; 2 if anything
+  bgpctl peer shutdown 10.0.1.30 -m "rack move, back at 14:00"
+
+exit codes: 0 all is well, 1 degraded or refused, 2 wrong usage, 3 the daemon does not answer, 4 not found,
+5 no permission; of plan: 0 nothing would change, 2 something would, 1 any error"""
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=110)
+
+
+def parser() -> Parser:
+    """Of the whole command line; ``ask`` of what it finds is the command, ``fail`` complains of its use."""
+    top = Parser(
+        prog="bgpctl",
+        description="Show what the bgpd of this node does, and steer it.",
+        epilog=_EXAMPLES,
+        formatter_class=_Help,
+    )
+    top.add_argument("--version", action="version", version=f"bgpctl {__version__}")
+    _common(top, os.environ.get("BGPCTL_SOCKET") or DEFAULT_SOCKET, "table")
+    top.set_defaults(raw=False)
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(
+        name: str,
+        ask: Command,
+        text: str,
+        *,
+        watch: bool = False,
+        to: Any = commands,
+        outputs: Sequence[str] = OUTPUTS,
+        **options: Any,
+    ) -> Parser:
+        command: Parser = to.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", formatter_class=_Help, **options
+        )
+        _common(command, argparse.SUPPRESS, argparse.SUPPRESS, outputs)
+        if watch:
+            command.add_argument(
+                "--watch",
+                nargs="?",
+                type=_seconds,
+                const=2.0,
+                metavar="SECONDS",
+                help="show it again every 2 s, or as often as given",
+            )
+        command.set_defaults(ask=ask, fail=command.error)
+        return command
+
+    add(
+        "status",
+        commands_of.status,
+        "one screen of everything; exit code 1 when degraded or not ready",
+        watch=True,
+    )
+
+    command = add("peers", commands_of.peers, "sessions: state, prefixes, flaps, the last error", watch=True)
+    command.add_argument(
+        "name", nargs="?", metavar="NAME|IP", help="only this one, or those of a BGPPeer, a node or a pod"
+    )
+    command.add_argument(
+        "--detail", action="store_true", help="timers, capabilities, counters, errors in words"
+    )
+
+    command = add(
+        "routes",
+        commands_of.routes,
+        "the routing tables",
+        watch=True,
+        usage="bgpctl routes [in|out|rib|fib] [PREFIX|IP|NAME] [--peer NAME|IP] [--longer] [-o FORMAT]",
+        epilog=(
+            "in: what peers announce; out: what they are sent; rib (the default): what was chosen of it and of our\n"
+            "own; fib: what the kernel has, or should have. An address, or the name of a pod, a node or a peer, shows\n"
+            "every prefix that covers it.\n"
+            f"marks: {screens.ROUTES_LEGEND}"
+        ),
+    )
+    command.add_argument(
+        "words", nargs="*", metavar="[in|out|rib|fib] [PREFIX|IP|NAME]", help=argparse.SUPPRESS
+    )
+    command.add_argument("--peer", metavar="NAME|IP", help="only routes from, or to, this one")
+    command.add_argument("--longer", action="store_true", help="all prefixes inside PREFIX too")
+
+    add("blocks", commands_of.blocks, "IPAM blocks that are ours, that we lend from or borrow of", watch=True)
+
+    add("bfd", commands_of.bfd, "BFD sessions: state, intervals, detection time, why one is down", watch=True)
+
+    command = add(
+        "why",
+        commands_of.why,
+        "why a prefix, an address or a pod is routed as it is, step by step",
+        watch=True,
+    )
+    command.add_argument(
+        "target", metavar="PREFIX|IP|NAME", help="NAME: of a pod (namespace/name), a node or a peer"
+    )
+
+    command = add(
+        "plan",
+        commands_of.plan,
+        "what other resources would change: sessions, routes, rules; changes nothing",
+        epilog="exit codes: 0 nothing would change, 2 something would, 1 an error",
+    )
+    command.misused = Exit.DEGRADED
+    command.add_argument(
+        "-f",
+        "--filename",
+        dest="directory",
+        required=True,
+        metavar="DIR",
+        help="YAML and JSON files, in place of the daemon's own",
+    )
+
+    add("reload", commands_of.reload, "read the configuration again, wait, and say what changed")
+
+    command = add("health", commands_of.health, "the probe's checks; exit code 1 when one fails", watch=True)
+    command.add_argument(
+        "check", nargs="?", choices=("live", "ready"), default="ready", help="ready by default"
+    )
+
+    command = add(
+        "peer",
+        commands_of.peer,
+        "shut down, enable, reset or refresh a session",
+        epilog=(
+            "shutdown: end it and keep it down, also over restarts of bgpd; enable: the opposite\n"
+            "reset:    end it and let it come back\n"
+            "soft-in:  ask the peer for all of its routes again; soft-out: send it all of ours again"
+        ),
+    )
+    command.add_argument(
+        "action",
+        choices=("shutdown", "enable", "reset", "soft-in", "soft-out"),
+        metavar="ACTION",
+        help="shutdown, enable, reset, soft-in or soft-out",
+    )
+    command.add_argument("name", metavar="NAME|IP", help="a session, by its name or the peer's address")
+    command.add_argument(
+        "-m", "--message", default="", metavar="TEXT", help="what the peer's operator is sent"
+    )
+
+    add("metrics", commands_of.metrics, "what Prometheus would read, as its text or as json").set_defaults(
+        raw=True
+    )
+    add("version", commands_of.version, "the versions of bgpctl and of the daemon")
+    stored.register(add, commands_of.on_store)
+    return top
+
+
+def _common(
+    parser: argparse.ArgumentParser, socket: str, output: str, outputs: Sequence[str] = OUTPUTS
+) -> None:
+    """Options that stand before the command or after it; after it they have no default of their own."""
+    words = f"{', '.join((f'{outputs[0]} (default)', *outputs[1:-1]))} or {outputs[-1]}"
+    parser.add_argument("-o", "--output", choices=outputs, default=output, help=words)
+    parser.add_argument(
+        "--socket",
+        default=socket,
+        metavar="PATH",
+        help=f"the daemon's socket; $BGPCTL_SOCKET, or {DEFAULT_SOCKET}",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of seconds; write --watch=5, or put --watch last"
+        )
+    return seconds
