@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bgpd.datastore.store import Executor, Store
 from bgpd.model.ipam import Affinity, Kind, Ref, State, StoreFailed
 from bgpd.rules.ipam.assign import assign
 from bgpd.rules.ipam.release import release_handle
-from tests import ipam_writers
+from tests import calico_dump, ipam_writers
 from tests.cluster.servers import EtcdServer, missing
 from tests.unit.ipam_ground import NOW, ask
 from tests.unit.store_contract import StoreContract
@@ -127,6 +128,38 @@ def test_calicos_block_is_allocated_from_as_calico_would(etcd: EtcdServer, store
     assert raw(etcd, "/calico/ipam/v2/handle/k8s-pod-network.a1") is None
     run(release_handle("net.x1", "node-a", NOW))
     assert raw(etcd, "/calico/ipam/v2/handle/net.x1") is None
+
+
+def test_calicos_dump_is_worked_on_as_calico_would(etcd: EtcdServer) -> None:
+    """Every key that is not concerned stays octet by octet; a block is written with Calico's fields in their order."""
+    before = calico_dump.etcd()
+    for key, value in before.items():
+        etcd.ctl("put", key, value)
+    store = EtcdStore(Access((etcd.url,)))
+    try:
+        assert calico_dump.work(store) == ["10.65.0.4"]
+    finally:
+        store.close()
+    prefix = "/calico/ipam/v2/assignment"
+    blocks = {
+        fields["cidr"]: (key, fields)
+        for key, fields in ((key, json.loads(v)) for key, v in before.items() if key.startswith(prefix))
+    }
+    wanted = dict(before)
+    for cidr, fields in calico_dump.expected({cidr: fields for cidr, (_, fields) in blocks.items()}).items():
+        key = blocks[cidr][0]
+        if fields is None:
+            del wanted[key]
+        else:
+            wanted[key] = json.dumps(fields, separators=(",", ":"))
+    for handle in calico_dump.GONE:
+        del wanted[f"/calico/ipam/v2/handle/k8s-pod-network.{handle}"]
+    wanted["/calico/ipam/v2/handle/k8s-pod-network.x1"] = json.dumps(
+        calico_dump.HANDLE, separators=(",", ":")
+    )
+    kvs = json.loads(etcd.ctl("get", "", "--prefix", "--write-out=json"))["kvs"]
+    after = {b64decode(kv["key"]).decode(): b64decode(kv["value"]).decode() for kv in kvs}
+    assert after == wanted
 
 
 def test_writers_that_are_killed_leave_nothing_double_and_nothing_lost(

@@ -163,7 +163,7 @@ def test_a_namespace_that_is_gone_leaves_no_link_and_no_address(ground: Ground) 
     pod = ground.net.namespace("pod")
     assert ground.plugin("ADD", "a", pod)[0] == 0
     holder = pod.popen("sh", "-c", "echo inside; exec sleep 60")
-    wait_until(lambda: "inside" in holder.log, "somebody holds the namespace")
+    wait_until(lambda: "inside" in holder.log, what="somebody holds the namespace")
     ground.net.remove(pod)
     assert holder.running and len(ground.cali()) == 1
     assert ground.plugin("DEL", "a", None) == (0, None)

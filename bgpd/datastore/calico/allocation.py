@@ -357,9 +357,16 @@ def block_fields(block: Block) -> dict[str, Any]:
         "unallocated": list(block.unallocated),
         "attributes": [_written(attribute) for attribute in block.attributes],
         "sequenceNumber": block.sequence,
-        "sequenceNumberForAllocation": {str(o): number for o, number in sorted(block.sequences.items())},
+        "sequenceNumberForAllocation": {
+            str(o): number for o, number in sorted(block.sequences.items(), key=_as_text)
+        },
         "deleted": False,
     }
+
+
+def _as_text(item: tuple[int, int]) -> str:
+    """Go writes the keys of a map in the order of their texts: 10 before 8."""
+    return str(item[0])
 
 
 def _seconds(nanoseconds: int) -> str:
