@@ -51,7 +51,7 @@ format: setup ## write the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-fuzz: setup ## mutated messages against sessions, new ones each time (MINUTES=10)
+fuzz: setup ## mutated messages, resources, answers of servers: new ones each time (MINUTES=10)
 	FUZZ_MINUTES=$(or $(MINUTES),10) $(BIN)/pytest -n 0 --show-capture=no tests/hostile -k for_a_while $(ARGS)
 
 bench: setup ## compare with BIRD and FRR in one run (ARGS="--only cold --rounds 3")

@@ -81,7 +81,7 @@ def node_name(call: Call) -> str | None:
     try:
         with open(str(path), encoding="utf-8") as file:
             return file.read().strip() or None
-    except OSError:
+    except (OSError, ValueError):  # a path with a null, a file that is no text
         return None
 
 
@@ -102,7 +102,7 @@ def _annotation(notes: dict[str, str], name: str) -> list[str] | None:
         return None
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list) or not value or not all(isinstance(entry, str) for entry in value):
         raise Failed(CONFIG, f"annotation {_PREFIX}{name}: expected a JSON list of texts, not {text!r}")

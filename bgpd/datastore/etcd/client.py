@@ -169,7 +169,7 @@ class EtcdClient:
         if limit:
             body["limit"] = str(limit)
         answer = await self._ask("/v3/kv/range", body, repeat=True)
-        return _revision(answer), [_key_value(kv) for kv in answer.get("kvs", ())], bool(answer.get("more"))
+        return range_of(answer)
 
     # -- writes --------------------------------------------------------------------------------------------------------
 
@@ -420,20 +420,32 @@ def _text(octets: bytes) -> str:
     return b64encode(octets).decode()
 
 
-def _revision(answer: Mapping[str, Any]) -> int:
+UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+"""What an answer of another shape than etcd's trips."""
+
+
+def _revision(answer: Any) -> int:
     try:
         return int(answer["header"]["revision"])
-    except (KeyError, TypeError, ValueError):
+    except UNREADABLE:
         raise Trouble(Kind.NONSENSE, "an answer without a revision: not an etcd") from None
 
 
-def _key_value(kv: Mapping[str, Any]) -> KeyValue:
+def range_of(answer: Any) -> tuple[int, list[KeyValue], bool]:
+    """(revision, keys and values, whether there are more) of an answer to a read."""
+    revision = _revision(answer)
+    found = answer.get("kvs") or ()
+    if not isinstance(found, list | tuple):
+        raise Trouble(Kind.NONSENSE, "an answer with keys that are no list: not an etcd")
+    return revision, [_key_value(kv) for kv in found], bool(answer.get("more"))
+
+
+def _key_value(kv: Any) -> KeyValue:
     try:
-        value = b64decode(kv.get("value", ""))
-        return KeyValue(
-            b64decode(kv["key"]), value, int(kv.get("create_revision", 0)), int(kv.get("mod_revision", 0))
-        )
-    except (KeyError, TypeError, ValueError):
+        value = b64decode(kv.get("value") or "")
+        created, modified = (int(kv.get(key) or 0) for key in ("create_revision", "mod_revision"))
+        return KeyValue(b64decode(kv["key"]), value, created, modified)
+    except UNREADABLE:
         raise Trouble(Kind.NONSENSE, "an answer with a key that cannot be read: not an etcd") from None
 
 
@@ -444,7 +456,7 @@ def _events(line: Any) -> WatchEvents:
         error = line.get("error") if isinstance(line, dict) else None
         raise _trouble(200, error if isinstance(error, dict) else {"message": str(line)[:200]})
     if found.get("canceled"):
-        if int(found.get("compact_revision", 0)):
+        if found.get("compact_revision") not in (None, 0, "0"):
             raise Trouble(Kind.EXPIRED, f"compacted: the oldest revision is {found['compact_revision']}")
         raise _trouble(200, {"message": found.get("cancel_reason") or "the watch was cancelled"})
     # That a watch is there is reported with the store's revision, and says nothing of what happened before.
@@ -454,9 +466,9 @@ def _events(line: Any) -> WatchEvents:
         number = int(found.get("watch_id", 0)) - 1
         events = tuple(
             b64decode(event["kv"]["key"]) if event.get("type") == "DELETE" else _key_value(event["kv"])
-            for event in found.get("events", ())
+            for event in found.get("events") or ()
         )
-    except (KeyError, TypeError, ValueError):
+    except UNREADABLE:
         raise Trouble(Kind.NONSENSE, "a line of a watch that cannot be read: not an etcd") from None
     return WatchEvents(number, revision, events, created)
 
@@ -479,8 +491,8 @@ def _trouble(status: int, answer: object) -> Trouble:
     words = str(reply.get("message") or reply.get("error") or f"HTTP status {status}")
     lower = words.lower()
     kind = next((kind for text, kind in _WORDS if text in lower), None)
-    if kind is None and "code" in reply:
-        kind = _CODES.get(reply["code"])
+    if kind is None and isinstance(code := reply.get("code"), int):
+        kind = _CODES.get(code)
     if kind is None:
         kind = {401: Kind.UNKNOWN, 403: Kind.FORBIDDEN, 404: Kind.NONSENSE, 429: Kind.BUSY}.get(
             status, Kind.AWAY
@@ -513,7 +525,7 @@ async def _json(answer: aiohttp.ClientResponse) -> Any:
 def _or_text(data: bytes) -> Any:
     try:
         return json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {"message": data[:200].decode(errors="replace").strip()}
 
 

@@ -154,7 +154,8 @@ class KubernetesClient:
         if not isinstance(kind, str) or not isinstance(found, dict):
             raise Trouble(Kind.NONSENSE, f"{self.server}: an event of a watch without type or object")
         if kind == "ERROR":
-            raise _trouble(int(found.get("code") or 0), found, None)
+            code = found.get("code")
+            raise _trouble(code if isinstance(code, int) else 0, found, None)
         return kind, found
 
     def _loads(self, data: bytes) -> Document:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 
 from bgpd.datastore.kubernetes import kinds
 from bgpd.datastore.kubernetes.client import Access, Document, KubernetesClient
@@ -183,18 +183,20 @@ class KindFeed:
             asked["resourceVersion"] = position
         async with contextlib.aclosing(self._source.client.watch(path, asked, SILENCE)) as watch:
             async for lines in watch:
-                events: list[Event] = []
-                for kind, found in lines:
-                    metadata = found.get("metadata") or {}
-                    version = str(metadata.get("resourceVersion") or "")
-                    if kind == "BOOKMARK":
-                        ended = (metadata.get("annotations") or {}).get(INITIAL_END) == "true"
-                        events.append(Whole(version) if ended else Progress(version))
-                    elif kind == "DELETED":
-                        events += [Gone(_key(found)), Progress(version)]
-                    elif kind in ("ADDED", "MODIFIED"):
-                        events += [*self._puts([found], api), Progress(version)]
-                yield events
+                yield self._events(lines, api)
+
+    def _events(self, lines: Iterable[tuple[str, Document]], api: str) -> list[Event]:
+        events: list[Event] = []
+        for kind, found in lines:
+            version, metadata = _version(found), kinds.mapping(found.get("metadata"))
+            if kind == "BOOKMARK":
+                ended = kinds.mapping(metadata.get("annotations")).get(INITIAL_END) == "true"
+                events.append(Whole(version) if ended else Progress(version))
+            elif kind == "DELETED":
+                events += [Gone(_key(found)), Progress(version)]
+            elif kind in ("ADDED", "MODIFIED"):
+                events += [*self._puts([found], api), Progress(version)]
+        return events
 
     def _puts(self, found: list[Document], api: str) -> list[Event]:
         events: list[Event] = []
@@ -203,8 +205,7 @@ class KindFeed:
             if reduced is None:
                 events.append(Gone(_key(each)))
             else:
-                metadata = each.get("metadata") or {}
-                events.append(Put(_key(each), str(metadata.get("resourceVersion") or ""), document))
+                events.append(Put(_key(each), _version(each), document))
         return events
 
 
@@ -232,13 +233,16 @@ class BlocksFeed:
                     yield [Gone(name)]
                     continue
                 document = kinds.reduced(kinds.BLOCKS, found, self._source.node, api)
-                version = str((found.get("metadata") or {}).get("resourceVersion") or "")
-                yield [Put(name, version, document)]
+                yield [Put(name, _version(found), document)]
             yield [Whole("read")]
             await asyncio.sleep(REREAD * random.uniform(0.75, 1.25))
 
 
+def _version(found: Document) -> str:
+    return str(kinds.mapping(found.get("metadata")).get("resourceVersion") or "")
+
+
 def _key(found: Document) -> str:
-    metadata = found.get("metadata") or {}
+    metadata = kinds.mapping(found.get("metadata"))
     namespace, name = metadata.get("namespace"), metadata.get("name")
     return f"{namespace}/{name}" if namespace else str(name)

@@ -40,31 +40,31 @@ SECRETS = Kind("Secret", "secrets", "v1")
 
 def reduced(kind: Kind, found: Document, node: str, api: str) -> Document | None:
     """The part of an object that concerns ``node``; ``None``: nothing. Whatever is no mapping is left to ``decode``."""
-    metadata = _mapping(found.get("metadata"))
+    metadata = mapping(found.get("metadata"))
     kept: Document = {"name": metadata.get("name")}
     if "namespace" in metadata:
         kept["namespace"] = metadata["namespace"]
     document: Document = {"apiVersion": api, "kind": kind.kind, "metadata": kept}
     if kind is NODES:
-        annotations = _mapping(metadata.get("annotations"))
+        annotations = mapping(metadata.get("annotations"))
         kept["labels"] = metadata.get("labels")
         kept["annotations"] = {
             key: value for key, value in annotations.items() if key.startswith("projectcalico.org/")
         }
     elif kind is SERVICES:
-        spec, status = _mapping(found.get("spec")), _mapping(found.get("status"))
+        spec, status = mapping(found.get("spec")), mapping(found.get("status"))
         wanted = ("type", "clusterIP", "clusterIPs", "externalIPs", "externalTrafficPolicy")
         document["spec"] = {key: spec[key] for key in wanted if key in spec}
         document["status"] = {"loadBalancer": status.get("loadBalancer")}
     elif kind is SLICES:
-        labels = _mapping(metadata.get("labels"))
+        labels = mapping(metadata.get("labels"))
         kept["labels"] = {key: labels[key] for key in (SERVICE_NAME,) if key in labels}
         document["addressType"] = found.get("addressType")
         document["endpoints"] = _endpoints(found.get("endpoints"), node)
     elif kind is SECRETS:
         document["data"] = found.get("data")
     else:
-        spec = _mapping(found.get("spec"))
+        spec = mapping(found.get("spec"))
         if kind is AFFINITIES and spec.get("node") != node:
             return None
         document["spec"] = found.get("spec")
@@ -79,7 +79,7 @@ def _endpoints(endpoints: object, node: str) -> object:
     for each in endpoints:
         if not isinstance(each, dict):
             return endpoints
-        ready = _mapping(each.get("conditions")).get("ready")
+        ready = mapping(each.get("conditions")).get("ready")
         if ready not in (None, True, False):
             return endpoints
         own = each.get("nodeName") == node
@@ -90,5 +90,6 @@ def _endpoints(endpoints: object, node: str) -> object:
     return list(kept.values())
 
 
-def _mapping(value: object) -> Document:
+def mapping(value: object) -> Document:
+    """A value of an object; whatever is no mapping is as good as not there."""
     return value if isinstance(value, dict) else {}

@@ -111,6 +111,8 @@ class ListPieces:
             self._state = self._comma if found == "]" else self._item
             return True
         complete, value = self._value()
+        if complete and not isinstance(value, dict):
+            raise ValueError(f"expected an object, not {value!r}"[:200])
         if complete:
             items.append(value)
         return complete
