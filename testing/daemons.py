@@ -140,15 +140,24 @@ class Bgpd(Daemon):
     def remove(self, file: str) -> None:
         (self.resources / f"{file}.yaml").unlink(missing_ok=True)
 
-    def start(self, wait: bool = True) -> Self:
-        """Starts it; with ``wait`` until its API answers."""
+    def start(self, wait: bool = True, *words: str) -> Self:
+        """Starts it; with ``wait`` until its API answers. ``words``: more for its command line."""
         self.launch(
-            *(sys.executable, "-m", "bgpd", "run", "--config", self.config_path),
+            *(sys.executable, "-m", "bgpd", "run", "--config", self.config_path, *words),
             cwd=PROJECT,
             env={**os.environ, "PYTHONPATH": str(PROJECT), "PYTHONWARNINGS": "default"},
         )
         if wait:
             self.wait(lambda: self.ctl("status"), "the API answers", 15)
+        return self
+
+    def upgrade(self) -> Self:
+        """A new one takes over from the one that runs, which ends well."""
+        before, self.process = self.process, None
+        assert before is not None
+        self.start(False, "--takeover")
+        assert before.wait(20) == 0, before.log
+        self.wait(lambda: self.ctl("status"), "the API answers", 15)
         return self
 
     def restart(self) -> Self:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import NamedTuple
 
+from bgpd.bgp.frozen import FrozenConnection
 from bgpd.bgp.wire.exa.messages import (
     KEEPALIVE,
     KEEPALIVE_MESSAGE,
@@ -44,7 +45,8 @@ from bgpd.bgp.wire.exa.open import (
     multiprotocol_data,
 )
 from bgpd.bgp.wire.held import Held
-from bgpd.bgp.wire.update import Decoder, Framer, message_types
+from bgpd.bgp.wire.update import HEADER, Decoder, Framer, message_types
+from bgpd.bgp.wire.update import message as whole_message
 from bgpd.model.peer import DownReason, Peer, PeerConfig
 from bgpd.model.prefix import Address, Family, address_text
 from bgpd.model.route import BeginRefresh, EndRefresh, RibEvent
@@ -95,6 +97,12 @@ class Up(NamedTuple):
     peer: Peer
 
 
+class Resumed(NamedTuple):
+    """The session goes on that another process had (``Session.thaw``)."""
+
+    peer: Peer
+
+
 class Routes(NamedTuple):
     peer: Peer
     events: list[RibEvent]
@@ -128,7 +136,10 @@ class Connection:
         counters: Counters,
         random: Random,
         now: float,
+        frozen: FrozenConnection | None = None,
     ) -> None:
+        """``frozen``: it goes on where another process stopped, established (``freeze``); ``ProtocolError`` where the
+        two OPENs make no session with this configuration."""
         self.config = config
         self.outgoing = outgoing
         self.state = SessionState.OPEN_SENT
@@ -172,7 +183,11 @@ class Connection:
             ),
         )
         self.received_open: OpenMessage | None = None
-        self._send(OPEN, encode_open(self.sent_open))
+        self._received_body = b""
+        if frozen is None:
+            self._send(OPEN, encode_open(self.sent_open))
+        else:
+            self._thaw(frozen, now)
 
     # Input.
 
@@ -278,6 +293,53 @@ class Connection:
             self._counters.notifications["sent", notification.code, notification.subcode] += 1
             self._send(NOTIFICATION, encode_notification(notification))
 
+    # To another process, and from it.
+
+    @property
+    def ended(self) -> frozenset[Family]:
+        """Families whose End-of-RIB has come."""
+        return frozenset() if self._decoder is None else frozenset(self._decoder.ended)
+
+    def freeze(self, now: float, unsent: bytes = b"") -> FrozenConnection:
+        """All that another process needs to go on with this connection, which must be established, once what
+        ``data_to_send`` had is with TCP or in ``unsent``. Changes nothing."""
+        assert self.peer is not None and self._decoder is not None
+        kept = b"" if self._kept is None else whole_message(*self._kept)
+        silent = 0.0 if self._hold_at is None else max(0.0, now - (self._hold_at - self._hold_time))
+        return FrozenConnection(
+            outgoing=self.outgoing,
+            sent_open=encode_open(self.sent_open)[HEADER:],
+            received_open=self._received_body,
+            unread=kept + self._framer.rest,
+            unsent=unsent + bytes(self._out),
+            ended=self.ended,
+            up_seconds=max(0.0, now - self.established_at),
+            silent_seconds=silent,
+        )
+
+    def _thaw(self, frozen: FrozenConnection, now: float) -> None:
+        """Goes on as established. A refresh that was under way counts for nothing: all is asked for again."""
+        self.sent_open = decode_open(frozen.sent_open)
+        self.received_open, self._received_body = decode_open(frozen.received_open), frozen.received_open
+        self.peer = self._negotiate(self.received_open)
+        self.state = SessionState.ESTABLISHED
+        self.started = self.established_at = now - frozen.up_seconds
+        self._decoder = Decoder(self.peer)
+        self._decoder.ended = set(frozen.ended & self.peer.families)
+        self._framer.feed(frozen.unread)
+        self.work_due = bool(frozen.unread)
+        self._out += frozen.unsent
+        self._hold_time = self.peer.hold_time
+        heard_at = now - frozen.silent_seconds
+        self._hold_at = max(now + LOOK_AGAIN, heard_at + self._hold_time) if self._hold_time else None
+        self.send_keepalive(now)
+
+    def send_keepalive(self, now: float) -> None:
+        """Before its time: nothing may be sent for a while."""
+        if self.peer is not None and self.peer.keepalive_time:
+            self._send(KEEPALIVE, KEEPALIVE_MESSAGE)
+            self._schedule_keepalive(now)
+
     # Output.
 
     def data_to_send(self) -> bytes:
@@ -320,7 +382,7 @@ class Connection:
             self._counters.notifications["received", notification.code, notification.subcode] += 1
             self.closure = Closure(DownReason.NOTIFICATION_RX, str(notification), notification)
         elif kind == OPEN and self.state is SessionState.OPEN_SENT:
-            self.received_open = decode_open(body)
+            self.received_open, self._received_body = decode_open(body), body
             self.peer = self._negotiate(self.received_open)
             return Opened()
         elif kind == KEEPALIVE and self.state is SessionState.OPEN_CONFIRM and self.peer is not None:

@@ -16,6 +16,9 @@ class Handler(Protocol):
 
     def established(self, peer: Peer) -> None: ...
 
+    def resumed(self, peer: Peer) -> None:
+        """As ``established``, of a session that another process had."""
+
     def down(self, peer: Peer, down: Down) -> None: ...
 
     def received(self, peer: Peer, events: Sequence[RibEvent]) -> None:

@@ -37,8 +37,18 @@ class Listeners:
         self._settled: set[Place] = set()
         self._keys: Mapping[Net, str] = {}
         self._keyrings: dict[Place, Keyring] = {}
+        self._inherited: dict[Place, tuple[socket.socket, tuple[Net, ...]]] = {}
         self.ready = asyncio.Event()
         """Set while ``complete``: before, nothing is dialled, since another daemon here may have the sessions."""
+
+    def inherit(self, sockets: Mapping[Place, tuple[socket.socket, tuple[Net, ...]]]) -> None:
+        """Sockets that listen already, each with what it has TCP MD5 keys of. Those that ``want`` does not name by the
+        next ``follow`` are closed."""
+        self._inherited = dict(sockets)
+
+    def sockets(self) -> list[tuple[socket.socket, tuple[Net, ...]]]:
+        """The sockets that listen, for another process, each with what it has TCP MD5 keys of."""
+        return [(keyring.socket, keyring.nets) for keyring in self._keyrings.values()]
 
     def want(self, places: frozenset[Place], keys: Mapping[Net, str]) -> None:
         """Where to listen from the next ``follow`` on, and the keys of all sockets, from now on."""
@@ -52,6 +62,8 @@ class Listeners:
             self._tasks.pop(place).cancel()
             self._errors.pop(place, None)
             self._taken.discard(place)
+        for place in self._inherited.keys() - self._wanted:
+            self._inherited.pop(place)[0].close()
         for place in self._wanted - self._tasks.keys():
             self._tasks[place] = group.create_task(self._serve(place))
         self._review()
@@ -84,7 +96,11 @@ class Listeners:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                sock = listening_socket(*place, lambda sock: self._lock(place, sock))
+                sock, nets = self._inherited.pop(place, (None, ()))
+                if sock is not None:
+                    self._lock(place, sock, nets)
+                else:
+                    sock = listening_socket(*place, lambda sock: self._lock(place, sock))
                 server = await loop.create_server(
                     self._make_link, sock=sock, backlog=ACCEPTED_AT_ONCE, start_serving=False
                 )
@@ -116,8 +132,8 @@ class Listeners:
             self._keyrings.pop(place, None)
             server.close()
 
-    def _lock(self, place: Place, sock: socket.socket) -> None:
-        keyring = self._keyrings[place] = Keyring(sock, family_of(place[0]))
+    def _lock(self, place: Place, sock: socket.socket, nets: tuple[Net, ...] = ()) -> None:
+        keyring = self._keyrings[place] = Keyring(sock, family_of(place[0]), nets)
         keyring.follow(self._keys)
 
     async def _settle(self, place: Place) -> NoReturn:

@@ -13,6 +13,10 @@ Whatever is to be sent, a call of ``work`` and the calls of ``changed`` before i
 an attribute set costs what many prefixes do, and of time. What is beyond it waits as missed, all sessions in turn.
 ``daemon`` calls this with what ``rib.router`` decided; ``speaker`` carries the octets.
 
+A session that another process had (``freeze``, ``resume``) is sent the difference too. What it was sent then is known
+by digests of what goes on the wire. Until all is heard again (``release_resumed``) nothing is withdrawn only because it
+is not in the table, and no learned route is advertised (RFC 4724 §4.1); what is this node's own is advertised at once.
+
 The groups, their members and their tables are ``rib.groups``'; what each member has yet to be sent is kept here. A
 table is keyed by NLRI: prefixes, with path identifiers in front in groups that take several paths (RFC 7911).
 """
@@ -23,7 +27,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from hashlib import blake2b
 from itertools import islice
+from typing import NamedTuple
 
 from bgpd.bgp.wire.exa.messages import RefreshKind, encode_refresh
 from bgpd.bgp.wire.update import encode_announcements, encode_withdrawals, end_of_rib
@@ -34,6 +40,10 @@ from bgpd.rib.groups import OutChanges, UpdateGroup
 
 _Encoded = dict[tuple[UpdateGroup | None, tuple[Prefix, ...], tuple[Prefix, ...]], bytes]
 """Group, prefixes announced, prefixes withdrawn -> octets, while the tables do not change."""
+UNKNOWN = b""
+"""The digest of what may have been sent in any state, or not at all."""
+DIGEST_OCTETS = 16
+_NO_NLRI = Prefix(b"\0")
 CHUNK = 4096
 """Prefixes encoded at once for a session that catches up: fewer where their attribute sets are many."""
 BUDGET = 2 * CHUNK
@@ -68,6 +78,20 @@ class _Move:
 
 
 @dataclass(slots=True, eq=False)
+class _Resumption:
+    """Of a session that another process had, until nothing that it was sent there is unlike the table."""
+
+    before: dict[Prefix, bytes]
+    """NLRI -> digest of what it was sent there, or ``UNKNOWN``; as long as nothing else is known of them."""
+    has: set[Prefix] = field(default_factory=set)
+    """NLRI that it was sent, there or here."""
+    deferred: dict[Prefix, None] = field(default_factory=dict)
+    """NLRI of learned routes whose present state it was not sent yet."""
+    over: bool = False
+    """All is heard again: what is not in the table now is gone."""
+
+
+@dataclass(slots=True, eq=False)
 class _Member:
     """One session in one family, and what it has yet to be sent."""
 
@@ -85,6 +109,7 @@ class _Member:
     gone: dict[Prefix, None] = field(default_factory=dict)
     """Those of them that were found withdrawn: sent once all announcements are (house rule 11)."""
     move: _Move | None = None
+    resumption: _Resumption | None = None
     asked: bool = False
     """Another refresh is due: it begins once this session has caught up."""
     blocked: bool = False
@@ -111,6 +136,29 @@ class _Member:
         self.walk, self.at = self.group.walk() if self.group else (), 0
 
 
+class Earlier(NamedTuple):
+    """What a resumed session was sent in one family by the process before."""
+
+    digests: Mapping[Prefix, bytes]
+    """NLRI -> digest, or ``UNKNOWN``."""
+    end_of_rib_due: bool = False
+    refresh_due: bool = False
+
+
+class Left(NamedTuple):
+    """What a session was sent in one family by this process: all of its group's table, but for what is here."""
+
+    group: UpdateGroup | None
+    unsure: frozenset[Prefix]
+    """NLRI that may have been sent in any state, or not at all."""
+    never: frozenset[Prefix]
+    """NLRI that were not sent: learned from it, or not yet."""
+    other: Mapping[Prefix, bytes]
+    """NLRI -> digest of what the process before this one sent, where nothing else was sent since."""
+    end_of_rib_due: bool
+    refresh_due: bool
+
+
 class Outbound:
     """``send`` puts octets on a session and says whether it takes more (``Speaker.send``)."""
 
@@ -124,6 +172,8 @@ class Outbound:
         self._due: dict[_Member, None] = {}
         """Sessions to serve, in turn: those that are behind, and those that wait for the time of End-of-RIB."""
         self._end_of_rib_released = False
+        self._digests: dict[tuple[UpdateGroup, Attributes, Address], bytes] = {}
+        """While sessions are compared with what another process sent them."""
 
     def join(self, peer: Peer, groups: Mapping[Family, UpdateGroup]) -> None:
         """A session is established: it is sent the whole table of each of its groups.
@@ -137,6 +187,50 @@ class Outbound:
             member.begin_walk()
             self._due[member] = None
         self._by_peer[peer.id] = members
+
+    def resume(
+        self, peer: Peer, groups: Mapping[Family, UpdateGroup], earlier: Mapping[Family, Earlier]
+    ) -> None:
+        """A session of another process goes on: it is sent what differs from what it was sent there."""
+        self.join(peer, groups)
+        for member in self._of(peer):
+            was = earlier.get(member.family)
+            if was is not None:
+                member.walk, member.missed = (), dict.fromkeys(member.table)
+                member.resumption = _Resumption(dict(was.digests), set(was.digests))
+                member.phase = Phase.INITIAL if was.end_of_rib_due else Phase.STEADY
+                member.asked = was.refresh_due
+
+    def release_resumed(self) -> None:
+        """All is heard again: what resumed sessions were sent and is not in the tables is withdrawn."""
+        for members in self._by_peer.values():
+            for member in members.values():
+                if (resumption := member.resumption) is not None and not resumption.over:
+                    resumption.over = True
+                    member.missed.update(dict.fromkeys((*resumption.before, *resumption.deferred)))
+                    self._due[member] = None
+
+    def freeze(self, peer: Peer) -> dict[Family, Left]:
+        """What another process must know to go on with a session, by family. Changes nothing."""
+        found = {}
+        for member in self._of(peer):
+            group, resumption = member.group, member.resumption or _Resumption({})
+            before, never = resumption.before, resumption.deferred.keys() - resumption.has
+            other = {nlri: digest for nlri, digest in before.items() if digest}
+            learned = group.table.items() if group is not None and group.learned_from(peer.id) else ()
+            found[member.family] = Left(
+                group=group,
+                unsure=frozenset((*member.waiting, *before, *resumption.deferred)) - other.keys() - never,
+                never=frozenset((*never, *(nlri for nlri, out in learned if out.source == peer.id))),
+                other=other,
+                end_of_rib_due=member.phase is Phase.INITIAL,
+                refresh_due=member.asked or member.phase is Phase.REFRESH,
+            )
+        return found
+
+    def digests(self, peer: Peer, group: UpdateGroup) -> dict[Prefix, bytes]:
+        """What a group is sent, one of whose sessions is ``peer``: NLRI -> digest. Changes nothing."""
+        return {nlri: self._digest(peer, group, out) for nlri, out in group.table.items()}
 
     def leave(self, peer: Peer) -> None:
         """A session ended; nothing happens where the peer's next one has joined already."""
@@ -159,7 +253,10 @@ class Outbound:
                 before = copies.get(member.group)
                 if before is None:
                     before = copies[member.group] = dict(member.table)
-                member.move = _Move(before, since=set(member.waiting))
+                unsure = set(member.waiting)
+                if member.resumption is not None:
+                    unsure.update(member.resumption.before)
+                member.move = _Move(before, since=unsure)
                 member.group = new
                 member.missed = dict.fromkeys((*before, *member.move.since, *member.table))
                 member.gone = {}
@@ -176,7 +273,14 @@ class Outbound:
         octets: bytes | None = None
         for peer_id in group.members:
             member = self._by_peer[peer_id][family]
-            if later or member.behind or member.blocked or member.waits_for_table:
+            if member.resumption is not None:
+                # What was heard again and is withdrawn since is no longer as another process left it.
+                before = member.resumption.before
+                for nlri in before.keys() & changes.keys():
+                    was, now = changes[nlri]
+                    if was is not None and now is None:
+                        del before[nlri]
+            if later or member.behind or member.blocked or member.waits_for_table or member.resumption:
                 member.missed.update(dict.fromkeys(changes))
                 self._due[member] = None
             elif (peer := member.peer).id in sources:
@@ -235,6 +339,8 @@ class Outbound:
                 budget -= SESSION_COST + (self._catch_up(member, encoded) if member.behind else 0)
                 if not member.behind:
                     member.move = None
+                    if member.resumption is not None and member.resumption.over:
+                        member.resumption = None
                     if member.phase is Phase.REFRESH:
                         member.phase = Phase.STEADY
                         self._put(member, encode_refresh(member.family, RefreshKind.END))
@@ -245,6 +351,8 @@ class Outbound:
                     if member.phase is Phase.INITIAL:
                         member.phase = Phase.STEADY
                         self._put(member, end_of_rib(member.family))
+        if not self._due:
+            self._digests.clear()
         return any(
             (member.behind or member.asked) and not member.blocked and not member.waits_for_table
             for member in self._due
@@ -298,6 +406,8 @@ class Outbound:
             looked += 1
             del missed[prefix]
             now = _seen_by(peer, table.get(prefix))
+            if member.resumption is not None and self._is_as_before(member, member.resumption, prefix, now):
+                continue
             if (
                 move
                 and prefix in move.before
@@ -346,6 +456,36 @@ class Outbound:
             octets = encoded[key] = _encode(member.family, peer, state)
         self._put(member, octets)
         return looked + cost
+
+    def _is_as_before(self, member: _Member, resumption: _Resumption, nlri: Prefix, now: Out | None) -> bool:
+        """Whether a resumed session is not sent the present state of an NLRI, since it has it, or since that may only
+        be so until all is heard again."""
+        digest = resumption.before.get(nlri)
+        resumption.deferred.pop(nlri, None)
+        if now is None or member.group is None:
+            if nlri not in resumption.has:
+                return True
+            waits = digest is not None and not resumption.over
+        elif digest and self._digest(member.peer, member.group, now) == digest:
+            del resumption.before[nlri]
+            return True
+        else:
+            waits = now.source is not None and not resumption.over
+            if waits and digest is None:
+                resumption.deferred[nlri] = None
+        if not waits:
+            resumption.before.pop(nlri, None)
+            (resumption.has.discard if now is None else resumption.has.add)(nlri)
+        return waits
+
+    def _digest(self, peer: Peer, group: UpdateGroup, out: Out) -> bytes:
+        """Of what goes on the wire for an NLRI, the NLRI left out: the same in every process that encodes alike."""
+        key = group, out.attributes, out.next_hop
+        found = self._digests.get(key)
+        if found is None:
+            octets = _encode(group.key.family, peer, ((_NO_NLRI, out),))
+            found = self._digests[key] = blake2b(octets, digest_size=DIGEST_OCTETS).digest()
+        return found
 
     def _put(self, member: _Member, octets: bytes) -> None:
         if octets and not self._send(member.peer, octets):

@@ -22,7 +22,7 @@ import os
 import socket
 import struct
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from bgpd.model.peer import PeerConfig
 from bgpd.model.prefix import Family, Prefix, family_of, host_prefix, is_host, network_address, prefix_text
@@ -50,6 +50,10 @@ class Socket(Protocol):
     def setsockopt(self, level: int, optname: int, value: int | bytes, /) -> None: ...
 
     def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
+
+    def getsockname(self) -> Any: ...
+
+    def getpeername(self) -> Any: ...
 
 
 def set_key(sock: Socket, net: Net, password: str | None) -> None:
@@ -130,11 +134,17 @@ def _least(hops: int) -> int:
 class Keyring:
     """The TCP MD5 keys of one listening socket."""
 
-    def __init__(self, sock: Socket, family: Family) -> None:
-        self._sock, self._family = sock, family
-        self._held: dict[Net, str] = {}
+    def __init__(self, sock: socket.socket, family: Family, nets: tuple[Net, ...] = ()) -> None:
+        """``nets``: what the socket has keys of already; nobody knows which, so they are set again."""
+        self.socket, self._family = sock, family
+        self._held: dict[Net, str] = dict.fromkeys(nets, "")
         self.errors: dict[Net, str] = {}
         """Keys that are wanted and that the socket does not have."""
+
+    @property
+    def nets(self) -> tuple[Net, ...]:
+        """What the socket has keys of."""
+        return tuple(self._held)
 
     def follow(self, keys: Mapping[Net, str]) -> None:
         """Sets what is new or another, takes away what is gone; sessions that are up keep the key they began with."""
@@ -142,7 +152,7 @@ class Keyring:
         for net in self._held.keys() - wanted.keys():
             del self._held[net]
             try:
-                set_key(self._sock, net, None)
+                set_key(self.socket, net, None)
             except OSError as error:
                 log.error("event=key_not_removed peers=%s cause=%r", prefix_text(*net), _words(error))
         self.errors = {net: why for net, why in self.errors.items() if net in wanted}
@@ -150,7 +160,7 @@ class Keyring:
             if self._held.get(net) == password:
                 continue
             try:
-                set_key(self._sock, net, password)
+                set_key(self.socket, net, password)
             except OSError as error:
                 self._held.pop(net, None)
                 if self.errors.get(net) != _words(error):

@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from bgpd.bgp.connection import Connection, Refresh, Routes, Up
+from bgpd.bgp.connection import Connection, Refresh, Resumed, Routes, Up
+from bgpd.bgp.frozen import Unfit
 from bgpd.bgp.handler import Handler
+from bgpd.bgp.handover import Taken, not_taken
 from bgpd.bgp.protection import Net
 from bgpd.bgp.session import Session
 from bgpd.bgp.transport import Dial, DialFailed, Link
@@ -55,6 +57,8 @@ class Runner:
         self.session = session
         self.range = listen_range
         """Of a dynamic neighbour."""
+        self.taken: Taken | None = None
+        """A session of another process that is to go on."""
         self.links: dict[Connection, Link] = {}
         self.since = time.time()
         """When the session last entered or left Established."""
@@ -65,6 +69,7 @@ class Runner:
         self._armed_at = 0.0
         self._work: asyncio.Handle | None = None
         self._pumping = False
+        self._taking = False
 
     def stop(self) -> None:
         """Nothing happens by itself any more."""
@@ -78,7 +83,9 @@ class Runner:
     def dialled(self, link: Link) -> None:
         """A connection of our own making is there."""
         session, connection = self.session, None
-        if link.epoch != session.epoch:
+        if self.taken is not None:
+            connection = self._thawed(self.taken, link)
+        elif link.epoch != session.epoch:
             session.dial_outdated(now())
         elif local := link.local_address:
             connection = session.dialled(local, now())
@@ -89,6 +96,20 @@ class Runner:
         else:
             self.carry(connection, link)
         self.pump()
+
+    def _thawed(self, taken: Taken, link: Link) -> Connection | None:
+        """The socket of another process's session is ours: it goes on, or falls back to graceful restart."""
+        self.taken, session = None, self.session
+        try:
+            if link.epoch != session.epoch:
+                raise Unfit("configured otherwise meanwhile")
+            connection = session.thaw(taken.frozen, taken.salt, link.local_address, now())
+        except Unfit as error:
+            not_taken(session.config.id, str(error))
+            session.dial_outdated(now())
+            return None
+        self.since = taken.frozen.since
+        return connection
 
     def carry(self, connection: Connection, link: Link) -> None:
         """From now on a link is a connection's."""
@@ -135,6 +156,8 @@ class Runner:
                     elif isinstance(event, Up):
                         self.since = time.time()
                         handler.established(event.peer)
+                    elif isinstance(event, Resumed):
+                        handler.resumed(event.peer)
                     elif isinstance(event, Refresh):
                         handler.refresh_requested(event.peer, event.family)
                     else:
@@ -149,7 +172,11 @@ class Runner:
             self._work = asyncio.get_running_loop().call_soon(self._world.guarded, self._go_on)
         if self._dial is not None and self._dial_epoch != session.epoch:
             self._dial.give_up()
-        if session.take_dial(now()):
+        if self.taken is not None and not self._taking:
+            self._taking = True
+            session.take_thaw()
+            tasks.create_task(self._take(self.taken), name=f"take {session.config.id}")
+        elif session.take_dial(now()):
             tasks.create_task(self._connect(), name=f"dial {session.config.id}")
         self._arm()
 
@@ -192,6 +219,17 @@ class Runner:
     def _unread(self, connection: Connection) -> bool:
         link = self.links.get(connection)
         return link is not None and link.unread
+
+    async def _take(self, taken: Taken) -> None:
+        """Makes a link of a socket that is connected already."""
+        link = self._world.dialling(self, self.session.epoch)
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: link, sock=taken.socket)
+        except OSError as error:
+            self.taken = None
+            not_taken(self.session.config.id, f"its socket died: {error.strerror or error}")
+            self.session.dial_outdated(now())
+        self.pump()
 
     async def _connect(self) -> None:
         await self._world.may_dial()

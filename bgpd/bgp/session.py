@@ -21,15 +21,17 @@ from __future__ import annotations
 import logging
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from functools import partial
 from random import Random
 from typing import NamedTuple
 
-from bgpd.bgp.connection import Closure, Connection, Counters, Opened, Refresh, Routes, Up
-from bgpd.bgp.wire.exa.messages import Cease, Notification, shutdown
+from bgpd.bgp.connection import Closure, Connection, Counters, Opened, Refresh, Resumed, Routes, Up
+from bgpd.bgp.frozen import SOFT, Ends, FrozenRib, FrozenSession, Unfit, config_words, differences
+from bgpd.bgp.wire.exa.messages import Cease, Notification, ProtocolError, shutdown
 from bgpd.bgp.wire.held import Held
+from bgpd.bgp.wire.update import Framer
 from bgpd.model.peer import Down, DownReason, Peer, PeerConfig, PeerKind
 from bgpd.model.prefix import Address, Family, address_text
 from bgpd.model.status import SessionState
@@ -46,8 +48,6 @@ MEMORY_IDLE = (60.0, 120.0, 300.0, 900.0)
 GOOD_FOR = 3600.0
 RACE = 5.0
 """A connection that begins sooner after the session was up was dialled while it came up: a collision."""
-_SOFT = ("kind", "source", "passive", "port", "max_prefixes", "reachable_by", "bfd")
-"""What a configuration may change without a new session."""
 CONNECT = "connect: "
 """How an error before TCP is connected starts."""
 
@@ -55,7 +55,7 @@ CONNECT = "connect: "
 def reset_by(before: PeerConfig, after: PeerConfig, *, established: bool) -> tuple[str, ...]:
     """The fields that differ between two configurations of a peer and that its session cannot take on as it is."""
     # AS numbers that a dynamic neighbour may have are asked at its OPEN only; ``asn`` is then the one it has.
-    soft = (*_SOFT, "asns") if established else _SOFT
+    soft = (*SOFT, "asns") if established else SOFT
     names = (field.name for field in fields(PeerConfig) if field.name not in soft)
     return tuple(name for name in names if getattr(before, name) != getattr(after, name))
 
@@ -75,7 +75,7 @@ class Trouble(NamedTuple):
     """In seconds, of the clock that callers give."""
 
 
-SessionEvent = Up | Ended | Routes | Refresh
+SessionEvent = Up | Resumed | Ended | Routes | Refresh
 
 
 class Session:
@@ -251,6 +251,95 @@ class Session:
             self._read(connection, now)
         connection.close(None, DownReason.TCP, message)
         self._settle(connection, now)
+
+    # To another process, and from it.
+
+    def freeze(
+        self,
+        ends: Ends,
+        salt: bytes,
+        since: float,
+        unsent: bytes,
+        ribs: Mapping[Family, FrozenRib],
+        now: float,
+    ) -> FrozenSession | None:
+        """The established session as another process goes on with it; ``None`` without one. Changes nothing. ``since``:
+        Unix time at which it came up; ``unsent``: what TCP has not taken; ``ribs``: what others know of its routes."""
+        connection = self.established
+        if connection is None or connection.closure is not None or connection.peer is None:
+            return None
+        return FrozenSession(
+            peer=self.config.id,
+            config=config_words(self.config, salt),
+            ends=ends,
+            connection=connection.freeze(now, unsent),
+            hold_seconds=connection.peer.hold_time,
+            keepalive_seconds=connection.peer.keepalive_time,
+            since=since,
+            last_down=self.fall.text,
+            last_down_seconds=max(0.0, now - self.fall.at) if self.fall.text else 0.0,
+            flaps=dict(self.flaps),
+            received=dict(self.counters.received),
+            sent=dict(self.counters.sent),
+            notifications=dict(self.counters.notifications),
+            update_errors=self.counters.update_errors,
+            elsewhere=self.counters.elsewhere,
+            ribs=ribs,
+        )
+
+    def take_thaw(self) -> None:
+        """A session of another process is about to be taken over: not dialled meanwhile. ``thaw`` or ``dial_outdated``
+        must follow."""
+        self._dialling, self._dial_at = True, None
+
+    def thaw(self, frozen: FrozenSession, salt: bytes, local_address: Address, now: float) -> Connection:
+        """Goes on with a session of another process; ``Unfit`` where it cannot. Its Adj-RIB-In, where it came along, is
+        read as if the peer had just sent it."""
+        if differ := differences(frozen.config, self.config, salt):
+            raise Unfit(f"configured otherwise: {', '.join(differ)}")
+        counters = Counters(
+            Counter(frozen.received),
+            Counter(frozen.sent),
+            Counter(frozen.notifications),
+            frozen.update_errors,
+            frozen.elsewhere,
+        )
+        # Counted when the other process had them.
+        received = b"".join(frozen.ribs[family].received for family in sorted(frozen.ribs))
+        again = frozenset(family for family, rib in frozen.ribs.items() if rib.received)
+        counters.received["UPDATE"] -= _count_messages(received)
+        try:
+            connection = Connection(
+                self.config,
+                local_address,
+                outgoing=frozen.connection.outgoing,
+                restarted=False,
+                counters=counters,
+                random=self._random,
+                now=now,
+                frozen=replace(
+                    frozen.connection,
+                    unread=received + frozen.connection.unread,
+                    ended=frozen.connection.ended - again,
+                ),
+            )
+        except ProtocolError as error:
+            raise Unfit(f"its OPENs make no session: {error}") from error
+        assert connection.peer is not None
+        self._dialling = self._restarted = False
+        self.config, self.counters = connection.config, counters
+        self.flaps = Counter(frozen.flaps)
+        if frozen.last_down:
+            self.fall = Trouble(frozen.last_down, now - frozen.last_down_seconds)
+        self.connections.append(connection)
+        self._events.append(Resumed(connection.peer))
+        log.info(
+            "event=session_taken_over peer=%s address=%s up=%.0fs",
+            self.config.id,
+            address_text(self.config.address),
+            frozen.connection.up_seconds,
+        )
+        return connection
 
     # Orders.
 
@@ -510,3 +599,17 @@ class Session:
         before, self.trouble = self.trouble, Trouble(message, now)
         if message != before.text and not quiet:
             log.info("event=peer_not_up peer=%s cause=%r", self.config.id, message)
+
+
+def _count_messages(octets: bytes) -> int:
+    """How many whole messages these are; ``Unfit`` where they are anything else."""
+    framer, count = Framer(), 0
+    framer.feed(octets)
+    try:
+        while framer.take() is not None:
+            count += 1
+    except ProtocolError as error:
+        raise Unfit(f"received: {error}") from error
+    if framer.rest:
+        raise Unfit("received: it ends inside a message")
+    return count

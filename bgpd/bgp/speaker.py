@@ -13,16 +13,20 @@ When the task of ``run`` is cancelled, TCP connections close without NOTIFICATIO
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from bgpd.bgp.admission import Admission, Neighbour
+from bgpd.bgp.frozen import FrozenRib, FrozenSession
 from bgpd.bgp.handler import Handler
+from bgpd.bgp.handover import Inherited, place_of
 from bgpd.bgp.listeners import Listeners
 from bgpd.bgp.protection import Net, admit
 from bgpd.bgp.report import status
@@ -31,7 +35,15 @@ from bgpd.bgp.session import Session
 from bgpd.bgp.transport import Link
 from bgpd.bgp.wire.exa.messages import Cease, Notification, encode_notification
 from bgpd.model.peer import DynamicRange, Peer, PeerConfig, PeerId
-from bgpd.model.prefix import Address, Family, address_text, is_link_local, prefix_text
+from bgpd.model.prefix import (
+    Address,
+    Family,
+    address_text,
+    is_link_local,
+    parse_address,
+    parse_prefix,
+    prefix_text,
+)
 from bgpd.model.status import PeerStatus
 
 log = logging.getLogger(__name__)
@@ -42,6 +54,16 @@ TURN_SECONDS = 0.005
 """Seconds of taking what peers sent in one turn of the event loop."""
 REJECT_LOG = 10.0
 """Seconds between two lines about connections that nobody wanted."""
+
+
+class Frozen(NamedTuple):
+    """What ``Speaker.freeze`` found."""
+
+    sessions: list[FrozenSession]
+    sockets: list[int]
+    """Descriptors, of sessions and of listening sockets."""
+    keys: dict[str, list[str]]
+    """``handover.Document.keys``."""
 
 
 class Speaker:
@@ -71,6 +93,7 @@ class Speaker:
         self.tasks: asyncio.TaskGroup | None = None
         self.throttled = False
         self._failure: asyncio.Future[None] | None = None
+        self._inherited: Inherited | None = None
         self._listeners = Listeners(lambda: Link(self, outgoing=False), handler.listening_changed)
         self._rejected, self._reject_logged = 0, 0.0
         self._behind: deque[tuple[Link, bytes]] = deque()
@@ -96,6 +119,8 @@ class Speaker:
                 runner.stop()
             for link in list(self._links):
                 link.abort()
+            if self._inherited is not None:
+                self._inherited.close()
             await asyncio.sleep(0)  # asyncio closes aborted sockets in its next round
 
     # Orders.
@@ -114,8 +139,12 @@ class Speaker:
         go on. Returns the dynamic neighbours that are no longer wanted.
         """
         at = now()
+        inherited, self._inherited = self._inherited, None
         self._admission.want(peers.values(), dynamic)
         self._listeners.want(frozenset((address, port) for address in addresses), self._admission.keys)
+        if inherited is not None:
+            for frozen, address in inherited.neighbours():
+                self._meet_again(frozen, address)
         neighbours = self._neighbours()
         wanted = {**peers, **{peer_id: neighbour.config for peer_id, neighbour in neighbours.items()}}
         gone = [self._runners.pop(peer_id) for peer_id in list(self._runners) if peer_id not in wanted]
@@ -138,15 +167,83 @@ class Speaker:
             self._removed(runner)
             if (successor := came.get(_endpoint(runner.session.config))) is not None:
                 self._renamed(runner, successor)
+        if inherited is not None:
+            taken = [runner for runner in self._runners.values() if self._take_over(runner, inherited, at)]
+            changed = [*taken, *(runner for runner in changed if runner.taken is None)]
+            inherited.dismiss()
         loop = asyncio.get_running_loop()
         for place, runner in enumerate(changed):
-            if place < AT_ONCE:
+            if place < AT_ONCE or runner.taken is not None:  # a KEEPALIVE is due
                 runner.pump()
             else:  # a thousand dials in one turn of the loop would hold it for a fifth of a second
                 loop.call_later(place // AT_ONCE * PACE, self.guarded, self._begin, runner)
         if self.tasks is not None:
             self._listeners.follow(self.tasks)
         return frozenset(runner.session.config.id for runner in gone if runner.range is not None)
+
+    def inherit(self, inherited: Inherited) -> None:
+        """Sessions and listening sockets of another process: the first ``configure`` takes those that are wanted."""
+        self._inherited = inherited
+        sockets: dict[tuple[Address, int], tuple[socket.socket, tuple[Net, ...]]] = {}
+        for place, sock in inherited.listening.items():
+            address, _, port = place.partition(" ")
+            nets = []
+            for net in inherited.document.keys.get(place, ()):
+                with contextlib.suppress(ValueError):
+                    nets.append(parse_prefix(net))
+            sockets[parse_address(address), int(port)] = sock, tuple(nets)
+        inherited.listening.clear()
+        self._listeners.inherit(sockets)
+
+    def prepare_to_freeze(self) -> list[tuple[Peer, frozenset[Family]]]:
+        """Carries on with all that was read, and says which sessions are established, each with the families whose
+        End-of-RIB has come. ``freeze`` follows in the same turn of the event loop."""
+        while self._behind:
+            link, data = self._behind.popleft()
+            link.waiting -= 1
+            self._take(link, data)
+        found = []
+        for runner in self._runners.values():
+            connection = runner.session.established
+            if connection is not None and connection.peer is not None:
+                connection.send_keepalive(now())
+                runner.pump()
+                found.append((connection.peer, connection.ended))
+        return found
+
+    def freeze(self, ribs: Mapping[PeerId, Mapping[Family, FrozenRib]], salt: bytes) -> Frozen:
+        """All that another process needs to go on with the sessions, and their sockets. Changes nothing: whoever has
+        handed them over calls ``let_go``, in the same turn of the event loop."""
+        at = now()
+        frozen = Frozen([], [], {})
+        for runner in self._runners.values():
+            session = runner.session
+            connection = session.established
+            link = None if connection is None else runner.links.get(connection)
+            if link is None:
+                continue
+            try:
+                ends = link.ends
+            except OSError:
+                continue  # it dies just now
+            found = session.freeze(
+                ends, salt, runner.since, link.unsent_data, ribs.get(session.config.id, {}), at
+            )
+            if found is not None:
+                frozen.sessions.append(found)
+                frozen.sockets.append(link.socket.fileno())
+        for sock, nets in self._listeners.sockets():
+            frozen.keys[place_of(sock)] = [prefix_text(*net) for net in nets]
+            frozen.sockets.append(sock.fileno())
+        return frozen
+
+    def let_go(self) -> None:
+        """Another process has the sessions: nothing is read, sent or reported any more, and no connection ends."""
+        self.tasks = None
+        for runner in self._runners.values():
+            runner.stop()
+        for link in list(self._links):
+            link.abort()
 
     def shutdown(self, peer_id: PeerId, message: str) -> None:
         """Cease 6/2 with the operator's words, and down until ``enable``. ``KeyError`` for an unknown peer."""
@@ -410,6 +507,25 @@ class Speaker:
             runner = self._add(config, neighbour.range)
             log.info("event=neighbour_came peer=%s range=%s", config.id, prefix_text(*neighbour.range))
         return runner, ""
+
+    def _meet_again(self, frozen: FrozenSession, address: Address) -> None:
+        """A session of another process with a neighbour: it has a place where a listen range lets the neighbour in."""
+        interface = frozen.config.get("interface")
+        zone = interface if isinstance(interface, str) and is_link_local(address) else None
+        neighbour = self._admission.neighbour(address, zone)
+        if neighbour is not None and neighbour.config.id == frozen.peer:
+            asn = frozen.config.get("asn")
+            if isinstance(asn, int) and asn in neighbour.config.asns:
+                neighbour = neighbour._replace(config=replace(neighbour.config, asn=asn))
+            self._welcome(neighbour)
+
+    def _take_over(self, runner: Runner, inherited: Inherited, at: float) -> bool:
+        """Whether the peer's session of another process is to go on."""
+        peer_id = runner.session.config.id
+        if refusal := runner.session.refusal():
+            inherited.refuse(peer_id, str(refusal))
+        runner.taken = inherited.take(peer_id, at)
+        return runner.taken is not None
 
     def _neighbours(self) -> dict[PeerId, Neighbour]:
         """The dynamic neighbours that are here and that listen ranges still want, as these have them now."""

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from bgpd.bgp.connection import Connection
+from bgpd.bgp.frozen import Ends, ends_of
 from bgpd.bgp.protection import Socket, guard, prepare_listening
 from bgpd.descriptors import scarce
 from bgpd.model.peer import DialAnswer, PeerConfig
@@ -192,6 +193,8 @@ class Link(asyncio.BufferedProtocol):
         """More than ``HIGH_WATER`` waits to be sent."""
         self.waiting = 0
         """Reads that the owner has put off."""
+        self._unsent = bytearray()
+        """The end of what was written, while TCP does not take all."""
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._linger: asyncio.TimerHandle | None = None
@@ -224,6 +227,11 @@ class Link(asyncio.BufferedProtocol):
         return cast(Socket, self._transport.get_extra_info("socket"))
 
     @property
+    def ends(self) -> Ends:
+        """``OSError`` where it is connected no longer."""
+        return ends_of(self.socket)
+
+    @property
     def unread(self) -> bool:
         """Whether octets of the peer wait, in the kernel or with the owner."""
         if self.waiting:
@@ -242,6 +250,19 @@ class Link(asyncio.BufferedProtocol):
     def write(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
+            if self._unsent or self._transport.get_write_buffer_size():
+                self._unsent += data
+                self._trim()
+
+    @property
+    def unsent_data(self) -> bytes:
+        """What was written and TCP has not taken yet; it may begin inside a message."""
+        self._trim()
+        return bytes(self._unsent)
+
+    def _trim(self) -> None:
+        left = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        del self._unsent[: len(self._unsent) - left]
 
     def pause(self, paused: bool) -> None:
         """Stops or goes on reading; the peer then feels TCP's back-pressure."""

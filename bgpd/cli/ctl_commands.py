@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from itertools import chain
@@ -22,6 +24,8 @@ from bgpd.cli.tables import Look, Screen, cell
 
 TABLES = ("in", "out", "rib", "fib")
 RELOAD_TIMEOUT = PLAN_TIMEOUT = 60.0
+UPGRADE_TIMEOUT, READY_TIMEOUT = 90.0, 60.0
+"""Seconds for the next process to take over, and for it to be ready then."""
 RESOURCES = (".yaml", ".yml", ".json")
 """How the names of resource files end."""
 
@@ -191,6 +195,30 @@ def _message(found: Any, look: Look) -> Screen:
 def reload(client: Client, arguments: argparse.Namespace) -> Answer:
     """The configuration, read again."""
     return _answer(client.post("/v1/reload", timeout=RELOAD_TIMEOUT), _message)
+
+
+def upgrade(client: Client, arguments: argparse.Namespace) -> Answer:
+    """The next process of the daemon; under systemd that is a restart of its unit."""
+    found = client.post("/v1/upgrade", timeout=UPGRADE_TIMEOUT)
+    if unit := found.get("unit"):
+        done = subprocess.run(["systemctl", "restart", unit], check=False)
+        found["message"] = (
+            f"{unit} was restarted" if not done.returncode else f"{unit} could not be restarted"
+        )
+        return _answer(found, _message, Exit.DEGRADED if done.returncode else Exit.OK)
+    end = time.monotonic() + READY_TIMEOUT
+    while True:
+        try:
+            ready = client.get("/v1/health", {"check": "ready"}, failing=True)["ok"]
+        except Unreachable:
+            ready = False
+        if ready:
+            found["message"] += ", and is ready"
+            return _answer(found, _message)
+        if time.monotonic() >= end:
+            found["message"] += f", and is not ready after {READY_TIMEOUT:g} s"
+            return _answer(found, _message, Exit.DEGRADED)
+        time.sleep(0.1)
 
 
 def peer(client: Client, arguments: argparse.Namespace) -> Answer:

@@ -145,6 +145,16 @@ def parser() -> Parser:
 
     add("reload", commands_of.reload, "read the configuration again, wait, and say what changed")
 
+    add(
+        "upgrade",
+        commands_of.upgrade,
+        "start the next process of the daemon, from what is installed now, so that no peer notices",
+        epilog=(
+            "Sessions, sockets and all go to the new process. Where it fails before it has them, the old one goes\n"
+            "on. Under systemd this is systemctl restart, which hands the sessions over too (docs/restart.md)."
+        ),
+    )
+
     command = add("health", commands_of.health, "the probe's checks; exit code 1 when one fails", watch=True)
     command.add_argument(
         "check", nargs="?", choices=("live", "ready"), default="ready", help="ready by default"

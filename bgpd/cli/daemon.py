@@ -48,6 +48,12 @@ def _parser(word: str) -> argparse.ArgumentParser:
 
     command = commands.add_parser("run", help="the daemon, in the foreground")
     _add_config_option(command)
+    command.add_argument(
+        "--takeover",
+        action="store_true",
+        help="take over the sessions of the bgpd that runs here, once all is ready for them, so that no peer notices; "
+        "that one ends then",
+    )
     command.set_defaults(run=_run)
 
     config = commands.add_parser("config", help="check a configuration file, or show what it may hold")
@@ -116,13 +122,14 @@ def _run(arguments: argparse.Namespace) -> int:
     gc.disable()
     from bgpd.config.reading import ConfigError
     from bgpd.daemon.daemon import run
+    from bgpd.model.doors import Impossible
     from bgpd.observe.control_socket import AlreadyRunning
 
     try:
-        run(arguments.config)
+        run(arguments.config, take_over=arguments.takeover)
     except ConfigError as error:
         return _refuse(error)
-    except AlreadyRunning as error:
+    except (AlreadyRunning, Impossible) as error:
         return _fail(str(error))
     except OSError as error:
         # What a start needs of the machine: a socket, a port, netlink. A bug arrives as a group of a task's errors.

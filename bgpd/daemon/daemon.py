@@ -15,6 +15,7 @@ import gc
 import importlib
 import logging
 import signal
+import socket
 import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -35,15 +36,17 @@ from bgpd.daemon.operator import OperatorActions, OperatorViews
 from bgpd.daemon.service_manager import ServiceManager
 from bgpd.daemon.startup import Convergence
 from bgpd.daemon.turn import Turn
+from bgpd.daemon.upgrade import Upgrade, gone
 from bgpd.daemon.writing import Writing
 from bgpd.datastore.chosen import make_datastore
 from bgpd.descriptors import raise_limit
 from bgpd.fib.programmer import Programming
 from bgpd.kernel.kernel import Kernel, KernelHandler
+from bgpd.model.doors import Impossible
 from bgpd.model.peer import DialAnswer, Down, Peer, PeerId
 from bgpd.model.prefix import Address, Family
 from bgpd.model.resources import Problem
-from bgpd.model.route import Announce, EndOfRib, FibKey, RibEvent, Withdraw
+from bgpd.model.route import Announce, EndOfRib, EndRefresh, FibKey, RibEvent, Withdraw
 from bgpd.observe.control_socket import AlreadyRunning, Claim, answers
 from bgpd.observe.log import configure as configure_log
 from bgpd.observe.metrics import Metrics
@@ -73,7 +76,8 @@ SESSIONS_FIRST = 0.75
 class Daemon:
     """One node's bgpd. Fulfils ``speaker.Handler`` and ``kernel.kernel.KernelHandler``."""
 
-    def __init__(self, config_path: Path, config: Config) -> None:
+    def __init__(self, config_path: Path, config: Config, *, take_over: bool = False) -> None:
+        """``take_over``: the sessions of a bgpd that runs here are taken over, once all is ready for them."""
         datastore, metrics, shutdowns = make_datastore(config), Metrics(), Shutdowns(config.state_directory)
         self._facts = facts = Facts(config_path, time.time(), datastore, config_loaded=time.time())
         self._kernel = kernel = make_kernel(config, self)
@@ -91,37 +95,58 @@ class Daemon:
         parts = Parts(router, speaker, outbound, kernel, fibs, intent, self._recently, memory.of)
         facts.memory_limit, facts.out_of_memory = memory.limit, memory.problems
         self._turn = Turn(parts, facts, intent, metrics, memory)
-        self._writing = Writing(parts, facts, self._convergence)
-        self._liveness = Liveness(speaker, kernel, router, self._turn.kick)
         self._manager = ServiceManager(parts, facts)
+        self._upgrade = Upgrade(speaker, outbound, router, self._manager.notifier, self._stop)
+        self._writing = Writing(parts, facts, self._convergence, self._upgrade)
+        self._liveness = Liveness(speaker, kernel, router, self._turn.kick)
         self._housekeeping = Housekeeping(
             parts, facts, self._turn, self._writing, self._liveness, self._manager
         )
         self._orders = orders = Orders(speaker, outbound, intent, shutdowns)
         self._views = OperatorViews(parts, facts, intent, self._liveness)
         self._actions = OperatorActions(
-            parts, facts, intent, orders, self._liveness, self._manager, self._intent_changed, self._turn.kick
+            parts,
+            facts,
+            intent,
+            orders,
+            self._liveness,
+            self._manager,
+            self._upgrade,
+            self._intent_changed,
+            self._turn.kick,
         )
         self._api: Api | None = None
         self._metrics = metrics
         self._log: tuple[str, str] = (config.log.level, config.log.format)
         """As the log is configured."""
+        self._take_over_wanted = take_over
+        self._claim: Claim | None = None
+        self._claimed = asyncio.Event()
+        """The control socket is ours."""
+        self._other: socket.socket | None = None
+        """The connection to the process that has handed over, until that is gone."""
+        self._refused: Impossible | None = None
+        """Why the sessions could not be taken over, where they had to be."""
         self._stopping = asyncio.Event()
         self._reload_asked = asyncio.Event()
 
     # Life.
 
     async def run(self) -> None:
-        """Lives until SIGTERM or SIGINT. ``AlreadyRunning`` where another bgpd answers; a bug raises out of here.
+        """Lives until SIGTERM or SIGINT, or until another process has taken over. ``AlreadyRunning`` where another bgpd
+        answers, ``Impossible`` where it was to be taken over and could not; a bug raises out of here.
 
         In any case the kernel's routes stay.
         """
         config = self._intent.config
-        if answers(config.api.socket):
+        runs = answers(config.api.socket)
+        if runs and not self._take_over_wanted:
             raise AlreadyRunning(f"another bgpd answers on {config.api.socket}")
+        self._take_over_wanted = runs
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(OutOfResources())
         raise_limit()
+        self._upgrade.receive_stored()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
@@ -131,7 +156,8 @@ class Daemon:
         adopted = sum(len(programming.target.installed.entries) for programming in self._fibs.values())
         self._speaker.restarted = adopted > 0
         self._intent.reconfigured(config)
-        claim = Claim(config.api.socket)
+        if not runs:
+            self._take_control(Claim(config.api.socket))
         try:
             self.local_changed()
             log.info("event=started version=%s node=%s adopted=%d", __version__, config.node, adopted)
@@ -139,15 +165,21 @@ class Daemon:
             gc.set_threshold(*GC_THRESHOLDS)
             gc.enable()
             sys.setswitchinterval(SWITCH_INTERVAL)
-            await self._live(claim)
+            await self._live()
         finally:
             self._manager.stopping()
             if self._api is not None:
                 await self._api.stop()
             await self._actions.close()
-            claim.release()
+            if self._claim is not None:
+                self._claim.release()
+        if self._refused is not None:
+            raise self._refused
 
-    async def _live(self, claim: Claim) -> None:
+    def _stop(self) -> None:
+        self._stopping.set()
+
+    async def _live(self) -> None:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._kernel.run(), name="kernel"),
@@ -156,21 +188,45 @@ class Daemon:
                 group.create_task(self._housekeeping.run(), name="housekeeping"),
                 group.create_task(self._watch_reloads(), name="reloads"),
                 group.create_task(self._follow(), name="datastore"),
-                group.create_task(self._serve(claim), name="api"),
+                group.create_task(self._serve(), name="api"),
                 *(group.create_task(p.run(), name=f"fib-{f.label}") for f, p in self._fibs.items()),
             ]
             await self._stopping.wait()
+            self._upgrade.store()
             log.info("event=stopping routes=kept")
             for task in tasks:
                 task.cancel()
 
-    async def _serve(self, claim: Claim) -> None:
+    def _take_control(self, claim: Claim) -> None:
+        self._claim = self._upgrade.claim = claim
+        self._claimed.set()
+
+    async def _take_over(self) -> bool:
+        """All is ready to go on with the sessions of the process that runs here: takes them, and its control socket.
+        Whether that went well; otherwise this process ends, and the other one goes on."""
+        self._take_over_wanted, path = False, self._intent.config.api.socket
+        try:
+            received = await self._upgrade.take_over(path)
+        except Impossible as error:
+            self._refused = error
+            self._stopping.set()
+            return False
+        self._other = received.other
+        self._take_control(Claim(path, received.control))
+        return True
+
+    async def _serve(self) -> None:
         """Opens the doors to the operator once the sessions have had time to begin: what serves them takes a tenth of a
         second to import. Who connects before waits."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SESSIONS_FIRST):
                 await self._writing.in_sync.wait()
         module = await asyncio.to_thread(importlib.import_module, "bgpd.observe.api")
+        await self._claimed.wait()
+        assert self._claim is not None
+        claim = self._claim
+        if self._other is not None:
+            await gone(self._other)  # it has the metrics' port
         config = self._intent.config
         self._api = api = module.Api(self._views, self._actions, self._metrics, claim, config.metrics.listen)
         await api.start()
@@ -196,6 +252,8 @@ class Daemon:
             before, counted = counted, dict(datastore.status().events)
             if words := resource_changes(before, counted):
                 log.info("event=resources_changed what=%r", words)
+            if self._take_over_wanted and not await self._take_over():
+                return
             self._intent.snapshot = snapshot
             self._intent_changed()
 
@@ -233,8 +291,16 @@ class Daemon:
         self._convergence.established(peer.id, peer.families)
         self._turn.kick()
 
+    def resumed(self, peer: Peer) -> None:
+        """A session of another process goes on here."""
+        self._router.session_up(peer, time.monotonic())
+        self._upgrade.resumed(peer)
+        self._convergence.established(peer.id, peer.families)
+        self._turn.kick()
+
     def down(self, peer: Peer, down: Down) -> None:
         """A session ended."""
+        self._upgrade.ended(peer.id)
         self._outbound.leave(peer)
         now = time.monotonic()
         paths = {family: self._router.adj_rib_in(family).peer_paths(peer.id) for family in peer.families}
@@ -248,8 +314,9 @@ class Daemon:
         now = time.monotonic()
         self._router.received(peer, events, now)
         for event in events:
-            if isinstance(event, EndOfRib):
+            if isinstance(event, EndOfRib | EndRefresh):
                 self._convergence.heard(peer.id, event.family)
+                self._upgrade.heard(peer.id, event.family)
             elif isinstance(event, Announce | Withdraw):
                 self._fibs[event.family].heard(now)
                 if isinstance(event, Withdraw):
@@ -340,12 +407,13 @@ def make_kernel(config: Config, handler: KernelHandler | None) -> Kernel:
     )
 
 
-def run(config_path: Path) -> None:
-    """The daemon, until it is asked to stop. Raises ``ConfigError`` for a bad configuration, ``AlreadyRunning``."""
+def run(config_path: Path, *, take_over: bool = False) -> None:
+    """The daemon, until it is asked to stop. Raises ``ConfigError`` for a bad configuration, ``AlreadyRunning``, or
+    ``Impossible`` where another bgpd was to be taken over (``take_over``) and could not."""
     config = load(config_path)
     configure_log(config.log.level, config.log.format)
 
     async def live() -> None:
-        await Daemon(config_path, config).run()
+        await Daemon(config_path, config, take_over=take_over).run()
 
     asyncio.run(live())

@@ -74,7 +74,8 @@ class Housekeeping:
             self._turn.review_memory()
             self._liveness.review()
             self._writing.check_alone()
-            self._writing.check_in_sync()
+            if self._writing.check_in_sync():
+                self._turn.kick()
             await self._check_control_socket()
             if now >= report_due:
                 report_due = now + INTERVAL

@@ -17,6 +17,7 @@ from bgpd.daemon.admin import Orders
 from bgpd.daemon.intent import Intent
 from bgpd.daemon.liveness import Liveness
 from bgpd.daemon.service_manager import ServiceManager
+from bgpd.daemon.upgrade import Upgrade
 from bgpd.model.bfd import BfdReport
 from bgpd.model.doors import Impossible
 from bgpd.model.prefix import Address, Family
@@ -136,11 +137,12 @@ class OperatorActions:
         orders: Orders,
         liveness: Liveness,
         manager: ServiceManager,
+        upgrade: Upgrade,
         intent_changed: Callable[[], None],
         kick: Callable[[], None],
     ) -> None:
         self._parts, self._facts, self._intent, self._orders = parts, facts, intent, orders
-        self._liveness, self._manager = liveness, manager
+        self._liveness, self._manager, self._upgrade = liveness, manager, upgrade
         self._intent_changed, self._kick = intent_changed, kick
         self._allocator: Allocator | None = None
 
@@ -193,6 +195,14 @@ class OperatorActions:
             except StoreUnwritten as error:
                 return {"error": {"code": "store", "message": str(error)}}
         return await asyncio.to_thread(self._allocator.perform, order)
+
+    async def upgrade(self) -> Mapping[str, str]:
+        """The next process of this daemon."""
+        return await self._upgrade.succeed()
+
+    def hand_over(self, descriptor: int) -> bool:
+        """The sessions to another process."""
+        return self._upgrade.hand_over(descriptor)
 
     async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
         """Shut down, enable, reset or refresh one session."""

@@ -24,7 +24,7 @@ class ServiceManager:
 
     def __init__(self, parts: Parts, facts: Facts) -> None:
         self._parts, self._facts = parts, facts
-        self._notifier = Notifier.from_environment()
+        self.notifier = self._notifier = Notifier.from_environment()
         self._unready = Unready()
         self._began = time.monotonic()
         self._ready_reported = False

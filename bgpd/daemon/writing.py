@@ -11,6 +11,7 @@ import logging
 import time
 
 from bgpd.daemon.startup import Convergence
+from bgpd.daemon.upgrade import HEARING, Upgrade
 from bgpd.views.live import Parts
 from bgpd.views.summary import Facts
 
@@ -22,13 +23,16 @@ NOT_YET_LISTENING = "the BGP port is not yet ours"
 class Writing:
     """Pauses and resumes the programmers, and sweeps once. What it finds stands in ``Facts``."""
 
-    def __init__(self, parts: Parts, facts: Facts, convergence: Convergence) -> None:
+    def __init__(self, parts: Parts, facts: Facts, convergence: Convergence, upgrade: Upgrade) -> None:
+        self._outbound, self._upgrade = parts.outbound, upgrade
         self._router, self._speaker, self._fibs = parts.router, parts.speaker, parts.fibs
         self._intent, self._convergence, self._facts = parts.intent, convergence, facts
         facts.in_the_way = NOT_YET_LISTENING
         self._began = time.monotonic()
         self._rival: str | None = None
         """Another daemon that writes routes of our protocol, in words."""
+        self._released = False
+        """Sessions that were taken over are sent what is different now."""
         self._swept = False
         """What was left over from before the start is gone."""
         self.in_sync = asyncio.Event()
@@ -48,10 +52,10 @@ class Writing:
         for programming in self._fibs.values():
             programming.pause(now is not None)
             if now is None and before != NOT_YET_LISTENING:
-                programming.suspect("another daemon was at work here")
+                programming.suspect("another process was at work here")
         if now is None:
             log.info("event=writing cause=%r", "nobody else writes here")
-        elif now != NOT_YET_LISTENING:
+        elif now not in (NOT_YET_LISTENING, HEARING):
             log.warning("event=not_writing cause=%r", now)
 
     def _in_the_way(self) -> str | None:
@@ -61,13 +65,13 @@ class Writing:
             return self._speaker.listen_error
         if self._intent.peering is None or not self._speaker.listening:
             return NOT_YET_LISTENING
-        return None
+        return self._upgrade.hearing(time.monotonic())
 
-    def check_in_sync(self) -> None:
-        """Whether the start is over, and what it left can go."""
+    def check_in_sync(self) -> bool:
+        """Whether the start is over, and what it left can go. Returns whether there is something to send now."""
         facts, now = self._facts, time.monotonic()
         if self._swept or self._router.busy or facts.in_the_way is not None:
-            return
+            return False
         if not facts.in_sync and self._convergence.over(now):
             facts.in_sync = True
             self.in_sync.set()
@@ -77,3 +81,8 @@ class Writing:
             self._swept = True
             swept = sum(programming.release() for programming in self._fibs.values())
             log.info("event=swept after=%.1fs count=%d", now - self._began, swept)
+        if not self._released and (facts.in_sync or self._upgrade.whole):
+            self._released = True
+            self._outbound.release_resumed()
+            return True
+        return False

@@ -101,6 +101,16 @@ class Actions(Protocol):
         """Re-reads the configuration; returns what changed in words, raises ``ConfigError`` (nothing changed)."""
         ...
 
+    async def upgrade(self) -> Mapping[str, str]:
+        """Starts the next process of this daemon and returns once it has the sessions, or names the ``unit`` to restart
+        for that; ``message`` in any case. ``Impossible``: it failed, and this process goes on."""
+        ...
+
+    def hand_over(self, descriptor: int) -> bool:
+        """The sessions, and the control socket, to the process at the other end of a connection to that. Whether it has
+        them: then this process ends."""
+        ...
+
     async def ipam(self, order: Mapping[str, object]) -> Mapping[str, object]:
         """Gives out or takes back addresses of this node (``datastore.allocator``); errors are part of the answer."""
         ...

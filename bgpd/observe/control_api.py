@@ -15,6 +15,9 @@ GET   /v1/health?check=live|ready         ``{"check": ..., "ok": ..., "checks": 
 POST  /v1/plan                            body: a line of JSON a resource file, ``{"name", "text"}``; answers with
                                           what they would change (docs/plan.md); 409 when that cannot be known
 POST  /v1/reload                          ``{"message": ...}``; 422 with ``problems`` when refused
+POST  /v1/upgrade                         ``{"message": ...}`` once the next process has the sessions, or with ``unit``
+                                          where systemd restarts it; 409 when it failed, and nothing has changed
+POST  /v1/takeover                        101, then the sessions (``daemon.upgrade``); for root and bgpd's own user
 POST  /v1/peer-action                     body ``{"action", "name", "message"}``; answers ``{"message": ...}``; 409
                                           when it cannot be done
 GET   /metrics                            as on TCP
@@ -27,6 +30,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
+import struct
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -68,6 +74,8 @@ class ControlApi:
                 web.get("/v1/health", self._health),
                 web.post("/v1/plan", self._plan),
                 web.post("/v1/reload", self._reload),
+                web.post("/v1/upgrade", self._upgrade),
+                web.post("/v1/takeover", self._takeover),
                 web.post("/v1/peer-action", self._peer_action),
                 web.post("/v1/ipam", self._ipam),
             ]
@@ -145,6 +153,22 @@ class ControlApi:
 
     async def _reload(self, request: web.Request) -> web.StreamResponse:
         return answer({"message": await self._actions.reload()})
+
+    async def _upgrade(self, request: web.Request) -> web.StreamResponse:
+        return answer(dict(await self._actions.upgrade()))
+
+    async def _takeover(self, request: web.Request) -> web.StreamResponse:
+        """The next process asks for the sessions. From here on the connection speaks no HTTP."""
+        transport = request.transport
+        sock = None if transport is None else transport.get_extra_info("socket")
+        if transport is None or sock is None:
+            raise web.HTTPBadRequest(text="the connection is gone")
+        _, user, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if user not in (0, os.geteuid()):
+            raise web.HTTPForbidden(text="sessions are handed over to root and to bgpd's own user only")
+        self._actions.hand_over(sock.fileno())
+        transport.abort()
+        return web.Response()
 
     async def _peer_action(self, request: web.Request) -> web.StreamResponse:
         try:

@@ -25,11 +25,13 @@ class Claim:
     """The listening socket of this daemon at a path, mode 0660; a file left there by a dead one goes.
 
     ``AlreadyRunning`` when a daemon listens there, ``OSError`` when the path is something else or cannot be bound.
+    ``given``: the socket of the process before, which has given it away.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, given: socket.socket | None = None) -> None:
         self.path = path
-        self.socket = _listen(path)
+        self.socket = given or _listen(path)
+        self.socket.setblocking(False)
         self._inode = _inode(path)
 
     def renew(self) -> bool:
@@ -42,6 +44,10 @@ class Claim:
         fresh = _listen(self.path)
         self.socket, self._inode = fresh, _inode(self.path)
         return True
+
+    def give_away(self) -> None:
+        """Another process has the socket: its file stays."""
+        self._inode = None
 
     def release(self) -> None:
         """Closes it; the file goes if it is still the one made here."""

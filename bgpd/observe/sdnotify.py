@@ -3,20 +3,48 @@
 ``daemon`` owns the one ``Notifier`` and says READY, STATUS, RELOADING, STOPPING and WATCHDOG through it. Without a
 service manager every call does nothing. A notification that cannot be delivered is dropped: a daemon does not stop
 routing because nobody listens.
+
+Descriptors that are to outlive this process go the same way (``store``), into the manager's store; the next process has
+them from its start on (``stored``). The manager keeps them while the unit restarts, and closes them when it stops.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping, Sequence
 
 log = logging.getLogger(__name__)
 
 START_EXTENSION = 60.0
 """Seconds that a start may go on after each ``starting``."""
+
+
+STORE_NAME = "bgpd"
+STORE_AT_ONCE = 200
+"""Descriptors in one message; the kernel takes 253 (SCM_MAX_FD)."""
+STORE_TIME = 2.0
+FIRST_STORED = 3
+"""The first descriptor that a service manager hands to a process (SD_LISTEN_FDS_START)."""
+
+
+def stored(environ: MutableMapping[str, str]) -> list[int]:
+    """The descriptors that the process before put into the service manager's store; the caller's from now on. The
+    variables that say so go, so that no child takes them for its own."""
+    pid, count, names = (environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
+    if pid != str(os.getpid()) or not (count.isascii() and count.isdigit()):
+        return []
+    found = []
+    for descriptor, name in zip(
+        range(FIRST_STORED, FIRST_STORED + int(count)), names.split(":"), strict=False
+    ):
+        os.set_inheritable(descriptor, False)
+        if name == STORE_NAME:
+            found.append(descriptor)
+    return found
 
 
 class Notifier:
@@ -54,6 +82,11 @@ class Notifier:
             interval = int(usec) / 2e6 or None
         return cls(address or None, interval)
 
+    @property
+    def manages(self) -> bool:
+        """Whether there is a service manager."""
+        return self._address is not None
+
     def ready(self, status: str) -> None:
         """Start or reload has finished."""
         self._send(f"READY=1\nSTATUS={_line(status)}")
@@ -80,6 +113,38 @@ class Notifier:
     def watchdog(self) -> None:
         """All that must run does."""
         self._send("WATCHDOG=1")
+
+    def store(self, descriptors: Sequence[int]) -> bool:
+        """Keeps descriptors for the next process of this unit, and returns when the manager has them: at once, and in
+        ``STORE_TIME`` seconds at most. Whether it has; without a store (FileDescriptorStoreMax=0) it closes them."""
+        if self._address is None:
+            return False
+        here, there = os.pipe2(os.O_CLOEXEC)
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as s:
+                s.settimeout(STORE_TIME)
+                s.connect(self._address)
+                for place in range(0, len(descriptors), STORE_AT_ONCE):
+                    some = list(descriptors[place : place + STORE_AT_ONCE])
+                    socket.send_fds(s, [f"FDSTORE=1\nFDNAME={STORE_NAME}".encode()], some)
+                # The manager closes it once it has read all that came before (sd_notify_barrier(3)).
+                socket.send_fds(s, [b"BARRIER=1"], [there])
+            os.close(there)
+            there = -1
+            poll = select.poll()
+            poll.register(here, select.POLLHUP)
+            return bool(poll.poll(STORE_TIME * 1000))
+        except OSError as error:
+            log.warning("event=not_stored cause=%r", str(error))
+            return False
+        finally:
+            os.close(here)
+            if there >= 0:
+                os.close(there)
+
+    def forget_stored(self) -> None:
+        """What ``stored`` gave is ours alone from now on."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={STORE_NAME}")
 
     def _send(self, message: str) -> None:
         if self._address is None:

@@ -12,7 +12,7 @@ no group has filters and nothing adds communities, the prefix only has to be ins
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
@@ -248,6 +248,16 @@ class AdjRibsOut:
             self._path_ids[key] = self._last_path_id = found
             self._path_ids_given.add(found)
         return found
+
+    @property
+    def path_ids(self) -> Mapping[tuple[PeerId | None, int], int]:
+        """Source of routes -> its identifier."""
+        return self._path_ids
+
+    def take_path_ids(self, given: Mapping[tuple[PeerId | None, int], int]) -> None:
+        """Identifiers that sessions know from another process; before any is given here."""
+        self._path_ids = dict(given)
+        self._path_ids_given = set(given.values())
 
     def forget_path_ids(self) -> None:
         """Those that no group is sent any more, once they may be many; what decisions hold of them is worked out anew.

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from bgpd.model.peer import Down, DownReason, Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix, is_host
@@ -64,6 +65,15 @@ class Changes:
 
     fib: dict[Family, FibChanges] = field(default_factory=dict)
     adj_rib_out: dict[UpdateGroup, OutChanges] = field(default_factory=dict)
+
+
+class FrozenRouter(NamedTuple):
+    """What a router knows and another process cannot find out in time."""
+
+    encoded: bool
+    """``Router.encoded``."""
+    path_ids: Mapping[Family, Mapping[tuple[PeerId | None, int], int]]
+    """Source of routes, ``None`` for this node, and its own path identifier -> the identifier that sessions know."""
 
 
 class Router:
@@ -233,6 +243,19 @@ class Router:
             before, rib.tunnels = rib.tunnels, dict(devices)
             if devices != before and any(rule.tunnel for rule in rib.policy.kernel_rules):
                 rib.revalue()
+
+    def freeze(self) -> FrozenRouter:
+        """What is known here that what the peers send again does not tell."""
+        return FrozenRouter(
+            self._encoded, {family: dict(rib.adj_ribs_out.path_ids) for family, rib in self._ribs.items()}
+        )
+
+    def thaw(self, frozen: FrozenRouter) -> None:
+        """What another process knew; before anything is decided."""
+        if frozen.encoded:
+            self._encodes()
+        for family, path_ids in frozen.path_ids.items():
+            self._ribs[family].adj_ribs_out.take_path_ids(path_ids)
 
     def policy(self, new: RoutePolicy) -> dict[Peer, dict[Family, UpdateGroup]]:
         """Another policy: what differs by it is decided again, no session is touched. One that the policy does not know

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from bgpd.bgp.outbound import Outbound
+from bgpd.bgp.outbound import Earlier, Outbound
 from bgpd.bgp.wire.update import Decoder, Framer
 from bgpd.model.peer import Down, DownReason, Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, Prefix, parse_address, parse_prefix, prefix_text
@@ -333,6 +333,13 @@ class Line:
         for group in groups.values():
             group.members[each.id] = None
         self.it.join(each, groups)
+
+    def resume(self, each: Peer, earlier: Mapping[Family, Earlier]) -> None:
+        """A session that another line had."""
+        groups = {family: self.groups[family] for family in each.families}
+        for group in groups.values():
+            group.members[each.id] = None
+        self.it.resume(each, groups, earlier)
 
     def leave(self, each: Peer) -> None:
         for group in self.groups.values():

@@ -41,7 +41,7 @@ class Daemon(ModuleType):
     class Rival(Exception):
         pass
 
-    def run(self, path: Path) -> None:
+    def run(self, path: Path, *, take_over: bool = False) -> None:
         self.asked.append(("run", path))
         load(path)
         if self.error:

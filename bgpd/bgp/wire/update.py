@@ -62,6 +62,11 @@ class Framer:
         """Octets that were not taken."""
         return len(self._buffer) - self._position
 
+    @property
+    def rest(self) -> bytes:
+        """The octets that no message was taken from yet."""
+        return self._buffer[self._position :]
+
     def take(self) -> tuple[int, bytes] | None:
         """The next message as (type, body); ``None`` until more octets come; ``ProtocolError`` 1/x."""
         buffer, start = self._buffer, self._position
