@@ -266,6 +266,23 @@ def version(client: Client, arguments: argparse.Namespace) -> Answer:
     return _answer(found, show, code)
 
 
+def doctor(client: Client, arguments: argparse.Namespace) -> Answer:
+    """What of this machine hinders the daemon; the archive for support. ``Unreadable``: it cannot be written."""
+    from pathlib import Path
+
+    from bgpd.cli import doctor as checks
+
+    findings = list(checks.examine(checks.ask(client, arguments.socket)))
+    found: dict[str, Any] = {"schema_version": 1, "findings": [each._asdict() for each in findings]}
+    if arguments.bundle:
+        try:
+            found["bundle"] = checks.bundle(Path(arguments.bundle), client, findings, Path(arguments.config))
+        except OSError as error:
+            raise Unreadable(f"{arguments.bundle}: {error.strerror}") from None
+    hindered = any(each.state == checks.BAD for each in findings)
+    return _answer(found, screens.doctor, Exit.DEGRADED if hindered else Exit.OK)
+
+
 def metrics(client: Client, arguments: argparse.Namespace) -> Answer:
     """What Prometheus would read."""
     text = client.lines("/metrics")

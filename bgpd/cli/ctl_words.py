@@ -181,6 +181,17 @@ def parser() -> Parser:
         "-m", "--message", default="", metavar="TEXT", help="what the peer's operator is sent"
     )
 
+    command = add(
+        "doctor",
+        commands_of.doctor,
+        "what of this machine hinders bgpd; exit code 1 when anything does",
+        epilog="The archive is for support: status, peers, routes, kernel, journal, configuration; no secrets.",
+    )
+    command.add_argument("--bundle", metavar="FILE", help="write an archive too, as FILE.tar.gz, mode 0600")
+    command.add_argument(
+        "--config", metavar="FILE", default="/etc/bgpd/bgpd.yaml", help="for the archive: /etc/bgpd/bgpd.yaml"
+    )
+
     add("metrics", commands_of.metrics, "what Prometheus would read, as its text or as json").set_defaults(
         raw=True
     )

@@ -10,6 +10,26 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bgpd.cli.tables import BLANK, Cell, Document, Line, Look, Screen, Table, ago, cell, plural, stamp
 
+# doctor
+
+
+def doctor(found: Document, look: Look) -> Screen:
+    """A line a finding, and under those that are not good what to do."""
+    marks = {"good": look.marks[0], "warn": "!", "bad": look.marks[1]}
+    for each in found["findings"]:
+        state = each["state"]
+        yield (
+            Cell(f"{marks[state]} ", state),
+            cell(f"{each['name']:<14}"),
+            cell(each["text"], state if state != "good" else ""),
+        )
+        if each["advice"]:
+            yield Cell(" " * 16), cell(each["advice"], "dim")
+    if "bundle" in found:
+        yield BLANK
+        yield (cell(f"The archive has {', '.join(found['bundle'])}."),)
+
+
 # status
 
 
