@@ -323,6 +323,16 @@ class ApiOptions(_Section):
     """The unix socket; who may write to it may command the daemon."""
 
 
+class CompatOptions(_Section):
+    """Where Calico's tools and Kubernetes look for BIRD and calico-node. All of it is off unless asked for."""
+
+    bird_sockets: AbsolutePath | None = None
+    """The directory for ``bird.ctl`` and ``bird6.ctl``, BIRD's control sockets (Calico's tools look in
+    ``/var/run/calico``); null is none."""
+    process_names: StrictBool = False
+    """Two idle processes that are called ``bird`` and ``bird6``: calicoctl asks no socket without them."""
+
+
 class LogOptions(_Section):
     """The log, on standard error."""
 
@@ -348,6 +358,7 @@ class Config(_Section):
     api: ApiOptions = ApiOptions()
     state_directory: AbsolutePath = Path("/var/lib/bgpd")
     """Where a peer's shutdown by the operator is remembered over restarts."""
+    compat: CompatOptions = CompatOptions()
     log: LogOptions = LogOptions()
 
 

@@ -28,6 +28,7 @@ from bgpd.bgp.speaker import Speaker
 from bgpd.config.config import Config
 from bgpd.config.reading import ConfigError, load
 from bgpd.daemon.admin import Orders, Shutdowns
+from bgpd.daemon.compat import serve_compat
 from bgpd.daemon.housekeeping import Housekeeping
 from bgpd.daemon.intent import Intent, resource_changes
 from bgpd.daemon.liveness import Liveness
@@ -102,6 +103,7 @@ class Daemon:
         self._housekeeping = Housekeeping(
             parts, facts, self._turn, self._writing, self._liveness, self._manager
         )
+        self._parts = parts
         self._orders = orders = Orders(speaker, outbound, intent, shutdowns)
         self._views = OperatorViews(parts, facts, intent, self._liveness)
         self._actions = OperatorActions(
@@ -235,6 +237,7 @@ class Daemon:
         if api.metrics_error:
             problem = Problem(str(self._facts.config_file), "metrics.listen", api.metrics_error)
             self._facts.problems.append(problem)
+        await serve_compat(config.compat, self._views, self._parts)
 
     async def _watch_reloads(self) -> None:
         """SIGHUP is a reload whose outcome only the log has."""

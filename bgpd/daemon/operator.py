@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AT_START = ("node", "datastore", "kernel", "metrics", "api", "state_directory")
+AT_START = ("node", "datastore", "kernel", "metrics", "api", "state_directory", "compat")
 """Keys of the configuration that are read at the start only."""
 
 
