@@ -163,8 +163,29 @@ def why(client: Client, arguments: argparse.Namespace) -> Answer:
 
 def health(client: Client, arguments: argparse.Namespace) -> Answer:
     """The checks of a probe."""
-    found = client.get("/v1/health", {"check": arguments.check}, failing=True)
+    if arguments.calico and arguments.check == "ready":
+        from bgpd.cli import calico  # seldom asked for
+
+        checks = calico.ready(client.get("/v1/status"), time.time())
+        found: Any = {"check": "ready", "ok": all(each["ok"] for each in checks), "checks": checks}
+    else:
+        found = client.get("/v1/health", {"check": arguments.check}, failing=True)
     return _answer(found, screens.health, Exit.OK if found["ok"] else Exit.DEGRADED)
+
+
+def node_status(client: Client, arguments: argparse.Namespace) -> Answer:
+    """The sessions as ``calicoctl node status`` prints them."""
+    from bgpd.cli import calico  # seldom asked for
+
+    found = client.get("/v1/peers")
+
+    def pieces() -> Iterator[str]:
+        if arguments.output == "json":
+            yield json_text(found)
+        else:
+            yield from (line + "\n" for line in calico.node_status(found["peers"], time.time()))
+
+    return Answer(lambda look: (), pieces)
 
 
 def plan(client: Client, arguments: argparse.Namespace) -> Answer:

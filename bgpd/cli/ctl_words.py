@@ -159,6 +159,14 @@ def parser() -> Parser:
     command.add_argument(
         "check", nargs="?", choices=("live", "ready"), default="ready", help="ready by default"
     )
+    command.add_argument(
+        "--calico",
+        action="store_true",
+        help="ready as calico-node means it: every session in the first 30 s, one afterwards",
+    )
+    add(
+        "node-status", commands_of.node_status, "the sessions as calicoctl node status prints them"
+    ).set_defaults(raw=True)
 
     command = add(
         "peer",

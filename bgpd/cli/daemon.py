@@ -94,6 +94,14 @@ def _parser(word: str) -> argparse.ArgumentParser:
         add_policy(commands)
     else:
         commands.add_parser("policy", help="try filters and the built-in rules on routes", add_help=False)
+    if word == "sync":
+        from bgpd.cli.sync import add_parser as add_sync
+
+        add_sync(commands)
+    else:
+        commands.add_parser(
+            "sync", help="keep a directory of resources equal to the API server's", add_help=False
+        )
     if word == "lab":
         try:
             from testing.lab.commands import add_parser as add_lab

@@ -24,7 +24,7 @@ from asyncinotify import Mask
 from bgpd.datastore.calico.decode import Decoded, Verdict, decode
 from bgpd.datastore.directories import CHANGES, Directories, open_inotify
 from bgpd.datastore.endpoints import Endpoints
-from bgpd.datastore.last_known import LastKnown
+from bgpd.datastore.last_known import Found
 from bgpd.datastore.objects import Failure, Objects
 from bgpd.datastore.reflector import Event, Gone, Put, Reflector
 from bgpd.datastore.trouble import OUTAGE, Kind, Trouble
@@ -81,6 +81,22 @@ class Source(Protocol):
     async def close(self) -> None: ...
 
 
+class Memory(Protocol):
+    """What is kept of a server's objects beside what is in force (``last_known.LastKnown``)."""
+
+    def put(self, collection: str, put: Put) -> None: ...
+
+    def drop(self, collection: str, key: str) -> None: ...
+
+    def take(self) -> Sequence[bytes] | None:
+        """What is to be written; called in the event loop."""
+
+    def write(self, identity: str, lines: Sequence[bytes] | None) -> None:
+        """Writes it, or notes that what was written is still true; called in a thread, while the server is there."""
+
+    def read(self, identity: str) -> Found | None: ...
+
+
 class _Following:
     """One collection."""
 
@@ -112,7 +128,7 @@ class Cluster:
         source: Source,
         node: str,
         endpoint_status: Path | None = None,
-        last_known: LastKnown | None = None,
+        last_known: Memory | None = None,
     ) -> None:
         self._source = source
         self._objects = Objects(node)
@@ -312,7 +328,7 @@ class Cluster:
 
     # -- beside the server ---------------------------------------------------------------------------------------------
 
-    async def _remember(self, memory: LastKnown) -> None:
+    async def _remember(self, memory: Memory) -> None:
         """Takes what was last known where the server does not answer, and keeps what is known now."""
         if not self._whole_once:
             await asyncio.sleep(PATIENCE)

@@ -14,6 +14,7 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from bgpd.datastore.directories import CHANGES, Directories, Names, open_inotify
 from bgpd.datastore.documents import Known, parse
 from bgpd.datastore.endpoints import Endpoints
 from bgpd.datastore.objects import GRACE, Failure, Objects
+from bgpd.datastore.synced import LATE, SYNCED
 from bgpd.model.resources import Problem, Snapshot
 from bgpd.model.status import DatastoreStatus
 
@@ -62,6 +64,12 @@ class Files:
 
     def status(self) -> DatastoreStatus:
         status = self._objects.status("files", self._resyncs)
+        with suppress(OSError):
+            since = (self.path / SYNCED).stat().st_mtime
+            if (age := time.time() - since) >= LATE:
+                words = f"bgpd sync last confirmed these resources {age:.0f} s ago: what it wrote last stands"
+                problem = Problem(str(self.path), "", words)
+                status = replace(status, as_of=since, problems=(*status.problems, problem))
         if not self._polled:
             return status
         words = f"not watched, looked at every {POLL:g} s: raise fs.inotify.max_user_instances or max_user_watches"

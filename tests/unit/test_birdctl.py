@@ -342,7 +342,8 @@ async def test_debians_birdc_prints_our_sessions(sockets: tuple[Path, FakeViews]
         async with asyncio.timeout(10):
             return (await process.communicate())[0].decode()
 
-    assert await birdc("show", "protocols") == textwrap.dedent("""\
+    printed = "".join(f"{line.rstrip()}\n" for line in (await birdc("show", "protocols")).splitlines())
+    assert printed == textwrap.dedent("""\
         BIRD v1.6.8+bgpd0.1.0 ready.
         name     proto    table    state  since       info
         static1  Static   master   up     12:00:31
