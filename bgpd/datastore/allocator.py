@@ -157,7 +157,8 @@ class Allocator:
 
 
 def store_of(config: Config) -> Store:
-    """The store that a configuration names; ``StoreUnwritten`` where no addresses are given out of such a one."""
+    """The store that a configuration names. It is asked only when somebody wants an address, so that in a cluster where
+    Calico's IPAM gives them out nothing is written."""
     options = config.datastore
     if options.type == "files":
         return FilesStore(options.path)
@@ -169,12 +170,15 @@ def store_of(config: Config) -> Store:
             options.endpoints, options.ca, options.cert, options.key, options.username, options.password_file
         )
         return EtcdStore(access, options.prefix)
-    raise StoreUnwritten(f"datastore.type {options.type}: its addresses are Calico's IPAM's to give out")
+    from bgpd.datastore.kubernetes.client import Access as Server
+    from bgpd.datastore.kubernetes.store import KubernetesStore
+
+    return KubernetesStore(Server(options.kubeconfig, options.context), options.namespace)
 
 
 def configured_store(path: Path) -> tuple[Store, str]:
     """The store that the daemon's configuration names, and the node, for a process that starts once a pod; a file that
-    is not there says nothing, as for the daemon. Raises ``Invalid``, and ``StoreUnwritten`` as ``store_of``.
+    is not there says nothing, as for the daemon. Raises ``Invalid``.
 
     Of a configuration that keeps resources in a directory no more is read than that: to check the rest is the daemon's
     work, and costs 0.2 s.

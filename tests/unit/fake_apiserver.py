@@ -1,5 +1,5 @@
-"""A stand-in of the Kubernetes API server for ``make test``: lists, watches with a history, errors on request. The real
-one passes the same contract in ``make cluster-test``."""
+"""A stand-in of the Kubernetes API server for ``make test``: lists, watches with a history, guarded writes, errors on
+request. The real one passes the same contract in ``make cluster-test``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ PLURALS = {
     "BGPFilter": "bgpfilters",
     "BlockAffinity": "blockaffinities",
     "IPAMBlock": "ipamblocks",
+    "IPAMHandle": "ipamhandles",
+    "IPAMConfig": "ipamconfigs",
+    "IPReservation": "ipreservations",
+    "ClusterInformation": "clusterinformations",
+    "Lease": "leases",
 }
 
 
@@ -44,7 +49,7 @@ class FakeApiServer:
 
     async def start(self) -> None:
         app = web.Application()
-        app.router.add_get("/{path:.*}", self._serve)
+        app.router.add_route("*", "/{path:.*}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -70,8 +75,10 @@ class FakeApiServer:
         self.version += 1
         name = document["metadata"]["name"]
         known = (plural, name) in self.objects
+        uid = self.objects[plural, name]["metadata"]["uid"] if known else f"uid-{self.version}"
         metadata = {
             **document["metadata"],
+            "uid": uid,
             "resourceVersion": str(self.version),
             "managedFields": ["x" * 100],
         }
@@ -114,6 +121,8 @@ class FakeApiServer:
         if request.path == "/apis":
             return web.json_response({"groups": [{"name": "crd.projectcalico.org"}]})
         parts = request.path.strip("/").split("/")
+        if request.method != "GET":
+            return await self._write(request, parts)
         if parts[-2] in PLURALS.values():
             found = self.objects.get((parts[-2], parts[-1]))
             return status(404, "not found") if found is None else web.json_response(found)
@@ -121,8 +130,37 @@ class FakeApiServer:
             return status(400, "field label not supported: spec.node")
         if "watch" in request.query:
             return await self._watch(request, parts[-1])
-        items = [found for (plural, _), found in self.objects.items() if plural == parts[-1]]
+        selector = request.query.get("labelSelector", "")
+        items = [
+            found
+            for (plural, _), found in self.objects.items()
+            if plural == parts[-1] and _selected(found, selector)
+        ]
         return web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": items})
+
+    async def _write(self, request: web.Request, parts: list[str]) -> web.Response:
+        """POST, PUT under ``resourceVersion`` and DELETE under preconditions, as the real one does them."""
+        body = await request.json()
+        if request.method == "POST":
+            plural, name = parts[-1], body["metadata"]["name"]
+            if (plural, name) in self.objects:
+                return status(409, f'{plural} "{name}" already exists')
+            self.put(plural, body)
+            return web.json_response(self.objects[plural, name], status=201)
+        plural, name = parts[-2], parts[-1]
+        found = self.objects.get((plural, name))
+        if found is None:
+            return status(404, f'{plural} "{name}" not found')
+        metadata = found["metadata"]
+        wanted = body["metadata"] if request.method == "PUT" else body.get("preconditions", {})
+        for key in ("uid", "resourceVersion"):
+            if wanted.get(key) not in (None, metadata[key]):
+                return status(409, f"the {key} in the precondition is not {metadata[key]}")
+        if request.method == "PUT":
+            self.put(plural, body)
+            return web.json_response(self.objects[plural, name])
+        self.delete(plural, name)
+        return web.json_response({"kind": "Status", "status": "Success"})
 
     async def _watch(self, request: web.Request, plural: str) -> web.StreamResponse:
         answer = web.StreamResponse()
@@ -164,3 +202,12 @@ def status(code: int, message: str, **headers: str) -> web.Response:
     return web.json_response(
         {"kind": "Status", "code": code, "message": message}, status=code, headers=headers
     )
+
+
+def _selected(found: dict[str, Any], selector: str) -> bool:
+    labels = found["metadata"].get("labels") or {}
+    for term in filter(None, selector.split(",")):
+        key, equals, value = term.partition("=")
+        if (labels.get(key) != value) if equals else (key.removeprefix("!") in labels):
+            return False
+    return True

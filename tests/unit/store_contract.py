@@ -81,7 +81,7 @@ class StoreContract(ABC):
 
     def test_lists_are_of_a_kind_and_of_an_owner(self) -> None:
         store = self.open()
-        for owner in ("host:node-a", "host:node-a1", "virtual:node-a"):
+        for owner in ("host:node-a", "host:node-a1", "virtual:load-balancer"):
             made(store.create(replace(ROW, owner=owner)))
         made(store.create(Handle("h", {})))
         found = store.list(Kind.AFFINITY, "host:node-a")

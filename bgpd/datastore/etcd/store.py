@@ -6,9 +6,7 @@ its event loop, because whoever keeps addresses asks from threads or has no loop
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 import time
 import uuid
 from collections.abc import Coroutine, Mapping
@@ -16,6 +14,7 @@ from typing import Any, TypeVar
 
 from bgpd.datastore.calico import allocation
 from bgpd.datastore.etcd.client import Access, Compare, DeleteOp, EtcdClient, KeyValue, PutOp, Range
+from bgpd.datastore.loop_thread import LoopThread
 from bgpd.datastore.trouble import Trouble
 from bgpd.model.ipam import (
     Affinity,
@@ -31,8 +30,6 @@ from bgpd.model.ipam import (
 )
 
 T = TypeVar("T")
-TIMEOUT = 30.0
-"""Seconds for one answer; the client's own limits are lower."""
 _PLURALS = {
     Kind.POOL: "ippools",
     Kind.RESERVATION: "ipreservations",
@@ -47,29 +44,21 @@ class EtcdStore:
     def __init__(self, access: Access, prefix: str = "/calico") -> None:
         self._access, self._prefix = access, prefix
         self._ipam = f"{prefix}/ipam/v2/"
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="ipam-etcd", daemon=True)
-        self._thread.start()
         self._client = EtcdClient(access)
+        self._thread = LoopThread("ipam-etcd")
 
     def close(self) -> None:
         self._run(self._client.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.close()
 
     def describe(self) -> str:
         return f"etcd at {', '.join(self._access.endpoints)}"
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
-            return future.result(TIMEOUT)
+            return self._thread.run(work)
         except Trouble as trouble:
             raise StoreFailed(str(trouble)) from None
-        except TimeoutError:
-            future.cancel()
-            raise StoreFailed(f"no answer within {TIMEOUT:g} s") from None
 
     # -- keys ----------------------------------------------------------------------------------------------------------
 
