@@ -78,6 +78,8 @@ class Directories:
         self._watched: dict[_Inode, _Watched] = {}
         self.overflowed = False
         """Whether the last news came from a queue that had lost some."""
+        self.quiet = False
+        """Whether the last news are only that the time is over: nothing was reported, and nothing was lost."""
 
     def watched(self, path: Path) -> bool:
         """Whether the directory of a path was there to be watched at the last ``follow``."""
@@ -118,7 +120,7 @@ class Directories:
 
     async def news(self, timeout: float) -> dict[Path, Names]:
         """What happened, when it happens; after ``timeout`` seconds without anything: everything."""
-        self.overflowed = False
+        self.overflowed = self.quiet = False
         if self._inotify is None:
             await asyncio.sleep(timeout)
             return self.everything()
@@ -126,6 +128,7 @@ class Directories:
             async with asyncio.timeout(timeout):
                 events = [await self._inotify.get()]
         except TimeoutError:
+            self.quiet = True
             return self.everything()
         while len(events) < _AT_A_TIME and (event := self._inotify.sync_get()) is not None:
             events.append(event)
@@ -162,6 +165,30 @@ def stamp_of(seen: os.stat_result) -> tuple[int, ...]:
 
 MAX_SIZE = 128 << 20
 """Octets of a file that are read: a List of 10,000 blocks has 20 MB."""
+
+
+LOCAL = frozenset(
+    (*("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"),)
+)
+"""File systems that nobody but this machine's kernel writes to, so that inotify shows all that is written."""
+
+
+def is_local(path: Path) -> bool:
+    """Whether a directory is on one of these, by /proc/self/mountinfo (proc(5)); no where that is not known."""
+    try:
+        device = path.stat().st_dev
+        wanted = f"{os.major(device)}:{os.minor(device)}"
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return False
+    kinds = {line.rpartition(" - ")[2].split(" ")[0] for line in lines if line.split(" ")[2] == wanted}
+    return bool(kinds) and kinds <= LOCAL
+
+
+def is_shown(path: Path) -> bool:
+    """Whether inotify on its directory shows what is written to a file: it is no link, and has no other name."""
+    seen = path.lstat()
+    return stat.S_ISREG(seen.st_mode) and seen.st_nlink == 1
 
 
 class NotRead(OSError):

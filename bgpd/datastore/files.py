@@ -2,14 +2,16 @@
 
 Read are ``*.yaml``, ``*.yml`` and ``*.json`` in the directory itself, hidden names left out; links are followed, so a
 mounted ConfigMap works (its ``..data`` link is swapped as a whole). A file is read when its writer closes it, not at
-every write. Whatever inotify does not show (a link's target elsewhere, a network file system) is found by a look at
-every file's stat each ``RESCAN`` seconds. What is parsed once is not parsed again while its text stands in the file.
-Beside it stands the directory in which Felix says which workloads of this node speak BGP (``datastore.endpoints``).
+every write. Whatever inotify does not show (the target of a link, a file with another name elsewhere, a network file
+system) is found by a look at its stat each ``RESCAN`` seconds, and one in ``ROUND`` of all others. What is parsed once
+is not parsed again while its text stands in the file. Beside it stands the directory in which Felix says which
+workloads of this node speak BGP (``datastore.endpoints``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import time
@@ -21,7 +23,15 @@ from typing import NamedTuple
 
 from asyncinotify import Mask
 
-from bgpd.datastore.directories import CHANGES, Directories, Names, open_inotify, read_file
+from bgpd.datastore.directories import (
+    CHANGES,
+    Directories,
+    Names,
+    is_local,
+    is_shown,
+    open_inotify,
+    read_file,
+)
 from bgpd.datastore.documents import Known, parse
 from bgpd.datastore.endpoints import Endpoints
 from bgpd.datastore.objects import GRACE, Failure, Objects
@@ -30,6 +40,8 @@ from bgpd.model.resources import Problem, Snapshot
 from bgpd.model.status import DatastoreStatus
 
 RESCAN = 10.0
+ROUND = 64
+"""Looks in which every file has its turn, though inotify shows what is written to it: a mapping writes unseen."""
 POLL = 1.0
 """Seconds between two looks while the directory cannot be watched."""
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -46,6 +58,8 @@ class _File(NamedTuple):
     stamp: tuple[int, ...]
     digest: bytes
     known: Known
+    shown: bool
+    """Whether inotify shows what is written to it."""
 
 
 class Files:
@@ -59,6 +73,7 @@ class Files:
         self._files: dict[str, _File] = {}
         self._readable = False
         self._resyncs = 0
+        self._looks = 0
         self._polled = False
         """The directory is there, and inotify does not report it."""
 
@@ -89,7 +104,7 @@ class Files:
                 if None in news.values():
                     directories.follow()
                 if self.path in news:
-                    await self._read(news[self.path])
+                    await self._read(news[self.path], directories.quiet and directories.watched(self.path))
                 if self._endpoints is not None and self._endpoints.path in news:
                     await self._endpoints.read(news[self._endpoints.path], directories.overflowed)
                     self._objects.workloads(self._endpoints.workloads(), self._endpoints.failures())
@@ -117,13 +132,16 @@ class Files:
 
     # -- what the files say --------------------------------------------------------------------------------------------
 
-    async def _read(self, names: Names) -> None:
-        """Reads the files named, or all whose stat differs, and takes note of those that are gone."""
+    async def _read(self, names: Names, quiet: bool) -> None:
+        """Reads the files named, or all whose stat differs, and takes note of those that are gone. ``quiet``: inotify
+        watches the directory and has nothing to report."""
         if names is None:
             listed = self._list()
             if listed is None:
                 return
             gone = self._objects.places() - listed - {""}
+            if quiet and is_local(self.path):
+                listed = self._not_shown(listed)
         else:
             listed, gone = {name for name in names if is_resource(name)}, set()
         turn = time.monotonic() + SLICE_SECONDS
@@ -136,6 +154,17 @@ class Files:
         for name in gone:
             self._files.pop(name, None)
             self._objects.drop(name)
+
+    def _not_shown(self, listed: set[str]) -> set[str]:
+        """The files that are to be looked at though inotify reported nothing."""
+        self._looks += 1
+        turn = self._looks % ROUND
+        files = self._files
+        return {
+            name
+            for name in listed
+            if (file := files.get(name)) is None or not file.shown or hash(name) % ROUND == turn
+        }
 
     def _list(self) -> set[str] | None:
         """Names of the files in the directory; ``None`` when it cannot be read."""
@@ -173,14 +202,14 @@ class Files:
             return True
         digest = _digest(data)
         if file is not None and file.digest == digest:
-            self._files[name] = file._replace(stamp=stamp)
+            self._files[name] = file._replace(stamp=stamp, shown=_shown(path))
             return True
         known = file.known if file is not None else {}
         if len(data) <= INLINE:
             parsed = parse(name, data, known)
         else:
             parsed = await asyncio.to_thread(parse, name, data, known)
-        self._files[name] = _File(stamp, digest, parsed.known)
+        self._files[name] = _File(stamp, digest, parsed.known, _shown(path))
         self._objects.put(name, parsed.objects, parsed.failures, parsed.whole)
         return True
 
@@ -199,6 +228,12 @@ def _foresee(objects: Objects, known: Mapping[str, _File], files: Mapping[str, b
     if words := objects.detail():
         raise ValueError(words)
     return objects.snapshot()
+
+
+def _shown(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return is_shown(path)
+    return False
 
 
 def _digest(data: bytes) -> bytes:

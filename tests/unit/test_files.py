@@ -303,6 +303,52 @@ def test_broken_text_of_a_secret_is_not_shown(text: str) -> None:
     assert "hunter2" not in str(failure.problem)
 
 
+async def test_a_look_is_at_what_inotify_does_not_show(
+    backend: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The target of a link, and a file that is written by another name; of the others one in a while has its turn."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("link", "hard"):
+        (elsewhere / name).write_text(json.dumps(pool(name)))
+    (backend.path / "link.yaml").symlink_to(elsewhere / "link")
+    (backend.path / "hard.yaml").hardlink_to(elsewhere / "hard")
+    backend.put(node())
+    for number in range(40):
+        backend.put(pool(f"p{number}", f"10.{number}.0.0/24"))
+    monkeypatch.setattr(files, "RESCAN", 0.05)
+    monkeypatch.setattr(files, "ROUND", 1000)
+    local = directories.is_local(backend.path)
+    monkeypatch.setattr(files, "is_local", lambda path: True)
+    looked: list[str] = []
+    real = files.read_file
+
+    def reading(path: Path, known: Any) -> Any:
+        looked.append(path.name)
+        return real(path, known)
+
+    monkeypatch.setattr(files, "read_file", reading)
+    async with watching(backend) as watch:
+        await watch.until(lambda s: len(s.pools) == 42)
+        looked.clear()
+        await asyncio.sleep(0.3)
+        assert {"link.yaml", "hard.yaml"} <= set(looked) and len(set(looked)) < 15
+        for name, second in (("link", 77), ("hard", 78)):
+            (elsewhere / name).write_text(json.dumps(pool(name, f"10.{second}.0.0/24")))
+            await watch.until(lambda s, second=second: parse_prefix(f"10.{second}.0.0/24")[1] in cidrs(s))  # type: ignore[misc]
+        monkeypatch.setattr(files, "ROUND", 4)
+        looked.clear()
+        await asyncio.sleep(0.4)
+        assert len(set(looked)) == 43, "each in its turn"
+        monkeypatch.setattr(files, "ROUND", 1000)
+        monkeypatch.setattr(files, "is_local", lambda path: False)
+        looked.clear()
+        await asyncio.sleep(0.2)
+        assert len(set(looked)) == 43, "of a network file system inotify shows what is done here"
+    assert local in (True, False)
+    assert not directories.is_local(Path("/proc")) and not directories.is_local(tmp_path / "none")
+
+
 def test_an_export_of_calicoctl_is_named() -> None:
     text = json.dumps(pool()) + '\n---\nkind: NodeList\nitems: []\n===\n{"calicoVersion": "v3.28"}\n'
     parsed = documents.parse("all.yaml", text.encode(), {})
