@@ -23,9 +23,10 @@ floor  rooms
 =====  ====================================================================================================
 
 RFCs followed: 4271 (BGP-4), 4760 (multiprotocol), 6793 (four-octet AS), 4456 (route reflection), 2918 and 7313 (route
-refresh), 4724 (graceful restart), 7911 (ADD-PATH), 8950 and 2545 (IPv6 next hops), 7606 (error handling of UPDATE),
-8212 in spirit (nothing is exported that no rule lets out), 1997, 3765 and 8092 (communities), 8326 (graceful shutdown),
-2385 (TCP MD5), 5082 (GTSM), 9003 (shutdown communication), 4486 and 9384 (Cease subcodes), 5880 to 5883 (BFD).
+refresh), 4724 (graceful restart), 8538 (over a NOTIFICATION too) and 9494 (long-lived), 7911 (ADD-PATH), 8950 and 2545
+(IPv6 next hops), 7606 (error handling of UPDATE), 8212 in spirit (nothing is exported that no rule lets out), 1997,
+3765 and 8092 (communities), 8326 (graceful shutdown), 2385 (TCP MD5), 5082 (GTSM), 9003 (shutdown communication), 4486
+and 9384 (Cease subcodes), 5880 to 5883 (BFD).
 """
 
 __version__ = "0.1.0"

@@ -5,9 +5,9 @@ sends what ``data_to_send`` holds. A connection is over when ``closure`` is set;
 
 Where we differ from the RFC: a peer has 60 s to send its OPEN, not four minutes; NOTIFICATION is also sent before our
 peer's OPEN came. Our OPEN always announces graceful restart with the forwarding bit, since the kernel keeps our routes
-while we are gone, and enhanced refresh; ADD-PATH and IPv6 next hops for IPv4 where configured. Long-lived graceful
-restart is announced without families, as Calico's BIRD does. Extended messages (RFC 8654) are not announced: none is
-longer than 4096.
+while we are gone, with the N bit (RFC 8538), and enhanced refresh; ADD-PATH and IPv6 next hops for IPv4 where
+configured. Long-lived graceful restart is announced without families, as Calico's BIRD does, unless configured.
+Extended messages (RFC 8654) are not announced: none is longer than 4096.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ from bgpd.bgp.wire.exa.messages import (
     decode_refresh,
     encode_notification,
     encode_refresh,
+    hard_reset,
 )
 from bgpd.bgp.wire.exa.open import (
     Capabilities,
     GracefulRestart,
+    LongLived,
     OpenMessage,
     decode_open,
     encode_open,
@@ -175,9 +177,13 @@ class Connection:
                 route_refresh=True,
                 enhanced_refresh=True,
                 graceful_restart=GracefulRestart(
-                    restarted, config.restart_time, dict.fromkeys(sorted(config.families), True)
+                    restarted, config.restart_time, dict.fromkeys(sorted(config.families), True), True
                 ),
-                long_lived=True,
+                long_lived=dict.fromkeys(
+                    sorted(config.families), LongLived(True, config.long_lived_stale_time)
+                )
+                if config.long_lived_stale_time
+                else {},
                 add_path=dict.fromkeys(sorted(config.families), 3) if config.add_path else {},
                 extended_next_hop=config.families & _EXTENDED if config.extended_next_hop else frozenset(),
             ),
@@ -283,10 +289,18 @@ class Connection:
         """Octets that came and were not looked at."""
         return self._framer.waiting
 
-    def close(self, notification: Notification | None, reason: DownReason, message: str) -> None:
-        """Ends the connection, with a NOTIFICATION unless there is none to send. The first reason stands."""
+    def close(
+        self, notification: Notification | None, reason: DownReason, message: str, *, hard: bool = False
+    ) -> None:
+        """Ends the connection, with a NOTIFICATION unless there is none to send. The first reason stands.
+
+        ``hard``: nobody is to keep anything, so where a NOTIFICATION would, it goes as a Hard Reset (RFC 8538 §3).
+        """
         if self.closure is not None:
             return
+        up = self.peer if self.state is SessionState.ESTABLISHED else None
+        if hard and notification is not None and up is not None and up.keeps_on_notification:
+            notification = hard_reset(notification)
         self.closure = Closure(reason, message, notification)
         self.work_due = False
         if notification is not None:
@@ -441,7 +455,8 @@ class Connection:
                 2, 7, f"no common family: we want {wanted}", multiprotocol_data(config.families)
             )
         hold_time = float(min(self.sent_open.hold_time, theirs.hold_time))
-        restart = capabilities.graceful_restart
+        restart, long_lived = capabilities.graceful_restart, capabilities.long_lived or {}
+        kept = frozenset() if restart is None else families & restart.families.keys()
         return Peer(
             config=config,
             router_id=theirs.router_id,
@@ -456,7 +471,7 @@ class Connection:
             ),
             extended_next_hop=families & ours.extended_next_hop & capabilities.extended_next_hop,
             enhanced_refresh=capabilities.enhanced_refresh,
-            restart_families=frozenset() if restart is None else families & restart.families.keys(),
+            restart_families=kept,
             restart_time=0.0 if restart is None else float(restart.time),
             forwarding_preserved=frozenset()
             if restart is None
@@ -465,6 +480,14 @@ class Connection:
             sends_end_of_rib=restart is not None,
             hold_time=hold_time,
             keepalive_time=keepalive_time(config, hold_time),
+            keeps_on_notification=restart is not None and restart.notification,
+            long_lived={
+                family: float(min(long_lived[family].time, config.long_lived_stale_time))
+                for family in kept
+                if family in long_lived and long_lived[family].time and config.long_lived_stale_time
+            },
+            long_lived_preserved=frozenset(f for f in kept if f in long_lived and long_lived[f].preserved),
+            knows_long_lived=capabilities.long_lived is not None,
         )
 
     def _update_errors(self) -> int:

@@ -11,6 +11,9 @@ established session stays against a new connection, except where the peer speaks
 began ``RACE`` seconds after the session was up or later: then the peer has died without a word, and the new connection
 replaces the old, whose routes stay as stale (RFC 4724 §4.2, §5).
 
+Where both sides have the N bit (RFC 8538) routes stay as stale over any NOTIFICATION and the hold timer, the other
+way as well: what must really go goes by a Hard Reset, Cease 6/9 around the real code.
+
 Dialling goes at once, then after 1, 2, 4, 5, 5, ... s, with jitter, until a session has lasted ``STABLE`` seconds. An
 error in the protocol, theirs or ours, makes the session idle for 1, 2, 4, ... 30 s, in which connections are refused
 too (DampPeerOscillations): a peer that sends garbage does not loop fast. Too many prefixes: idle for a minute.
@@ -48,6 +51,8 @@ MEMORY_IDLE = (60.0, 120.0, 300.0, 900.0)
 GOOD_FOR = 3600.0
 RACE = 5.0
 """A connection that begins sooner after the session was up was dialled while it came up: a collision."""
+_WHO = frozenset(("address", "asn", "asns", "local_asn", "password", "ttl_security", "interface"))
+"""What makes a session one with somebody else, or one that is trusted otherwise: nothing of before may stay."""
 CONNECT = "connect: "
 """How an error before TCP is connected starts."""
 
@@ -344,26 +349,33 @@ class Session:
     # Orders.
 
     def configure(self, config: PeerConfig, now: float) -> None:
-        """Another configuration of the same peer: the session is reset (Cease 6/6) when it must be."""
+        """Another configuration of the same peer: the session is reset when it must be, with Cease 6/6 where that
+        takes no routes along that may stay (``_WHO`` says when they may not)."""
         before, self.config = self.config, config
-        if reset_by(before, config, established=self.established is not None):
+        if changed := reset_by(before, config, established=self.established is not None):
             self.epoch += 1
-            self._close_all(
-                Notification(6, Cease.CONFIG_CHANGE), DownReason.CONFIG, "configuration changed", now
-            )
+            hard = not _WHO.isdisjoint(changed)
+            for connection in list(self.connections):
+                peer = connection.peer
+                # A peer that keeps routes when TCP breaks, but not over a NOTIFICATION, is sent none.
+                silent = (
+                    not hard and peer is not None and peer.sends_end_of_rib and not peer.keeps_on_notification
+                )
+                cease = None if silent else Notification(6, Cease.CONFIG_CHANGE)
+                self._close(connection, cease, DownReason.CONFIG, "configuration changed", now, hard=hard)
             self._restart(now)
 
     def remove(self, now: float) -> None:
-        """No longer configured: Cease 6/3; the session is dead."""
+        """No longer configured: Cease 6/3; the session is dead, and nothing of it is kept."""
         self.admin_up = False
         self.epoch += 1
-        self._close_all(Notification(6, Cease.DECONFIGURED), DownReason.CONFIG, "", now)
+        self._close_all(Notification(6, Cease.DECONFIGURED), DownReason.CONFIG, "", now, hard=True)
 
     def shutdown(self, text: str, now: float) -> None:
-        """By the operator: Cease 6/2 with their words, and down until ``enable``."""
+        """By the operator: Cease 6/2 with their words, and down until ``enable``; nothing of it is kept."""
         self.admin_up = False
         self._shutdown_text = text
-        self._close_all(shutdown(Cease.SHUTDOWN, text), DownReason.ADMIN, "", now)
+        self._close_all(shutdown(Cease.SHUTDOWN, text), DownReason.ADMIN, "", now, hard=True)
 
     def enable(self, now: float) -> None:
         """Undoes ``shutdown``."""
@@ -372,7 +384,8 @@ class Session:
             self._restart(now)
 
     def reset(self, text: str, now: float) -> None:
-        """By the operator: Cease 6/4 with their words (RFC 9003), and up again at once."""
+        """By the operator: Cease 6/4 with their words (RFC 9003), and up again at once; the routes stay where both
+        sides keep them over a NOTIFICATION (RFC 8538 §5 leaves it to us)."""
         self._close_all(shutdown(Cease.RESET, text), DownReason.ADMIN, "", now)
         self._restart(now)
 
@@ -383,7 +396,7 @@ class Session:
             data = struct.pack("!HBI", family, 1, limit)
             text = f"more than {limit} {family.label} prefixes"
             notification = Notification(6, Cease.MAX_PREFIXES, data)
-            self._close(connection, notification, DownReason.NOTIFICATION_TX, text, now)
+            self._close(connection, notification, DownReason.NOTIFICATION_TX, text, now, hard=True)
 
     def out_of_memory(self, text: str, now: float) -> float:
         """The peer holds more memory than may be: Cease 6/8 (RFC 4486 §4), nothing of it is kept, and it stays out.
@@ -392,7 +405,9 @@ class Session:
             self._ended_for_memory = 0
         idle = MEMORY_IDLE[min(self._ended_for_memory, len(MEMORY_IDLE) - 1)]
         self._ended_for_memory, self._ended_for_memory_at = self._ended_for_memory + 1, now
-        self._close_all(Notification(6, Cease.OUT_OF_RESOURCES), DownReason.NOTIFICATION_TX, text, now)
+        self._close_all(
+            Notification(6, Cease.OUT_OF_RESOURCES), DownReason.NOTIFICATION_TX, text, now, hard=True
+        )
         self.stale_until = 0.0
         self._idle_until = self._dial_at = now + idle
         return idle
@@ -413,7 +428,7 @@ class Session:
         A restart under way goes on, unless BFD lives in the peer's forwarding plane (``independent``, the C bit):
         then it is not the restart that BFD has noticed (§4.3.1). Returns whether what the peer left must go for that.
         """
-        self._close_all(Notification(6, Cease.BFD_DOWN), DownReason.BFD, reason, now)
+        self._close_all(Notification(6, Cease.BFD_DOWN), DownReason.BFD, reason, now, hard=True)
         waits, self.stale_until = now < self.stale_until, 0.0 if independent else self.stale_until
         return independent and waits
 
@@ -512,13 +527,17 @@ class Session:
         reason: DownReason,
         message: str,
         now: float,
+        *,
+        hard: bool = False,
     ) -> None:
-        connection.close(notification, reason, message)
+        connection.close(notification, reason, message, hard=hard)
         self._settle(connection, now)
 
-    def _close_all(self, notification: Notification, reason: DownReason, message: str, now: float) -> None:
+    def _close_all(
+        self, notification: Notification, reason: DownReason, message: str, now: float, *, hard: bool = False
+    ) -> None:
         for connection in list(self.connections):
-            self._close(connection, notification, reason, message, now)
+            self._close(connection, notification, reason, message, now, hard=hard)
 
     def _restart(self, now: float) -> None:
         """Starts the delays anew and dials at once."""
@@ -542,7 +561,9 @@ class Session:
             )
         peer = connection.peer
         if connection.state is SessionState.ESTABLISHED and peer is not None:
-            kept = closure.reason in (DownReason.TCP, DownReason.REPLACED) and peer.restart_time > 0
+            # Without a NOTIFICATION TCP broke, or the peer is back on a new connection.
+            kept = notification is None or (peer.keeps_on_notification and not notification.is_hard_reset)
+            kept = kept and (peer.restart_time > 0 or bool(peer.long_lived))
             down = Down(
                 closure.reason,
                 message,
@@ -552,7 +573,8 @@ class Session:
             self._events.append(Ended(peer, down))
             self.flaps[closure.reason.value] += 1
             self.fall = Trouble(message, now)
-            self.stale_until = now + down.keep_seconds if down.keep else 0.0
+            longest = max(peer.long_lived.values(), default=0.0)
+            self.stale_until = now + down.keep_seconds + longest if down.keep else 0.0
             log.warning(
                 "event=peer_down peer=%s reason=%s message=%r kept=%s",
                 self.config.id,
@@ -572,11 +594,8 @@ class Session:
 
     def _next_attempt(self, closure: Closure, now: float) -> None:
         """When to try again after the last connection is over."""
-        code = (
-            None
-            if closure.notification is None
-            else (closure.notification.code, closure.notification.subcode)
-        )
+        meant = None if closure.notification is None else closure.notification.meant
+        code = None if meant is None else (meant.code, meant.subcode)
         sent = closure.reason is DownReason.NOTIFICATION_TX
         if sent and code == (6, Cease.MAX_PREFIXES):
             self._idle_until = self._dial_at = now + PREFIX_LIMIT_IDLE

@@ -46,7 +46,7 @@ from bgpd.config.values import (
     short,
 )
 from bgpd.model.bfd import BfdOptions, BfdTiming
-from bgpd.model.peer import MOST_PATHS, PeerId
+from bgpd.model.peer import LONGEST_LIFE, MOST_PATHS, PeerId
 from bgpd.model.prefix import Address, address_text, covers, parse_address
 from bgpd.model.resources import ClusterRoutes
 
@@ -151,6 +151,9 @@ class PeerOptions(_Section):
 
     hold_time: HoldTime = 90
     """Seconds without a message after which the session is down, 0 (never) or 3 to 65535; the lower of both sides'."""
+    long_lived_stale_time: Annotated[StrictInt, Field(ge=0, le=LONGEST_LIFE)] = 0
+    """Seconds for which stale routes live on after the restart time, as a last resort (RFC 9494): the peer's here, as
+    far as it asks for that, and ours there; 0 is not at all, as Calico has it."""
     max_prefixes: Annotated[StrictInt, Field(ge=1)] | None = None
     """Prefixes of one family after which the session is closed; null is no limit."""
     families: Families | None = None

@@ -289,16 +289,18 @@ class Daemon:
 
     def established(self, peer: Peer) -> None:
         """A session came up."""
-        self._router.session_up(peer, time.monotonic())
+        now = time.monotonic()
+        self._router.session_up(peer, now)
         self._outbound.join(peer, self._router.groups_of(peer))
-        self._convergence.established(peer.id, peer.families)
+        self._convergence.established(peer.id, peer.families, now, end_of_rib=peer.sends_end_of_rib)
         self._turn.kick()
 
     def resumed(self, peer: Peer) -> None:
         """A session of another process goes on here."""
-        self._router.session_up(peer, time.monotonic())
+        now = time.monotonic()
+        self._router.session_up(peer, now)
         self._upgrade.resumed(peer)
-        self._convergence.established(peer.id, peer.families)
+        self._convergence.established(peer.id, peer.families, now, end_of_rib=peer.sends_end_of_rib)
         self._turn.kick()
 
     def down(self, peer: Peer, down: Down) -> None:
@@ -316,6 +318,7 @@ class Daemon:
         """A session reported something."""
         now = time.monotonic()
         self._router.received(peer, events, now)
+        self._convergence.said(peer.id, now)
         for event in events:
             if isinstance(event, EndOfRib | EndRefresh):
                 self._convergence.heard(peer.id, event.family)

@@ -1,25 +1,29 @@
 """When a start is over: until then nothing of ours that was there before is swept (house rule 5).
 
 A start is over when each wanted peer has announced all it has (End-of-RIB, RFC 4724 §4.1) in each of its families, or
-its time has passed: ``DEADLINE``, or ``EARLY`` where every dial was refused or not answered (BIRD waits 240 s for any
-peer that is down, and its users suffer). Time counts from when the peers are known: a node whose resources take a
-minute to come must not sweep the moment they are there.
+``DEADLINE`` has passed. Nobody waits for a peer whose every dial was refused or not answered (BIRD waits 240 s for any
+peer that is down, and its users suffer); one without graceful restart, which sends no End-of-RIB, has announced all
+when it was quiet for ``QUIET`` seconds. Time counts from when the peers are known: a node whose resources take a minute
+to come must not sweep the moment they are there.
 
 The routes of before stay longer for a peer whose daemon is down and whose host may well forward: one that refused a
 dial, or that never came where we do not dial. Its session counts as ended when we started, and its routes stay for the
-restart time that we have with it (RFC 4724 §4.2). One whose host answers nothing is given up with the start. The sweep
+restart time that we have with it (RFC 4724 §4.2). One whose host answers nothing is given up after ``EARLY``. The sweep
 is one for all peers, since a route does not show who announced it. Pure; ``daemon`` brings the time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 
 from bgpd.model.peer import DialAnswer, PeerConfig, PeerId
 from bgpd.model.prefix import Family
 
 DEADLINE = 45.0
 EARLY = 15.0
+QUIET = 3.0
+"""Seconds without a word of routes after which a peer that sends no End-of-RIB has announced all."""
 UNREADY_AFTER, UNREADY_AGAIN = 3.0, 60.0
 """Seconds of being not ready after which the log says so, and after which it says so again."""
 _AWAY = frozenset((DialAnswer.REFUSED, DialAnswer.SILENT))
@@ -36,6 +40,8 @@ class Convergence:
         """Peer -> what its host answered to dials so far."""
         self._came: set[PeerId] = set()
         """Peers that had a session since."""
+        self._last_words: dict[PeerId, float] = {}
+        """Of peers that say no End-of-RIB: when routes last came, or the session."""
         self._over = False
 
     def configured(self, peers: Mapping[PeerId, PeerConfig], now: float) -> None:
@@ -44,14 +50,25 @@ class Convergence:
         if self._began is None:
             self._began = now
 
-    def established(self, peer: PeerId, families: frozenset[Family]) -> None:
-        """A session is up: families that it does not carry are not waited for."""
+    def established(
+        self, peer: PeerId, families: frozenset[Family], now: float, *, end_of_rib: bool = True
+    ) -> None:
+        """A session is up: families that it does not carry are not waited for. ``end_of_rib``: whether it says one."""
         self._came.add(peer)
+        if end_of_rib:
+            self._last_words.pop(peer, None)
+        else:
+            self._last_words[peer] = now
         self._heard.update((peer, family) for family in Family if family not in families)
 
     def heard(self, peer: PeerId, family: Family) -> None:
         """A peer announced all it has."""
         self._heard.add((peer, family))
+
+    def said(self, peer: PeerId, now: float) -> None:
+        """Routes of a peer came."""
+        if peer in self._last_words:
+            self._last_words[peer] = now
 
     def attempted(self, peer: PeerId, answer: DialAnswer) -> None:
         """A dial ended."""
@@ -61,22 +78,22 @@ class Convergence:
         """Peers that are still waited for."""
         if self._began is None or self._over or now >= self._began + DEADLINE:
             return []
-        early = now >= self._began + EARLY
-        return [peer for peer in self._unheard() if not (early and self._is_away(peer))]
+        return [peer for peer in self._unheard(now) if not self._is_away(peer)]
 
     def keeping(self, now: float) -> list[PeerId]:
         """Peers for which routes of before the start are kept, whether or not the start is over."""
         if self._began is None:
             return []
         age = now - self._began
-        return [peer for peer in self._unheard() if age < self._patience(peer)]
+        return [peer for peer in self._unheard(now) if age < self._patience(peer)]
 
-    def _unheard(self) -> list[PeerId]:
-        heard = self._heard
+    def _unheard(self, now: float) -> list[PeerId]:
+        heard, last_words = self._heard, self._last_words
         return [
             peer
             for peer, config in self._wanted.items()
             if any((peer, family) not in heard for family in config.families)
+            and now < last_words.get(peer, inf) + QUIET
         ]
 
     def _is_away(self, peer: PeerId) -> bool:

@@ -70,6 +70,9 @@ class PeerConfig:
     """A gateway: this node keeps a host route to the peer over it."""
     restart_time: int = 120
     """Graceful restart time that we announce (RFC 4724 §3)."""
+    long_lived_stale_time: int = 0
+    """How long the peer's stale routes are kept after its restart time, at most, and ours by the peer (RFC 9494); 0 is
+    not at all."""
     max_prefixes: int | None = None
     """Per family; ``None`` is no limit."""
     bfd: BfdOptions | None = None
@@ -84,6 +87,8 @@ class PeerConfig:
         return f"{self.id} ({address_text(self.address)} port {self.port} AS {self.asn})"
 
 
+LONGEST_LIFE = (1 << 24) - 1
+"""Seconds that long-lived graceful restart can say (RFC 9494 §3.1)."""
 MOST_PATHS = 64
 """Paths that a peer may have of one prefix (RFC 7911), unless its configuration says otherwise."""
 
@@ -159,6 +164,14 @@ class Peer:
     """IPv4, where both sides take it with an IPv6 next hop (RFC 8950)."""
     enhanced_refresh: bool = False
     """A refresh is framed by a begin and an end, both ways (RFC 7313)."""
+    keeps_on_notification: bool = False
+    """Both sides keep routes over a NOTIFICATION and the hold timer too, but for a Hard Reset (RFC 8538 §2)."""
+    long_lived: Mapping[Family, float] = field(default_factory=dict)
+    """Families whose stale routes stay after the restart time, and for how many seconds (RFC 9494 §4.2)."""
+    long_lived_preserved: frozenset[Family] = frozenset()
+    """Families that the peer went on forwarding by its capability for long-lived graceful restart."""
+    knows_long_lived: bool = False
+    """Long-lived stale routes may be advertised to the peer (RFC 9494 §4.3)."""
 
     @property
     def id(self) -> PeerId:
@@ -220,5 +233,6 @@ class Down:
     message: str
     """In words, for the log and ``bgpctl``."""
     keep: frozenset[Family] = field(default_factory=frozenset)
-    """Families whose routes stay as stale (RFC 4724 §4.2); empty after a NOTIFICATION or the hold timer."""
+    """Families whose routes stay as stale (RFC 4724 §4.2); empty after a NOTIFICATION or the hold timer, unless both
+    sides keep them over these (RFC 8538)."""
     keep_seconds: float = 0.0

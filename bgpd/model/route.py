@@ -302,6 +302,7 @@ class Reason(Enum):
     SURPLUS = "its peer announces more paths of this prefix than max_paths_per_prefix, with lower identifiers"
     FILTERED = "an import filter rejects it"
     UNRESOLVED = "its next hop does not resolve"
+    LLGR_STALE = "long-lived stale, a last resort (RFC 9494)"
     LOCAL_PREF = "lower local preference"
     AS_PATH_LENGTH = "longer AS path"
     ORIGIN = "worse origin"

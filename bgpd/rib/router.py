@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 from bgpd.model.peer import Down, DownReason, Peer, PeerId
@@ -49,6 +50,7 @@ from bgpd.rules.imports import (
     ImportRules,
     import_refusal,
     import_rules,
+    long_lived,
     received,
     starts_elsewhere,
 )
@@ -92,6 +94,10 @@ class Router:
         """Paths that are taken in otherwise than they were received."""
         self._prioritised = self._encoded = False
         self._stale_until: dict[tuple[PeerId, Family], float] = {}
+        self._lives: dict[tuple[PeerId, Family], float] = {}
+        """Of stale routes whose peer is not back: seconds for which they live on as long-lived ones."""
+        self._life_ends: dict[tuple[PeerId, Family], float] = {}
+        """When long-lived stale routes go, whatever their peer does meanwhile but announce all anew (RFC 9494 §4.2)."""
         self._refreshing: set[tuple[PeerId, Family]] = set()
         self._over_limit: dict[PeerId, tuple[Peer, Family, int]] = {}
 
@@ -113,11 +119,12 @@ class Router:
         kept = peer.families & peer.forwarding_preserved
         for family, rib in self._ribs.items():
             key = peer.id, family
-            if family not in kept:
-                self._stale_until.pop(key, None)
+            if family not in kept or (key in self._life_ends and family not in peer.long_lived_preserved):
+                self._keep_no_more(key)
                 rib.forget(peer.id)
             elif key in self._stale_until:
-                self._stale_until[key] = now + STALE_TIME
+                self._lives.pop(key, None)
+                self._stale_until[key] = min(now + STALE_TIME, self._life_ends.get(key, inf))
             rib.set_rules(peer, import_rules(self._policy, peer, family))
         for family, group in group_keys(peer, self._policy).items():
             self._join(self._ribs[family], peer.id, group)
@@ -133,11 +140,14 @@ class Router:
         self._over_limit.pop(peer.id, None)
         for family, rib in self._ribs.items():
             self._refreshing.discard((peer.id, family))
+            key = peer.id, family
             if family in down.keep:
-                rib.adj_rib_in.mark_stale(peer.id)
-                self._stale_until[peer.id, family] = now + down.keep_seconds
+                rib.adj_rib_in.mark_stale(peer.id, keep=key in self._life_ends)
+                self._stale_until[key] = now + down.keep_seconds
+                if life := peer.long_lived.get(family):
+                    self._lives[key] = life
             else:
-                self._stale_until.pop((peer.id, family), None)
+                self._keep_no_more(key)
                 rib.forget(peer.id)
         for rib in self._ribs.values():
             self._leave(rib, peer.id)
@@ -147,7 +157,7 @@ class Router:
         if session := self._peers.get(peer):
             self.session_down(session, Down(DownReason.CONFIG, ""), 0.0)
         for family, rib in self._ribs.items():
-            self._stale_until.pop((peer, family), None)
+            self._keep_no_more((peer, family))
             rib.forget(peer)
 
     def received(self, peer: Peer, events: Sequence[RibEvent], now: float = 0.0) -> None:
@@ -189,7 +199,7 @@ class Router:
         if isinstance(event, EndRefresh) != (key in self._refreshing):
             return
         self._refreshing.discard(key)
-        self._stale_until.pop(key, None)
+        self._keep_no_more(key)
         rib.adj_rib_in.sweep_stale(peer.id)
 
     def originated(self, originations: Mapping[Family, Origination]) -> None:
@@ -298,11 +308,18 @@ class Router:
         return moved
 
     def tick(self, now: float) -> None:
-        """Stale routes whose time is up go (RFC 4724 §4.2)."""
+        """Stale routes whose time is up go (RFC 4724 §4.2), or live on as the last resort (RFC 9494 §4.2)."""
         for key in [key for key, deadline in self._stale_until.items() if deadline <= now]:
-            del self._stale_until[key]
+            adj_rib_in = self._ribs[key[1]].adj_rib_in
+            if life := self._lives.pop(key, 0.0):
+                end = self._life_ends.setdefault(key, now + life)
+                if end > now:
+                    self._stale_until[key] = end
+                    adj_rib_in.age(key[0], long_lived)
+                    continue
+            self._keep_no_more(key)
             self._refreshing.discard(key)
-            self._ribs[key[1]].adj_rib_in.sweep_stale(key[0])
+            adj_rib_in.sweep_stale(key[0])
 
     def next_deadline(self) -> float | None:
         """When ``tick`` is next needed."""
@@ -472,6 +489,10 @@ class Router:
         return rule, place(selection, rule, rib.policy, rib.tunnels.get, self.resolve, self._max_paths)
 
     # Inside.
+
+    def _keep_no_more(self, key: tuple[PeerId, Family]) -> None:
+        for times in (self._stale_until, self._lives, self._life_ends):
+            times.pop(key, None)
 
     def _review_gateways(self) -> None:
         before = self._gateways

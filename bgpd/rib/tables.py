@@ -12,7 +12,7 @@ its peer may have; the others are heard and refused, and take a place that becom
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import chain, islice
@@ -76,6 +76,23 @@ class _Table:
         return [path for path in paths if self.fresh.get(_key(path.path_id, prefix)) is path]
 
 
+@dataclass(slots=True)
+class _Ageing:
+    """Stale routes that are to become others."""
+
+    peer: PeerId
+    keys: list[Key]
+    aged: Callable[[Path], Path | None]
+    made: dict[int, tuple[Path, Path | None]] = field(default_factory=dict)
+    """By the path's id: the path, so that it lives, and what it became."""
+
+    def of(self, path: Path) -> Path | None:
+        found = self.made.get(id(path))
+        if found is None:
+            found = self.made[id(path)] = path, self.aged(path)
+        return found[1]
+
+
 def _key(path_id: int, prefix: Prefix) -> Key:
     return (path_id, prefix) if path_id else prefix
 
@@ -91,6 +108,7 @@ class AdjRibIn:
         self.candidates: dict[Prefix, Path | tuple[Path, ...]] = {}
         self._tables: dict[PeerId, _Table] = {}
         self._doomed: deque[dict[Key, Path]] = deque()
+        self._ageing: deque[_Ageing] = deque()
         self._order: list[Key] = []
         """What of the first of them goes, from the end on."""
 
@@ -250,17 +268,25 @@ class AdjRibIn:
                 if table.surplus and fresh is not None and prefix in table.surplus:
                     self._fill(table, prefix, path_id)
 
-    def mark_stale(self, peer: PeerId) -> None:
-        """The session broke, its routes stay in use; those stale from a session before go (RFC 4724 §4.2)."""
+    def mark_stale(self, peer: PeerId, *, keep: bool = False) -> None:
+        """The session broke, its routes stay in use; those stale from a session before go (RFC 4724 §4.2), unless they
+        have a long life of their own (``keep``; RFC 9494 §4.2)."""
         if table := self._tables.get(peer):
-            self.sweep_stale(peer)
+            kept = table.stale if keep else {}
+            if not keep:
+                self.sweep_stale(peer)
             for prefix, surplus in table.surplus.items():
                 for path_id in surplus.ids:
                     key = _key(path_id, prefix)
                     del table.fresh[key]
                     table.refused.discard(key)
             table.surplus = {}
-            table.stale, table.fresh = table.fresh, {}
+            table.stale, table.fresh = {**kept, **table.fresh}, {}
+
+    def age(self, peer: PeerId, aged: Callable[[Path], Path | None]) -> None:
+        """The stale routes of a peer become what ``aged`` makes of them; ``None`` is gone. ``sweep`` does it."""
+        if (table := self._tables.get(peer)) and table.stale:
+            self._ageing.append(_Ageing(peer, list(table.stale), aged))
 
     def limit(self, peer: PeerId, most: int, dirty: Dirty) -> None:
         """Another number of paths that a peer may have of one prefix."""
@@ -307,8 +333,14 @@ class AdjRibIn:
             self._doomed.extend(entries for entries in (table.fresh, table.stale) if entries)
 
     def sweep(self, limit: int, dirty: Dirty) -> int:
-        """Take up to ``limit`` given-up paths out of the candidates. How many were taken; 0 when there are none."""
+        """Take up to ``limit`` given-up paths out of the candidates, or put what they have aged to in their place. How
+        many; 0 when there are none."""
         candidates, done = self.candidates, 0
+        while self._ageing and done < limit:
+            ageing = self._ageing[0]
+            done += self._age(ageing, limit - done, dirty)
+            if not ageing.keys:
+                self._ageing.popleft()
         while self._doomed and done < limit:
             entries = self._doomed[0]
             if not self._order:
@@ -332,8 +364,37 @@ class AdjRibIn:
 
     @property
     def sweeping(self) -> bool:
-        """Whether given-up paths are still among the candidates."""
-        return bool(self._doomed)
+        """Whether given-up paths are still among the candidates, or paths that have not aged."""
+        return bool(self._doomed or self._ageing)
+
+    def _age(self, ageing: _Ageing, limit: int, dirty: Dirty) -> int:
+        """How many of up to ``limit`` were looked at."""
+        table, keys = self._tables.get(ageing.peer), ageing.keys
+        if table is None:
+            keys.clear()
+        looked = 0
+        while keys and looked < limit:
+            looked += 1
+            key = keys.pop()
+            path = table.stale.get(key) if table else None
+            if table is None or path is None:
+                continue  # said again meanwhile, or swept
+            made, prefix = ageing.of(path), _prefix_of(key)
+            if made is path:
+                continue
+            if made is None:
+                del table.stale[key]
+                table.refused.discard(key)
+                self._remove(prefix, path)
+            else:
+                table.stale[key] = made
+                current = self.candidates.get(prefix)
+                if isinstance(current, Path):
+                    self.candidates[prefix] = made if current is path else current
+                elif current is not None:
+                    self.candidates[prefix] = tuple(made if each is path else each for each in current)
+            dirty[prefix] = None
+        return looked
 
     def _beyond(self, table: _Table, path: Path, prefix: Prefix, most: int) -> bool:
         """Whether a path that a session announces is one more than its peer may have; where another has a greater

@@ -1,9 +1,10 @@
 """The decision process: which of the paths of one prefix is best, and which share its traffic (RFC 4271 §9.1.2).
 
 What the RFC asks, in its order: drop paths that are not usable (§9.1.2, §9.1.2.1: next hop resolves, no AS loop), keep
-the highest degree of preference (§9.1.1), then §9.1.2.2 a) shortest AS_PATH, b) lowest ORIGIN, c) lowest MED among
-paths of one neighbouring AS, d) external over internal, e) lowest interior cost, f) lowest BGP identifier, g) lowest
-peer address. RFC 4456 §9 puts ORIGINATOR_ID in place of the identifier and the CLUSTER_LIST's length before g).
+the highest degree of preference (§9.1.1; but first what is not long-lived stale, RFC 9494 §4.2), then §9.1.2.2
+a) shortest AS_PATH, b) lowest ORIGIN, c) lowest MED among paths of one neighbouring AS, d) external over internal,
+e) lowest interior cost, f) lowest BGP identifier, g) lowest peer address. RFC 4456 §9 puts ORIGINATOR_ID in place of
+the identifier and the CLUSTER_LIST's length before g).
 
 How we do it: one list of steps, each of which eliminates; no pairwise comparison, so the order of arrival cannot show
 and a MED triangle has one winner. What is left after e) is the multipath set, so AS paths of one length may differ in
@@ -20,7 +21,7 @@ from typing import Any
 
 from bgpd.model.prefix import Address
 from bgpd.model.route import Path, Reason, Resolution, Selection, Unresolved
-from bgpd.rules.imports import DEFAULT_LOCAL_PREF, import_refusal
+from bgpd.rules.imports import DEFAULT_LOCAL_PREF, LLGR_STALE, import_refusal
 
 Resolve = Callable[[Address], Resolution | Unresolved]
 Refuse = Callable[[Path], Reason | None]
@@ -61,6 +62,7 @@ def _least(key: Callable[[Path], object]) -> Callable[[Sequence[Path]], Sequence
 Step = tuple[Reason, Callable[[Sequence[Path]], Sequence[Path]]]
 
 UNTIL_COST: tuple[Step, ...] = (
+    (Reason.LLGR_STALE, _least(lambda path: LLGR_STALE in path.attributes.communities)),  # RFC 9494 §4.2
     (Reason.LOCAL_PREF, _least(lambda path: -local_preference(path))),  # §9.1.1
     (Reason.AS_PATH_LENGTH, _least(lambda path: path.attributes.as_path_length)),  # §9.1.2.2 a
     (Reason.ORIGIN, _least(lambda path: int(path.attributes.origin))),  # b

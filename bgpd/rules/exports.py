@@ -30,7 +30,7 @@ from bgpd.model.prefix import Address, Family, Prefix, covers, is_link_local
 from bgpd.model.resources import Action, AddCommunity, NextHopMode, Operation
 from bgpd.model.route import Attributes, Originated, Origination, Out, Path
 from bgpd.rules.filters import INT_MAX, Chain, Subject, operated
-from bgpd.rules.imports import DEFAULT_LOCAL_PREF
+from bgpd.rules.imports import DEFAULT_LOCAL_PREF, LLGR_STALE
 from bgpd.rules.policy import FamilyPolicy, RoutePolicy
 
 NO_EXPORT = 0xFFFFFF01
@@ -51,6 +51,7 @@ class ExportRefusal(Enum):
     NO_ADVERTISE = "it carries the community no-advertise"
     NO_EXPORT = "it carries the community no-export, and the peer is external"
     NO_PEER = "it carries the community no-peer, and the peer is external"
+    LONG_LIVED = "it is long-lived stale, and the peer does not know long-lived graceful restart (RFC 9494)"
     FILTERED = "an export filter rejects it"
     DEFAULT_ROUTE = "a default route is never passed on"
     POOL_DISABLED = "it is inside a pool with disableBGPExport"
@@ -83,6 +84,8 @@ class GroupKey(NamedTuple):
     """IPv4 routes may have an IPv6 next hop (RFC 8950)."""
     link_local: Address | None = None
     """Our address on the peer's link, sent beside the global one."""
+    knows_long_lived: bool = False
+    """Long-lived stale routes may be advertised (RFC 9494 §4.3)."""
 
 
 def group_keys(peer: Peer, policy: RoutePolicy | None = None) -> dict[Family, GroupKey]:
@@ -106,6 +109,7 @@ def group_keys(peer: Peer, policy: RoutePolicy | None = None) -> dict[Family, Gr
                 family in peer.add_path_send,
                 family in peer.extended_next_hop,
                 peer.link_local,
+                peer.knows_long_lived,
             )
     return found
 
@@ -117,6 +121,8 @@ def protocol_refusal(path: Path, group: GroupKey, from_client: bool = False) -> 
         return ExportRefusal.INTERNAL
     if communities and NO_ADVERTISE in communities:
         return ExportRefusal.NO_ADVERTISE
+    if communities and LLGR_STALE in communities and not group.knows_long_lived:
+        return ExportRefusal.LONG_LIVED
     if not group.ibgp:
         if communities and not STAYS_INSIDE.isdisjoint(communities):
             return ExportRefusal.NO_EXPORT

@@ -10,7 +10,8 @@ Then the peer's filters accept, alter or reject; without a match a path is
 accepted as it is (calico.md §2.8). Adj-RIB-In keeps what was received, so that another filter needs no session.
 
 A path with GRACEFUL_SHUTDOWN gets LOCAL_PREF 0, from whichever peer it comes (RFC 8326 §4.2): a node of this cluster
-that is drained says it to internal peers. Called by ``rib.router``; ``bgpctl why`` prints the refusals.
+that is drained says it to internal peers. A stale path that outlives its peer's restart time is the last resort
+(RFC 9494). Called by ``rib.router``; ``bgpctl why`` prints the refusals.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from bgpd.rules.filters import Chain, Subject, Verdict, operated
 from bgpd.rules.policy import RoutePolicy
 
 GRACEFUL_SHUTDOWN = 0xFFFF0000
+LLGR_STALE, NO_LLGR = 0xFFFF0006, 0xFFFF0007
 DEFAULT_LOCAL_PREF = 100
 
 
@@ -112,6 +114,17 @@ def altered(path: Path, operations: tuple[Operation, ...]) -> Path:
 def rejected(verdict: Verdict | None) -> bool:
     """Whether a filter's verdict is no."""
     return verdict is not None and verdict.action is Action.REJECT
+
+
+def long_lived(path: Path) -> Path | None:
+    """A stale path as it is used after its peer's restart time: with LLGR_STALE, by which all know it; ``None`` for one
+    that its origin wants to go then, by NO_LLGR (RFC 9494 §4.2)."""
+    communities = path.attributes.communities
+    if NO_LLGR in communities:
+        return None
+    if LLGR_STALE in communities:
+        return path
+    return path._replace(attributes=replace(path.attributes, communities=(*communities, LLGR_STALE)))
 
 
 def received(path: Path) -> Path:

@@ -224,6 +224,7 @@ class _Peering:
             extended_next_hop=options.extended_next_hop,
             reachable_by=settings.reachable_by,
             restart_time=RESTART_TIME if wish is None else int(wish + 0.5),
+            long_lived_stale_time=options.long_lived_stale_time,
             max_prefixes=options.max_prefixes,
             bfd=self.bfd(name, wanted, options),
         )
@@ -354,6 +355,7 @@ class _Peering:
             add_path=options.add_path,
             extended_next_hop=options.extended_next_hop,
             asns=frozenset(of.asns),
+            long_lived_stale_time=options.long_lived_stale_time,
             max_prefixes=options.max_prefixes,
             bfd=None if options.bfd is None else options.bfd.options,
         )

@@ -37,6 +37,7 @@ _NAMES = {
     "hold_time": "hold_s",
     "keepalive_time": "keepalive_s",
     "restart_time": "graceful_restart_s",
+    "long_lived_stale_time": "long_lived_stale_s",
     "client": "route_reflector_client",
 }
 """Fields of ``PeerConfig`` and ``PeerPolicy`` that the document calls otherwise."""

@@ -29,6 +29,8 @@ WELL_KNOWN = {
     0xFFFFFF02: "no-advertise",
     0xFFFFFF04: "no-peer",
     0xFFFF0000: "graceful-shutdown",
+    0xFFFF0006: "llgr-stale",
+    0xFFFF0007: "no-llgr",
 }
 
 

@@ -188,6 +188,7 @@ def _peer_document(session: Session, asn: int, internal: bool) -> Json:
         "allow_own_as": policy.allow_own_as,
         "filters": list(policy.filters),
         "reachable_by": None if config.reachable_by is None else address_text(config.reachable_by),
+        **({"long_lived_stale_s": config.long_lived_stale_time} if config.long_lived_stale_time else {}),
         **({} if config.bfd is None else {"bfd": bfd_document(config.bfd)}),
     }
 

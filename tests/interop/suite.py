@@ -344,12 +344,15 @@ class Interop:
             far.announce(f"192.168.{number}.0/24")
         peer, other = far.peers
         ground.bgpd.wait(
-            lambda: (
-                {"direction": "sent", "code": 6, "subcode": 1, "count": 1}
+            # With the N bit (RFC 8538) as a Hard Reset.
+            lambda: any(
+                {"direction": "sent", "code": 6, "subcode": subcode, "count": 1}
                 in ground.bgpd.peers()[peer]["notifications"]
+                for subcode in (1, 9)
             ),
             "Cease, maximum number of prefixes reached",
         )
+        assert "6/1" in ground.bgpd.peers()[peer]["last_error"]
         assert "prefixes" in ground.bgpd.peers()[peer]["last_error"]
         ground.wait_kernel("fd07::/64", without=["192.168.7.0/24", "192.168.100.0/24", "192.168.109.0/24"])
         assert not any(ground.bgpd.peers()[other]["flaps"].values())

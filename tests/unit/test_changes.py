@@ -305,7 +305,7 @@ def test_every_field_is_reported_and_resets_as_the_session_has_it(planned: Any) 
         "port": 180, "asn": 1, "local_asn": 2, "router_id": b"\1\1\1\1", "local_address": None, "interface": "x",
         "next_hops": {Family.IPV6: bytes(16)}, "families": frozenset(Family), "passive": True, "hold_time": 9.5,
         "keepalive_time": 3.0, "password": "p", "ttl_security": 3, "add_path": False, "extended_next_hop": True,
-        "reachable_by": b"\1\1\1\1", "restart_time": 1, "max_prefixes": 5,
+        "reachable_by": b"\1\1\1\1", "restart_time": 1, "max_prefixes": 5, "long_lived_stale_time": 60,
         "address": b"\1\1\1\1", "bfd": BfdOptions(),
     }  # fmt: skip
     assert {*made, "id", "kind", "source", "asns"} == {field.name for field in fields(PeerConfig)}

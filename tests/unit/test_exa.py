@@ -9,6 +9,7 @@ import pytest
 
 from bgpd.bgp.wire.exa.attributes import LISTS, Codec
 from bgpd.bgp.wire.exa.messages import (
+    Cease,
     Notification,
     ProtocolError,
     RefreshKind,
@@ -16,9 +17,17 @@ from bgpd.bgp.wire.exa.messages import (
     decode_refresh,
     encode_notification,
     encode_refresh,
+    hard_reset,
     shutdown,
 )
-from bgpd.bgp.wire.exa.open import Capabilities, GracefulRestart, OpenMessage, decode_open, encode_open
+from bgpd.bgp.wire.exa.open import (
+    Capabilities,
+    GracefulRestart,
+    LongLived,
+    OpenMessage,
+    decode_open,
+    encode_open,
+)
 from bgpd.model.prefix import Family, parse_address
 from bgpd.model.route import AsPath, Attributes, Origin, SegmentType
 
@@ -31,9 +40,11 @@ FULL = OpenMessage(
         families=BOTH,
         asn4=4200000001,
         route_refresh=True,
-        graceful_restart=GracefulRestart(True, 120, {Family.IPV4: True, Family.IPV6: False}),
+        graceful_restart=GracefulRestart(
+            True, 120, {Family.IPV4: True, Family.IPV6: False}, notification=True
+        ),
         enhanced_refresh=True,
-        long_lived=True,
+        long_lived={Family.IPV4: LongLived(True, 3600), Family.IPV6: LongLived(False, 0xFFFFFE)},
         add_path={Family.IPV4: 1, Family.IPV6: 3},
         extended_next_hop=frozenset({Family.IPV4}),
     ),
@@ -57,12 +68,41 @@ def test_capabilities_in_words() -> None:
         "4-octet AS 4200000001",
         "route refresh",
         "enhanced route refresh",
-        "graceful restart 120 s ipv4,ipv6 (not kept), restarted",
-        "long-lived graceful restart",
+        "graceful restart 120 s ipv4,ipv6 (not kept), restarted, also after a NOTIFICATION",
+        "long-lived graceful restart ipv4 3600 s, ipv6 16777214 s",
         "add-path receive ipv4",
         "add-path send and receive ipv6",
         "IPv6 next hops for ipv4",
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "families"),
+    [
+        (b"", {}),
+        (b"\0\1\1\x80\0\x0e\x10", {Family.IPV4: LongLived(True, 3600)}),
+        (b"\0\x19\x41\x80\0\0\1" + b"\0\2\1\x7f\1\0\0", {Family.IPV6: LongLived(False, 65536)}),
+        (b"\0\1\1\x80\0\x0e", {}),  # cut off: as if it named no family
+    ],
+)
+def test_long_lived_graceful_restart_as_it_comes(value: bytes, families: dict[Family, LongLived]) -> None:
+    """RFC 9494 §3.1."""
+    capabilities = decode_open(_open_with(bytes((71, len(value))) + value)).capabilities
+    assert capabilities.long_lived == families
+    assert capabilities.others == ()
+
+
+def test_a_hard_reset_says_what_it_is_for() -> None:
+    """RFC 8538 §3.1."""
+    sent = hard_reset(shutdown(Cease.SHUTDOWN, "night"))
+    assert (sent.code, sent.subcode, sent.data) == (6, 9, b"\x06\x02\x05night")
+    assert str(sent) == "6/9 Hard Reset: 6/2 Administrative Shutdown: night"
+    heard = decode_notification(encode_notification(sent)[19:])
+    assert heard.is_hard_reset and heard.meant == shutdown(Cease.SHUTDOWN, "night")
+    for bare in (Notification(6, 9), Notification(6, 9, b"\x06"), Notification(4, 0)):
+        assert bare.meant is bare
+    assert str(Notification(6, 9)) == "6/9 Hard Reset"
+    assert "6/9 Hard Reset" in str(hard_reset(hard_reset(Notification(6, 3))))
 
 
 def _open_with(*capabilities: bytes) -> bytes:
@@ -179,9 +219,13 @@ def test_shutdown_text_cannot_forge_a_log_line() -> None:
 
 
 def test_capabilities_as_octets() -> None:
-    """RFC 7313 §3.1, RFC 9494 §4.2 without families, RFC 8950 §4 (AFI 1, SAFI 1 in two octets, next hop AFI 2)."""
+    """RFC 7313 §3.1, RFC 9494 §3.1, RFC 8950 §4 (AFI 1, SAFI 1 in two octets, next hop AFI 2)."""
     octets = encode_open(FULL)
-    for capability in (b"\x46\0", b"\x47\0", b"\x05\x06\0\1\0\1\0\2"):
+    for capability in (
+        b"\x46\0",
+        b"\x47\x0e\0\1\1\x80\0\x0e\x10\0\2\1\0\xff\xff\xfe",
+        b"\x05\x06\0\1\0\1\0\2",
+    ):
         assert bytes((2, len(capability))) + capability in octets
 
 

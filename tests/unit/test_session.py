@@ -21,7 +21,14 @@ from bgpd.bgp.wire.exa.messages import (
     encode_notification,
     encode_refresh,
 )
-from bgpd.bgp.wire.exa.open import Capabilities, GracefulRestart, OpenMessage, decode_open, encode_open
+from bgpd.bgp.wire.exa.open import (
+    Capabilities,
+    GracefulRestart,
+    LongLived,
+    OpenMessage,
+    decode_open,
+    encode_open,
+)
 from bgpd.bgp.wire.update import Framer, encode_announcements, end_of_rib, message
 from bgpd.model.peer import DownReason, Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, make_prefix, parse_address
@@ -55,6 +62,13 @@ OPEN = OpenMessage(
         graceful_restart=GracefulRestart(False, 120, {V4: True}),
     ),
 )
+KEEPS = replace(
+    OPEN,
+    capabilities=replace(
+        OPEN.capabilities, graceful_restart=GracefulRestart(False, 120, {V4: True}, notification=True)
+    ),
+)
+"""Keeps routes over a NOTIFICATION too (RFC 8538)."""
 PLAIN = replace(OPEN, capabilities=replace(OPEN.capabilities, graceful_restart=None))
 
 
@@ -130,9 +144,9 @@ def test_the_road_to_established() -> None:
     assert (opened.asn, opened.hold_time, opened.router_id) == (65000, 90, US)
     assert opened.capabilities.families == {V4} and opened.capabilities.asn4 == 65000
     assert opened.capabilities.route_refresh and opened.capabilities.enhanced_refresh
-    assert opened.capabilities.long_lived and opened.capabilities.add_path == {V4: 3}
+    assert opened.capabilities.long_lived == {} and opened.capabilities.add_path == {V4: 3}
     assert not opened.capabilities.extended_next_hop
-    assert opened.capabilities.graceful_restart == GracefulRestart(False, 120, {V4: True})
+    assert opened.capabilities.graceful_restart == GracefulRestart(False, 120, {V4: True}, notification=True)
     session.receive(connection, encode_open(OPEN), 0.2)
     assert session.state is SessionState.OPEN_CONFIRM
     assert sent(connection) == [(4, b"")]
@@ -821,18 +835,130 @@ def test_a_notification_in_the_backlog_counts(monkeypatch: pytest.MonkeyPatch) -
     assert ended(session.events()).down.reason is DownReason.NOTIFICATION_RX
 
 
+def _dead(session: Session) -> None:
+    session.path_down("no packet", True, 9.0)
+
+
 ORDERS: dict[str, tuple[Callable[[Session], None], tuple[int, int], DownReason, SessionState]] = {
     "removed": (lambda s: s.remove(9.0), (6, 3), DownReason.CONFIG, SessionState.DOWN),
     "shut down": (lambda s: s.shutdown("night", 9.0), (6, 2), DownReason.ADMIN, SessionState.DOWN),
     "reset": (lambda s: s.reset("", 9.0), (6, 4), DownReason.ADMIN, SessionState.ACTIVE),
     "limit": (lambda s: s.limit_exceeded(V4, 10, 9.0), (6, 1), DownReason.NOTIFICATION_TX, SessionState.IDLE),
     "changed": (
-        lambda s: s.configure(replace(CONFIG, hold_time=30.0), 9.0),
+        lambda s: s.configure(replace(CONFIG, local_asn=65001), 9.0),
         (6, 6),
         DownReason.CONFIG,
         SessionState.ACTIVE,
     ),
+    "dead": (
+        _dead,
+        (6, 10),
+        DownReason.BFD,
+        SessionState.ACTIVE,
+    ),
 }
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_hard_orders_take_all_along(name: str) -> None:
+    """Where NOTIFICATIONs keep routes, what must go goes by a Hard Reset around the real code (RFC 8538 §3)."""
+    order, code, reason, state = ORDERS[name]
+    session = make()
+    connection = dial(session)
+    up(session, connection, opened=KEEPS)
+    order(session)
+    told, down = notification(connection), ended(session.events()).down
+    if name == "reset":
+        assert (told.code, told.subcode) == code
+        assert (down.keep, down.keep_seconds) == ({V4}, 120.0), "the operator wants the session anew, no more"
+    else:
+        assert (told.code, told.subcode) == (6, 9) and (told.meant.code, told.meant.subcode) == code
+        assert (down.reason, down.keep, session.stale_until) == (reason, frozenset(), 0.0)
+        assert f"6/9 Hard Reset: {code[0]}/{code[1]} " in down.message
+    assert session.state is state
+    if name == "limit":
+        assert session.next_deadline() == 69.0, "what a Hard Reset stands for decides when to try again"
+
+
+@pytest.mark.parametrize(
+    ("opened", "silent"), [(OPEN, True), (KEEPS, False), (PLAIN, False)], ids=["restarts", "N bit", "neither"]
+)
+def test_a_change_of_the_session_alone_takes_no_routes_along(opened: OpenMessage, silent: bool) -> None:
+    """Where only a NOTIFICATION would take them, there is none."""
+    session = make()
+    connection = dial(session)
+    up(session, connection, opened=opened)
+    session.configure(replace(CONFIG, hold_time=30.0), 9.0)
+    assert sent(connection) == ([] if silent else [(3, b"\x06\x06")])
+    down = ended(session.events()).down
+    assert (down.reason, down.keep) == (DownReason.CONFIG, frozenset() if opened is PLAIN else {V4})
+    assert session.take_dial(9.0)
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [
+        (Notification(4, 0), True),
+        (Notification(3, 1), True),
+        (Notification(6, 2), True),
+        (Notification(6, 9), False),
+        (Notification(6, 9, b"\x06\x03"), False),
+    ],
+    ids=str,
+)
+def test_a_notification_keeps_the_routes_where_both_sides_say_so(told: Notification, kept: bool) -> None:
+    """RFC 8538 §4.1: all but a Hard Reset."""
+    for opened in (KEEPS, OPEN):
+        session = make()
+        connection = dial(session)
+        up(session, connection, opened=opened)
+        session.receive(connection, encode_notification(told), 1.0)
+        down = ended(session.events()).down
+        assert down.reason is DownReason.NOTIFICATION_RX
+        assert down.keep == (frozenset({V4}) if kept and opened is KEEPS else frozenset())
+
+
+def test_silence_keeps_the_routes_where_both_sides_say_so() -> None:
+    """RFC 8538 §4.1: a peer that hangs forwards on."""
+    session = make()
+    connection = dial(session)
+    up(session, connection, opened=KEEPS)
+    session.tick(90.0)
+    assert notification(connection) == Notification(4, 0)
+    down = ended(session.events()).down
+    assert (down.reason, down.keep, down.keep_seconds) == (DownReason.HOLD_TIMER, {V4}, 120.0)
+    assert session.take_dial(90.0)
+
+
+def test_an_error_of_the_peer_keeps_its_routes_where_both_sides_say_so() -> None:
+    session = make()
+    connection = dial(session)
+    up(session, connection, opened=KEEPS)
+    session.receive(connection, b"garbage of nineteen octets", 1.0)
+    down = ended(session.events()).down
+    assert (down.reason, down.keep) == (DownReason.NOTIFICATION_TX, {V4})
+    assert session.state is SessionState.IDLE
+
+
+def test_long_lives_are_the_shorter_of_what_both_want() -> None:
+    """RFC 9494 §4.2: the peer says how long, our configuration the most; without graceful restart there is none."""
+    asked = {V4: LongLived(True, 600), V6: LongLived(True, 600)}
+    opened = replace(OPEN, capabilities=replace(OPEN.capabilities, long_lived=asked))
+    for most, life in ((0, {}), (60, {V4: 60.0}), (3600, {V4: 600.0})):
+        session = make(replace(CONFIG, long_lived_stale_time=most))
+        connection = dial(session)
+        ours = connection.sent_open.capabilities.long_lived
+        assert ours == ({V4: LongLived(True, most)} if most else {})
+        peer = up(session, connection, opened=opened)
+        assert (peer.long_lived, peer.long_lived_preserved, peer.knows_long_lived) == (life, {V4}, True)
+        session.lost(connection, "reset", 50.0)
+        assert session.stale_until == 170.0 + life.get(V4, 0.0)
+    alone = replace(opened, capabilities=replace(opened.capabilities, graceful_restart=None))
+    session = make(replace(CONFIG, long_lived_stale_time=60))
+    peer = up(session, dial(session), opened=alone)
+    assert (peer.long_lived, peer.long_lived_preserved) == ({}, frozenset())
+    session = make()
+    assert not up(session, dial(session)).knows_long_lived
 
 
 @pytest.mark.parametrize("name", ORDERS)

@@ -207,7 +207,10 @@ async def test_two_speakers() -> None:
         one.shutdown(peer.id, "night")
         await until(lambda: theirs.downs and ours.downs)
         assert ours.downs[0].reason is DownReason.ADMIN
-        assert theirs.downs[0].message == "NOTIFICATION received 6/2 Administrative Shutdown: night"
+        assert (
+            theirs.downs[0].message
+            == "NOTIFICATION received 6/9 Hard Reset: 6/2 Administrative Shutdown: night"
+        )
         assert one.statuses()[0].state is SessionState.DOWN
         assert not one.send(peer, end_of_rib(V4))
         one.enable(peer.id)
@@ -233,7 +236,7 @@ async def test_configuration_leaves_what_is_equal() -> None:
         kept = ours.up[PeerId("peer3")]
         speaker.configure({PeerId("peer3"): config(2, 3)}, [address(2)], PORT)
         await until(lambda: four.downs)
-        assert four.downs[0].message == "NOTIFICATION received 6/3 Peer De-configured"
+        assert four.downs[0].message == "NOTIFICATION received 6/9 Hard Reset: 6/3 Peer De-configured"
         assert [down.reason for down in ours.downs] == [DownReason.CONFIG]
         speaker.configure({PeerId("peer3"): config(2, 3, source="renamed")}, [address(2), address(5)], PORT)
         assert speaker.peer(kept.id) is kept
@@ -298,7 +301,7 @@ async def test_a_neighbour_under_another_name_keeps_its_history_and_its_shutdown
         assert status.notifications["received", 6, 4] == 1
         opens = status.messages_received["OPEN"]
         assert opens >= 2
-        assert status.last_down == "NOTIFICATION sent 6/3 Peer De-configured"
+        assert status.last_down == "NOTIFICATION sent 6/9 Hard Reset: 6/3 Peer De-configured"
         assert status.last_down_at is not None and abs(status.last_down_at - time.time()) < 5
         await until(lambda: "b" in ours.up)
         assert speaker.statuses()[0].messages_received["OPEN"] > opens
@@ -565,7 +568,9 @@ async def test_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
         kept = ours.up[PeerId("peer4")]
         speaker.configure({PeerId("peer3"): config(2, 3, password="new"), **with_four}, [address(2)], PORT)
         await until(lambda: theirs.downs)
-        assert theirs.downs[0].message == "NOTIFICATION received 6/6 Other Configuration Change"
+        assert (
+            theirs.downs[0].message == "NOTIFICATION received 6/9 Hard Reset: 6/6 Other Configuration Change"
+        )
         await until(lambda: "TCP MD5" in speaker.statuses()[0].last_error)
         error = f"connect: {address_text(address(3))} port {PORT}: timed out; perhaps it has another TCP MD5 password"
         assert speaker.statuses()[0].last_error == error
@@ -716,10 +721,10 @@ async def test_dynamic_neighbours() -> None:
             peers[PeerId("peer4")] = config(2, 4, passive=True, asn=65001)
             assert speaker.configure(peers, [address(2)], PORT, [wider]) == {name[4]}
             await until(lambda: PeerId("peer4") in ours.up)
-            assert four.downs[0].message == "NOTIFICATION received 6/3 Peer De-configured"
+            assert four.downs[0].message == "NOTIFICATION received 6/9 Hard Reset: 6/3 Peer De-configured"
             assert speaker.configure(peers, [address(2)], PORT) == {name[3]}
             await until(lambda: three.downs)
-            assert three.downs[0].message == "NOTIFICATION received 6/3 Peer De-configured"
+            assert three.downs[0].message == "NOTIFICATION received 6/9 Hard Reset: 6/3 Peer De-configured"
             assert len(speaker.statuses()) == 2 and PeerId("peer4") in ours.up
 
 

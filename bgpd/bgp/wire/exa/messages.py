@@ -31,7 +31,7 @@ FAMILY = {pair: family for family, pair in FAMILIES.items()}
 
 
 class Cease:
-    """Subcodes of NOTIFICATION 6 (RFC 4486, RFC 9384)."""
+    """Subcodes of NOTIFICATION 6 (RFC 4486, RFC 8538, RFC 9384)."""
 
     MAX_PREFIXES = 1
     SHUTDOWN = 2
@@ -41,6 +41,7 @@ class Cease:
     CONFIG_CHANGE = 6
     COLLISION = 7
     OUT_OF_RESOURCES = 8
+    HARD_RESET = 9
     BFD_DOWN = 10
 
 
@@ -51,6 +52,18 @@ class Notification:
     code: int
     subcode: int
     data: bytes = b""
+
+    @property
+    def is_hard_reset(self) -> bool:
+        """Whether it ends what graceful restart would keep (RFC 8538 §3)."""
+        return (self.code, self.subcode) == (6, Cease.HARD_RESET)
+
+    @property
+    def meant(self) -> Notification:
+        """What a Hard Reset encapsulates (RFC 8538 §3.1); any other is itself."""
+        if self.is_hard_reset and len(self.data) >= 2:
+            return Notification(self.data[0], self.data[1], self.data[2:])
+        return self
 
     @property
     def shutdown_text(self) -> str:
@@ -69,11 +82,18 @@ class Notification:
         key = (self.code, self.subcode)
         subcode = ExaNotification._str_subcode.get(key) or _MORE_SUBCODES.get(key, "")
         words = f"{self.code}/{self.subcode} {subcode if self.subcode and subcode else code}"
+        if (meant := self.meant) is not self:
+            return f"{words}: {meant}"
         return f"{words}: {self.shutdown_text}" if self.shutdown_text else words
 
 
 _MORE_CODES = {7: "ROUTE-REFRESH message error"}
 _MORE_SUBCODES = {(6, 9): "Hard Reset", (6, 10): "BFD Down"}
+
+
+def hard_reset(meant: Notification) -> Notification:
+    """A Cease that ends what graceful restart would keep, with what it is for (RFC 8538 §3.1)."""
+    return Notification(6, Cease.HARD_RESET, bytes((meant.code, meant.subcode)) + meant.data)
 
 
 def shutdown(subcode: int, text: str) -> Notification:

@@ -21,7 +21,7 @@ from exabgp.bgp.message.open.capability.nexthop import NextHop as NextHopCapabil
 from exabgp.bgp.message.open.capability.refresh import EnhancedRouteRefresh
 from exabgp.bgp.message.open.capability.refresh import RouteRefresh as RefreshCapability
 from exabgp.bgp.message.open.holdtime import HoldTime
-from exabgp.protocol.family import AFI
+from exabgp.protocol.family import AFI, SAFI
 
 from bgpd.bgp.wire.exa.messages import FAMILIES, FAMILY, ProtocolError, notify_text
 from bgpd.model.prefix import Address, Family, address_text
@@ -34,6 +34,17 @@ class GracefulRestart(NamedTuple):
     time: int
     families: Mapping[Family, bool]
     """Family -> whether forwarding state was kept (the F bit)."""
+    notification: bool = False
+    """Routes are also kept over a NOTIFICATION and the hold timer (the N bit, RFC 8538 §2)."""
+
+
+class LongLived(NamedTuple):
+    """One family of the capability for long-lived graceful restart (RFC 9494 §3.1)."""
+
+    preserved: bool
+    """Whether forwarding state was kept (the F bit)."""
+    time: int
+    """Seconds for which stale routes are to be kept after the restart time; three octets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +59,8 @@ class Capabilities:
     enhanced_refresh: bool = False
     """A refresh has a begin and an end (RFC 7313)."""
     graceful_restart: GracefulRestart | None = None
-    long_lived: bool = False
-    """Long-lived graceful restart (RFC 9494): from us, without families, that stale routes of others are understood."""
+    long_lived: Mapping[Family, LongLived] | None = None
+    """Long-lived graceful restart (RFC 9494); without families it says that stale routes of others are understood."""
     add_path: Mapping[Family, int] = field(default_factory=dict)
     """Family -> 1 wants to receive, 2 sends, 3 both (RFC 7911 §4)."""
     extended_next_hop: frozenset[Family] = frozenset()
@@ -70,9 +81,11 @@ class Capabilities:
             restart = self.graceful_restart
             kept = ",".join(f.label + ("" if kept else " (not kept)") for f, kept in restart.families.items())
             flag = ", restarted" if restart.restarted else ""
+            flag += ", also after a NOTIFICATION" if restart.notification else ""
             found.append(f"graceful restart {restart.time} s {kept or 'helper only'}{flag}")
-        if self.long_lived:
-            found.append("long-lived graceful restart")
+        if self.long_lived is not None:
+            times = [f"{family.label} {life.time} s" for family, life in sorted(self.long_lived.items())]
+            found.append(f"long-lived graceful restart {', '.join(times) or 'understood'}")
         directions = {1: "receive", 2: "send", 3: "send and receive"}
         found += [f"add-path {directions.get(bits, bits)} {f.label}" for f, bits in self.add_path.items()]
         found += [f"IPv6 next hops for {family.label}" for family in sorted(self.extended_next_hop)]
@@ -90,14 +103,32 @@ class OpenMessage:
 
 
 _LONG_LIVED = 71
-_RESTARTED, _FORWARDING = Graceful.RESTART_STATE, Graceful.FORWARDING_STATE
+_RESTARTED, _NOTIFICATION, _FORWARDING = Graceful.RESTART_STATE, 0x04, Graceful.FORWARDING_STATE
 
 
-class _Empty(Capability):  # type: ignore[misc]
-    """A capability that ExaBGP does not know, without a value."""
+class _LongLivedCapability(Capability):  # type: ignore[misc]
+    """Long-lived graceful restart (RFC 9494 §3.1), which ExaBGP does not know."""
+
+    def __init__(self, families: Mapping[Family, LongLived]) -> None:
+        self._value = b"".join(
+            struct.pack(
+                "!HBBBH", family, 1, _FORWARDING * life.preserved, life.time >> 16, life.time & 0xFFFF
+            )
+            for family, life in sorted(families.items())
+        )
 
     def extract(self) -> list[bytes]:
-        return [b""]
+        return [self._value]
+
+
+def _long_lived(value: bytes) -> dict[Family, LongLived]:
+    """The families of the capability that we know; none of one that is no whole number of them."""
+    found: dict[Family, LongLived] = {}
+    if len(value) % 7 == 0:
+        for afi, safi, flags, high, low in struct.iter_unpack("!HBBBH", value):
+            if (family := FAMILY.get((AFI.create(afi), SAFI.create(safi)))) is not None:
+                found[family] = LongLived(bool(flags & _FORWARDING), high << 16 | low)
+    return found
 
 
 def encode_open(message: OpenMessage) -> bytes:
@@ -118,7 +149,7 @@ def encode_open(message: OpenMessage) -> bytes:
             (*FAMILIES[family], _FORWARDING if flag else 0)
             for family, flag in sorted(restart.families.items())
         ]
-        flags = _RESTARTED if restart.restarted else 0
+        flags = _RESTARTED * restart.restarted | _NOTIFICATION * restart.notification
         sent[Capability.CODE.GRACEFUL_RESTART] = Graceful().set(flags, restart.time, kept)
     if wanted.asn4 is not None:
         sent[Capability.CODE.FOUR_BYTES_ASN] = ASN4(wanted.asn4)
@@ -131,8 +162,8 @@ def encode_open(message: OpenMessage) -> bytes:
         sent[Capability.CODE.NEXTHOP] = NextHopCapability(
             [(*FAMILIES[family], AFI.ipv6) for family in sorted(wanted.extended_next_hop)]
         )
-    if wanted.long_lived:
-        sent[_LONG_LIVED] = _Empty()
+    if wanted.long_lived is not None:
+        sent[_LONG_LIVED] = _LongLivedCapability(wanted.long_lived)
     router_id = RouterID(address_text(message.router_id))
     return bytes(Open(Version(4), ASN(message.asn), HoldTime(message.hold_time), router_id, sent).message())
 
@@ -146,10 +177,10 @@ def decode_open(body: bytes) -> OpenMessage:
     if body and body[0] != 4:
         # The data is the newest version we speak (RFC 4271 §6.2).
         raise ProtocolError(2, 1, f"version {body[0]}, expected 4", b"\x00\x04")
-    used, unused = _used_capabilities(body[9:])
+    used, unused, long_lived = _used_capabilities(body[9:])
     try:
         message = Open.unpack_message(body[:9] + _optional_parameters(used), Direction.IN, None)
-        capabilities = _capabilities(message.capabilities, unused)
+        capabilities = _capabilities(message.capabilities, unused, long_lived)
     except Notify as error:
         raise ProtocolError(error.code, error.subcode, notify_text(error)) from error
     except Exception as error:
@@ -172,7 +203,7 @@ _LENGTH_OF_CAPABILITY: Mapping[int, tuple[int, int]] = {
     int(Capability.CODE.ENHANCED_ROUTE_REFRESH): (0, 0),  # RFC 7313 §3.1
 }
 """Capabilities that we use: code -> (octets at least, octets of each entry beyond; 0 where there are none)."""
-_PRESENT = frozenset((int(Capability.CODE.ROUTE_REFRESH_CISCO), _LONG_LIVED))
+_PRESENT = frozenset((int(Capability.CODE.ROUTE_REFRESH_CISCO),))
 """Of these we ask only whether they are there."""
 _CAPABILITIES = 2
 """The optional parameter that holds capabilities (RFC 5492 §4)."""
@@ -199,12 +230,14 @@ def _parameters(octets: bytes) -> Iterator[tuple[int, bytes]]:
         position = after
 
 
-def _used_capabilities(octets: bytes) -> tuple[list[bytes], list[int]]:
-    """From the octet of the parameters' length on: the capabilities that we use, whole, in order, and the codes of the
-    others. ``ProtocolError`` 2/4 for a parameter that holds no capabilities (RFC 4271 §6.2; type 1 is deprecated
-    since then), 2/0 for a capability that we use and that is malformed."""
+def _used_capabilities(octets: bytes) -> tuple[list[bytes], list[int], dict[Family, LongLived] | None]:
+    """From the octet of the parameters' length on: the capabilities that ExaBGP reads, whole, in order, the codes of
+    those that nobody does, and long-lived graceful restart. ``ProtocolError`` 2/4 for a parameter that holds no
+    capabilities (RFC 4271 §6.2; type 1 is deprecated since then), 2/0 for a capability that we use and that is
+    malformed."""
     used: list[bytes] = []
     unused: list[int] = []
+    long_lived: dict[Family, LongLived] | None = None
     for kind, value in _parameters(octets):
         if kind != _CAPABILITIES:
             raise ProtocolError(2, 4, f"optional parameter {kind}")
@@ -223,10 +256,12 @@ def _used_capabilities(octets: bytes) -> tuple[list[bytes], list[int]]:
                 used.append(value[position:after])
             elif code in _PRESENT and whole:
                 used.append(bytes((code, 0)))
+            elif code == _LONG_LIVED and whole:
+                long_lived = _long_lived(value[start:after])
             else:
                 unused.append(code)
             position = after
-    return used, unused
+    return used, unused, long_lived
 
 
 def _optional_parameters(capabilities: list[bytes]) -> bytes:
@@ -237,7 +272,9 @@ def _optional_parameters(capabilities: list[bytes]) -> bytes:
     return struct.pack("!BBH", 255, 255, len(parameters)) + parameters if parameters else b"\0"
 
 
-def _capabilities(received: Any, unused: list[int]) -> Capabilities:
+def _capabilities(
+    received: Any, unused: list[int], long_lived: Mapping[Family, LongLived] | None
+) -> Capabilities:
     code = Capability.CODE
     restart = received.get(code.GRACEFUL_RESTART)
     asn4 = received.get(code.FOUR_BYTES_ASN)
@@ -247,13 +284,14 @@ def _capabilities(received: Any, unused: list[int]) -> Capabilities:
         asn4=None if asn4 is None else int(asn4),
         route_refresh=code.ROUTE_REFRESH in received,
         enhanced_refresh=code.ENHANCED_ROUTE_REFRESH in received,
-        long_lived=_LONG_LIVED in received,
+        long_lived=long_lived,
         graceful_restart=None
         if restart is None
         else GracefulRestart(
             restarted=bool(restart.restart_flag & _RESTARTED),
             time=int(restart.restart_time),
             families={FAMILY[f]: bool(flag & _FORWARDING) for f, flag in restart.items() if f in FAMILY},
+            notification=bool(restart.restart_flag & _NOTIFICATION),
         ),
         add_path={
             FAMILY[f]: int(bits)
