@@ -18,8 +18,8 @@ floor  rooms
 2      ``rib`` the tables and their single writer: events in, changes out;
        ``fib`` keeps the kernel equal to what is wanted
 1      ``rules`` the decisions, pure
-0      ``model`` the words: frozen values; ``config`` this node's YAML; ``lean_import`` a corner of a large package;
-       ``descriptors`` how many there are, and for whom the last are kept
+0      ``model`` the words: frozen values; ``config`` this node's YAML; ``events`` what the log says;
+       ``lean_import`` a corner of a large package; ``descriptors`` how many there are, and for whom the last are kept
 =====  ====================================================================================================
 
 RFCs followed: 4271 (BGP-4), 4760 (multiprotocol), 6793 (four-octet AS), 4456 (route reflection), 2918 and 7313 (route

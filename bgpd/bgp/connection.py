@@ -49,6 +49,7 @@ from bgpd.bgp.wire.exa.open import (
 from bgpd.bgp.wire.held import Held
 from bgpd.bgp.wire.update import HEADER, Decoder, Framer, message_types
 from bgpd.bgp.wire.update import message as whole_message
+from bgpd.events import event, failure
 from bgpd.model.peer import DownReason, Peer, PeerConfig
 from bgpd.model.prefix import Address, Family, address_text
 from bgpd.model.route import BeginRefresh, EndRefresh, RibEvent
@@ -229,10 +230,10 @@ class Connection:
                     break
                 else:
                     self._budget -= _COST_OF_KEEPALIVE if kind == KEEPALIVE else _COST_OF_MESSAGE
-                    event = self._handle(kind, body)
-                    if event is not None:
+                    outcome = self._handle(kind, body)
+                    if outcome is not None:
                         self.work_due = self._budget <= 0 and self.closure is None
-                        return event
+                        return outcome
                 if self._budget <= 0:
                     self.work_due = self.closure is None
                     break
@@ -240,7 +241,12 @@ class Connection:
             self.close(error.notification, DownReason.NOTIFICATION_TX, str(error))
         except Exception as error:
             # Whatever a peer manages to trip must not end more than its own session.
-            log.exception("bug in decoding peer=%s message=%s", self.config.id, MESSAGE_NAMES.get(kind, kind))
+            failure(
+                log,
+                "decoding_failed",
+                peer=self.config.id,
+                kind=MESSAGE_NAMES.get(kind, str(kind)),
+            )
             code = {OPEN: (2, 0), UPDATE: (3, 1)}.get(kind, (1, 0))
             self.close(Notification(*code), DownReason.NOTIFICATION_TX, f"internal error: {error!r}")
         finally:
@@ -504,4 +510,4 @@ class Connection:
             if now >= self._quiet_until:
                 self._quiet_until = now + LOG_EVERY
                 cause = self._decoder.cache.last_error or "attributes discarded"
-                log.warning("event=malformed_updates peer=%s count=%d last=%r", self.config.id, new, cause)
+                event(log, "malformed_updates", logging.WARNING, peer=self.config.id, count=new, last=cause)

@@ -41,6 +41,7 @@ from bgpd.bgp.frozen import (
 from bgpd.bgp.outbound import UNKNOWN, Earlier, Outbound
 from bgpd.bgp.wire.exa.messages import KEEPALIVE_MESSAGE, Cease, Notification, encode_notification
 from bgpd.bgp.wire.update import encode_announcements, end_of_rib
+from bgpd.events import event
 from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix, is_address, parse_address
 from bgpd.model.route import Path
@@ -409,4 +410,4 @@ def earlier(document: Document, frozen: FrozenSession) -> dict[Family, Earlier]:
 
 def not_taken(peer: str, why: str) -> None:
     """A session falls back to graceful restart, by name."""
-    log.warning("event=session_not_taken_over peer=%s cause=%r", peer, why)
+    event(log, "session_not_taken_over", logging.WARNING, peer=peer, cause=why)

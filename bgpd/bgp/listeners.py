@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from bgpd.bgp.protection import Keyring, Net
 from bgpd.bgp.transport import BACKLOG, listening_socket
+from bgpd.events import event
 from bgpd.model.prefix import Address, address_text, family_of
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class Listeners:
                 self._keyrings.pop(place, None)
                 cause = error.strerror or str(error)
                 if error.errno == errno.EAFNOSUPPORT:
-                    log.warning("event=not_listening address=%s cause=%r", address, cause)
+                    event(log, "not_listening", logging.WARNING, address=address, cause=cause)
                     await self._settle(place)
                 taken = error.errno == errno.EADDRINUSE
                 (self._taken.add if taken else self._taken.discard)(place)
@@ -116,7 +117,7 @@ class Listeners:
                 message = f"{what}: {address} port {port}: {cause}"
                 if self._errors.get(place) != message:
                     self._errors[place] = message
-                    log.error("event=not_listening address=%s port=%d cause=%r", address, port, cause)
+                    event(log, "not_listening", logging.ERROR, address=address, port=port, cause=cause)
                     self._review()
                 await asyncio.sleep(RETRY)
                 continue
@@ -126,7 +127,7 @@ class Listeners:
         try:
             await server.start_serving()
             sock.listen(BACKLOG)
-            log.info("event=listening address=%s port=%d", address, port)
+            event(log, "listening", address=address, port=port)
             await self._settle(place)
         finally:
             self._keyrings.pop(place, None)

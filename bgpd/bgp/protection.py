@@ -24,6 +24,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from bgpd.events import event
 from bgpd.model.peer import PeerConfig
 from bgpd.model.prefix import Family, Prefix, family_of, host_prefix, is_host, network_address, prefix_text
 
@@ -154,7 +155,7 @@ class Keyring:
             try:
                 set_key(self.socket, net, None)
             except OSError as error:
-                log.error("event=key_not_removed peers=%s cause=%r", prefix_text(*net), _words(error))
+                event(log, "key_not_removed", logging.ERROR, peers=prefix_text(*net), cause=_words(error))
         self.errors = {net: why for net, why in self.errors.items() if net in wanted}
         for net, password in wanted.items():
             if self._held.get(net) == password:
@@ -165,7 +166,7 @@ class Keyring:
                 self._held.pop(net, None)
                 if self.errors.get(net) != _words(error):
                     self.errors[net] = _words(error)
-                    log.error("event=key_not_set peers=%s cause=%r", prefix_text(*net), _words(error))
+                    event(log, "key_not_set", logging.ERROR, peers=prefix_text(*net), cause=_words(error))
             else:
                 self._held[net] = password
                 self.errors.pop(net, None)

@@ -35,6 +35,7 @@ from bgpd.bgp.frozen import SOFT, Ends, FrozenRib, FrozenSession, Unfit, config_
 from bgpd.bgp.wire.exa.messages import Cease, Notification, ProtocolError, shutdown
 from bgpd.bgp.wire.held import Held
 from bgpd.bgp.wire.update import Framer
+from bgpd.events import Seconds, event
 from bgpd.model.peer import Down, DownReason, Peer, PeerConfig, PeerKind
 from bgpd.model.prefix import Address, Family, address_text
 from bgpd.model.status import SessionState
@@ -338,11 +339,12 @@ class Session:
             self.fall = Trouble(frozen.last_down, now - frozen.last_down_seconds)
         self.connections.append(connection)
         self._events.append(Resumed(connection.peer))
-        log.info(
-            "event=session_taken_over peer=%s address=%s up=%.0fs",
-            self.config.id,
-            address_text(self.config.address),
-            frozen.connection.up_seconds,
+        event(
+            log,
+            "session_taken_over",
+            peer=self.config.id,
+            address=address_text(self.config.address),
+            up=Seconds(frozen.connection.up_seconds, 0),
         )
         return connection
 
@@ -510,14 +512,15 @@ class Session:
         self._restarted = False
         if self.last_error.startswith(CONNECT):
             self.trouble = Trouble()  # it was only not there yet
-        log.info(
-            "event=peer_up peer=%s address=%s asn=%d families=%s hold_time=%g direction=%s",
-            self.config.id,
-            address_text(self.config.address),
-            self.config.asn,
-            ",".join(family.label for family in sorted(peer.families)),
-            peer.hold_time,
-            "out" if connection.outgoing else "in",
+        event(
+            log,
+            "peer_up",
+            peer=self.config.id,
+            address=address_text(self.config.address),
+            asn=self.config.asn,
+            families=[family.label for family in sorted(peer.families)],
+            hold_time=peer.hold_time,
+            direction="out" if connection.outgoing else "in",
         )
 
     def _close(
@@ -575,12 +578,14 @@ class Session:
             self.fall = Trouble(message, now)
             longest = max(peer.long_lived.values(), default=0.0)
             self.stale_until = now + down.keep_seconds + longest if down.keep else 0.0
-            log.warning(
-                "event=peer_down peer=%s reason=%s message=%r kept=%s",
-                self.config.id,
-                closure.reason.value,
-                message,
-                ",".join(family.label for family in sorted(down.keep)) or "none",
+            event(
+                log,
+                "peer_down",
+                logging.WARNING,
+                peer=self.config.id,
+                reason=closure.reason.value,
+                message=message,
+                kept=[family.label for family in sorted(down.keep)],
             )
             if now - connection.established_at >= STABLE:
                 self._attempts = self._errors = 0
@@ -617,7 +622,7 @@ class Session:
     def _error(self, message: str, now: float, *, quiet: bool = False) -> None:
         before, self.trouble = self.trouble, Trouble(message, now)
         if message != before.text and not quiet:
-            log.info("event=peer_not_up peer=%s cause=%r", self.config.id, message)
+            event(log, "peer_not_up", peer=self.config.id, cause=message)
 
 
 def _count_messages(octets: bytes) -> int:

@@ -34,6 +34,7 @@ from bgpd.bgp.runner import Runner, now
 from bgpd.bgp.session import Session
 from bgpd.bgp.transport import Link
 from bgpd.bgp.wire.exa.messages import Cease, Notification, encode_notification
+from bgpd.events import event
 from bgpd.model.peer import DynamicRange, Peer, PeerConfig, PeerId
 from bgpd.model.prefix import (
     Address,
@@ -505,7 +506,7 @@ class Speaker:
                     f"the listen range {prefix_text(*neighbour.range)} has {neighbour.limit} sessions already",
                 )
             runner = self._add(config, neighbour.range)
-            log.info("event=neighbour_came peer=%s range=%s", config.id, prefix_text(*neighbour.range))
+            event(log, "neighbour_came", peer=config.id, range=prefix_text(*neighbour.range))
         return runner, ""
 
     def _meet_again(self, frozen: FrozenSession, address: Address) -> None:
@@ -556,11 +557,11 @@ class Speaker:
         if (words := self._shutdowns.pop(old, None)) is not None:
             self._shutdowns[new] = words
             after.session.shutdown(words, now())
-        log.info("event=peer_renamed peer=%s before=%s", new, old)
+        event(log, "peer_renamed", peer=new, before=old)
 
     def _removed(self, runner: Runner) -> None:
         runner.stop()
-        log.info("event=peer_removed peer=%s", runner.session.config.id)
+        event(log, "peer_removed", peer=runner.session.config.id)
 
     def _key_error(self, address: Address) -> str:
         net = self._admission.net(address)
@@ -580,7 +581,7 @@ class Speaker:
         at = now()
         if at - self._reject_logged >= REJECT_LOG:
             count = self._rejected
-            log.warning("event=connection_rejected address=%s count=%d cause=%r", address, count, cause)
+            event(log, "connection_rejected", logging.WARNING, address=address, count=count, cause=cause)
             self._rejected, self._reject_logged = 0, at
 
     def _reject(self, link: Link, refusal: Notification | None, cause: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from bgpd.bgp.outbound import Outbound
 from bgpd.bgp.speaker import Speaker
 from bgpd.daemon.intent import Intent
+from bgpd.events import event
 from bgpd.model.doors import Impossible
 from bgpd.model.peer import PeerId
 from bgpd.model.status import PeerAction
@@ -41,7 +42,7 @@ class Shutdowns:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, AttributeError) as error:
-            log.warning("event=state_unreadable file=%s error=%r", self._file, str(error))
+            event(log, "state_unreadable", logging.WARNING, file=self._file, error=str(error))
             return {}
 
     def write(self, shutdowns: Mapping[PeerId, str]) -> None:
@@ -102,5 +103,5 @@ class Orders:
             self.shutdowns.write(self.speaker.shutdowns)
         except OSError as error:
             why = f"{error.filename or self.shutdowns.directory}: {error.strerror}"
-            log.warning("event=state_not_kept cause=%r", why)
+            event(log, "state_not_kept", logging.WARNING, cause=why)
             raise Impossible(f"{otherwise}: {why}") from None

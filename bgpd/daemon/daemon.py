@@ -41,6 +41,7 @@ from bgpd.daemon.upgrade import Upgrade, gone
 from bgpd.daemon.writing import Writing
 from bgpd.datastore.chosen import make_datastore
 from bgpd.descriptors import raise_limit
+from bgpd.events import event
 from bgpd.fib.programmer import Programming
 from bgpd.kernel.kernel import Kernel, KernelHandler
 from bgpd.model.doors import Impossible
@@ -162,7 +163,7 @@ class Daemon:
             self._take_control(Claim(config.api.socket))
         try:
             self.local_changed()
-            log.info("event=started version=%s node=%s adopted=%d", __version__, config.node, adopted)
+            event(log, "started", version=__version__, node=config.node, adopted=adopted)
             gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)
             gc.enable()
@@ -195,7 +196,7 @@ class Daemon:
             ]
             await self._stopping.wait()
             self._upgrade.store()
-            log.info("event=stopping routes=kept")
+            event(log, "stopping", routes="kept")
             for task in tasks:
                 task.cancel()
 
@@ -254,7 +255,7 @@ class Daemon:
         async for snapshot in datastore.watch():
             before, counted = counted, dict(datastore.status().events)
             if words := resource_changes(before, counted):
-                log.info("event=resources_changed what=%r", words)
+                event(log, "resources_changed", what=words)
             if self._take_over_wanted and not await self._take_over():
                 return
             self._intent.snapshot = snapshot
@@ -319,14 +320,14 @@ class Daemon:
         now = time.monotonic()
         self._router.received(peer, events, now)
         self._convergence.said(peer.id, now)
-        for event in events:
-            if isinstance(event, EndOfRib | EndRefresh):
-                self._convergence.heard(peer.id, event.family)
-                self._upgrade.heard(peer.id, event.family)
-            elif isinstance(event, Announce | Withdraw):
-                self._fibs[event.family].heard(now)
-                if isinstance(event, Withdraw):
-                    self._recently.withdrew(peer, event, now)
+        for each in events:
+            if isinstance(each, EndOfRib | EndRefresh):
+                self._convergence.heard(peer.id, each.family)
+                self._upgrade.heard(peer.id, each.family)
+            elif isinstance(each, Announce | Withdraw):
+                self._fibs[each.family].heard(now)
+                if isinstance(each, Withdraw):
+                    self._recently.withdrew(peer, each, now)
         self._turn.kick()
 
     def refresh_requested(self, peer: Peer, family: Family) -> None:
@@ -397,7 +398,7 @@ class OutOfResources:
             return
         self._count += 1
         if time.monotonic() >= self._logged + EXHAUSTED_AGAIN:
-            log.error("event=out_of_resources count=%d cause=%r", self._count, error.strerror)
+            event(log, "out_of_resources", logging.ERROR, count=self._count, cause=error.strerror)
             self._logged, self._count = time.monotonic(), 0
 
 

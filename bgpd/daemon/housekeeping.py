@@ -15,6 +15,7 @@ from bgpd.daemon.service_manager import ServiceManager
 from bgpd.daemon.startup import DEADLINE
 from bgpd.daemon.turn import Turn
 from bgpd.daemon.writing import Writing
+from bgpd.events import event
 from bgpd.observe.control_socket import AlreadyRunning, Claim
 from bgpd.views.live import Parts
 from bgpd.views.summary import Facts
@@ -96,9 +97,9 @@ class Housekeeping:
         try:
             if claim.renew():
                 await api.reopen()
-                log.warning("event=control_socket_renewed path=%s", claim.path)
+                event(log, "control_socket_renewed", logging.WARNING, path=claim.path)
                 self._control_error = ""
         except (AlreadyRunning, OSError) as error:
             if self._control_error != str(error):
                 self._control_error = str(error)
-                log.error("event=control_socket_lost cause=%r", str(error))
+                event(log, "control_socket_lost", logging.ERROR, cause=str(error))

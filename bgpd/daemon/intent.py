@@ -19,6 +19,7 @@ from bgpd.bgp.speaker import Speaker
 from bgpd.config.config import Config, Passwords
 from bgpd.config.reading import read_passwords
 from bgpd.daemon.startup import Convergence
+from bgpd.events import event
 from bgpd.kernel.kernel import Kernel
 from bgpd.model.peer import PeerId
 from bgpd.model.prefix import Address, Family
@@ -97,7 +98,7 @@ class Intent:
         self.peering = peering = peers(snapshot, self.config.node, self.config, self.passwords, self._here)
         for problem in peering.problems:
             if not before or problem not in before.problems:
-                log.warning("event=peering_problem source=%r cause=%r", problem.source, str(problem))
+                event(log, "peering_problem", logging.WARNING, source=problem.source, cause=str(problem))
 
     def engage(self) -> None:
         """The sessions that are wanted: dialled, waited for, or ended."""

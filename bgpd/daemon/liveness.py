@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from bgpd.bfd.speaker import Speaker as Bfd
 from bgpd.bgp.speaker import Speaker
+from bgpd.events import event
 from bgpd.kernel.kernel import Kernel
 from bgpd.model.bfd import BfdChange, BfdPlace, BfdReport, BfdWanted
 from bgpd.model.prefix import Address, address_text, covers, family_of, host_prefix
@@ -48,15 +49,17 @@ class Liveness:
         return any(covers(subnet, host) for subnet in self._kernel.connected(family_of(address)))
 
     def _changed(self, change: BfdChange) -> None:
-        address, peers = address_text(change.place.address), ",".join(change.peers)
+        address = address_text(change.place.address)
         if change.up:
-            log.info("event=bfd_up address=%s peers=%s", address, peers)
+            event(log, "bfd_up", address=address, peers=change.peers)
             return
-        log.warning("event=bfd_down address=%s peers=%s cause=%r", address, peers, change.reason)
+        event(log, "bfd_down", logging.WARNING, address=address, peers=change.peers, cause=change.reason)
         if not change.failed:
             return
         for peer in change.peers:
             if self._speaker.path_down(peer, f"BFD: {change.reason}", change.control_plane_independent):
-                log.warning("event=restart_abandoned peer=%s cause=%r", peer, "its forwarding plane is dead")
+                event(
+                    log, "restart_abandoned", logging.WARNING, peer=peer, cause="its forwarding plane is dead"
+                )
                 self._router.forget(peer)
         self._acted()

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bgpd.bgp.speaker import Speaker
+from bgpd.events import Seconds, event
 from bgpd.model.peer import PeerId
 from bgpd.model.prefix import Family
 from bgpd.model.resources import Problem
@@ -145,13 +146,15 @@ class Memory:
         self.router.forget(peer)  # stale routes of a session before
         now = time.time()
         self.evictions[peer] = Eviction(peer, words, now, now + idle)
-        log.error(
-            "event=peer_ended_for_memory peer=%s octets=%d total=%d limit=%d out_for=%gs",
-            peer,
-            octets,
-            total,
-            self.limit,
-            idle,
+        event(
+            log,
+            "peer_ended_for_memory",
+            logging.ERROR,
+            peer=peer,
+            octets=octets,
+            total=total,
+            limit=self.limit,
+            out_for=Seconds(idle, 0),
         )
 
 

@@ -18,6 +18,7 @@ from bgpd.daemon.intent import Intent
 from bgpd.daemon.liveness import Liveness
 from bgpd.daemon.service_manager import ServiceManager
 from bgpd.daemon.upgrade import Upgrade
+from bgpd.events import event
 from bgpd.model.bfd import BfdReport
 from bgpd.model.doors import Impossible
 from bgpd.model.prefix import Address, Family
@@ -160,7 +161,7 @@ class OperatorActions:
         except ConfigError as error:
             facts.reloads["failure"] += 1
             facts.config_error = str(error)
-            log.error("event=reload result=failure error=%r", str(error))
+            event(log, "reload", logging.ERROR, result="failure", error=str(error))
             raise
         finally:
             self._manager.reloaded()
@@ -177,7 +178,7 @@ class OperatorActions:
         outcome = f"changed: {', '.join(words)}" if words else "nothing changed"
         if facts.waiting:
             outcome += f"; from the next start on: {', '.join(facts.waiting)}"
-        log.info("event=reload result=success words=%r", outcome)
+        event(log, "reload", result="success", words=outcome)
         return outcome
 
     async def ipam(self, order: Mapping[str, object]) -> Mapping[str, object]:

@@ -9,6 +9,7 @@ import logging
 import time
 
 from bgpd.daemon.startup import Unready
+from bgpd.events import Seconds, event
 from bgpd.observe.sdnotify import Notifier
 from bgpd.views.live import Parts
 from bgpd.views.summary import Facts, ready
@@ -49,10 +50,10 @@ class ServiceManager:
         if refused := self._facts.config_error:
             text += f"; configuration refused: {refused.splitlines()[0]}"
         if self._unready.due(text if wrong else "", now):
-            log.warning("event=not_ready cause=%r", text)
+            event(log, "not_ready", logging.WARNING, cause=text)
         if not wrong and not self._ready_reported:
             self._ready_reported = True
-            log.info("event=ready after=%.2fs", now - self._began)
+            event(log, "ready", after=Seconds(now - self._began, 2))
             self._notifier.ready(text)
         elif text != self._reported[0] or now >= self._reported[1] + REPORT_SECONDS:
             (self._notifier.status if self._ready_reported else self._notifier.starting)(text)

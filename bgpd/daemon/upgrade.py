@@ -39,6 +39,7 @@ from bgpd.bgp.handover import (
 )
 from bgpd.bgp.outbound import Outbound
 from bgpd.bgp.speaker import Speaker
+from bgpd.events import Seconds, event
 from bgpd.model.doors import Impossible
 from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Family
@@ -140,7 +141,7 @@ class Upgrade:
                 raise Unfit("no state came with the sockets")
             document = decode(octets)
         except Unfit as error:
-            log.warning("event=not_taken_over sockets=%d cause=%r", len(sockets), str(error))
+            event(log, "not_taken_over", logging.WARNING, sockets=len(sockets), cause=str(error))
             for sock in sockets:
                 sock.close()
             return Received(None, control)
@@ -153,12 +154,13 @@ class Upgrade:
         self._inherited, self._document = inherited, inherited.document
         self._expected = inherited.expected
         self._frozen = {peer: waits.frozen for peer, waits in inherited.waiting.items()}
-        log.info(
-            "event=taking_over sessions=%d of=%d from=%s after=%.2fs",
-            len(inherited.waiting),
-            inherited.expected,
-            inherited.document.bgpd,
-            time.monotonic() - inherited.document.at,
+        event(
+            log,
+            "taking_over",
+            sessions=len(inherited.waiting),
+            of=inherited.expected,
+            version=inherited.document.bgpd,
+            after=Seconds(time.monotonic() - inherited.document.at, 2),
         )
         self._hearing_until = time.monotonic() + HEARING_SECONDS
         self._router.thaw(FrozenRouter(inherited.document.encoded, inherited.document.path_ids))
@@ -197,7 +199,7 @@ class Upgrade:
     def hearing(self, now: float) -> str | None:
         """Why the kernel's routes are not written yet, if they are not: what was taken over is not heard whole."""
         if self._hearing and now >= self._hearing_until:
-            log.warning("event=not_heard_again peers=%s", ",".join(sorted(self._hearing)))
+            event(log, "not_heard_again", logging.WARNING, peers=sorted(self._hearing))
             self._hearing.clear()
         return HEARING if self._hearing else None
 
@@ -241,7 +243,7 @@ class Upgrade:
             if self._notifier.store([memory, *sockets]):
                 self._speaker.let_go()
                 took = time.monotonic() - started
-                log.info("event=sessions_stored sessions=%d octets=%d took=%.3fs", count, len(octets), took)
+                event(log, "sessions_stored", sessions=count, octets=len(octets), took=Seconds(took, 3))
         finally:
             os.close(memory)
 
@@ -264,7 +266,7 @@ class Upgrade:
                 raise ConnectionError("it ended before it had them")
         except OSError as error:
             other.close()
-            log.error("event=not_handed_over cause=%r", str(error))
+            event(log, "not_handed_over", logging.ERROR, cause=str(error))
             return False
         finally:
             os.close(memory)
@@ -275,7 +277,7 @@ class Upgrade:
         )  # who connects from now on speaks to the other process
         self._other = other  # open until this process ends: that is how the other one knows
         took = time.monotonic() - started
-        log.info("event=handed_over sessions=%d octets=%d took=%.3fs", count, len(octets), took)
+        event(log, "handed_over", sessions=count, octets=len(octets), took=Seconds(took, 3))
         self.handed_over.set()
         self._stop()
         return True
@@ -298,7 +300,7 @@ class Upgrade:
             words.append("--takeover")
         # Not asyncio's, which would end the child with this process.
         child = await asyncio.to_thread(subprocess.Popen, words, stdin=subprocess.DEVNULL)
-        log.info("event=upgrade pid=%d", child.pid)
+        event(log, "upgrade", pid=child.pid)
         end = time.monotonic() + SUCCESSION_SECONDS
         while time.monotonic() < end and child.poll() is None:
             with contextlib.suppress(TimeoutError):
@@ -311,7 +313,7 @@ class Upgrade:
             why = f"had not taken over within {SUCCESSION_SECONDS:.0f} s"
         else:
             why = f"ended with exit code {child.returncode} before it took over; see the log"
-        log.error("event=upgrade_failed pid=%d cause=%r", child.pid, why)
+        event(log, "upgrade_failed", logging.ERROR, pid=child.pid, cause=why)
         raise Impossible(f"the new process {why}; this one goes on")
 
 

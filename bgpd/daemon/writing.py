@@ -12,6 +12,7 @@ import time
 
 from bgpd.daemon.startup import Convergence
 from bgpd.daemon.upgrade import HEARING, Upgrade
+from bgpd.events import Seconds, event
 from bgpd.views.live import Parts
 from bgpd.views.summary import Facts
 
@@ -54,9 +55,9 @@ class Writing:
             if now is None and before != NOT_YET_LISTENING:
                 programming.suspect("another process was at work here")
         if now is None:
-            log.info("event=writing cause=%r", "nobody else writes here")
+            event(log, "writing", cause="nobody else writes here")
         elif now not in (NOT_YET_LISTENING, HEARING):
-            log.warning("event=not_writing cause=%r", now)
+            event(log, "not_writing", logging.WARNING, cause=now)
 
     def _in_the_way(self) -> str | None:
         if self._rival is not None:
@@ -75,12 +76,12 @@ class Writing:
         if not facts.in_sync and self._convergence.over(now):
             facts.in_sync = True
             self.in_sync.set()
-            kept_for = ",".join(self._convergence.keeping(now)) or "nobody"
-            log.info("event=in_sync after=%.1fs routes_kept_for=%s", now - self._began, kept_for)
+            kept_for = self._convergence.keeping(now)
+            event(log, "in_sync", after=Seconds(now - self._began, 1), routes_kept_for=kept_for)
         if facts.in_sync and not self._convergence.keeping(now):
             self._swept = True
             swept = sum(programming.release() for programming in self._fibs.values())
-            log.info("event=swept after=%.1fs count=%d", now - self._began, swept)
+            event(log, "swept", after=Seconds(now - self._began, 1), count=swept)
         if not self._released and (facts.in_sync or self._upgrade.whole):
             self._released = True
             self._outbound.release_resumed()

@@ -28,6 +28,7 @@ from bgpd.datastore.last_known import Found
 from bgpd.datastore.objects import Failure, Objects
 from bgpd.datastore.reflector import Event, Gone, Put, Reflector
 from bgpd.datastore.trouble import OUTAGE, Kind, Trouble
+from bgpd.events import Seconds, event
 from bgpd.model.resources import Problem, Snapshot
 from bgpd.model.status import DatastoreStatus
 
@@ -345,8 +346,12 @@ class Cluster:
     def _recall(self, as_of: float, objects: Mapping[str, list[Put]]) -> None:
         """What was known before a restart stands for collections of which nothing was heard yet."""
         age = max(0.0, time.time() - as_of)
-        log.warning(
-            "event=last_known_state age=%.0fs objects=%d", age, sum(len(puts) for puts in objects.values())
+        event(
+            log,
+            "last_known_state",
+            logging.WARNING,
+            age=Seconds(age, 0),
+            objects=sum(len(puts) for puts in objects.values()),
         )
         self._as_of = as_of
         for _ in range(3):  # what is needed depends on what is known

@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 from asyncinotify import Event, Inotify, Mask, Watch
 
+from bgpd.events import event
+
 CHANGES = (
     Mask.CLOSE_WRITE
     | Mask.MOVED_TO
@@ -62,7 +64,7 @@ def open_inotify() -> Iterator[Inotify | None]:
     try:
         inotify = Inotify(sync_timeout=0)  # sync_get only drains: it never waits
     except OSError as error:
-        log.warning("event=inotify_failed error=%s", error.strerror)
+        event(log, "inotify_failed", logging.WARNING, error=error.strerror)
         yield None
         return
     with inotify:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bgpd.datastore.reflector import Put
+from bgpd.events import event
 
 NAME = "datastore.jsonl"
 FORMAT = 1
@@ -86,7 +87,7 @@ class LastKnown:
             self._dirty = True
             if self._failed != str(error):
                 self._failed = str(error)
-                log.warning("event=last_known_not_kept path=%s error=%s", self.path, error.strerror)
+                event(log, "last_known_not_kept", logging.WARNING, path=self.path, error=error.strerror)
 
     def read(self, identity: str) -> Found | None:
         """What the file says of this source; ``None``: nothing."""
@@ -102,6 +103,6 @@ class LastKnown:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, LookupError, TypeError) as error:
-            log.warning("event=last_known_unreadable path=%s error=%r", self.path, str(error))
+            event(log, "last_known_unreadable", logging.WARNING, path=self.path, error=str(error))
             return None
         return Found(as_of, objects)

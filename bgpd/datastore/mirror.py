@@ -22,6 +22,7 @@ from bgpd.datastore.cluster import Cluster, Source
 from bgpd.datastore.last_known import Found
 from bgpd.datastore.reflector import Put
 from bgpd.datastore.synced import SYNCED
+from bgpd.events import event
 
 AGAIN = 5.0
 """Seconds before a file that could not be written is tried again."""
@@ -112,12 +113,14 @@ async def mirror(source: Source, node: str, directory: Path, once: bool = False)
             except OSError as error:
                 if once:
                     raise
-                log.error("event=sync_failed path=%s cause=%r", error.filename or directory, error.strerror)
+                event(
+                    log, "sync_failed", logging.ERROR, path=error.filename or directory, cause=error.strerror
+                )
                 await asyncio.sleep(AGAIN)
             else:
                 break
         if written:
-            log.info("event=synced path=%s files=%d", directory, written)
+            event(log, "synced", path=directory, files=written)
         if once:
             return
 

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from bgpd.datastore.calico.decode import KINDS, Decoded, Key, Resource, Verdict
+from bgpd.events import event
 from bgpd.model.resources import LocalWorkload, Problem, Snapshot
 from bgpd.model.status import DatastoreStatus
 
@@ -214,7 +215,7 @@ class Objects:
         self._events[key.kind, action] += 1
         self._last_event = time.time()
         self._changed = True
-        self._log.debug("event=resource action=%s kind=%s name=%s", action, key.kind, key.name)
+        event(self._log, "resource", logging.DEBUG, action=action, kind=key.kind, name=key.name)
 
     def workloads(self, found: tuple[LocalWorkload, ...], failures: tuple[Failure, ...]) -> None:
         """The workloads of this node that speak BGP, all of them, and what is wrong with their files. They stand beside
@@ -252,8 +253,10 @@ class Objects:
         in_sync = whole or (self._lost_at is not None and now < self._lost_at + GRACE)
         if in_sync != self._in_sync:
             self._in_sync = in_sync
-            words = f" detail={self.detail()!r}" if self.detail() else ""
-            self._log.info("event=resources_%s%s", "in_sync" if in_sync else "lost", words)
+            if in_sync:
+                event(self._log, "resources_in_sync")
+            else:
+                event(self._log, "resources_lost", detail=self.detail())
         self._report()
         changed = whole and self._changed
         if changed:
@@ -334,12 +337,14 @@ class Objects:
         for failure in failures.keys() - self._reported:
             if failure.reason:
                 self._errors[failure.reason] += 1
-            self._log.warning(
-                "event=resource_problem reason=%s source=%r path=%s message=%r",
-                failure.reason or "ignored",
-                failure.problem.source,
-                failure.problem.path or "-",
-                failure.problem.message,
+            event(
+                self._log,
+                "resource_problem",
+                logging.WARNING,
+                reason=failure.reason or "ignored",
+                source=failure.problem.source,
+                path=failure.problem.path or "-",
+                message=failure.problem.message,
             )
         if failures.keys() != self._reported:
             self._reported = set(failures)

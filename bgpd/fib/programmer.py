@@ -17,6 +17,7 @@ from itertools import islice
 from operator import itemgetter
 from typing import NamedTuple, Protocol
 
+from bgpd.events import event
 from bgpd.fib.adoption import WideRoutes
 from bgpd.fib.delta import Delta, Target
 from bgpd.model.prefix import Family, prefix_text
@@ -176,16 +177,20 @@ class Programming:
         """One line for a batch with refusals of keys that did not fail already; all are tried again."""
         self.metrics.count_reconcile_error("apply")
         for key, error in errors.items():
-            log.debug("event=route_failed prefix=%s error=%s", prefix_text(self.family, key[0]), error)
+            event(
+                log, "route_failed", logging.DEBUG, prefix=prefix_text(self.family, key[0]), error=str(error)
+            )
         fresh = [key for key in errors if key not in self.delta.errors]
         if fresh:
             first = prefix_text(self.family, fresh[0][0])
-            log.warning(
-                "event=routes_refused family=%s count=%d first=%s cause=%r",
-                self.family.label,
-                len(fresh),
-                first,
-                str(errors[fresh[0]]),
+            event(
+                log,
+                "routes_refused",
+                logging.WARNING,
+                family=self.family.label,
+                count=len(fresh),
+                first=first,
+                cause=str(errors[fresh[0]]),
             )
 
     async def _compare(self) -> None:
@@ -198,11 +203,15 @@ class Programming:
         self.last_sync = time.time()
         self._count_repairs(Counter(self.drift._asdict()))
         if any(self.drift):
-            log.info(
-                "event=compared family=%s cause=%r missing=%d extra=%d changed=%d",
-                self.family.label,
-                cause,
-                *self.drift,
+            missing, extra, changed = self.drift
+            event(
+                log,
+                "compared",
+                family=self.family.label,
+                cause=cause,
+                missing=missing,
+                extra=extra,
+                changed=changed,
             )
 
     def _count_repairs(self, kinds: Counter[str]) -> None:
@@ -213,6 +222,5 @@ class Programming:
     def report(self) -> None:
         """Logs what was put right since the last time, in one line."""
         if self._unreported:
-            words = " ".join(f"{kind}={count}" for kind, count in sorted(self._unreported.items()))
-            log.info("event=repairs family=%s %s", self.family.label, words)
+            event(log, "repairs", family=self.family.label, **dict(sorted(self._unreported.items())))
             self._unreported.clear()

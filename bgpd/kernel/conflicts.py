@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 
+from bgpd.events import event
 from bgpd.model.prefix import Family, prefix_text
 from bgpd.model.route import FibKey
 
@@ -47,8 +48,13 @@ class Conflicts(Mapping[FibKey, str]):
 
     def report(self) -> None:
         """Logs what began and what is over since the last time, each in one line."""
-        for event, keys in (("conflicts", self._begun), ("conflicts_over", self._over)):
-            if keys:
-                first = prefix_text(self._family, keys[0][0])
-                log.info("event=%s family=%s count=%d first=%s", event, self._family.label, len(keys), first)
-                keys.clear()
+        family = self._family.label
+        if begun := self._begun:
+            event(log, "conflicts", family=family, count=len(begun), first=self._text(begun[0]))
+            begun.clear()
+        if over := self._over:
+            event(log, "conflicts_over", family=family, count=len(over), first=self._text(over[0]))
+            over.clear()
+
+    def _text(self, key: FibKey) -> str:
+        return prefix_text(self._family, key[0])

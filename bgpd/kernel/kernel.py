@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from bgpd.events import event
 from bgpd.kernel import rtnetlink as rt
 from bgpd.kernel import settings
 from bgpd.kernel.fib import Fib, is_ours
@@ -267,7 +268,7 @@ class Kernel:
                 if error.errno != errno.ENOBUFS:
                     raise
                 self.overruns += 1
-                log.warning("event=netlink_overrun count=%d", self.overruns)
+                event(log, "netlink_overrun", logging.WARNING, count=self.overruns)
                 self._overrun.set()
                 continue
             for message in rt.messages(data):

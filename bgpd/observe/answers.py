@@ -15,6 +15,7 @@ from time import perf_counter
 from typing import Any
 
 from bgpd.config.reading import ConfigError
+from bgpd.events import failure
 from bgpd.lean_import import lean_import
 from bgpd.model.doors import Ambiguous, Impossible, NotFound
 from bgpd.observe.as_json import SCHEMA_VERSION
@@ -96,7 +97,7 @@ async def stream(
         return response
     except Exception:
         # Too late for a status: an answer cut short is what the reader sees.
-        log.exception("event=answer_broken path=%s", request.path_qs)
+        failure(log, "answer_broken", path=request.path_qs)
         if request.transport is not None:
             request.transport.abort()
         return response
@@ -125,5 +126,5 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except TimeoutError:
         return answer({"error": f"the body of the request did not come within {BODY_TIME:.0f} s"}, 408)
     except Exception as error:
-        log.exception("event=request_failed method=%s path=%s", request.method, request.path_qs)
+        failure(log, "request_failed", method=request.method, path=request.path_qs)
         return answer({"error": f"internal error, see the daemon's log: {type(error).__name__}"}, 500)

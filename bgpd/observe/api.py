@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 
+from bgpd.events import event
 from bgpd.lean_import import lean_import
 from bgpd.model.doors import Actions, Views
 from bgpd.observe.answers import Handler
@@ -64,7 +65,7 @@ class Api:
                 except OSError as error:
                     why = os.strerror(error.errno) if error.errno else str(error)
                     self.metrics_error = f"metrics are not served on {host} port {port}: {why}"
-                    log.error("event=no_metrics cause=%r", self.metrics_error)
+                    event(log, "no_metrics", logging.ERROR, cause=self.metrics_error)
         except BaseException:
             await self.stop()
             raise

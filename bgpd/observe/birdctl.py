@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from bgpd.events import event
 from bgpd.model.prefix import Family
 from bgpd.observe.control_socket import AlreadyRunning, Claim
 
@@ -89,7 +90,13 @@ class BirdSockets:
 
     def _report(self, family: Family, error: str) -> None:
         if error and self.errors.get(family) != error:
-            log.warning("event=bird_socket_not_ours path=%s cause=%r", self._directory / FILES[family], error)
+            event(
+                log,
+                "bird_socket_not_ours",
+                logging.WARNING,
+                path=self._directory / FILES[family],
+                cause=error,
+            )
         self.errors[family] = error
         if not error:
             del self.errors[family]

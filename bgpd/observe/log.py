@@ -1,10 +1,11 @@
 """How log lines look: text with key=value, or JSON, and the journal's priority in front where the journal reads.
 
-The daemon calls ``configure`` once its configuration is read, and after a reload. All of it goes to standard error. A
-record is its message and, as fields, whatever was given as ``extra``: ``log.info("peer up", extra={"asn": 64512})`` is
-``2026-11-23T14:02:11.250+00:00 INFO bgpd.bgp.speaker: peer up asn=64512``. Under the service manager (JOURNAL_STREAM
-names our standard error) a text line has no time of its own, and every line starts with ``<N>`` as sd-daemon(3) says,
-so that ``journalctl -p warning`` works. No line is longer than ``LONGEST`` octets: peers write some of what is logged.
+The daemon calls ``configure`` once its configuration is read, and after a reload. All of it goes to standard error.
+What we log is events (``bgpd.events``): ``event(log, "peer_removed", peer="a")`` is
+``2026-11-23T14:02:11.250+00:00 INFO bgpd.bgp.speaker: event=peer_removed peer=a``, or an object with the keys ``event``
+and ``peer``. What libraries log has its text in ``msg``. Under the service manager (JOURNAL_STREAM names our standard
+error) a text line has no time of its own, and every line starts with ``<N>`` as sd-daemon(3) says, so that
+``journalctl -p warning`` works. No line is longer than ``LONGEST`` octets: peers write some of what is logged.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal, TextIO
 
+from bgpd.events import Event
+
 Format = Literal["auto", "text", "json"]
 
 LONGEST = 4096
@@ -26,7 +29,6 @@ _FIELDS = (1024, 256, 64, 16)
 """Characters that a field of a JSON line keeps, where the line would be too long: as many as do."""
 _PRIORITY = len("<7>")
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def configure(level: str = "info", style: Format = "auto", stream: TextIO | None = None) -> None:
@@ -72,11 +74,17 @@ class Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         now = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
-        fields = {key: value for key, value in vars(record).items() if key not in _STANDARD}
         trace = self.formatException(record.exc_info) if record.exc_info and record.exc_info[0] else ""
         if self._json:
-            head = {"time": now, "level": record.levelname.lower(), "logger": record.name}
-            fields = head | {"msg": record.getMessage()} | fields
+            fields: dict[str, object] = {
+                "time": now,
+                "level": record.levelname.lower(),
+                "logger": record.name,
+            }
+            if isinstance(record.msg, Event):
+                fields |= {"event": record.msg.name, **record.msg.fields}
+            else:
+                fields["msg"] = record.getMessage()
             if trace:
                 fields["traceback"] = trace
             text = json.dumps(fields, ensure_ascii=False, default=str)
@@ -85,11 +93,7 @@ class Formatter(logging.Formatter):
                     break
                 text = json.dumps({key: _shortened(value, most) for key, value in fields.items()})
         else:
-            words = (
-                _one_line(record.getMessage()),
-                *(f"{key}={_value(value)}" for key, value in fields.items()),
-            )
-            text = f"{record.name}: {' '.join(words)}"
+            text = f"{record.name}: {_one_line(record.getMessage())}"
             if not self._journal:
                 text = f"{now} {record.levelname} {text}"
             if trace:
@@ -122,15 +126,3 @@ def _one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _value(value: Any) -> str:
-    """A value as logfmt has it: bare when nothing in it misleads, else as a JSON string."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    text = str(value)
-    if text and text.isprintable() and not any(mark in text for mark in ' "=\\'):
-        return text
-    return json.dumps(text, ensure_ascii=not text.isprintable())

@@ -10,6 +10,8 @@ import asyncio
 import logging
 import shutil
 
+from bgpd.events import event
+
 NAMES = ("bird", "bird6")
 AGAIN = 10.0
 """Seconds before one that ended is started again."""
@@ -38,7 +40,7 @@ async def _keep(name: str) -> None:
                 stderr=asyncio.subprocess.DEVNULL,
             )
         except OSError as error:
-            log.warning("event=process_name_not_there name=%s cause=%r", name, error.strerror)
+            event(log, "process_name_not_there", logging.WARNING, name=name, cause=error.strerror)
         else:
             try:
                 await process.wait()
@@ -46,5 +48,5 @@ async def _keep(name: str) -> None:
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
-            log.warning("event=process_name_ended name=%s code=%s", name, process.returncode)
+            event(log, "process_name_ended", logging.WARNING, name=name, code=process.returncode)
         await asyncio.sleep(AGAIN)

@@ -17,6 +17,8 @@ import socket
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
 
+from bgpd.events import event
+
 log = logging.getLogger(__name__)
 
 START_EXTENSION = 60.0
@@ -67,8 +69,11 @@ class Notifier:
         address = environ.get("NOTIFY_SOCKET", "")
         if address[:1] not in ("/", "@") or len(address) < 2:
             if address:
-                log.warning(
-                    "event=not_notified cause=%r", f"NOTIFY_SOCKET is neither a path nor abstract: {address}"
+                event(
+                    log,
+                    "not_notified",
+                    logging.WARNING,
+                    cause=f"NOTIFY_SOCKET is neither a path nor abstract: {address}",
                 )
             address = ""
         interval = None
@@ -135,7 +140,7 @@ class Notifier:
             poll.register(here, select.POLLHUP)
             return bool(poll.poll(STORE_TIME * 1000))
         except OSError as error:
-            log.warning("event=not_stored cause=%r", str(error))
+            event(log, "not_stored", logging.WARNING, cause=str(error))
             return False
         finally:
             os.close(here)
@@ -157,7 +162,7 @@ class Notifier:
                 s.sendto(message.encode(), self._address)
         except OSError as error:
             if not self._failed:  # once: the watchdog would repeat it for ever
-                log.warning("event=not_notified cause=%r", str(error))
+                event(log, "not_notified", logging.WARNING, cause=str(error))
             self._failed = True
         else:
             self._failed = False

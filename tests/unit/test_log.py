@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bgpd.events import Event, Seconds, event, failure
 from bgpd.observe.log import LONGEST, Formatter, configure, to_journal
 
 
@@ -28,12 +29,11 @@ def root() -> Iterator[logging.Logger]:
         logging.getLogger(name).setLevel(level)
 
 
-def record(message: str, level: int = logging.INFO, **extra: object) -> logging.LogRecord:
+def record(message: object, level: int = logging.INFO) -> logging.LogRecord:
     made = logging.makeLogRecord(
         {"name": "bgpd.bgp.speaker", "levelno": level, "msg": message, "created": 1.5}
     )
     made.levelname = logging.getLevelName(level)
-    vars(made).update(extra)
     return made
 
 
@@ -46,33 +46,64 @@ def failed() -> logging.LogRecord:
     return made
 
 
-def test_text_has_time_level_logger_message_and_fields() -> None:
-    line = Formatter("text", journal=False).format(record("peer up", peer="Mesh_10_0_1_30", asn=64512))
+def test_text_has_time_level_logger_and_the_event() -> None:
+    up = Event("peer_up", {"peer": "Mesh_10_0_1_30", "asn": 64512})
+    line = Formatter("text", journal=False).format(record(up))
     time, rest = line.split(" ", 1)
     assert time.startswith(("1970-01-01T", "1969-12-31T"))
     assert "." in time and time.count(":") == 3
-    assert rest == "INFO bgpd.bgp.speaker: peer up peer=Mesh_10_0_1_30 asn=64512"
+    assert rest == "INFO bgpd.bgp.speaker: event=peer_up peer=Mesh_10_0_1_30 asn=64512"
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
+    ("key", "value", "text"),
     [
-        ("two words", '"two words"'),
-        ("", '""'),
-        (None, ""),
-        (True, "true"),
-        (0.5, "0.5"),
-        ("a=b", '"a=b"'),
-        ("back\\slash", '"back\\\\slash"'),
-        ("line\nbreak", '"line\\nbreak"'),
-        ("\x1b[31mred", '"\\u001b[31mred"'),
-        ("\x9b31m", '"\\u009b31m"'),
-        ("Zürich", "Zürich"),
+        ("peer", "Mesh_10_0_1_30", "Mesh_10_0_1_30"),
+        ("cause", "closed", "'closed'"),  # a phrase, though of one word
+        ("cause", 'it\'s "closed"', "'it\\'s \"closed\"'"),
+        ("peer", "two words", "'two words'"),
+        ("peer", "a=b", "'a=b'"),
+        ("peer", "line\nbreak", "'line\\nbreak'"),
+        ("peer", "\x1b[31mred", "'\\x1b[31mred'"),
+        ("peer", "Zürich", "Zürich"),
+        ("families", ["ipv4", "ipv6"], "ipv4,ipv6"),
+        ("kept", [], "none"),
+        ("asn", 64512, "64512"),
+        ("hold_time", 90.0, "90"),
+        ("after", Seconds(0.5, 2), "0.50s"),
     ],
 )
-def test_a_field_misleads_nobody(value: object, text: str) -> None:
-    line = Formatter("text", journal=True).format(record("x", field=value))
-    assert line == f"<6>bgpd.bgp.speaker: x field={text}"
+def test_a_field_misleads_nobody(key: str, value: object, text: str) -> None:
+    line = Formatter("text", journal=True).format(record(Event("x", {key: value})))
+    assert line == f"<6>bgpd.bgp.speaker: event=x {key}={text}"
+
+
+def test_json_has_a_key_a_field_with_its_own_type() -> None:
+    fields = {
+        "peer": "a",
+        "asn": 1,
+        "families": ["ipv4"],
+        "after": Seconds(0.256, 2),
+        "up": True,
+        "cause": "it's",
+    }
+    found = json.loads(Formatter("json", journal=False).format(record(Event("x", fields))))
+    assert found.pop("time") and found.pop("level") == "info" and found.pop("logger")
+    assert found == {"event": "x", **fields, "after": 0.26}
+
+
+def test_an_event_is_made_only_where_it_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("test")
+    with caplog.at_level(logging.INFO, "test"):
+        event(log, "quiet", logging.DEBUG, peer="a")
+        event(log, "loud", logging.WARNING, peer="a", name="b")
+        try:
+            raise ValueError("first")
+        except ValueError:
+            failure(log, "broken", path="/x")
+    assert caplog.messages == ["event=loud peer=a name=b", "event=broken path=/x"]
+    assert [made.levelname for made in caplog.records] == ["WARNING", "ERROR"]
+    assert caplog.records[1].exc_info is not None
 
 
 def test_what_a_peer_wrote_breaks_no_line_and_drives_no_terminal() -> None:
@@ -82,11 +113,11 @@ def test_what_a_peer_wrote_breaks_no_line_and_drives_no_terminal() -> None:
 
 
 def test_json_is_one_object_a_line_with_everything_in_it() -> None:
-    line = Formatter("json", journal=False).format(record("peer\nup", peer="x", families=("ipv4",)))
+    line = Formatter("json", journal=False).format(record("peer\nup"))
     found = json.loads(line)
     assert "\n" not in line
     assert found["level"] == "info" and found["logger"] == "bgpd.bgp.speaker" and found["msg"] == "peer\nup"
-    assert found["peer"] == "x" and found["families"] == ["ipv4"] and "time" in found
+    assert "time" in found
     assert "ValueError: first" in json.loads(Formatter("json", journal=False).format(failed()))["traceback"]
 
 
@@ -125,9 +156,9 @@ def test_configure_again_takes_the_place_of_before(root: logging.Logger) -> None
     first, second = io.StringIO(), io.StringIO()
     configure("info", "auto", first)
     configure("debug", "json", second)
-    logging.getLogger("bgpd.test").debug("hello", extra={"n": 1})
+    logging.getLogger("bgpd.test").debug("hello")
     assert first.getvalue() == ""
-    assert json.loads(second.getvalue())["n"] == 1
+    assert json.loads(second.getvalue())["msg"] == "hello"
     configure("error", "auto", first)
     logging.getLogger("bgpd.test").warning("quiet")
     assert first.getvalue() == "" and len(root.handlers) == 1
@@ -145,13 +176,15 @@ def test_libraries_do_not_chat(root: logging.Logger) -> None:
 @pytest.mark.parametrize("journal", [True, False])
 @pytest.mark.parametrize("letter", ["x", "\u00e9", "\n", "\x1b", "\ud800", "\U0001f600"])
 def test_no_line_is_longer_than_four_kibibytes(style: Any, journal: bool, letter: str) -> None:
-    made = record(letter * 9000, level=logging.ERROR, **{f"field{n}": letter * 9000 for n in range(12)})
+    made = record(Event("x", {f"field{n}": letter * 9000 for n in range(12)}), logging.ERROR)
     made.exc_info = failed().exc_info
     text = Formatter(style, journal=journal).format(made)
     assert all(len(line.encode(errors="backslashreplace")) <= LONGEST for line in text.split("\n"))
     if style == "json":
         found = json.loads(text.removeprefix("<3>"))
-        assert found["level"] == "error" and found["logger"] == "bgpd.bgp.speaker" and "cut" in found["msg"]
+        assert (
+            found["level"] == "error" and found["logger"] == "bgpd.bgp.speaker" and "cut" in found["field11"]
+        )
     else:
         assert "... (cut)" in text
 
