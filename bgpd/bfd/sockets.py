@@ -1,6 +1,6 @@
 """UDP for BFD: sockets to hear at, one for each port and family, and one to send from for each session.
 
-RFC 5881 §4 and RFC 5883 §5 have the ports, RFC 5881 §5 the TTL of 255 that a receiver checks, also of several hops
+RFC 5881 §4 and RFC 5883 §5 have the ports. RFC 5881 §5 has the TTL of 255 that a receiver checks, also of several hops
 (RFC 5883 §5 by RFC 5082). Packets leave as what routers treat first (CS6): they are to arrive while a link is full.
 """
 
@@ -18,7 +18,7 @@ from bgpd.model.prefix import Address, Family, address_text, family_of, parse_ad
 
 SINGLE_HOP, MULTIHOP = 3784, 4784
 SOURCE_PORTS = (49152, 65535)
-"""Of our packets (RFC 5881 §4)."""
+"""The source ports of our packets (RFC 5881 §4)."""
 TTL = 255
 _CLASS = 0xC0
 """CS6, the class of routing protocols (RFC 4594 §3.1)."""

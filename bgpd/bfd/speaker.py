@@ -1,10 +1,10 @@
 """All BFD sessions of this node, and the thread in which they live.
 
-``daemon`` makes one speaker, hands it which sessions are wanted (``rules.liveness``) and hears of those that came up
-or left Up. Its timers are the shortest of all, so it does not live in the event loop, which a large table may hold for
-tens of milliseconds: the thread waits for sockets and timers by itself, and needs the interpreter lock for some 50 µs
-a packet. What may delay it is the lock, in one long call of another thread, and the machine; ``report`` has the worst
-of it (docs/bfd.md: which intervals can be held).
+``daemon`` makes one speaker, hands it which sessions are wanted (``rules.liveness``) and hears of those that came up or
+left Up. Its timers are the shortest of all. So it does not live in the event loop, which a large table may hold for
+tens of milliseconds: the thread waits for sockets and timers by itself, and needs the interpreter lock for some 50 µs a
+packet. What may delay it is the lock, in one long call of another thread, and the machine; ``report`` has the worst of
+it (docs/bfd.md: which intervals can be held).
 
 One lock guards all: the thread holds it while it works, the event loop while it asks or orders. A port is opened when
 a session needs it: bgpd without BFD leaves BFD to others. What waits unread in the sockets is read before a session is

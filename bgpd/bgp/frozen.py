@@ -3,7 +3,7 @@
 ``Connection`` and ``Session`` freeze to these and thaw from them, ``handover`` collects them with the sockets. What is
 read here was written by another process, perhaps of another version: every value is checked, and whatever is not as it
 should be is ``Unfit``, in words that name the key. No password is in it: of a TCP MD5 password there is a check of four
-octets, keyed with a salt of its own, which tells another password from the same one and helps nobody to guess it.
+octets, keyed with a salt of its own. It tells another password from the same one and helps nobody to guess it.
 
 What was negotiated is not here: it follows from the two OPENs, and is worked out from them again.
 """
@@ -68,7 +68,7 @@ class FrozenConnection:
     """Families whose End-of-RIB has come."""
     up_seconds: float = 0.0
     silent_seconds: float = 0.0
-    """Since the last message of the peer."""
+    """Seconds since the last message of the peer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class FrozenSession:
 
     peer: PeerId
     config: Mapping[str, object]
-    """As ``config_words`` has it."""
+    """The configuration as ``config_words`` has it."""
     ends: Ends
     connection: FrozenConnection
     hold_seconds: float

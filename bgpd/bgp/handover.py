@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 VERSION = 1
 MAGIC = b"bgpd-handover"
 MOST_OCTETS = 1 << 30
-"""Of a document."""
+"""The most that a document may have."""
 WAIT = 45.0
 """Seconds for the resources to be whole, in which sessions wait to be taken."""
 _BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
@@ -76,7 +76,7 @@ class Document:
     """On the clock of all processes of a boot (CLOCK_MONOTONIC)."""
     boot: str
     salt: bytes
-    """Of the checks of passwords."""
+    """The salt of the checks of passwords."""
     sessions: Sequence[FrozenSession] = ()
     groups: Sequence[Advertised] = ()
     keys: Mapping[str, Sequence[str]] = field(default_factory=dict)

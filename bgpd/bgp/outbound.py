@@ -4,7 +4,7 @@ A session that reads too slowly leaves the common road: the prefixes it missed w
 value of each wins), are encoded from the group's table when its socket drains, and it joins the others again. A new
 session starts that way, with a walk over the whole table before it. When it has caught up and the node knows all it
 will announce (``release_end_of_rib``), it is sent End-of-RIB (RFC 4724 §4.1), once. Nothing is advertised to the
-session it was learned from. A session that another policy puts into another group is sent the difference between what
+session it was learned from. A session that another policy puts into another group is sent the difference: between what
 it was sent and the new group's table, once that is whole (``move``). The answer to a refresh is a walk too, with a
 begin and an end where the peer knows them (RFC 7313): one at a time, and at most one more after it, however many
 refreshes came meanwhile.

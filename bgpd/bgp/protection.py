@@ -10,7 +10,7 @@ address can both be dialled, but only those of the first one's password can conn
 older kernels (``net.core.optmem_max``).
 
 GTSM: what is sent has TTL 255, and what comes with less than 256 minus the hops allowed is dropped. A listening socket
-serves peers near and far, so the TTL of a connection's first segment is looked at when it is accepted (TCP_SAVED_SYN),
+serves peers near and far. So the TTL of a connection's first segment is looked at when it is accepted (TCP_SAVED_SYN),
 and the kernel looks at all others.
 """
 

@@ -56,7 +56,7 @@ class Runner:
     def __init__(self, world: World, session: Session, listen_range: Net | None) -> None:
         self.session = session
         self.range = listen_range
-        """Of a dynamic neighbour."""
+        """The listen range that a dynamic neighbour came from."""
         self.taken: Taken | None = None
         """A session of another process that is to go on."""
         self.links: dict[Connection, Link] = {}

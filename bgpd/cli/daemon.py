@@ -1,8 +1,8 @@
 """``bgpd``: the daemon, and the tools that need no running one.
 
 Each command imports what it needs when it runs, so that ``--help`` and the tools are quick. Exit codes: 0, 1 when it
-failed, 2 for wrong usage, 78 (EX_CONFIG) when the configuration is wrong, so that the service manager does not try
-again with the same file.
+failed, 2 for wrong usage, 78 (EX_CONFIG) when the configuration is wrong. So the service manager does not try again
+with the same file.
 """
 
 from __future__ import annotations

@@ -46,10 +46,10 @@ class Route:
     interface: str
     attributes: Attributes
     metric: int
-    """In the kernel."""
+    """The route's metric in the kernel."""
     next_hop: Address | None
     place: str
-    """Where it was read, for messages: ``routes.json: [2]``."""
+    """The place at which it was read, for messages: ``routes.json: [2]``."""
 
     def bad(self, key: str, message: str) -> NoReturn:
         """Raises ``RouteError`` about one of its keys."""

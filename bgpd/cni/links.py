@@ -3,7 +3,7 @@ default route by 169.254.1.1 or the host end's link-local address, the host's en
 
 Work in the pod's namespace is one run of ``nsenter`` and ``ip``, work on the host another: each costs milliseconds, and
 no Python library that speaks netlink starts in less. What a link is for is kept as its alias: by that it is found again
-though its container's namespace is gone, and is distinguished from the link of a newer sandbox of the same pod.
+though its container's namespace is gone. So it is distinguished from the link of a newer sandbox of the same pod.
 """
 
 from __future__ import annotations

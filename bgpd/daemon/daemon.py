@@ -121,7 +121,7 @@ class Daemon:
         self._api: Api | None = None
         self._metrics = metrics
         self._log: tuple[str, str] = (config.log.level, config.log.format)
-        """As the log is configured."""
+        """Level and format as the log has them now."""
         self._take_over_wanted = take_over
         self._claim: Claim | None = None
         self._claimed = asyncio.Event()

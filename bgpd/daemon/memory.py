@@ -3,8 +3,8 @@
 A peer's part is reckoned, not measured: its prefixes, its attribute sets and paths as long as anybody refers to them
 (``bgp.wire.held``), what waits of it to be read, and for it to be sent. The sum of these is what is limited, and not
 what the kernel says of the whole process (RSS): that does not sink when a peer has gone, since freed memory is kept for
-the next use, so one peer after another would have to go for the first one's sake. ``tests/unit/test_memory.py`` holds
-the reckoning beside RSS.
+the next use. One peer after another would have to go for the first one's sake. ``tests/unit/test_memory.py`` holds the
+reckoning beside RSS.
 
 ``daemon`` asks after each turn and each second. What an ended peer leaves is taken out of the tables within a second or
 two, so it is counted no longer; nobody else has to go for it.
@@ -29,8 +29,8 @@ from bgpd.rib.router import Router
 log = logging.getLogger(__name__)
 
 COST_OF_PREFIX, COST_OF_ADVERTISED = 350, 150
-"""Octets of a prefix in Adj-RIB-In, Loc-RIB and what the kernel is kept equal to, and in the table of each update group
-that advertises it. Measured (``tests/unit/test_memory.py``)."""
+"""Octets of a prefix: in Adj-RIB-In, Loc-RIB and what the kernel is kept equal to, and in the table of each update
+group that advertises it. Measured (``tests/unit/test_memory.py``)."""
 SHARE = 4
 """Of the machine's memory a fourth may be the peers'."""
 REVIEW_EVERY, MOST_OF_THE_TIME = 0.1, 30.0

@@ -1,8 +1,8 @@
 """One turn of the daemon: decide a slice, carry on what was decided, and read no further than that is done.
 
-``daemon`` asks for a turn when something came in (``kick``); the router decides for a few milliseconds, the programmers
-and the update groups get what it decided, and where there is more the event loop gets the next turn to do it. While too
-much is read and not yet in the kernel, sessions are not read (back-pressure): TCP makes the peers wait.
+``daemon`` asks for a turn when something came in (``kick``); the router decides for a few milliseconds, and the
+programmers and the update groups get what it decided. Where there is more, the event loop runs before the next turn.
+While too much is read and not yet in the kernel, sessions are not read (back-pressure): TCP makes the peers wait.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ LOCK_TIMEOUT = 30.0
 """Seconds. Its holder may hang; a burst of pods is through by then."""
 
 RESOURCES = "/etc/bgpd/resources"
-"""Where resources are unless the configuration says otherwise."""
+"""The directory of resources unless the configuration says otherwise."""
 
 Order = Mapping[str, Any]
 Answer = dict[str, Any]

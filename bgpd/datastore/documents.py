@@ -42,7 +42,7 @@ class _Unit(NamedTuple):
     text: str
     line: int
     place: int | None = None
-    """Of an item in its List."""
+    """The index of an item in its List."""
     implied: tuple[str, str] = ("", "")
     """Kind and ``apiVersion`` that its List says of all its items."""
     json: bool = False

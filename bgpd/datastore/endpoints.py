@@ -39,7 +39,7 @@ class Endpoints:
         self.path = path.absolute()
         self._files: dict[str, _Status] = {}
         self._failures: tuple[Failure, ...] = ()
-        """Of the directory itself."""
+        """What is wrong with the directory itself."""
 
     def workloads(self) -> tuple[LocalWorkload, ...]:
         """In the order of the files' names."""

@@ -2,9 +2,9 @@
 
 Each object that is created has a JSON file of its own; one that stands among others in somebody's YAML is rewritten
 there, and its neighbours keep their text. A file is written beside its place and renamed over it under a lock of the
-directory (``flock``, which the kernel takes from the dead), so that a reader or a ``kill -9`` at any point finds the
-old file or the new. Handles are in a directory of their own, ``ipamhandles``: the daemon does not read them. Several
-nodes may share the directory where their file system has locks.
+directory (``flock``, which the kernel takes from the dead). So a reader or a ``kill -9`` at any point finds the old
+file or the new. Handles are in a directory of their own, ``ipamhandles``: the daemon does not read them. Several nodes
+may share the directory where their file system has locks.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Found(NamedTuple):
     as_of: float
     """Unix seconds at which it was known to be true."""
     objects: dict[str, list[Put]]
-    """Of each collection."""
+    """The objects of each collection."""
 
 
 class LastKnown:

@@ -67,7 +67,7 @@ class Objects:
         self._frozen: dict[str, Mapping[str, Any]] = {}
         """The mappings of the last snapshot, those of changed kinds left out: what did not change stays identical."""
         self._home: dict[Key, str] = {}
-        """Where the good version came from."""
+        """The place that each good version came from."""
         self._absent: dict[Key, float | None] = {}
         """Good objects that nothing says any more, and when they go; ``None`` while the clock stands still."""
         self._failures: dict[Key, tuple[Failure, ...]] = {}

@@ -32,7 +32,7 @@ class Put(NamedTuple):
     version: str
     """Differs with the object's content; the same version is the same content."""
     document: Any
-    """As the decoder wants it."""
+    """The object in the shape that the decoder takes."""
 
 
 class Gone(NamedTuple):

@@ -26,7 +26,7 @@ class Adopted(Generic[K]):
         self._group = group
         self._released = False
         self._keys: dict[Hashable, tuple[K, ...]] = {}
-        """By group."""
+        """The adopted keys of each group."""
 
     def __bool__(self) -> bool:
         return bool(self._keys)

@@ -62,13 +62,13 @@ class Programming:
     resigned: Callable[[Iterable[FibKey]], None] = lambda keys: None
     """Called with keys that are not wanted, or not any more: a conflict there is over."""
     drift: Drift = field(default_factory=Drift)
-    """Of the last whole compare."""
+    """What the last whole compare found."""
     repairs: Counter[str] = field(default_factory=Counter)
     """What others changed and we put right: ``missing extra changed`` -> count."""
     last_sync: float | None = None
     """Unix time of the last write or compare."""
     _unreported: Counter[str] = field(default_factory=Counter)
-    """Of ``repairs``, those that were not logged yet."""
+    """The ``repairs`` that were not logged yet."""
     _wide: WideRoutes = field(default_factory=WideRoutes)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _compare_cause: str = ""

@@ -24,7 +24,7 @@ class Conflicts(Mapping[FibKey, str]):
         self._words: dict[FibKey, str] = {}
         self._begun: list[FibKey] = []
         self._over: list[FibKey] = []
-        """Since the last report."""
+        """The keys whose conflict ended since the last report."""
 
     def __getitem__(self, key: FibKey) -> str:
         return self._words[key]

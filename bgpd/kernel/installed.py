@@ -1,7 +1,7 @@
 """What of ours is in the kernel, of one family: each route and how it is spelled there, and what those spellings share.
 
 ``fib`` fills it from readings and events, ``writer`` from what the kernel accepted. It knows distinct next hops, the
-links our routes lead over, and our nexthop objects, so that no question of those needs a walk through all routes.
+links our routes lead over, and our nexthop objects. So no question of those needs a walk through all routes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Object:
     def __init__(self, number: int, via: Via, parts: tuple[Object, ...] = (), attempt: int = 0) -> None:
         self.id, self.via = number, via
         self.parts = parts
-        """Of a group."""
+        """The objects that a group consists of; empty for a single hop."""
         self.attempt = attempt
         """The write that made it; 0 for one that was found."""
         self.failure: rt.Refusal | None = None
@@ -72,7 +72,7 @@ class InstalledRoutes:
         """Distinct next hops."""
         self.metrics: Counter[int] = Counter()
         self.objects: dict[Via, Object] = {}
-        """To write new routes over."""
+        """The object that new routes of a forwarding are written over."""
         self.by_id: dict[int, Object] = {}
         self.used_ids: set[int] = set()
         """Objects that routes of ours may be over; exact after a whole reading."""

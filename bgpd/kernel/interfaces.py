@@ -42,7 +42,7 @@ class InterfaceAddress(NamedTuple):
     family: Family
     address: Address
     subnet: Prefix
-    """Of a point-to-point link the peer's."""
+    """The connected subnet; on a point-to-point link the peer's."""
     prefix_route: bool
     """Whether the kernel makes the subnet's route."""
 

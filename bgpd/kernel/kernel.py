@@ -5,7 +5,7 @@ surrounds this node. ``start`` makes all of that valid, ``run`` keeps it so. Wha
 ``KernelHandler`` within the same turn of the event loop as the kernel's notification, once a turn.
 
 The kernel does not notify everything: when a link goes down or an address is removed it drops IPv4 routes and nexthop
-objects in silence, and when its queue to us overflows it drops notifications. Then ``fib_suspect`` asks for a whole
+objects in silence. When its queue to us overflows, it drops notifications. Then ``fib_suspect`` asks for a whole
 reading, which brings others' routes up to date too.
 """
 

@@ -1,6 +1,6 @@
 """The kernel's nexthop objects: all that are there, which are ours, and free ids for new ones. Used by ``fib``.
 
-The kernel finds a route's next hop by a hash that leaves the gateway out, so writing a route with the k-th gateway on
+The kernel finds a route's next hop by a hash that leaves the gateway out. So writing a route with the k-th gateway on
 one device walks k records. A route over a nexthop object is found by the object's id (Linux 5.3). Ours are those of our
 protocol in our range of ids; they are made exclusively, shared by all routes of one forwarding, and removed once a
 whole reading has shown that no route uses them. An object that somebody else changed is never changed back, since its

@@ -88,7 +88,7 @@ class Message(NamedTuple):
     port: int
     """Who asked: the port id of a socket, 0 for the kernel itself."""
     start: int
-    """Of the body, behind the header."""
+    """The position of the body, behind the header."""
     end: int
 
 
@@ -116,9 +116,9 @@ class NextHop(NamedTuple):
     id: int
     protocol: int
     hop: Hop | None
-    """Of a plain one."""
+    """The hop of a plain object."""
     members: tuple[int, ...]
-    """Of a group."""
+    """The ids that a group consists of."""
     blackhole: bool
     plain: bool
     """Nothing beyond what this package would write."""

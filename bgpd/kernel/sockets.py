@@ -1,6 +1,6 @@
 """Netlink sockets: one that asks and orders, one that listens, and a short-lived one for every dump.
 
-Orders go through one socket, in the order they were given. The system call does the kernel's work, so batches are sent
+Orders go through one socket, in the order they were given. The system call does the kernel's work. So batches are sent
 from one worker thread, which releases the interpreter lock meanwhile and lets the event loop go on; a message or two
 are sent at once, unless the kernel has lately been seen to make them wait. The listening socket never hears the echo of
 those orders: a filter in the kernel drops what our own port asked for. A dump is answered while it is read, so it needs

@@ -73,7 +73,7 @@ class BfdPlace(NamedTuple):
 
     address: Address
     interface: str | None = None
-    """Of a link-local address."""
+    """The link, where the address is link-local."""
 
 
 class BfdWanted(NamedTuple):
@@ -100,7 +100,7 @@ class BfdChange:
     """The path, or the system at its other end, is dead: who depends on it acts. False where either end's operator
     has taken the session down (RFC 5882 §3.2)."""
     reason: str
-    """In words, of one that is not up."""
+    """Why it is not up, in words."""
     control_plane_independent: bool
     """The peer's C bit: its end of the session lives while its control plane restarts (RFC 5882 §4.3)."""
 
@@ -125,9 +125,9 @@ class BfdStatus:
     local_discriminator: int
     remote_discriminator: int
     transmit_interval: float
-    """At which we send, before jitter."""
+    """Seconds between two packets that we send, before jitter."""
     receive_interval: float
-    """At which the peer may send."""
+    """Seconds between two packets that the peer may send, at least."""
     detection_time: float
     multiplier: int
     remote_multiplier: int

@@ -41,7 +41,7 @@ class Ref(NamedTuple):
     name: str
     """Of a block and of an affinity the block's CIDR, of a handle its id, else ``metadata.name``."""
     owner: str = ""
-    """Of an affinity: whose."""
+    """Whose affinity it is."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}" + (f" of {self.owner}" if self.owner else "")
@@ -78,7 +78,7 @@ class Block:
     claimed: int | None
     """When its owner took it; absent in blocks of Calico before 3.32."""
     allocations: tuple[int | None, ...]
-    """For each ordinal an index into ``attributes``."""
+    """An index into ``attributes`` for each ordinal."""
     unallocated: tuple[int, ...]
     """Free ordinals: taken from the front, given back at the end."""
     attributes: tuple[Attribute, ...]

@@ -1,8 +1,8 @@
 """A peer: the session this node wants with it, and the session it has.
 
 ``PeerConfig`` is what ``rules.peering`` derives from resources and ``bgp.speaker`` keeps alive; ``Peer`` is one
-established session as the RIBs know it, a new object each time the session comes up, so that identity shows the
-routes of this session from those of the one before (RFC 4724 §4.2).
+established session as the RIBs know it, a new object each time the session comes up. So identity shows the routes of
+this session from those of the one before (RFC 4724 §4.2).
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class PeerPolicy:
     """BGPFilters, in order; those that do not exist are skipped."""
     next_hop: NextHopMode = NextHopMode.AUTO
     cluster_id: Address | None = None
-    """Ours, as a route reflector (RFC 4456)."""
+    """Our own cluster, where we are a route reflector (RFC 4456)."""
     client: bool = False
     """The peer is a client of ours: internal routes are passed on to it, and its routes to others."""
     allow_own_as: int = 0
@@ -231,7 +231,7 @@ class Down:
 
     reason: DownReason
     message: str
-    """In words, for the log and ``bgpctl``."""
+    """The cause in words, for the log and ``bgpctl``."""
     keep: frozenset[Family] = field(default_factory=frozenset)
     """Families whose routes stay as stale (RFC 4724 §4.2); empty after a NOTIFICATION or the hold timer, unless both
     sides keep them over these (RFC 8538)."""

@@ -23,7 +23,7 @@ class Problem:
     source: str
     """The file or key, and the object: ``pools.yaml: IPPool default-ipv4``."""
     path: str
-    """Where inside it, ``spec.cidr``; empty for the whole."""
+    """The field inside it, ``spec.cidr``; empty for the whole."""
     message: str
     """What is wrong and what was expected."""
     harmless: bool = False

@@ -371,7 +371,7 @@ class Originated(NamedTuple):
     metric: int = 0
     """In the kernel; 0 is the family's normal priority."""
     gateway: Address | None = None
-    """Of another's route in the kernel."""
+    """The gateway of another's route in the kernel."""
 
 
 class StaticRoute(NamedTuple):

@@ -88,7 +88,7 @@ class PeerStatus:
     last_error: str = ""
     """Why there is no session: why the last one ended or, later, why none comes up. Also what is wrong beside one."""
     last_error_at: float | None = None
-    """When it last happened."""
+    """The moment at which the last error happened."""
     flaps: Mapping[str, int] = field(default_factory=dict)
     """DownReason value -> count."""
     messages_received: Mapping[str, int] = field(default_factory=dict)
@@ -241,7 +241,7 @@ class Status:
     event_loop_lag: float
     last_routes_change: float | None
     peers_shut_down: int = 0
-    """By the operator: these are not among ``peers_wanted``."""
+    """Peers that the operator has shut down: these are not among ``peers_wanted``."""
     memory_limit: int = 0
     """Octets that all peers together may hold; 0 is no limit."""
     problems: tuple[Problem, ...] = ()

@@ -1,9 +1,9 @@
 """Status values as JSON: the stable form that the API answers with and ``bgpctl -o json`` prints.
 
 Field names are those of ``model.status``. A session state is its name in lower case (``established``). A time is a
-number, Unix seconds. A mapping keyed by one word is an object; one keyed by several is a list of objects, each with
-its keys by name and ``count`` (``{"kind": "block", "family": "ipv4", "count": 2}``), since JSON has no other keys than
-text. Whatever changes in a way that a reader could stumble over raises ``SCHEMA_VERSION``; new fields do not.
+number, Unix seconds. A mapping keyed by one word is an object; one keyed by several is a list of objects, each with its
+keys by name and ``count`` (``{"kind": "block", "family": "ipv4", "count": 2}``): JSON has no other keys than text.
+Whatever changes in a way that a reader could stumble over raises ``SCHEMA_VERSION``; new fields do not.
 """
 
 from __future__ import annotations

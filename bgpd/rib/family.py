@@ -2,8 +2,8 @@
 
 Part of ``router``, the single writer, which hears the sessions and hands this what concerns a family; apart from it
 because sessions come and go in one, and prefixes are decided in the other. ``decide`` is the hot loop: a decision is
-found by its candidates' identities, and what follows from it, the kernel's route and what each group is sent, is worked
-out once for all prefixes that have those candidates. Import filters, kernel rules and export filters look at the prefix
+found by its candidates' identities. What follows from it, the kernel's route and what each group is sent, is worked out
+once for all prefixes that have those candidates. Import filters, kernel rules and export filters look at the prefix
 too; a family that has none of them pays a question a batch for it.
 """
 
@@ -64,9 +64,9 @@ class _Decision:
     """Of the next hops, when this was made: once one of them changed, this is no longer true."""
     selection: Selection | None
     forwarding: Forwarding | None
-    """Where no kernel rule bears on the prefix."""
+    """The kernel's route, where no kernel rule bears on the prefix."""
     metric: int
-    """In the kernel."""
+    """The metric of that route in the kernel."""
     groups: tuple[UpdateGroup, ...] | None = None
     """The update groups that ``outs`` is for."""
     outs: tuple[Advertised, ...] = ()
@@ -107,7 +107,7 @@ class FamilyRib:
         """What was decided for the kernel since it was taken."""
         self.adj_ribs_out = AdjRibsOut(family, is_client)
         self.rules: dict[PeerId, ImportRules] = {}
-        """Of peers that were heard, as asked for."""
+        """The import rules of peers that were heard, found when first asked for."""
         self.importing: dict[PeerId, ImportRules] = {}
         """Peers whose paths are looked at prefix by prefix: those with import filters, and those whose rules have
         changed since they were heard, so that what is refused is counted anew."""

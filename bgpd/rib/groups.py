@@ -67,10 +67,10 @@ class UpdateGroup:
     members: dict[PeerId, None] = field(default_factory=dict)
     """Peers whose present session belongs here."""
     table: AdjRibOut = field(default_factory=dict)
-    """By NLRI; live for ``bgp.outbound``."""
+    """What the group is sent, by NLRI; live for ``bgp.outbound``."""
     state: dict[Prefix, Out | tuple[Out, ...]] = field(default_factory=dict)
     changes: OutChanges = field(default_factory=dict)
-    """Since they were taken."""
+    """What changed in the table since changes were last taken."""
     made: Remembered[object, Out | ExportRefusal] = field(default_factory=Remembered)
     """Outs that filters or communities made, by path and operations: equal ones are one object."""
     _by_source: Counter[PeerId | None] | None = None

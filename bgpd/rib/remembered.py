@@ -15,7 +15,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 OCTETS = 8 << 20
-"""Of one table."""
+"""The most that one table holds."""
 ENTRY = 512
 """Octets of an entry beside its attributes: keys, values, and what those hold."""
 

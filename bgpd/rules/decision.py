@@ -7,7 +7,7 @@ e) lowest interior cost, f) lowest BGP identifier, g) lowest peer address. RFC 4
 the identifier and the CLUSTER_LIST's length before g).
 
 How we do it: one list of steps, each of which eliminates; no pairwise comparison, so the order of arrival cannot show
-and a MED triangle has one winner. What is left after e) is the multipath set, so AS paths of one length may differ in
+and a MED triangle has one winner. What is left after e) is the multipath set. So AS paths of one length may differ in
 content, internal and external never mix, and there is no oldest-route step. A path identifier (RFC 7911) breaks the
 last tie. A missing LOCAL_PREF counts 100, a missing MED 0.
 

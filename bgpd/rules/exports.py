@@ -7,8 +7,8 @@ learned routes inside a pool without ``disableBGPExport``; nothing else, never a
 What they let out gets the communities of ``prefixAdvertisements``.
 
 Learned routes inside the ranges of services are passed on by a route reflector only. Each node announces these ranges
-itself; a single address is announced by the nodes that have an endpoint, and whoever passes it on with itself as the
-next hop draws traffic that dies there (Calico does: calico#5235, #6074).
+itself; a single address is announced by the nodes that have an endpoint. Whoever passes it on with itself as the next
+hop draws traffic that dies there (Calico does: calico#5235, #6074).
 
 An own block hides the sub-prefixes that *this node* originates (``rules.originate`` leaves them out); what it learned
 from others inside its own block passes (Calico's filter drops them too, so that a reflector's clients reach a borrowed
@@ -73,9 +73,9 @@ class GroupKey(NamedTuple):
     asn4: bool
     next_hop_mode: NextHopMode = NextHopMode.AUTO
     client: bool = False
-    """Of ours, as a route reflector."""
+    """Whether the peer is a client of ours, as a route reflector."""
     cluster_id: Address | None = None
-    """Ours, on internal sessions."""
+    """Our own cluster, on internal sessions."""
     filters: tuple[str, ...] = ()
     """Those that have a word on what it is sent."""
     add_path: bool = False

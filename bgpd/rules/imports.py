@@ -36,7 +36,7 @@ class ImportRules:
 
     allow_own_as: int = 0
     cluster_id: Address | None = None
-    """Ours."""
+    """Our own cluster."""
     chain: Chain | None = None
     ibgp: bool = True
     client: bool = False

@@ -3,12 +3,12 @@
 Called by the daemon at every snapshot and every change of the workloads' routes; the result is whole and does not
 depend on the order of anything. A block is ours when its BlockAffinity is confirmed and no IPAMBlock of exactly its
 CIDR names another owner; it is announced, and nothing inside it. One of a single address has no blackhole, which would
-stand where its workload's route is, and so is announced while that route is there only: packets to it would otherwise
-leave this node again. One that is being released (``pendingDeletion``) is not: the addresses in use are announced one
-by one, and the blackhole stays until another node announces the block. A workload's host route inside a pool and
-outside our blocks is a borrowed address. One whose metric is below the normal priority is announced inside our own
-block too: its workload is being moved here (calico.md §3.5). The ranges of services are announced whole, their single
-addresses as ``rules.services`` says, and neither are the kernel's (§5).
+stand where its workload's route is. It is announced while that route is there only: packets to it would otherwise leave
+this node again. One that is being released (``pendingDeletion``) is not: the addresses in use are announced one by one,
+and the blackhole stays until another node announces the block. A workload's host route inside a pool and outside our
+blocks is a borrowed address. One whose metric is below the normal priority is announced inside our own block too: its
+workload is being moved here (calico.md §3.5). The ranges of services are announced whole, their single addresses as
+``rules.services`` says, and neither are the kernel's (§5).
 
 A blackhole goes through the same rule as any route of its pool: where Felix writes those, it is Felix's (§2.9). What is
 not announced by itself, others' routes in the kernel among it, is *offered*: a peer's filter may let it out.

@@ -36,7 +36,7 @@ class Wanted(NamedTuple):
 
     kind: PeerKind
     source: str
-    """As ``PeerConfig.source``."""
+    """The resource behind it, as ``PeerConfig.source`` names it."""
     address: Address
     port: int
     asn: int

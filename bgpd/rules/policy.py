@@ -69,7 +69,7 @@ class FamilyPolicy:
     advertisements: tuple[tuple[Prefix, tuple[Community, ...]], ...] = ()
     """Communities that each route inside a CIDR gets, once the built-in rules let it out."""
     kernel_rules: tuple[KernelRule, ...] = ()
-    """In order."""
+    """The rules of the kernel's routes, in the order in which they are asked."""
     service_addresses: Mapping[Prefix, KernelRule] = field(default_factory=dict)
     """Of services' addresses outside the ranges of services: each decides, before all others."""
     own_subnet: Prefix | None = None
@@ -113,7 +113,7 @@ class RoutePolicy:
         default_factory=lambda: {family: FamilyPolicy() for family in Family}
     )
     cluster_id: Address | None = None
-    """Ours, as a route reflector (RFC 4456)."""
+    """Our own cluster, where we are a route reflector (RFC 4456)."""
     priorities: Literal["auto", "on", "off"] = "auto"
     """Whether LOCAL_PREF carries the kernel's metric."""
     priorities_set: bool = False
@@ -126,7 +126,7 @@ class RoutePolicy:
     _chains: dict[tuple[tuple[str, ...], Direction, Family], Chain | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    """As compiled: peers have few lists of filters."""
+    """Lists of filters as compiled: peers have few different ones."""
 
     def of(self, peer: Peer) -> PeerPolicy:
         """What a session may announce and is sent."""

@@ -51,7 +51,7 @@ class _Token(NamedTuple):
     """An operator as itself, or ``label``, ``string``, ``end``."""
     value: str
     position: int
-    """Of its first character, from 1."""
+    """The position of its first character, from 1."""
 
 
 _TOKEN = re.compile(

@@ -34,7 +34,7 @@ VERSION = f"v1.6.8+bgpd{__version__}"
 DAY = 20 * 3600.0
 """Seconds after which a time is a date: BIRD's ``iso short``."""
 PREFERENCE = 100
-"""Of BGP's routes."""
+"""The preference of BGP's routes."""
 OWN_PREFERENCES = {"kernel1": 10, "static1": 200, "direct1": 240}
 LONGEST_WORDS = 200
 EVERYTHING = {Family.IPV4: "0.0.0.0/0", Family.IPV6: "::/0"}
@@ -47,7 +47,7 @@ STATES = {
     SessionState.OPEN_CONFIRM: ("start", "OpenConfirm"),
     SessionState.ESTABLISHED: ("up", "Established"),
 }
-"""Of a session: the protocol's state, and BGP's."""
+"""The state of a session: the protocol's, and BGP's."""
 OTHERS = (("static1", "Static"), ("kernel1", "Kernel"), ("device1", "Device"), ("direct1", "Direct"))
 ORDERS = frozenset(
     (

@@ -61,7 +61,7 @@ class Plan(NamedTuple):
     prioritised: bool
     """Whether LOCAL_PREF carries the kernel's metric."""
     problems: tuple[Problem, ...]
-    """Of resources, peers and configuration."""
+    """What is wrong with resources, peers and configuration."""
 
 
 class Session(NamedTuple):

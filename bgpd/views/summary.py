@@ -47,7 +47,7 @@ class Facts:
     """How long the event loop was held lately, in seconds."""
     last_routes_change: float | None = None
     problems: list[Problem] = field(default_factory=list)
-    """Of the daemon's own start."""
+    """Problems of the daemon's own start."""
     memory_limit: int = 0
     """Octets that all peers together may hold; 0 is no limit."""
     out_of_memory: Callable[[], Iterable[Problem]] = tuple

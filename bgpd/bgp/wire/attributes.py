@@ -91,7 +91,7 @@ class Block(NamedTuple):
     rest: bytes
     """All other attributes, as they came: the key of the cache."""
     next_hop_at: int
-    """Where NEXT_HOP was."""
+    """The position at which NEXT_HOP was."""
     next_hop: bytes | None
     originator_id: bytes | None
     """Cut out too: a reflector gives each node's routes another, and all else of them is the same."""

@@ -1,9 +1,9 @@
 """Attributes that mean nothing to us and have a form that is known: what a malformed one comes to (RFC 7606 §8).
 
 ``attributes`` asks for each attribute that it does not decode itself. Passed on unread, a malformed one would do at our
-internal peers what it should have done here, and many of them end the session for it. So the form is looked at, as
-far as the attribute's RFC calls a wrong one malformed; what is inside a TLV is its readers' business. Attributes that
-nobody knows are kept with the partial bit when transitive, and dropped when not (RFC 4271 §5).
+internal peers what it should have done here. Many of them end the session for it. So the form is looked at, as far as
+the attribute's RFC calls a wrong one malformed; what is inside a TLV is its readers' business. Attributes that nobody
+knows are kept with the partial bit when transitive, and dropped when not (RFC 4271 §5).
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ KINDS = {
     ),
     ATTR_SET: Kind("ATTR_SET", OPTIONAL_TRANSITIVE, _never, Handling.WITHDRAW),  # RFC 7606 §7.16
 }
-"""By code."""
+"""What is known of each attribute, by its code."""
 
 
 def judge(code: int, flags: int, value: bytes, *, internal: bool, decoded: Form) -> tuple[Handling, str]:

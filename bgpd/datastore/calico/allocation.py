@@ -1,9 +1,9 @@
 """IPAM's objects as Calico stores them <-> ``model.ipam``. Stores share it: files and Kubernetes keep whole objects,
 etcd for blocks, affinities and handles only what is here ``spec`` (ipam.md §1).
 
-Reading survives what people and other versions write: defaults are applied, a block that contradicts itself is kept
-as ``broken`` so that it stands in the way of others, and an object that cannot be read at all is ``None``. Writing puts
-our fields over what was read, so that fields of newer writers stay.
+Reading survives what people and other versions write: defaults are applied, a block that contradicts itself is kept as
+``broken`` so that it stands in the way of others. An object that cannot be read at all is ``None``. Writing puts our
+fields over what was read, so that fields of newer writers stay.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class Verdict(Enum):
     """It says itself that it counts no more (``deleted``), or it is no node's."""
     BAD = "bad"
     IGNORED = "ignored"
-    """Of a kind that does not concern us."""
+    """The object is of a kind that does not concern us."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,8 @@
 """etcd v3 over its JSON gateway: reads at one revision, watches, guarded writes. The door of this room to the network.
 
-The gateway, not gRPC: etcd serves it on the client port of every release since 3.4, one connection carries any number
-of watches, and it needs only aiohttp, which the daemon has
-for its own API (measured: 4 MiB more; aetcd over grpcio 25).
-Keys and values are octets; the gateway has them in base64, and its 64-bit numbers as text.
+The gateway, not gRPC: etcd serves it on the client port of every release since 3.4. One connection carries any number
+of watches, and it needs only aiohttp, which the daemon has for its own API (measured: 4 MiB more; aetcd over grpcio
+25). Keys and values are octets; the gateway has them in base64, and its 64-bit numbers as text.
 
 A read that one server does not answer is asked of the next; a write is not repeated once it may have arrived. A user's
 token is renewed when the servers no longer know it. Errors are ``Trouble``.

@@ -2,7 +2,7 @@
 
 Whom to ask and who we are is lightkube's part: kubeconfig with contexts and exec plugins, the account of a pod with its
 token renewed on disk, client certificates, proxies. Its list and watch are not used: they keep a page as a whole, make
-a typed object of each item, know neither bookmarks nor streaming lists nor ``Retry-After``, and forget at a 410 what
+a typed object of each item, know neither bookmarks nor streaming lists nor ``Retry-After``. They forget at a 410 what
 was known, so that nothing could be compared. Imported only when this datastore is chosen (4 MiB in the daemon).
 
 Files named by the configuration (certificates, tokens, the kubeconfig itself) are read again when the server no longer
@@ -48,7 +48,7 @@ class Access:
 
     kubeconfig: Path | None = None
     context: str | None = None
-    """Of the kubeconfig; the current one without it."""
+    """The name of a context of the kubeconfig; the current one without it."""
     service_account: Path = Path(SERVICE_ACCOUNT)
 
 
@@ -63,7 +63,7 @@ class KubernetesClient:
         self._users: Counter[httpx.AsyncClient] = Counter()
         """How many requests are under way on each: one that is to go is closed when the last of them ends."""
         self.server = ""
-        """Where it is, once it was connected to."""
+        """The server's address, once it was connected to."""
         self.namespace = "default"
         """That of the account or of the context."""
 

@@ -1,8 +1,8 @@
 """Addresses are given out: by number, or one by name (ipam.md §2.2, §2.5, §2.6).
 
-The handle is written before the block and counts what is about to be taken, so that a crash leaves a count too high,
-never an address that its handle does not know; a block that could not be written takes the count back. A request that
-cannot be met as a whole gives back what it had got, and is refused by name.
+The handle is written before the block and counts what is about to be taken. So a crash leaves a count too high, never
+an address that its handle does not know; a block that could not be written takes the count back. A request that cannot
+be met as a whole gives back what it had got, and is refused by name.
 
 An ADD that comes again, since its runtime did not hear the answer, gets what its handle and interface have already.
 """

@@ -1,9 +1,9 @@
 """Blocks come to a node and go from it: claim, repair, reclaim, release of an affinity (ipam.md §2.3, §2.4, §2.10).
 
 Who owns a block is stated by the block. The affinity is written before it (``pending``: I am about to) and after it
-(``confirmed``), each time guarded by its revision, so that who gives a block up (``pendingDeletion`` first) and who
-takes it see each other: the last write of one of them conflicts. What a process that died left half done is finished
-by the node's next call: a pending affinity without a block, with its block, or with somebody else's.
+(``confirmed``), each time guarded by its revision. So who gives a block up (``pendingDeletion`` first) and who takes it
+see each other: the last write of one of them conflicts. What a process that died left half done is finished by the
+node's next call: a pending affinity without a block, with its block, or with somebody else's.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Addresses come back: by handle, by name, with a node or a pool (ipam.md §2.8, §2.9).
 
 The block is written first, the handle after it: a crash leaves a count too high. A release by handle then puts the
-counts right, also those that an earlier crash left, guarded by the handle's revision from before its blocks were read:
-an assignment for the same handle meanwhile makes that write conflict. A block without owner goes with its last address.
+counts right, also those that an earlier crash left. It is guarded by the handle's revision from before its blocks were
+read: an assignment for the same handle meanwhile makes that write conflict. A block without owner goes with its last
+address.
 """
 
 from __future__ import annotations
