@@ -11,6 +11,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -263,6 +264,48 @@ def test_a_stop_leaves_the_routes(running: Machine, peer: Bgpd) -> None:
         settled(running, peer)
         running.run("systemctl", "restart", "bgpd")
         settled(running, peer)
+
+
+def test_no_peer_notices_an_upgrade(running: Machine, peer: Bgpd) -> None:
+    """Both ways under systemd 252; then a stop, which systemd tells from a restart: it discards what was kept."""
+    before, since = sessions(peer), cursor(running)
+    monitors = [Monitor(running.inside, ("route",), None), Monitor(peer.namespace, ("route",), None)]
+    for words in (("systemctl", "restart", "bgpd"), ("bgpctl", "upgrade")):
+        pid = state(running)[2]
+        running.run(*words)
+        assert state(running)[2] != pid
+        settled(running, peer)
+        assert sessions(peer) == before, running.journal()
+    assert [monitor.stop() for monitor in monitors] == [[], []]
+    journal = running.journal(f"--after-cursor={since}")
+    assert journal.count("event=session_taken_over") == 4 and "event=session_not_taken_over" not in journal
+    assert running.show("bgpd", "NFileDescriptorStore") == {"NFileDescriptorStore": "0"}, (
+        "none is left behind"
+    )
+    running.run("systemctl", "stop", "bgpd")
+    wait_until(lambda: not peer.established(), 5, "the peer sees a stop at once")
+    assert all(each["graceful_restart_active"] for each in peer.peers().values())
+    running.run("systemctl", "start", "bgpd")
+    settled(running, peer)
+
+
+def sessions(peer: Bgpd) -> dict[str, Any]:
+    """What the peer says of its sessions: since when each is up, how often it was not, how many UPDATEs it got."""
+    return {
+        name: (
+            pytest.approx(of["since"], abs=0.2),
+            of["state"],
+            of["flaps"],
+            of["messages_received"]["UPDATE"],
+        )
+        for name, of in peer.peers().items()
+    }
+
+
+def cursor(machine: Machine) -> str:
+    """Where the journal ends now."""
+    shown = machine.run("journalctl", "--no-pager", "--quiet", "-n", "0", "--show-cursor").stdout
+    return shown.strip().removeprefix("-- cursor: ")
 
 
 def test_cleanup_takes_them_away(running: Machine, peer: Bgpd) -> None:

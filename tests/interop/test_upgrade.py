@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from testing.daemons import Frr
-from testing.namespaces import Net
+from testing.daemons import Bird, Frr
+from testing.namespaces import Net, wait_until
+from testing.resources import bgp_peer
 from tests.interop.far import Far, FarBird, FarFrr
 from tests.interop.suite import ASN, BLOCKS, OWN, THEIRS, Ground
+from tests.interop.test_protection import BIRDS, TIMERS, V4, V6, secret
 
 SHARED = "10.48.9.0/26"
 
@@ -84,3 +89,133 @@ def test_no_peer_notices(net: Net, times: int) -> None:
         assert not any(peer["flaps"].values()) and peer["since"] == pytest.approx(
             peers[name]["since"], abs=0.1
         )
+
+
+class Bystander:
+    """A far end's ping of a workload's address on the node, a thousand a second."""
+
+    def __init__(self, far: Far, address: str) -> None:
+        self._process = far.namespace.popen("ping", "-n", "-q", "-i", "0.001", address, name="ping")
+
+    def lost(self) -> int:
+        """How many were lost in all."""
+        self._process.signal(signal.SIGINT)
+        self._process.wait(5)
+        sent, received = re.findall(r"(\d+) packets transmitted, (\d+) received", self._process.log)[-1]
+        assert int(sent) > 100
+        return int(sent) - int(received)
+
+
+def test_bgpctl_starts_the_next_process_or_leaves_all_as_it_is(net: Net) -> None:
+    ground, fars = ground_of(net)
+    ground.node.ip("addr", "add", "10.48.0.1/32", "dev", "lo")  # inside the block, so that there is an answer
+    settle(ground, fars)
+    bgpd = ground.bgpd
+    witnesses = [Witness(far) for far in fars]
+    before = [witness.sessions() for witness in witnesses]
+    fars[0].namespace.ip("route", "replace", "10.48.0.0/26", "via", "10.9.0.1")
+    probe = Bystander(fars[0], "10.48.0.1")
+    good = bgpd.config_path.read_text()
+
+    # One that fails changes nothing.
+    bgpd.config_path.write_text("bgp: {prot: 1}\n")
+    failed = bgpd.bgpctl("upgrade", timeout=60)
+    assert failed.returncode == 1 and "exit code 78" in failed.stderr and "this one goes on" in failed.stderr
+    assert bgpd.running and bgpd.established()
+    bgpd.config_path.write_text(good)
+
+    done = bgpd.bgpctl("upgrade", timeout=60)
+    assert done.returncode == 0, done.stderr + bgpd.log
+    match = re.fullmatch(r"process (\d+) has the sessions, and is ready\n", done.stdout)
+    assert match, done.stdout
+    pid = int(match[1])
+    try:
+        assert bgpd.process is not None and bgpd.process.wait(10) == 0
+        assert probe.lost() == 0
+        for witness, sessions in zip(witnesses, before, strict=True):
+            now = witness.sessions()
+            for name, (since, updates) in sessions.items():
+                assert now[name] == (pytest.approx(since, abs=1.1), updates), name
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10, "it ends")
+
+
+def test_a_peer_that_cannot_be_asked_again(net: Net) -> None:
+    """Without route refresh what it had sent comes along: nothing is missing, and nothing stays that it takes back."""
+    far = FarBird(net, 2, asn=ASN, node_asn=ASN, announced=THEIRS, extra="enable route refresh off;")
+    ground = Ground(net, [far])
+    ground.start()
+    ground.wait_kernel(*THEIRS)
+    ground.wait_heard(far, OWN)
+    bgpd = ground.bgpd
+    bgpd.wait_in_sync()
+    monitor = ground.node.monitor()
+    for _ in range(2):
+        bgpd.upgrade()
+        bgpd.wait_in_sync()
+    assert "event=session_not_taken_over" not in bgpd.log
+    assert monitor.stop() == []
+    received = {route["prefix"] for route in bgpd.ctl("routes", table="in")["routes"]}
+    assert received == set(THEIRS)
+    far.withdraw(THEIRS[0])
+    ground.wait_kernel(*THEIRS[1:], without=THEIRS[:1])
+
+
+def test_what_needs_another_session_falls_back_alone(net: Net) -> None:
+    """The next process has another hold time for one peer: that session goes by graceful restart, the others stay."""
+    ground, fars = ground_of(net)
+    settle(ground, fars)
+    bgpd, (bird, frr) = ground.bgpd, map(Witness, fars)
+    before, peers = bird.sessions(), bgpd.peers()
+    kernel, monitor = ground.kernel(), ground.node.monitor()
+    bgpd.configure(bgp={"peers": {"10.9.0.3": {"hold_time": 30}}})
+    bgpd.upgrade()
+    bgpd.wait_established(*peers)
+    bgpd.wait_in_sync()
+    fallen = re.findall(r"event=session_not_taken_over peer=(\S+) cause=(.*)", bgpd.log)
+    assert fallen == [("Global_10_9_0_3", "'configured otherwise: hold_time'")]
+    assert bgpd.peers()["Global_10_9_0_3"]["hold_time"] == 30
+    assert bird.sessions() == {
+        name: (pytest.approx(since, abs=1.1), updates) for name, (since, updates) in before.items()
+    }
+    assert frr.sessions().keys() == {"10.9.0.1", "fd09::1"}
+    assert ground.kernel() == kernel and monitor.stop() == []
+
+
+def test_passwords_and_ttl_security_go_along(net: Net) -> None:
+    """The sessions go on in their sockets; and the listening socket has its keys, so that a peer can come again."""
+    words = f'password "hush-one"; ttl security on; {TIMERS}'
+    configured = "protocol device {}" + "".join(
+        f"protocol bgp {name} {{ local as 65001; neighbor {node} as {ASN}; {words} {channel} }}"
+        for name, node, channel in (("v4", "10.9.0.1", V4), ("v6", "fd09::1", V6))
+    )
+    ground = Ground(net, [])
+    namespace = net.namespace("bird")
+    net.join(ground.switch, namespace, "port2", ["10.9.0.2/24", "fd09::2/64"])
+    bird = Bird(namespace, configured, "10.9.0.2").start()
+    ground.bgpd.write(
+        "peers",
+        *(
+            bgp_peer(
+                f"bird{number}",
+                address,
+                65001,
+                password={"secretKeyRef": {"name": "bgp", "key": "bird"}},
+                ttlSecurity=1,
+            )
+            for number, address in enumerate(("10.9.0.2", "fd09::2"))
+        ),
+    )
+    ground.bgpd.write("secrets", secret(bird="hush-one"))
+    ground.bgpd.start()
+    ground.bgpd.wait_established(*BIRDS)
+    since = {name: bird.since(name) for name in ("v4", "v6")}
+    for _ in range(2):
+        ground.bgpd.upgrade()
+    ground.bgpd.wait_established(*BIRDS)
+    assert {name: bird.since(name) for name in since} == pytest.approx(since, abs=0.1)
+    assert "event=session_not_taken_over" not in ground.bgpd.log
+
+    bird.birdc("restart v4")
+    wait_until(lambda: bird.established("v4"), 15, "it comes again", report=net.report)
