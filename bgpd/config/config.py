@@ -334,6 +334,18 @@ class CompatOptions(_Section):
     ``/var/run/calico``); null is none."""
     process_names: StrictBool = False
     """Two idle processes that are called ``bird`` and ``bird6``: calicoctl asks no socket without them."""
+    node_status: StrictBool = False
+    """With the datastore ``kubernetes``: fill in the CalicoNodeStatus objects of this node, as calico-node does."""
+    network_available: StrictBool = False
+    """With the datastore ``kubernetes``: once in sync, clear the condition NetworkUnavailable of this node."""
+    session_events: StrictBool = False
+    """With the datastore ``kubernetes``: Events on the Node when sessions go down and up, ten at once and then two a
+    minute at most."""
+
+    @property
+    def reports(self) -> list[str]:
+        """The keys that write into the Kubernetes API."""
+        return [key for key in ("node_status", "network_available", "session_events") if getattr(self, key)]
 
 
 class LogOptions(_Section):
@@ -363,6 +375,13 @@ class Config(_Section):
     """Where a peer's shutdown by the operator is remembered over restarts."""
     compat: CompatOptions = CompatOptions()
     log: LogOptions = LogOptions()
+
+    @model_validator(mode="after")
+    def _reports_somewhere(self) -> Config:
+        if self.compat.reports and self.datastore.type != "kubernetes":
+            keys = ", ".join(f"compat.{key}" for key in self.compat.reports)
+            raise ValueError(f"{keys}: written into the Kubernetes API: expected datastore.type kubernetes")
+        return self
 
 
 Passwords = Mapping[Path, SecretBytes | str]

@@ -68,10 +68,13 @@ class Process:
 
 
 class EtcdServer(Process):
-    """One etcd. ``options`` are flags of its own, ``scheme`` what clients speak."""
+    """One etcd. ``options`` are flags of its own, ``scheme`` what clients speak, ``listen`` where it waits for them."""
 
-    def __init__(self, directory: Path, options: Sequence[str] = (), scheme: str = "http") -> None:
+    def __init__(
+        self, directory: Path, options: Sequence[str] = (), scheme: str = "http", listen: str = "127.0.0.1"
+    ) -> None:
         super().__init__(directory, "etcd")
+        self.listen = listen
         self.port, self._peer = free_port(), free_port()
         self.url = f"{scheme}://127.0.0.1:{self.port}"
         self.options = options
@@ -82,7 +85,7 @@ class EtcdServer(Process):
             "etcd",
             "--data-dir",
             str(self.directory / "etcd"),
-            f"--listen-client-urls={self.url}",
+            f"--listen-client-urls={self.url.replace('127.0.0.1', self.listen)}",
             f"--advertise-client-urls={self.url}",
             f"--listen-peer-urls={peer}",
             f"--initial-advertise-peer-urls={peer}",
@@ -111,11 +114,11 @@ def apiserver_binary() -> Path | None:
     return path if path.exists() else None
 
 
-def make_ca(directory: Path) -> tuple[Path, Path, Path]:
-    """(CA, certificate of 127.0.0.1, key), as PEM."""
+def make_ca(directory: Path, address: str = "127.0.0.1") -> tuple[Path, Path, Path]:
+    """(CA, certificate of 127.0.0.1 and of one more address, key), as PEM."""
     ca, ca_key, cert, key = (directory / name for name in ("ca.crt", "ca.key", "server.crt", "server.key"))
     request, extension = directory / "server.csr", directory / "server.ext"
-    extension.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    extension.write_text("subjectAltName=IP:127.0.0.1,IP:" + address + ",DNS:localhost\n")
     for command in (
         f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=ca -keyout {ca_key} -out {ca}",
         f"req -newkey rsa:2048 -nodes -subj /CN=server -keyout {key} -out {request}",
@@ -130,11 +133,13 @@ class ApiServer(Process):
 
     TOKENS = "admin-token,admin,1,system:masters\nnobody-token,nobody,2\n"
 
-    def __init__(self, directory: Path, binary: Path) -> None:
+    def __init__(self, directory: Path, binary: Path, address: str = "127.0.0.1") -> None:
+        """``address``: where others than this process reach it."""
         super().__init__(directory, "kube-apiserver")
+        self.address = address
         self._binary = binary
         self.etcd = EtcdServer(directory)
-        self.ca, self._cert, self._key = make_ca(directory)
+        self.ca, self._cert, self._key = make_ca(directory, address)
         self.port = free_port()
         self.url = f"https://127.0.0.1:{self.port}"
         (directory / "tokens.csv").write_text(self.TOKENS)
@@ -156,7 +161,7 @@ class ApiServer(Process):
         return [
             str(self._binary),
             f"--etcd-servers={self.etcd.url}",
-            "--bind-address=127.0.0.1",
+            f"--bind-address={'127.0.0.1' if self.address == '127.0.0.1' else '0.0.0.0'}",
             "--advertise-address=127.0.0.1",
             f"--secure-port={self.port}",
             "--endpoint-reconciler-type=none",
@@ -217,7 +222,8 @@ class ApiServer(Process):
 
     def kubeconfig(self, path: Path, token: str = "admin-token", ca: Path | None = None) -> Path:
         """A file for a user of this server."""
-        cluster = {"server": self.url, "certificate-authority": str(ca or self.ca)}
+        url = f"https://{self.address}:{self.port}"
+        cluster = {"server": url, "certificate-authority": str(ca or self.ca)}
         path.write_text(
             json.dumps(
                 {

@@ -3,9 +3,10 @@ account that they make."""
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ from bgpd.config.reading import parse
 from bgpd.datastore.cluster import Cluster
 from bgpd.datastore.kubernetes.client import Access, KubernetesClient
 from bgpd.datastore.kubernetes.feeds import Kubernetes
+from bgpd.datastore.kubernetes.reports import (
+    NodeStatuses,
+    Refusals,
+    SessionEvents,
+    clear_network_unavailable,
+)
 from bgpd.datastore.trouble import Kind, Trouble
 from tests.cluster.servers import ApiServer, apiserver_binary, missing, until
 from tests.datastore_contract import OWN, Watching
@@ -34,8 +41,8 @@ PATHS = {
     "DaemonSet": "/apis/apps/v1/namespaces/kube-system/daemonsets",
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/roles",
-    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings",
+    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings",
     "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
 }
 
@@ -63,7 +70,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
         server.apply(namespace, "/api/v1/namespaces/kube-system")
         for document in documents("without-calico"):
-            server.apply(document, f"{PATHS[document['kind']]}/{document['metadata']['name']}")
+            metadata = document["metadata"]
+            path = PATHS[document["kind"]].format(namespace=metadata.get("namespace"))
+            server.apply(document, f"{path}/{metadata['name']}")
         for plural in (
             "bgpconfigurations",
             "bgppeers",
@@ -71,6 +80,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
             "ippools",
             "blockaffinities",
             "ipamblocks",
+            "caliconodestatuses",
         ):
             until(functools.partial(served, server, f"{CALICO}/{plural}"), plural)
         yield server
@@ -148,11 +158,87 @@ async def test_the_account_is_enough_and_may_no_more(
         ("GET", "/api/v1/pods", None),
         ("DELETE", f"/api/v1/nodes/{OWN}", None),
         ("PUT", f"{CALICO}/ippools/default", {}),
+        ("PATCH", f"/api/v1/nodes/{OWN}", {}),
+        ("GET", "/api/v1/namespaces/default/events", None),
+        ("POST", "/api/v1/namespaces/kube-system/events", {}),
+        ("POST", f"{CALICO}/caliconodestatuses", {}),
     ):
         with pytest.raises(Trouble) as caught:
             await client.send(method, path, body)
         assert caught.value.kind is Kind.FORBIDDEN, path
     await client.close()
+    await reports(server, access)
+
+
+async def reports(server: ApiServer, access: Access) -> None:
+    """The same account writes what it is asked to report."""
+    spec = {"node": OWN, "classes": ["Agent", "BGP", "Routes"], "updatePeriodSeconds": 10}
+    put(server, "CalicoNodeStatus", "caliconodestatuses", "worker1", spec)
+    put(server, "CalicoNodeStatus", "caliconodestatuses", "other", {**spec, "node": "other"})
+    node = server.request("GET", f"/api/v1/nodes/{OWN}")
+    there = {"type": "NetworkUnavailable", "status": "True", "reason": "NoRouteCreated"}
+    node["status"]["conditions"] = [there, {"type": "Ready", "status": "True"}]
+    server.request("PUT", f"/api/v1/nodes/{OWN}/status", node)
+    source, refusals = Kubernetes(access, OWN, False), Refusals()
+    made: list[list[str]] = []
+
+    def make(classes: Collection[str]) -> dict[str, Any]:
+        made.append(sorted(classes))
+        return {"lastUpdated": "2026-11-27T08:00:00Z", "agent": {"birdV4": {"state": "Ready"}}}
+
+    statuses = asyncio.create_task(NodeStatuses(source, make, lambda: None, refusals).run())
+    await clear_network_unavailable(source.client, OWN, refusals)
+    conditions = {
+        each["type"]: each["status"]
+        for each in server.request("GET", f"/api/v1/nodes/{OWN}")["status"]["conditions"]
+    }
+    assert conditions == {"NetworkUnavailable": "False", "Ready": "True"}
+    events = SessionEvents(source.client, OWN, refusals)
+    told = iter([{"Mesh_1": (True, 1.0, "")}, {"Mesh_1": (False, 2.0, ": hold timer")}])
+    last: dict[str, tuple[bool, float, str]] = {}
+
+    def sessions() -> dict[str, tuple[bool, float, str]]:
+        nonlocal last
+        last = next(told, last)
+        return last
+
+    events_task = asyncio.create_task(events.run(sessions))
+    path = f"{CALICO}/caliconodestatuses"
+    async with asyncio.timeout(20):
+        while "status" not in await asyncio.to_thread(server.request, "GET", f"{path}/worker1"):  # noqa: ASYNC110 - a server announces nothing here
+            await asyncio.sleep(0.1)
+        while not (found := (await asyncio.to_thread(server.request, "GET", EVENTS))["items"]):  # noqa: ASYNC110 - a server announces nothing here
+            await asyncio.sleep(0.1)
+    assert made[0] == ["Agent", "BGP", "Routes"]
+    assert "status" not in server.request("GET", f"{path}/other")
+    assert found[0]["message"] == "BGP session Mesh_1 went down: hold timer"
+    assert (found[0]["type"], found[0]["involvedObject"]["name"]) == ("Warning", OWN)
+    await asyncio.sleep(2.5)
+    assert len(made) == 1  # our own write is no change, and the period is longer
+    # Before Calico 3.33 the status is part of the object.
+    name = "caliconodestatuses.crd.projectcalico.org"
+    definition = server.request("GET", f"{PATHS['CustomResourceDefinition']}/{name}")
+    del definition["spec"]["versions"][0]["subresources"]
+    server.request("PUT", f"{PATHS['CustomResourceDefinition']}/{name}", definition)
+    group = CALICO
+    async with asyncio.timeout(20):
+        while "caliconodestatuses/status" in str(await asyncio.to_thread(server.request, "GET", group)):  # noqa: ASYNC110 - a server announces nothing here
+            await asyncio.sleep(0.1)
+        current = server.request("GET", f"{path}/worker1")
+        current["spec"]["classes"] = ["Agent"]
+        current["status"] = {}
+        server.request("PUT", f"{path}/worker1", current)
+        while not (await asyncio.to_thread(server.request, "GET", f"{path}/worker1")).get("status"):  # noqa: ASYNC110 - a server announces nothing here
+            await asyncio.sleep(0.1)
+    assert made[-1] == ["Agent"]
+    assert not refusals._said
+    for task in (statuses, events_task):
+        task.cancel()
+    await asyncio.gather(statuses, events_task, return_exceptions=True)
+    await source.close()
+
+
+EVENTS = "/api/v1/namespaces/default/events"
 
 
 def test_the_configuration_in_the_manifest_is_good() -> None:

@@ -36,6 +36,7 @@ BLOCKS = Kind("IPAMBlock", "ipamblocks", "")
 SERVICES = Kind("Service", "services", "v1")
 SLICES = Kind("EndpointSlice", "endpointslices", "discovery.k8s.io/v1")
 SECRETS = Kind("Secret", "secrets", "v1")
+STATUSES = Kind("CalicoNodeStatus", "caliconodestatuses", "")
 
 
 def reduced(kind: Kind, found: Document, node: str, api: str) -> Document | None:
@@ -65,7 +66,7 @@ def reduced(kind: Kind, found: Document, node: str, api: str) -> Document | None
         document["data"] = found.get("data")
     else:
         spec = mapping(found.get("spec"))
-        if kind is AFFINITIES and spec.get("node") != node:
+        if kind in (AFFINITIES, STATUSES) and spec.get("node") != node:
             return None
         document["spec"] = found.get("spec")
     return document

@@ -1,0 +1,229 @@
+"""Four nodes in namespaces that read one real server, etcd or the Kubernetes API: what is written there is in every
+kernel, and while it is away, and every node is restarted meanwhile, no packet is lost.
+
+``OUTAGE`` in the environment is for how many seconds the server is away; 30 without it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testing.daemons import Bgpd
+from testing.namespaces import Namespace, Net, wait_until
+from tests.cluster.servers import ApiServer, EtcdServer, apiserver_binary, missing
+from tests.cluster.test_kubernetes import CALICO, CRDS, PLURAL, definition, serves
+from tests.netns.cluster import Ping, pod
+from tests.netns.kernel import setns
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(bool(missing("etcd", "etcdctl", "openssl")), reason="etcd or openssl is missing"),
+]
+OUTAGE = float(os.environ.get("OUTAGE", "30"))
+STORE = "10.0.1.2"
+NODES = {f"n{number}": f"10.0.1.1{number}" for number in range(1, 5)}
+BLOCKS = {f"n{number}": f"10.48.{number}.0/26" for number in range(1, 5)}
+
+
+class Store(ABC):
+    """A server that the nodes read, in a namespace of its own."""
+
+    server: EtcdServer | ApiServer
+
+    @abstractmethod
+    def datastore(self, directory: Path) -> dict[str, Any]:
+        """What a node's configuration says of it."""
+
+    @abstractmethod
+    def node(self, name: str, address: str) -> None: ...
+
+    @abstractmethod
+    def claim(self, node: str, cidr: str) -> None: ...
+
+    @abstractmethod
+    def release(self, node: str, cidr: str) -> None: ...
+
+
+class InEtcd(Store):
+    def __init__(self, directory: Path) -> None:
+        self.server: EtcdServer = EtcdServer(directory, listen="0.0.0.0")
+        self.server.start()
+
+    def datastore(self, directory: Path) -> dict[str, Any]:
+        return {"type": "etcd", "endpoints": [f"http://{STORE}:{self.server.port}"]}
+
+    def node(self, name: str, address: str) -> None:
+        document = {
+            "apiVersion": "projectcalico.org/v3",
+            "kind": "Node",
+            "metadata": {"name": name},
+            "spec": {"bgp": {"ipv4Address": f"{address}/24"}},
+        }
+        key = f"/calico/resources/v3/projectcalico.org/nodes/{name}"
+        self.server.ctl("put", key, json.dumps(document))
+
+    @staticmethod
+    def key(node: str, cidr: str) -> str:
+        return f"/calico/ipam/v2/host/{node}/ipv4/block/{cidr.replace('/', '-')}"
+
+    def claim(self, node: str, cidr: str) -> None:
+        self.server.ctl("put", self.key(node, cidr), '{"state":"confirmed"}')
+
+    def release(self, node: str, cidr: str) -> None:
+        self.server.ctl("del", self.key(node, cidr))
+
+
+class InKubernetes(Store):
+    def __init__(self, directory: Path) -> None:
+        binary = apiserver_binary()
+        assert binary is not None
+        self.server: ApiServer = ApiServer(directory, binary, STORE)
+        self.server.start()
+        for kind in PLURAL:
+            self.server.request("POST", CRDS, definition(kind))
+        for plural in PLURAL.values():
+            wait_until(partial(serves, self.server, plural), 30, plural)
+
+    def datastore(self, directory: Path) -> dict[str, Any]:
+        return {"type": "kubernetes", "kubeconfig": str(self.server.kubeconfig(directory / "kubeconfig"))}
+
+    def node(self, name: str, address: str) -> None:
+        metadata = {"name": name, "annotations": {"projectcalico.org/IPv4Address": f"{address}/24"}}
+        self.server.apply({"apiVersion": "v1", "kind": "Node", "metadata": metadata}, f"/api/v1/nodes/{name}")
+
+    @staticmethod
+    def path(node: str, cidr: str) -> str:
+        return f"{CALICO}/blockaffinities/{node}-{cidr.replace('.', '-').replace('/', '-')}"
+
+    def claim(self, node: str, cidr: str) -> None:
+        path = self.path(node, cidr)
+        document = {
+            "apiVersion": "crd.projectcalico.org/v1",
+            "kind": "BlockAffinity",
+            "metadata": {"name": path.rpartition("/")[2]},
+            "spec": {"node": node, "cidr": cidr, "state": "confirmed", "deleted": "false"},
+        }
+        self.server.apply(document, path)
+
+    def release(self, node: str, cidr: str) -> None:
+        self.server.request("DELETE", self.path(node, cidr))
+
+
+@contextmanager
+def inside(namespace: Namespace) -> Iterator[None]:
+    """This process, and what it starts, in a namespace: the server's loopback is ours then."""
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        there = os.open(f"/run/netns/{namespace.name}", os.O_RDONLY)
+        setns(there)
+        os.close(there)
+        yield
+    finally:
+        setns(before)
+        os.close(before)
+
+
+def routes(namespace: Namespace) -> dict[str, str]:
+    """Prefix -> the gateway, of our routes in a kernel; empty for a blackhole."""
+    return {prefix: str(route.get("gateway", "")) for prefix, route in namespace.routes(4).items()}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        InEtcd,
+        pytest.param(
+            InKubernetes,
+            marks=pytest.mark.skipif(apiserver_binary() is None, reason="no kube-apiserver: needs Go"),
+        ),
+    ],
+)
+def test_four_nodes_and_a_server_that_goes_away(net: Net, tmp_path: Path, make: type[Store]) -> None:
+    nodes = {name: net.namespace(name) for name in NODES}
+    place = net.namespace("store")
+    net.lan({place: [f"{STORE}/24"], **{nodes[name]: [f"{at}/24"] for name, at in NODES.items()}})
+    with inside(place):
+        store = make(tmp_path)
+        try:
+            story(net, nodes, store)
+        finally:
+            store.server.stop()
+            if isinstance(store.server, ApiServer):
+                store.server.etcd.stop()
+
+
+def story(net: Net, nodes: dict[str, Namespace], store: Store) -> None:
+    """What happens to the four, whichever server it is."""
+    blocks = {cidr: name for name, cidr in BLOCKS.items()}
+    bgpds = {}
+    for name, namespace in nodes.items():
+        store.node(name, NODES[name])
+        store.claim(name, BLOCKS[name])
+        bgpds[name] = Bgpd(namespace, name)
+        bgpds[name].configure(datastore=store.datastore(bgpds[name].directory))
+        bgpds[name].start(wait=False)
+
+    def everywhere(seconds: float = 20) -> None:
+        def holds() -> bool:
+            for name in nodes:
+                expected = {cidr: NODES[owner] if owner != name else "" for cidr, owner in blocks.items()}
+                found = routes(nodes[name])
+                assert found == expected, f"{name}: {found}, expected {expected}"
+            return True
+
+        wait_until(holds, seconds, "the blocks in every kernel", report=net.report)
+
+    everywhere(30)
+    store.claim("n3", "10.48.9.0/26")
+    blocks["10.48.9.0/26"] = "n3"
+    everywhere()
+    pods = {name: pod(nodes[name], f"10.48.{number}.5") for number, name in enumerate(nodes, 1)}
+    probes = [Ping(pods["n1"], "10.48.2.5", 0.001), Ping(pods["n3"], "10.48.4.5", 0.001)]
+    for bgpd in bgpds.values():
+        kept = bgpd.directory / "state" / "datastore.jsonl"
+        owned = [cidr for cidr, owner in blocks.items() if owner == bgpd.node]
+        wait_until(
+            lambda kept=kept, owned=owned: kept.exists() and all(each in kept.read_text() for each in owned),
+            20,
+            f"what {bgpd.node} keeps",
+        )
+
+    store.server.stop()
+    gone = time.monotonic()
+    for name, bgpd in bgpds.items():  # one after another, without the server
+        assert bgpd.stop() == 0
+        bgpd.start()
+        bgpd.wait_established(*(f"Mesh_{at.replace('.', '_')}" for of, at in NODES.items() if of != name))
+        bgpd.wait_in_sync(60)
+        assert bgpd.status()["datastore"]["as_of"] is not None
+        everywhere()
+    time.sleep(max(0.0, gone + OUTAGE - time.monotonic()))
+    everywhere()
+    store.server.start()
+    store.claim("n4", "10.48.10.0/26")
+    store.release("n3", "10.48.9.0/26")
+    blocks["10.48.10.0/26"] = "n4"
+    del blocks["10.48.9.0/26"]
+    everywhere(60)
+    for bgpd in bgpds.values():
+        bgpd.wait(partial(confirmed, bgpd), "that it is live again", 60)
+    for probe in probes:
+        sent, lost = probe.lost()
+        assert sent > OUTAGE * 200, sent
+        assert lost == 0, (sent, lost)
+
+
+def confirmed(bgpd: Bgpd) -> bool:
+    """Whether what holds is what the server says now."""
+    store = bgpd.status()["datastore"]
+    return bool(store["up"] and store["in_sync"] and store["as_of"] is None)
