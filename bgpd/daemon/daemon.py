@@ -14,6 +14,7 @@ import errno
 import gc
 import importlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -26,6 +27,7 @@ from bgpd import __version__
 from bgpd.bgp.outbound import Outbound
 from bgpd.bgp.speaker import Speaker
 from bgpd.config.config import Config
+from bgpd.config.environment import unread
 from bgpd.config.reading import ConfigError, load
 from bgpd.daemon.admin import Orders, Shutdowns
 from bgpd.daemon.compat import serve_compat
@@ -82,6 +84,7 @@ class Daemon:
         """``take_over``: the sessions of a bgpd that runs here are taken over, once all is ready for them."""
         datastore, metrics, shutdowns = make_datastore(config), Metrics(), Shutdowns(config.state_directory)
         self._facts = facts = Facts(config_path, time.time(), datastore, config_loaded=time.time())
+        facts.problems.extend(unread(os.environ))
         self._kernel = kernel = make_kernel(config, self)
         self._fibs = fibs = {
             family: Programming(family, fib, metrics, resigned=fib.resign)

@@ -72,6 +72,7 @@ class LastKnown:
                     self._stamped = now
                 return
             head = json.dumps({"format": FORMAT, "source": identity, "objects": len(lines)}).encode()
+            self.path.parent.mkdir(0o750, parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=".datastore-", dir=self.path.parent)
             try:
                 with open(descriptor, "wb") as file:

@@ -261,7 +261,7 @@ async def test_a_start_while_the_server_is_away_goes_on_with_what_was_known(
     backend.put(node())
     backend.put(pool())
     backend.write(AFFINITY, '{"state":"confirmed"}')
-    backend.memory = LastKnown(tmp_path)
+    backend.memory = LastKnown(tmp_path / "state")
     async with watching(backend) as watch:
         await watch.until(lambda s: s.pools and s.affinities)
         async with asyncio.timeout(5):
@@ -269,7 +269,7 @@ async def test_a_start_while_the_server_is_away_goes_on_with_what_was_known(
                 await asyncio.sleep(0.05)
     assert backend.memory.path.stat().st_mode & 0o777 == 0o600
     backend.lose()
-    backend.memory = LastKnown(tmp_path)
+    backend.memory = LastKnown(tmp_path / "state")
     async with watching(backend) as watch:
         found = await watch.until(lambda s: s.affinities)
         assert set(found.pools) == {"default"}

@@ -379,14 +379,14 @@ async def test_a_start_while_the_server_is_away(
     monkeypatch.setattr("bgpd.datastore.cluster.KEEP", 0.1)
     backend.put(node())
     backend.put(affinity("a", OWN, "10.48.0.0/26"))
-    backend.memory = LastKnown(tmp_path)
+    backend.memory = LastKnown(tmp_path / "state")
     async with watching(backend) as watch:
         await watch.until(lambda s: s.affinities)
         await asyncio.sleep(0.5)
     objects = [json.loads(line) for line in backend.memory.path.read_text().splitlines()][1:]
     assert "managedFields" not in json.dumps(objects)
     backend.lose()
-    backend.memory = LastKnown(tmp_path)
+    backend.memory = LastKnown(tmp_path / "state")
     async with watching(backend) as watch:
         assert set((await watch.until(lambda s: s.affinities)).affinities) == {"a"}
         assert (await watch.status(lambda s: s.as_of is not None and not s.up)).detail

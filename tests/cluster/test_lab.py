@@ -152,6 +152,8 @@ def test_four_nodes_and_a_server_that_goes_away(net: Net, tmp_path: Path, make: 
     nodes = {name: net.namespace(name) for name in NODES}
     place = net.namespace("store")
     net.lan({place: [f"{STORE}/24"], **{nodes[name]: [f"{at}/24"] for name, at in NODES.items()}})
+    for namespace in nodes.values():  # proxy ARP answers its pods for what it has a route to
+        namespace.ip("route", "add", "default", "via", "10.0.1.1", "dev", "ens5")
     with inside(place):
         store = make(tmp_path)
         try:

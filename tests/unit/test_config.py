@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from bgpd.config.config import Config
+from bgpd.config.environment import unread
 from bgpd.config.reading import ConfigError, load, parse, read_passwords
 from bgpd.config.schema import schema
 from bgpd.config.values import Endpoint
@@ -26,6 +27,19 @@ def problems(text: str) -> dict[str, str]:
     assert str(caught.value).splitlines() == [str(problem) for problem in caught.value.problems]
     assert all(problem.source.startswith("bgpd.yaml") for problem in caught.value.problems)
     return {problem.path: problem.message for problem in caught.value.problems}
+
+
+def test_variables_of_calico_node_are_named_with_what_says_it_here() -> None:
+    found = unread({"IP": "autodetect", "AS": "", "PATH": "/bin", "CALICO_ROUTER_ID": "hash"})
+    assert [problem.path for problem in found] == ["CALICO_ROUTER_ID", "IP"]
+    assert all(problem.harmless and "in its place" in problem.message for problem in found)
+
+
+def test_reports_want_the_kubernetes_api() -> None:
+    with pytest.raises(ConfigError, match="compat.node_status: written into the Kubernetes API"):
+        parse("compat: {node_status: true}", "bgpd.yaml")
+    found = parse("{datastore: {type: kubernetes}, compat: {session_events: true}}", "bgpd.yaml")
+    assert found.compat.reports == ["session_events"]
 
 
 def test_an_empty_file_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
