@@ -21,8 +21,17 @@ def add_parser(commands: Any) -> None:
         "datastore.type files and without credentials. Files are replaced as a whole; .synced there has the time "
         "at which they were last known to be true.",
     )
-    command.add_argument("--from", dest="kubeconfig", type=Path, required=True, metavar="KUBECONFIG")
-    command.add_argument("--to", dest="directory", type=Path, required=True, metavar="DIR")
+    command.add_argument(
+        "--from",
+        dest="kubeconfig",
+        type=Path,
+        required=True,
+        metavar="KUBECONFIG",
+        help="where the API server is, and who reads it",
+    )
+    command.add_argument(
+        "--to", dest="directory", type=Path, required=True, metavar="DIR", help="a directory that exists"
+    )
     command.add_argument("--context", metavar="NAME", help="of the kubeconfig; its current one by default")
     command.add_argument(
         "--namespace", metavar="NAME", help="of the Secrets with passwords; the context's by default"

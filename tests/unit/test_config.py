@@ -36,7 +36,7 @@ def test_variables_of_calico_node_are_named_with_what_says_it_here() -> None:
 
 
 def test_reports_want_the_kubernetes_api() -> None:
-    with pytest.raises(ConfigError, match="compat.node_status: written into the Kubernetes API"):
+    with pytest.raises(ConfigError, match=r"compat\.node_status: written into the Kubernetes API"):
         parse("compat: {node_status: true}", "bgpd.yaml")
     found = parse("{datastore: {type: kubernetes}, compat: {session_events: true}}", "bgpd.yaml")
     assert found.compat.reports == ["session_events"]
