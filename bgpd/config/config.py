@@ -278,6 +278,16 @@ class OriginateOptions(_Section):
     Until that route is there, a packet to it goes round between this node and the block's owner until its TTL ends."""
 
 
+class IpamOptions(_Section):
+    """Addresses for pods, where bgpd gives them out (docs/ipam.md)."""
+
+    garbage: StrictBool = False
+    """Remove what gone nodes and broken off writes left: blocks, addresses, affinities, handles. One node at a time
+    does it, by a lease. Not where Calico's kube-controllers run: they do it there."""
+    garbage_after_seconds: Annotated[StrictInt, Field(ge=60, le=86400)] = 900
+    """How long something must look abandoned, unchanged, before it is removed."""
+
+
 class NexthopIds(_Section):
     """The range of kernel nexthop object ids that are ours; nobody else on the node may use it."""
 
@@ -368,6 +378,7 @@ class Config(_Section):
     datastore: DatastoreOptions = DatastoreOptions()
     bgp: BgpOptions = BgpOptions()
     originate: OriginateOptions = OriginateOptions()
+    ipam: IpamOptions = IpamOptions()
     kernel: KernelOptions = KernelOptions()
     metrics: MetricsOptions = MetricsOptions()
     api: ApiOptions = ApiOptions()

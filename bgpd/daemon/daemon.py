@@ -197,6 +197,11 @@ class Daemon:
                 group.create_task(self._serve(), name="api"),
                 *(group.create_task(p.run(), name=f"fib-{f.label}") for f, p in self._fibs.items()),
             ]
+            if self._intent.config.ipam.garbage:
+                from bgpd.daemon.garbage import Collector  # no start waits for what few nodes do
+
+                collector = Collector.of(self._intent.config)
+                tasks.append(group.create_task(collector.run(), name="ipam-garbage"))
             await self._stopping.wait()
             self._upgrade.store()
             event(log, "stopping", routes="kept")

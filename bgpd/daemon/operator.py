@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from bgpd.config.reading import ConfigError, load
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AT_START = ("node", "datastore", "kernel", "metrics", "api", "state_directory", "compat")
+AT_START = ("node", "datastore", "kernel", "metrics", "api", "state_directory", "compat", "ipam")
 """Keys of the configuration that are read at the start only."""
 
 
@@ -146,9 +148,12 @@ class OperatorActions:
         self._liveness, self._manager, self._upgrade = liveness, manager, upgrade
         self._intent_changed, self._kick = intent_changed, kick
         self._allocator: Allocator | None = None
+        self._making_allocator = threading.Lock()
+        self._ipam_threads = ThreadPoolExecutor(4, thread_name_prefix="ipam")
 
     async def close(self) -> None:
         """Gives up what giving out addresses holds."""
+        self._ipam_threads.shutdown(wait=False, cancel_futures=True)
         if self._allocator is not None:
             await asyncio.to_thread(self._allocator.close)
 
@@ -182,20 +187,18 @@ class OperatorActions:
         return outcome
 
     async def ipam(self, order: Mapping[str, object]) -> Mapping[str, object]:
-        """Addresses for this node's pods, in a thread: files and locks are waited for there."""
-        if self._allocator is None:
-            from bgpd.datastore.allocator import (  # no start waits for what many nodes never ask
-                Allocator,
-                store_of,
-            )
-            from bgpd.datastore.store import Executor
-            from bgpd.model.ipam import StoreUnwritten
+        """Addresses for this node's pods, in threads of their own: files, servers and locks are waited for there."""
+        return await asyncio.get_running_loop().run_in_executor(self._ipam_threads, self._allocate, order)
 
-            try:
-                self._allocator = Allocator(Executor(store_of(self._intent.config)), self._intent.config.node)
-            except StoreUnwritten as error:
-                return {"error": {"code": "store", "message": str(error)}}
-        return await asyncio.to_thread(self._allocator.perform, order)
+    def _allocate(self, order: Mapping[str, object]) -> Mapping[str, object]:
+        with self._making_allocator:
+            if self._allocator is None:
+                from bgpd.datastore.allocator import Allocator, store_of  # what many nodes never ask
+                from bgpd.datastore.store import Executor
+
+                config = self._intent.config
+                self._allocator = Allocator(Executor(store_of(config)), config.node)
+        return self._allocator.perform(order)
 
     async def upgrade(self) -> Mapping[str, str]:
         """The next process of this daemon."""

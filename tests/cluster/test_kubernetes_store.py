@@ -63,6 +63,7 @@ def kubeconfig(server: ApiServer, tmp_path: Path) -> Path:
     for plural in PLURALS.values():
         server.request("DELETE", f"{CALICO}/{plural}")
     server.request("DELETE", "/api/v1/nodes")
+    server.request("DELETE", "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases")
     path = "/api/v1/namespaces/kube-system/serviceaccounts/bgpd/token"
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
     token = server.request("POST", path, {**request, "spec": {"expirationSeconds": 3600}})["status"]["token"]
@@ -88,7 +89,7 @@ class TestKubernetes(StoreContract):
             store.close()
 
     def open(self) -> Store:
-        self.opened.append(KubernetesStore(Access(self.kubeconfig)))
+        self.opened.append(KubernetesStore(Access(self.kubeconfig), "kube-system"))
         return self.opened[-1]
 
     def plant(self, document: dict[str, Any]) -> None:

@@ -120,6 +120,8 @@ class FakeApiServer:
             return refused
         if request.path == "/apis":
             return web.json_response({"groups": [{"name": "crd.projectcalico.org"}]})
+        if request.path == "/version":
+            return web.json_response({"major": "1", "minor": "33"})
         parts = request.path.strip("/").split("/")
         if request.method != "GET":
             return await self._write(request, parts)

@@ -10,7 +10,7 @@ from typing import Any
 from netaddr import IPNetwork
 
 from bgpd.datastore.store import Executor, Store
-from bgpd.model.ipam import Affinity, Attribute, Conflict, Handle, IPAMConfig, Kind, Ref, State, Stored
+from bgpd.model.ipam import Affinity, Attribute, Conflict, Handle, IPAMConfig, Kind, Lease, Ref, State, Stored
 from bgpd.rules.ipam import blocks as block_rules
 from bgpd.rules.ipam.assign import assign
 from bgpd.rules.ipam.release import release_handle
@@ -52,6 +52,7 @@ class StoreContract(ABC):
             Affinity("virtual:load-balancer", CIDR, State.PENDING_DELETION),
             Handle("net.C1", {"10.48.0.0/26": 2, "fd00:48::40/122": 1}),
             IPAMConfig(True, False, 3, 60),
+            Lease("bgpd-ipam", "node-a", NOW, 60),
         ):
             assert made(store.create(value)).value == value
             other = self.open()

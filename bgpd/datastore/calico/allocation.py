@@ -342,7 +342,7 @@ def spec_of(value: Value) -> dict[str, Any]:
             return {
                 "holderIdentity": holder,
                 "leaseDurationSeconds": seconds,
-                "renewTime": time_text(renewed - renewed % 1000),
+                "renewTime": _micro_time(renewed),
             }
         case _:
             raise TypeError(f"{value.ref} is not IPAM's to write")
@@ -367,6 +367,12 @@ def block_fields(block: Block) -> dict[str, Any]:
 def _as_text(item: tuple[int, int]) -> str:
     """Go writes the keys of a map in the order of their texts: 10 before 8."""
     return str(item[0])
+
+
+def _micro_time(nanoseconds: int) -> str:
+    """Kubernetes' MicroTime: six digits, also where they are zeros."""
+    whole = datetime.fromtimestamp(nanoseconds // SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{whole}.{nanoseconds % SECOND // 1000:06d}Z"
 
 
 def _seconds(nanoseconds: int) -> str:

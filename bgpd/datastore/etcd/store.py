@@ -23,6 +23,7 @@ from bgpd.model.ipam import (
     Handle,
     IPAMConfig,
     Kind,
+    Lease,
     Ref,
     Stored,
     StoreFailed,
@@ -75,6 +76,8 @@ class EtcdStore:
             return f"{self._ipam}handle/{ref.name}".encode()
         if ref.kind is Kind.CONFIG:
             return f"{self._ipam}config".encode()
+        if ref.kind is Kind.LEASE:  # ours: Calico has none in etcd
+            return f"{self._prefix}/bgpd/lease/{ref.name}".encode()
         return f"{self._resources(ref.kind)}{ref.name}".encode()
 
     def _resources(self, kind: Kind) -> str:
@@ -91,6 +94,8 @@ class EtcdStore:
                 texts = [f"{self._ipam}host/", f"{self._ipam}virtual/"]
         elif kind is Kind.HANDLE:
             texts = [f"{self._ipam}handle/"]
+        elif kind is Kind.LEASE:
+            texts = [f"{self._prefix}/bgpd/lease/"]
         elif kind is Kind.CONFIG:
             return [Range(f"{self._ipam}config".encode())]
         else:
@@ -136,6 +141,8 @@ class EtcdStore:
             return None if deleted or len(parts) != 2 else allocation.read_handle(parts[1], document)
         if kind is Kind.CONFIG:
             return allocation.read_config(document, absent=False)
+        if kind is Kind.LEASE:
+            return allocation.read(document)
         metadata = document.get("metadata")
         named = {**(metadata if isinstance(metadata, dict) else {}), "name": key.rpartition("/")[2]}
         return allocation.read(
@@ -218,5 +225,7 @@ def written(value: Value, before: Mapping[str, Any]) -> dict[str, Any]:
                 if given:
                     found[key] = given
             return found
+        case Lease():
+            return allocation.write(value, before)
         case _:
             raise TypeError(f"{value.ref} is not IPAM's to write")

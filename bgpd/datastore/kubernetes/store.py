@@ -91,17 +91,16 @@ class KubernetesStore:
         found: dict[Ref, Stored[Any]] = {}
         for selector in selectors:
             params = {"limit": _PAGE, **({"labelSelector": selector} if selector else {})}
-            for document in self._thread.run(self._listed(kind, params)):
+            for document in self._thread.run(self._listed(self._collection(kind), params)):
                 one = _stored(kind, document)
                 if one is not None and (not owner or one.value.ref.owner == owner):
                     found[one.value.ref] = one
         return tuple(found[ref] for ref in sorted(found))
 
-    async def _listed(self, kind: Kind, params: Mapping[str, str]) -> tuple[Document, ...]:
+    async def _listed(self, path: str, params: Mapping[str, str]) -> tuple[Document, ...]:
         found: tuple[Document, ...] = ()
         try:
-            await self._connected(kind)
-            async for items, _ in self._client.items(self._collection(kind), params):
+            async for items, _ in self._client.items(path, params):
                 found += tuple(items)
         except Trouble as trouble:
             if trouble.kind is Reason.MISSING:  # the kind is not defined there, so there is none
@@ -194,17 +193,18 @@ class KubernetesStore:
     # -- asking --------------------------------------------------------------------------------------------------------
 
     def _collection(self, kind: Kind) -> str:
+        if kind is Kind.LEASE and self._namespace is None and not self._client.server:
+            # The namespace is that of the account, which is known once there was a connection.
+            try:
+                self._send("GET", "/version")
+            except Trouble as trouble:
+                raise _failure(trouble) from None
         return _PATHS[kind].format(namespace=self._namespace or self._client.namespace)
 
     def _path(self, ref: Ref, document: Document | None = None) -> str:
         """Where an object is: by the name it has, where it was read."""
         name = document["metadata"]["name"] if document is not None else allocation.name_of(ref)
         return f"{self._collection(ref.kind)}/{name}"
-
-    async def _connected(self, kind: Kind) -> None:
-        """The namespace of leases is that of the account, which is known once there was a connection."""
-        if kind is Kind.LEASE and self._namespace is None and not self._client.server:
-            await self._client.get("/version")
 
     def _send(self, method: str, path: str, body: object = None) -> Document:
         return self._thread.run(self._client.send(method, path, body))
