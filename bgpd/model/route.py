@@ -408,6 +408,9 @@ class Origination:
     kept_services: tuple[Prefix, ...] = ()
     """Ranges of services whose learned routes are not: traffic would come here, where no endpoint may be."""
     statics: Mapping[Prefix, StaticRoute] = field(default_factory=dict)
+    assigned: Mapping[Prefix, str] = field(default_factory=dict)
+    """Addresses that IPAM gives to this node, each with the name of the IPAMBlock: no learned route may stand where the
+    CNI plugin writes the workload's, unless it is elevated."""
 
 
 class WorkloadRoute(NamedTuple):

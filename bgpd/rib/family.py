@@ -134,7 +134,9 @@ class FamilyRib:
         """The origination or the local prefixes are others."""
         own = self.origination
         offered = own.offered if self.adj_ribs_out.filtered else ()
-        self.special = frozenset((*own.announce, *own.blackholes, *own.statics, *offered, *self.local))
+        self.special = frozenset(
+            (*own.announce, *own.blackholes, *own.statics, *own.assigned, *offered, *self.local)
+        )
 
     def decide_all(self) -> None:
         """All that a peer may be sent, and all that peers announced."""
@@ -280,7 +282,8 @@ class FamilyRib:
                 static = origination.statics.get(prefix)
                 if own and selection and prefix not in local and self._is_moved(prefix, selection):
                     own = None
-                if own or static or prefix in local or (hole and not hole.yields):
+                claimed = own or static or prefix in local or (hole and not hole.yields)
+                if claimed or (selection and self._is_assigned(prefix, selection)):
                     selection = None
                 if selection is None:
                     wanted, at = BLACKHOLE if hole else None, usual
@@ -393,6 +396,12 @@ class FamilyRib:
                 decision.selection, rule, self.policy, self.tunnels.get, self._resolve, self._max_paths
             )
         return made if isinstance(made, Via) else None
+
+    def _is_assigned(self, prefix: Prefix, selection: Selection) -> bool:
+        """Whether IPAM gives a learned address to this node, and it is not of a workload that is being moved: that goes
+        before IPAM's word."""
+        moving = self.elevating and is_elevated(selection, self.policy, 0)
+        return prefix in self.origination.assigned and not moving
 
     def _is_moved(self, prefix: Prefix, selection: Selection) -> bool:
         """Whether an address that we announce has gone to another node with its workload."""

@@ -212,6 +212,7 @@ class Router:
                 (old.announce, new.announce),
                 (old.blackholes, new.blackholes),
                 (old.statics, new.statics),
+                (old.assigned, new.assigned),
                 (old.offered, new.offered) if rib.adj_ribs_out.filtered else ({}, {}),
             )
             for before, after in pairs:

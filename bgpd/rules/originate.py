@@ -171,7 +171,9 @@ def _family(
     hidden: dict[Prefix, str] = {}
     offered: dict[Prefix, Originated] = {}
     blackholes: dict[Prefix, LocalBlackhole] = {}
-    candidates = _candidates(snapshot, workloads, node, ipam_early, family, policy.ignored_interfaces)
+    candidates, assigned = _candidates(
+        snapshot, workloads, node, ipam_early, family, policy.ignored_interfaces
+    )
 
     for cidr, block in own.items():
         source = f"BlockAffinity {block.affinity.name}"
@@ -238,6 +240,7 @@ def _family(
         exported_services=own_policy.reexported,
         kept_services=own_policy.kept_services,
         statics=own_policy.reachable,
+        assigned=assigned,
     )
 
 
@@ -338,9 +341,9 @@ def _candidates(
     ipam_early: bool,
     family: Family,
     ignored: tuple[str, ...],
-) -> dict[Prefix, tuple[WorkloadRoute, str, str]]:
-    """Addresses in use on this node -> (its route, where we know it from, why it does not count). The addresses of
-    ``ignored`` interfaces are not among them."""
+) -> tuple[dict[Prefix, tuple[WorkloadRoute, str, str]], dict[Prefix, str]]:
+    """Addresses in use on this node -> (its route, where we know it from, why it does not count), but for those of
+    ``ignored`` interfaces; and ``Origination.assigned``."""
     routes: dict[Prefix, WorkloadRoute] = {}
     for route in sorted(workloads.get(family, ()), key=lambda route: (route.metric, route.interface)):
         if route.direct and matches(route.interface, ignored):
@@ -350,8 +353,7 @@ def _candidates(
     known: dict[Prefix, tuple[IPAMBlock, Allocation]] = {}
     by_cidr = _by_cidr(snapshot, family)
     for block in by_cidr.values():
-        single = is_host(family, block.cidr)
-        if node in block.borrowers or (node == block.affinity and (routes or single)):
+        if node in block.borrowers or node == block.affinity:
             for allocation in block.allocations:
                 host = host_prefix(allocation.address)
                 # Of two blocks around an address the smaller one, whatever their order.
@@ -366,7 +368,7 @@ def _candidates(
             absent = f"IPAMBlock {block.name} gives it to this node, but no workload's route is there"
             none = WorkloadRoute(prefix, "")
             found[prefix] = (none, f"IPAMBlock {block.name}{words}", "" if ipam_early else absent)
-    return found
+    return found, {prefix: block.name for prefix, (block, _) in known.items()}
 
 
 def _words(block: IPAMBlock, allocation: Allocation, node: str) -> str:

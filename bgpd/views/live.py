@@ -148,6 +148,8 @@ class Parts:
             return f"hidden: it is our own static route ({static.source})"
         if word := self.router.local(family).get(prefix):
             return f"hidden: it is {word}"
+        if prefix not in self.router.rib(family) and (source := origination.assigned.get(prefix)):
+            return f"hidden: IPAM gives it to this node (IPAMBlock {source})"
         return None
 
     def held_keys(self, family: Family, prefix: Prefix) -> list[FibKey]:

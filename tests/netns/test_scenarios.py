@@ -184,6 +184,37 @@ def test_borrowed_address(net: Net) -> None:
         cluster.wait_routes(name, cluster.expected(name), 2)
 
 
+def test_an_address_that_moves_here_lets_its_pods_route_in(net: Net) -> None:
+    """IPAM gives it to this node while the other still announces it: the CNI plugin's route (created exclusively, at
+    our metric) must not find a learned one in its place."""
+    cluster = Cluster(net, "worker1", "worker2").start()
+    address, here = "10.48.0.40", cluster.nodes["worker2"]
+    cluster.pod("worker1", address)
+    learned = f"{address} via {IPV4['worker1']} dev ens5 proto bird"
+    cluster.wait_routes("worker2", [*cluster.expected("worker2"), learned], 2)
+    here.ip("link", "add", "cali77", "type", "veth", "peer", "name", "pod77")
+    here.ip("link", "set", "cali77", "up")
+    add = ("ip", "route", "add", address, "dev", "cali77", "scope", "link")
+    assert "File exists" in here.run(*add, check=False).stderr
+    given = {
+        "apiVersion": "crd.projectcalico.org/v1",
+        "kind": "IPAMBlock",
+        "metadata": {"name": "10-48-0-0-26"},
+        "spec": {
+            "cidr": BLOCK["worker2"],
+            "affinity": "host:worker2",
+            "allocations": [*[None] * 40, 0, *[None] * 23],
+            "attributes": [{"secondary": {"namespace": "default", "pod": "web-9", "node": "worker2"}}],
+        },
+    }
+    cluster.write("ipam", given)
+    cluster.wait_routes("worker2", cluster.expected("worker2"), 1)
+    assert "IPAM gives it to this node" in cluster.bgpds["worker2"].bgpctl("why", address).stdout
+    here.run(*add)
+    assert not cluster.bgpds["worker2"].status()["fib"]["ipv4"]["conflicts"]
+    assert f"{address} dev cali77 scope link" in here.ip("route", "show", address)
+
+
 def test_block_is_released(net: Net) -> None:
     """``pendingDeletion``: the block is announced no more but its living addresses are; the blackhole stays until
     another node announces the block, and these addresses still are this node's."""

@@ -193,6 +193,22 @@ def test_nothing_inside_an_own_block_is_announced() -> None:
     assert decided.hidden == {"10.48.0.8/29": "inside 10.48.0.0/26, a block of this node"}
 
 
+def test_addresses_that_ipam_gives_to_this_node_are_assigned_whether_their_route_is_there_or_not() -> None:
+    snap = snapshot(
+        POOL,
+        affinity("10.48.0.0/26", "me"),
+        block("10.48.0.0/26", "me", a10_48_0_1="me", a10_48_0_2="other"),
+        block("10.48.0.64/26", "other", a10_48_0_70="me", a10_48_0_71="other"),
+        block("10.48.0.128/26", "other", a10_48_0_130="other"),
+    )
+    for routes in ((), ("10.48.0.1",), ("10.48.0.1", "10.48.0.70", "10.48.0.130")):
+        found = say(snap, *routes).origination.assigned
+        assert {prefix_text(Family.IPV4, prefix): name for prefix, name in found.items()} == {
+            "10.48.0.1/32": "10-48-0-0/26",
+            "10.48.0.70/32": "10-48-0-64/26",
+        }
+
+
 def test_borrowed_addresses_follow_the_kernels_route() -> None:
     snap = snapshot(POOL, affinity("10.48.0.0/26", "other"), block("10.48.0.0/26", "other", a10_48_0_40="me"))
     decided = say(snap, "10.48.0.40", "10.48.0.41", "192.0.2.1", "10.48.0.128/26")

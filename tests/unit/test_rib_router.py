@@ -1,5 +1,7 @@
 """Stories of the single writer: what happens, and what the kernel and the peers must then have."""
 
+from dataclasses import replace
+
 import pytest
 
 from bgpd.model.route import BLACKHOLE, EndOfRib, Origination, Reason, Resolution, Unresolved
@@ -231,6 +233,26 @@ def test_a_borrowed_address_is_announced_and_the_kernel_keeps_the_workloads_rout
     core.originate(Origination())
     assert core.routes() == {BLOCK: UP_A, "10.48.0.40/32": UP_A}
     assert core.to(A) == {}
+
+
+def test_an_address_that_ipam_gives_to_this_node_is_not_learned() -> None:
+    """The CNI plugin writes the workload's route at the metric at which the learned one would stand."""
+    core = Core().up(A)
+    host = "10.48.0.40/32"
+    core.hear(A, announce(path(A), host, OTHER))
+    known = origination(blocks=[BLOCK], pools=[POOL])
+    core.originate(known)
+    assert core.routes()[host] == UP_A
+    core.originate(replace(known, assigned={pfx(host): "IPAMBlock 10-48-0-0-26"}))
+    assert core.fib_changes == {host: None}
+    core.hear(A, announce(path(A), host))
+    assert host not in core.routes() and core.routes()[OTHER] == UP_A
+    moving = attributes(local_pref=2**31 - 1 - 512)  # a live migration, whatever IPAM says meanwhile
+    core.hear(A, announce(path(A, moving), host))
+    assert host in core.routes()
+    core.hear(A, announce(path(A), host))
+    core.originate(known)  # the block's next word: it is another's again
+    assert core.routes()[host] == UP_A
 
 
 def test_own_addresses_and_connected_subnets_are_never_taken_from_a_peer() -> None:
