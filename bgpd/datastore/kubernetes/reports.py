@@ -20,6 +20,7 @@ from bgpd.datastore.kubernetes.client import Document, KubernetesClient
 from bgpd.datastore.kubernetes.feeds import KindFeed, Kubernetes
 from bgpd.datastore.reflector import Gone, Reflector
 from bgpd.datastore.trouble import Kind, Trouble
+from bgpd.events import event
 
 TURN = 1.0
 """Seconds between two looks at whether something is due."""
@@ -47,12 +48,12 @@ class Refusals:
         """It was refused."""
         if self._said.get(what) != str(trouble):
             self._said[what] = str(trouble)
-            log.warning("event=not_reported what=%s cause=%r", what, str(trouble))
+            event(log, "not_reported", logging.WARNING, what=what, cause=str(trouble))
 
     def taken(self, what: str) -> None:
         """It was written."""
         if self._said.pop(what, None) is not None:
-            log.info("event=reported_again what=%s", what)
+            event(log, "reported_again", what=what)
 
 
 class NodeStatuses:
@@ -188,7 +189,7 @@ async def clear_network_unavailable(client: KubernetesClient, node: str, refusal
             await asyncio.sleep(wait)
         else:
             refusals.taken("nodes/status")
-            log.info("event=network_available node=%s", node)
+            event(log, "network_available", node=node)
             return
 
 
