@@ -20,9 +20,12 @@ from bgpd.cli import exposition, plans, screens
 from bgpd.cli import peers as peer_screens
 from bgpd.cli.client import Client, Denied, Refused, Unreachable
 from bgpd.cli.streams import complain as write_complaint
+from bgpd.cli.streams import sent
 from bgpd.cli.tables import Look, Screen, cell
 
 TABLES = ("in", "out", "rib", "fib")
+FOLLOW_EVERY = 1.0
+"""Seconds between two questions about what is new."""
 RELOAD_TIMEOUT = PLAN_TIMEOUT = 60.0
 UPGRADE_TIMEOUT, READY_TIMEOUT = 90.0, 60.0
 """Seconds for the next process to take over, and for it to be ready then."""
@@ -285,6 +288,34 @@ def version(client: Client, arguments: argparse.Namespace) -> Answer:
             yield (cell(f"bgpd   {found['bgpd']} on {found['node']}"),)
 
     return _answer(found, show, code)
+
+
+def history(client: Client, arguments: argparse.Namespace) -> Answer:
+    """What happened; with ``--follow`` without an end."""
+    query = {"prefix": arguments.target, "peer": arguments.peer, "most": str(arguments.most)}
+    query |= {"since": f"{arguments.since:.3f}"} if arguments.since else {}
+    query |= {"until": f"{arguments.until:.3f}"} if arguments.until else {}
+    first = client.get("/v1/history", query)["entries"]
+
+    def entries() -> Iterator[Any]:
+        yield from first
+        last = first[-1]["time"] if first else time.time()
+        while arguments.follow:
+            sent()
+            time.sleep(FOLLOW_EVERY)
+            # Times have milliseconds, and what is read at one time was all there.
+            found = client.get("/v1/history", query | {"since": f"{last + 0.0005:.4f}"})["entries"]
+            last = found[-1]["time"] if found else last
+            yield from found
+
+    def pieces() -> Iterator[str]:
+        if arguments.output == "jsonl" or arguments.follow:
+            for entry in entries():
+                yield json.dumps(entry, ensure_ascii=False) + "\n"
+        else:
+            yield json_text({"schema_version": 1, "entries": first})
+
+    return Answer(lambda look: screens.history(entries()), pieces)
 
 
 def doctor(client: Client, arguments: argparse.Namespace) -> Answer:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -190,6 +191,24 @@ def parser() -> Parser:
     )
 
     command = add(
+        "history",
+        commands_of.history,
+        "what happened here: sessions, resources, routes, repairs",
+        outputs=("table", "json", "jsonl"),
+        epilog="TIME: 30s, 15m, 1h or 2d ago; 14:02 or 14:02:11 of today; or 2026-11-23T14:02:11.",
+    )
+    command.add_argument(
+        "target", nargs="?", default="", metavar="PREFIX|IP|NAME", help="only routes that cover it"
+    )
+    command.add_argument(
+        "--since", type=moment, default=0.0, metavar="TIME", help="all that is kept, if not given"
+    )
+    command.add_argument("--until", type=moment, default=0.0, metavar="TIME", help="until now, if not given")
+    command.add_argument("--peer", default="", metavar="NAME|IP", help="only what names this peer")
+    command.add_argument("-n", "--most", type=_count, default=1000, metavar="N", help="the newest N; 1000")
+    command.add_argument("--follow", action="store_true", help="go on with what happens, until Ctrl-C")
+
+    command = add(
         "doctor",
         commands_of.doctor,
         "what of this machine hinders bgpd; exit code 1 when anything does",
@@ -206,6 +225,29 @@ def parser() -> Parser:
     add("version", commands_of.version, "the versions of bgpctl and of the daemon")
     stored.register(add, commands_of.on_store)
     return top
+
+
+def moment(text: str) -> float:
+    """Unix seconds of an age, or of a time of the local clock. ``ArgumentTypeError``."""
+    from datetime import datetime
+
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:])
+    try:
+        if unit and text[:-1].isascii() and text[:-1].isdigit():
+            return max(0.0, time.time() - int(text[:-1]) * unit)
+        if "-" not in text:
+            text = f"{datetime.now().astimezone():%Y-%m-%d}T{text}"
+        return datetime.fromisoformat(text).astimezone().timestamp()
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f"expected 15m, 14:02 or 2026-11-23T14:02:11, not {text!r}"
+        ) from None
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a number from 1, not {text!r}")
+    return int(text)
 
 
 def _common(

@@ -10,6 +10,24 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bgpd.cli.tables import BLANK, Cell, Document, Line, Look, Screen, Table, ago, cell, plural, stamp
 
+# history
+
+
+def history(entries: Iterable[Document]) -> Screen:
+    """A line an entry, as it comes."""
+    for entry in entries:
+        fields = " ".join(
+            f"{key}={_field(value)}" for key, value in entry.items() if key not in ("time", "event", "level")
+        )
+        style = {"warning": "warn", "error": "bad"}.get(entry.get("level", ""), "")
+        yield cell(f"{stamp(entry['time'])}  "), cell(f"{entry['event']:<20} ", style), cell(fields)
+
+
+def _field(value: object) -> str:
+    text = ",".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+    return repr(text) if " " in text else text
+
+
 # doctor
 
 

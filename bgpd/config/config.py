@@ -31,6 +31,7 @@ from bgpd.config.values import (
     AddressText,
     Asns,
     ClusterRoutesMode,
+    DiskSize,
     Endpoint,
     Families,
     HoldTime,
@@ -367,6 +368,13 @@ class LogOptions(_Section):
     """``auto``: text, with journal priorities under systemd."""
 
 
+class HistoryOptions(_Section):
+    """What happened on this node, for ``bgpctl history``."""
+
+    size: DiskSize = 64 << 20
+    """What is kept of it in the state directory, as ``64MiB``; ``off`` (or 0) keeps the newest in memory only."""
+
+
 class Config(_Section):
     """Configuration of bgpd on one node."""
 
@@ -386,6 +394,7 @@ class Config(_Section):
     """Where a peer's shutdown by the operator is remembered over restarts."""
     compat: CompatOptions = CompatOptions()
     log: LogOptions = LogOptions()
+    history: HistoryOptions = HistoryOptions()
 
     @model_validator(mode="after")
     def _reports_somewhere(self) -> Config:

@@ -166,6 +166,16 @@ def _memory(value: object) -> object:
     return octets
 
 
+def _disk(value: object) -> object:
+    if value == "auto":
+        raise ValueError("expected off or a size such as 64MiB (of KiB, MiB, GiB), not 'auto'")
+    return (
+        value
+        if isinstance(value, int) and not isinstance(value, bool) and value >= LEAST_MEMORY
+        else _memory(value)
+    )
+
+
 def memory_text(value: Literal["auto"] | int) -> str:
     """A size as the configuration has it: ``512MiB``, ``auto``, ``off``."""
     if not isinstance(value, int):
@@ -240,6 +250,12 @@ MemorySize = Annotated[
     WithJsonSchema(
         {"anyOf": [{"enum": ["auto", "off", 0]}, {"type": "string", "pattern": "^[0-9]+(KiB|MiB|GiB)$"}]}
     ),
+]
+DiskSize = Annotated[
+    int,
+    BeforeValidator(_disk),
+    PlainSerializer(memory_text, return_type=str),
+    WithJsonSchema({"anyOf": [{"enum": ["off", 0]}, {"type": "string", "pattern": "^[0-9]+(KiB|MiB|GiB)$"}]}),
 ]
 Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 Asns = Annotated[

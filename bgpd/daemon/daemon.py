@@ -52,6 +52,7 @@ from bgpd.model.prefix import Address, Family
 from bgpd.model.resources import Problem
 from bgpd.model.route import Announce, EndOfRib, EndRefresh, FibKey, RibEvent, Withdraw
 from bgpd.observe.control_socket import AlreadyRunning, Claim, answers
+from bgpd.observe.history import History
 from bgpd.observe.log import configure as configure_log
 from bgpd.observe.metrics import Metrics
 from bgpd.rib.router import Router
@@ -99,7 +100,8 @@ class Daemon:
         self._memory = memory = Memory(speaker, router, memory_limit(config.bgp.memory_limit))
         parts = Parts(router, speaker, outbound, kernel, fibs, intent, self._recently, memory.of)
         facts.memory_limit, facts.out_of_memory = memory.limit, memory.problems
-        self._turn = Turn(parts, facts, intent, metrics, memory)
+        self._history = history = History(config.state_directory, config.history.size, parts.forwarding_text)
+        self._turn = Turn(parts, facts, intent, metrics, memory, history)
         self._manager = ServiceManager(parts, facts)
         self._upgrade = Upgrade(speaker, outbound, router, self._manager.notifier, self._stop)
         self._writing = Writing(parts, facts, self._convergence, self._upgrade)
@@ -109,7 +111,7 @@ class Daemon:
         )
         self._parts = parts
         self._orders = orders = Orders(speaker, outbound, intent, shutdowns)
-        self._views = OperatorViews(parts, facts, intent, self._liveness)
+        self._views = OperatorViews(parts, facts, intent, self._liveness, history)
         self._actions = OperatorActions(
             parts,
             facts,
@@ -164,6 +166,7 @@ class Daemon:
         self._intent.reconfigured(config)
         if not runs:
             self._take_control(Claim(config.api.socket))
+        logging.getLogger("bgpd").addHandler(self._history)
         try:
             self.local_changed()
             event(log, "started", version=__version__, node=config.node, adopted=adopted)
@@ -179,6 +182,7 @@ class Daemon:
             await self._actions.close()
             if self._claim is not None:
                 self._claim.release()
+            logging.getLogger("bgpd").removeHandler(self._history)
         if self._refused is not None:
             raise self._refused
 
@@ -192,6 +196,7 @@ class Daemon:
                 group.create_task(self._speaker.run(), name="speaker"),
                 group.create_task(self._liveness.run(), name="bfd"),
                 group.create_task(self._housekeeping.run(), name="housekeeping"),
+                group.create_task(self._history.run(), name="history"),
                 group.create_task(self._watch_reloads(), name="reloads"),
                 group.create_task(self._follow(), name="datastore"),
                 group.create_task(self._serve(), name="api"),

@@ -7,6 +7,7 @@ to the allocator of addresses. Called in the event loop's thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -22,8 +23,8 @@ from bgpd.daemon.service_manager import ServiceManager
 from bgpd.daemon.upgrade import Upgrade
 from bgpd.events import event
 from bgpd.model.bfd import BfdReport
-from bgpd.model.doors import Impossible
-from bgpd.model.prefix import Address, Family
+from bgpd.model.doors import Impossible, NotFound
+from bgpd.model.prefix import Address, Family, Prefix, family_of, make_prefix, parse_prefix
 from bgpd.model.status import (
     BlockView,
     Check,
@@ -35,6 +36,7 @@ from bgpd.model.status import (
     SessionState,
     Status,
 )
+from bgpd.observe.history import History
 from bgpd.rules.policy import RoutePolicy
 from bgpd.views import summary
 from bgpd.views.live import Parts
@@ -54,8 +56,11 @@ AT_START = ("node", "datastore", "kernel", "metrics", "api", "state_directory", 
 class OperatorViews:
     """What the operator sees. Fulfils ``model.doors.Views``."""
 
-    def __init__(self, parts: Parts, facts: Facts, intent: Intent, liveness: Liveness) -> None:
+    def __init__(
+        self, parts: Parts, facts: Facts, intent: Intent, liveness: Liveness, history: History
+    ) -> None:
         self._parts, self._facts, self._intent, self._liveness = parts, facts, intent, liveness
+        self._history = history
 
     def status(self) -> Status:
         """One screen."""
@@ -86,6 +91,22 @@ class OperatorViews:
     def why(self, target: str) -> list[Explanation]:
         """Explanations of a prefix or an address."""
         return Why(self._parts, time.monotonic()).why(target)
+
+    async def history(self, since: float, until: float, peer: str, target: str, most: int) -> list[str]:
+        """What happened. Read in a thread: there may be much of it."""
+        names = frozenset((peer,) if peer else ())
+        if peer:
+            with contextlib.suppress(NotFound):  # one that is gone has a history too
+                names |= {each.id for each in self._parts.peers(peer)}
+        targets = self._targets(target) if target else []
+        return await asyncio.to_thread(self._history.find, since, until, names, targets, most)
+
+    def _targets(self, name: str) -> list[tuple[Family, Prefix]]:
+        try:
+            return [parse_prefix(name)]
+        except ValueError:
+            found = self._parts.addresses(name)
+            return [(family_of(each), make_prefix(each, 8 * len(each))) for each in found]
 
     def live(self) -> list[Check]:
         """Liveness."""

@@ -12,6 +12,7 @@ import time
 
 from bgpd.daemon.intent import Intent
 from bgpd.daemon.memory import Memory
+from bgpd.observe.history import History
 from bgpd.observe.metrics import Metrics
 from bgpd.views.live import Parts
 from bgpd.views.summary import Facts
@@ -27,10 +28,18 @@ MOST_THROTTLED = 1.0
 class Turn:
     """The turns of one daemon. All of it is called in the event loop's thread."""
 
-    def __init__(self, parts: Parts, facts: Facts, intent: Intent, metrics: Metrics, memory: Memory) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        facts: Facts,
+        intent: Intent,
+        metrics: Metrics,
+        memory: Memory,
+        history: History,
+    ) -> None:
         self._router, self._speaker, self._outbound = parts.router, parts.speaker, parts.outbound
         self._fibs, self._intent, self._facts, self._metrics = parts.fibs, intent, facts, metrics
-        self._memory = memory
+        self._memory, self._history = memory, history
         for programming in self._fibs.values():
             programming.progressed = self.review_backlog
         self._scheduled = False
@@ -70,6 +79,7 @@ class Turn:
         for family, fib in changes.fib.items():
             if fib:
                 self._fibs[family].want(fib)
+                self._history.routes(family, fib)
         for programming in self._fibs.values():
             programming.settled(not more)
         for group, advertised in changes.adj_rib_out.items():

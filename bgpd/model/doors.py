@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
 from typing import Protocol
 
 from bgpd.model.bfd import BfdReport
@@ -82,6 +82,13 @@ class Views(Protocol):
     def why(self, target: str) -> list[Explanation]:
         """Of a prefix: it alone. Of an address, or of each address of a pod, a node or a peer: every prefix known that
         covers it, the longest first. Nothing of what is unknown; ``ValueError`` for a text that is none of these."""
+        ...
+
+    def history(self, since: float, until: float, peer: str, target: str, most: int) -> Awaitable[list[str]]:
+        """Entries of the history as lines of JSON, oldest first, the newest ``most`` of them; Unix seconds.
+
+        ``peer`` and ``target`` are empty or names, as elsewhere. ``ValueError``, ``NotFound``: nothing has this name.
+        """
         ...
 
     def live(self) -> list[Check]: ...

@@ -11,6 +11,8 @@ GET   /v1/routes?table=&prefix=&peer=     ``{"table": ..., "routes": [RouteView]
 GET   /v1/blocks                          ``{"blocks": [BlockView]}``
 GET   /v1/bfd                             BfdReport (``model.bfd``)
 GET   /v1/why?target=                     ``{"explanations": [Explanation]}``
+GET   /v1/history?since=&until=&peer=&prefix=&most=
+                                          ``{"entries": [...]}``, oldest first; times are Unix seconds
 GET   /v1/health?check=live|ready         ``{"check": ..., "ok": ..., "checks": [Check]}``; 503 when it fails
 POST  /v1/plan                            body: a line of JSON a resource file, ``{"name", "text"}``; answers with
                                           what they would change (docs/plan.md); 409 when that cannot be known
@@ -30,6 +32,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import socket
 import struct
@@ -48,6 +51,8 @@ with lean_import("aiohttp"):
 
 SHUTDOWN_TEXT_MAX = 255
 """Octets of a shutdown communication (RFC 9003 §2)."""
+HISTORY_MOST = 1000
+"""Entries of the history in an answer, unless asked otherwise."""
 PLAN_MAX = 64 * 1024 * 1024
 """Octets of resources that are taken to be planned with."""
 NOT_AS_ASKED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
@@ -71,6 +76,7 @@ class ControlApi:
                 web.get("/v1/blocks", self._blocks),
                 web.get("/v1/bfd", self._bfd),
                 web.get("/v1/why", self._why),
+                web.get("/v1/history", self._history),
                 web.get("/v1/health", self._health),
                 web.post("/v1/plan", self._plan),
                 web.post("/v1/reload", self._reload),
@@ -126,6 +132,25 @@ class ControlApi:
         except ValueError as error:
             raise web.HTTPBadRequest(text=str(error)) from None
         return answer({"explanations": document(explanations)})
+
+    async def _history(self, request: web.Request) -> web.StreamResponse:
+        query = request.query
+        try:
+            since, until = float(query.get("since") or 0), float(query.get("until") or math.inf)
+            most = int(query.get("most") or HISTORY_MOST)
+            if not (since >= 0 and until >= 0 and most > 0):
+                raise ValueError
+        except ValueError:
+            raise web.HTTPBadRequest(
+                text="since and until are Unix seconds, most is a number from 1"
+            ) from None
+        try:
+            lines = await self._views.history(
+                since, until, query.get("peer", ""), query.get("prefix", ""), most
+            )
+        except ValueError as error:
+            raise web.HTTPBadRequest(text=str(error)) from None
+        return await stream(request, {}, "entries", lines)
 
     async def _health(self, request: web.Request) -> web.StreamResponse:
         name = request.query.get("check", "ready")

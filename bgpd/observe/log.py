@@ -41,9 +41,12 @@ def configure(level: str = "info", style: Format = "auto", stream: TextIO | None
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     handler.setFormatter(Formatter(style, journal=to_journal(stream)))
+    handler.setLevel(level.upper())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # The history has the events of level info too where the log has not.
+    logging.getLogger("bgpd").setLevel(min(logging.INFO, root.level))
     # Nobody reads where in the source a line was written, or by which thread; a thousand sessions come up in a second.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     vars(logging)["_srcfile"] = None  # the way that logging's documentation names to do without the caller

@@ -342,6 +342,16 @@ class FakeViews:
     def peers(self, name: str | None = None) -> list[PeerStatus]:
         return list(self.peers_now) if name is None else [self._peer(name)]
 
+    async def history(self, since: float, until: float, peer: str, target: str, most: int) -> list[str]:
+        """Two entries, as they were asked for."""
+        if target == "nobody":
+            raise ValueError("'nobody' is not a prefix, an address or a name")
+        self.asked.append(("history", str(since), str(until), peer, target, str(most)))
+        return [
+            '{"time": 1763906500.125, "event": "peer_up", "level": "info", "peer": "a", "families": ["ipv4"]}',
+            '{"time": 1763906501.000, "event": "route_gone", "level": "info", "prefix": "10.48.0.0/26"}',
+        ]
+
     def addresses(self, name: str) -> list[Address]:
         """``pod-1`` is in the block that ``routes_now`` has."""
         if name == "default/pod-1":

@@ -150,6 +150,14 @@ async def test_blocks_and_why(client: aiohttp.ClientSession) -> None:
     assert (await get(client, "/v1/why?target=10.99.0.0/16"))["explanations"] == []
 
 
+async def test_history(client: aiohttp.ClientSession, views: FakeViews) -> None:
+    found = await get(client, "/v1/history?since=5&until=7.5&peer=a&prefix=10.0.0.0/8&most=3")
+    assert [each["event"] for each in found["entries"]] == ["peer_up", "route_gone"]
+    assert views.asked == [("history", "5.0", "7.5", "a", "10.0.0.0/8", "3")]
+    for query in ("since=x", "since=nan", "until=-1", "most=0", "most=x", "prefix=nobody"):
+        await get(client, f"/v1/history?{query}", 400)
+
+
 async def test_health(client: aiohttp.ClientSession, views: FakeViews) -> None:
     assert (await get(client, "/v1/health"))["ok"] is True
     assert (await get(client, "/v1/health?check=live"))["checks"][0]["name"] == "event loop"

@@ -26,6 +26,7 @@ from fake_views import NO_CHANGES, NOW, FakeViews
 
 from bgpd.cli import ctl, ctl_commands, peers, screens
 from bgpd.cli.client import Client, Unreachable
+from bgpd.cli.ctl_words import moment
 from bgpd.cli.tables import SAMPLE, Look, Table, ago, cell, lines, short_stamp
 from bgpd.model.peer import PeerId
 from bgpd.model.resources import Problem
@@ -326,6 +327,32 @@ def test_blocks(bgpctl: Bgpctl) -> None:
         *("10.48.0.40 by worker1 (default/web-9)", "-"),
     ]
     assert rows[2][4:] == ["0/8", "no", "no", "-", "its affinity is pending"]
+
+
+def test_history(bgpctl: Bgpctl) -> None:
+    first, second = bgpctl("history", "--since", "1h", "10.48.0.0/26").out.splitlines()
+    assert first.split()[1:] == ["peer_up", "peer=a", "families=ipv4"]
+    assert second.split()[1:] == ["route_gone", "prefix=10.48.0.0/26"]
+    lines = bgpctl("history", "-o", "jsonl").out.splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["peer_up", "route_gone"]
+    assert len(json.loads(bgpctl("history", "-o", "json").out)["entries"]) == 2
+    assert bgpctl("history", "nobody").code == 2
+    for wrong in (("--since", "soon"), ("--since", "25:00"), ("-n", "0")):
+        found = bgpctl("history", *wrong)
+        assert found.code == 2 and "expected" in found.err
+
+
+@pytest.mark.parametrize(
+    ("text", "ago"), [("30s", 30), ("15m", 900), ("2h", 7200), ("1d", 86400), ("99999d", None)]
+)
+def test_times_are_ages(text: str, ago: int | None) -> None:
+    expected = 0.0 if ago is None else time.time() - ago
+    assert abs(moment(text) - expected) < 5
+
+
+def test_times_of_the_clock() -> None:
+    assert moment("2026-11-23T14:02:11+00:00") == 1795442531.0
+    assert moment("14:02:11") - moment("14:02") == 11.0
 
 
 def test_why(bgpctl: Bgpctl) -> None:
