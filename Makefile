@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cluster-test boot lint types imports format fuzz bench reference packages clean
+.PHONY: help setup demo test cluster-test boot long lint types imports format fuzz bench reference packages clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ cluster-test: setup ## the datastores on a real kube-apiserver (builds one the f
 .stamps/boot/.ready: tests/boot/prepare pyproject.toml constraints.txt
 	tests/boot/prepare $(@D)
 	@touch $@
+
+long: setup ## what takes minutes: a full table at hold time 3 s (ROUTES=1000000)
+	$(BIN)/pytest -n 0 -m long tests/netns $(ARGS)
 
 lint: setup ## style, types, import contracts
 	$(BIN)/ruff check .
