@@ -54,8 +54,10 @@ format: setup ## write the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-fuzz: setup ## mutated messages, resources, answers of servers: new ones each time (MINUTES=10)
+fuzz: setup ## new mutations of messages, resources, answers (MINUTES=10), then as many guided by coverage
 	FUZZ_MINUTES=$(or $(MINUTES),10) $(BIN)/pytest -n 0 --show-capture=no tests/hostile -k for_a_while $(ARGS)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	$(BIN)/python -m tests.hostile.guided $(or $(MINUTES),10)
 
 bench: setup ## compare with BIRD and FRR in one run (ARGS="--only cold --rounds 3")
 	$(BIN)/python -m bench $(ARGS)

@@ -10,14 +10,20 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 from unittest import mock
 
 from bgpd.bfd.packet import Refused, decode
 from bgpd.bfd.session import Session as BfdSession
+from bgpd.bgp.wire.exa.messages import KEEPALIVE_MESSAGE, ProtocolError
+from bgpd.bgp.wire.exa.open import encode_open
+from bgpd.bgp.wire.update import HEADER, MAX_MESSAGE, Decoder, encode_announcements
 from bgpd.cni import request, spec
-from bgpd.config.config import Config, ConfigError, parse, parse_bfd
+from bgpd.config.config import Config
+from bgpd.config.reading import ConfigError, parse, parse_bfd
 from bgpd.datastore import documents
 from bgpd.datastore.calico.decode import decode as decode_resource
 from bgpd.datastore.etcd import client as etcd
@@ -29,12 +35,18 @@ from bgpd.datastore.kubernetes.pieces import ListPieces
 from bgpd.datastore.objects import Objects
 from bgpd.datastore.trouble import Trouble
 from bgpd.model.bfd import BfdTiming
+from bgpd.model.route import Announce, RibEvent
 from bgpd.rules.originate import originate
 from bgpd.rules.peering import peers
 from bgpd.rules.policy import route_policy
 from bgpd.rules.services import services
+from tests.hostile.test_mutations import update, valid, watch
+from tests.unit.test_session import OPEN, accept, make
+from tests.unit.test_wire import make_peer
 
 OWN = "worker1"
+CORPUS = Path(__file__).with_name("corpus")
+"""By reader: what broke one once."""
 
 
 class Reader(NamedTuple):
@@ -44,6 +56,62 @@ class Reader(NamedTuple):
     examples: tuple[bytes, ...]
     text: bool = True
     """Whether it is JSON or YAML: then examples are changed by their structure too."""
+
+
+# What peers send.
+
+INSIDE, OUTSIDE = make_peer(), make_peer(asn=65001)
+UPDATES = tuple(update(Random(seed))[19:] for seed in range(40))
+
+
+def read_update(data: bytes) -> None:
+    """The body of an UPDATE, from inside and from outside, twice: the second time the attributes are known."""
+    if not 4 <= len(data) <= MAX_MESSAGE - HEADER:
+        return  # the framer has its word before
+    for peer in (INSIDE, OUTSIDE):
+        decoder = Decoder(peer)
+        for _ in range(2):
+            events: list[RibEvent] = []
+            try:
+                decoder.decode(data, events)
+            except ProtocolError as error:
+                assert error.notification.code == 3
+            for said in events:
+                if isinstance(said, Announce):
+                    passed_on(said)
+        assert (decoder.cache.held.octets > 0) == bool(decoder.cache.young or decoder.cache._old)
+
+
+def passed_on(said: Announce) -> None:
+    """What we would pass on of it to an internal peer is well formed, where there is room for it."""
+    attributes = replace(said.path.attributes, local_pref=1)
+    try:
+        messages = encode_announcements(said.family, attributes, said.path.next_hop, said.prefixes, asn4=True)
+    except ValueError:
+        return
+    events: list[RibEvent] = []
+    for octets in messages:
+        Decoder(INSIDE).decode(octets[19:], events)
+    assert all(isinstance(each, Announce) for each in events)
+
+
+def read_stream(data: bytes) -> None:
+    """A session, from its OPEN on, with whatever comes then."""
+    session = make()
+    connection = accept(session)
+    session.receive(connection, encode_open(OPEN) + KEEPALIVE_MESSAGE, 0.0)
+    for start in range(0, len(data), 37):
+        session.receive(connection, data[start : start + 37], 1.0)
+        while session.work_due:
+            session.work(1.0)
+        watch(session)
+    session.tick(1.5)
+    session.lost(connection, "the end", 2.0)
+    watch(session)
+    assert connection.closure is not None
+
+
+STREAMS = tuple(valid(Random(seed)) + valid(Random(seed + 1)) for seed in range(40))
 
 
 # Resource files, and all that is decided by them.
@@ -411,6 +479,8 @@ def read_cni(data: bytes) -> None:
 
 
 READERS: Mapping[str, Reader] = {
+    "update": Reader(read_update, UPDATES, text=False),
+    "session": Reader(read_stream, STREAMS, text=False),
     "resources": Reader(read_resources, (*KUBERNETES, LIST)),
     "config": Reader(read_config, (CONFIG,)),
     "bfd words": Reader(read_bfd_words, (b"{min_tx: 300ms, min_rx: 1s, multiplier: 3, multihop: true}",)),

@@ -12,7 +12,7 @@ from random import Random
 
 import pytest
 
-from tests.hostile.inputs import READERS, mutated
+from tests.hostile.inputs import CORPUS, READERS, mutated
 
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
 MOST = 1.5
@@ -37,6 +37,8 @@ def story(name: str, seed: int) -> None:
 def test_examples(name: str) -> None:
     for example in READERS[name].examples:
         READERS[name].read(example)
+    for found in sorted((CORPUS / name).glob("*")):
+        READERS[name].read(found.read_bytes())
 
 
 @pytest.mark.parametrize("name", READERS)
