@@ -51,6 +51,9 @@ from bgpd.rules.services import ServiceAddresses, Services, services
 
 NOT_DIRECT = ("cali*", "kube-ipvs*")
 """Interfaces whose addresses are no candidates: workloads' ends, and services'."""
+FEW = 512
+"""Blocks up to which our own are looked through on a node without any workload, for what IPAM has just given to it: 20
+are what IPAM lets a node have by default, and of thousands it would hold the event loop."""
 
 
 def originate(
@@ -353,7 +356,8 @@ def _candidates(
     known: dict[Prefix, tuple[IPAMBlock, Allocation]] = {}
     by_cidr = _by_cidr(snapshot, family)
     for block in by_cidr.values():
-        if node in block.borrowers or node == block.affinity:
+        looked_through = bool(routes) or len(by_cidr) <= FEW or is_host(family, block.cidr)
+        if node in block.borrowers or (node == block.affinity and looked_through):
             for allocation in block.allocations:
                 host = host_prefix(allocation.address)
                 # Of two blocks around an address the smaller one, whatever their order.
