@@ -170,6 +170,7 @@ def _family(
     concealing = [pool for pool in pools if pool.disable_bgp_export]
     own = _own_blocks(snapshot, node, family)
     owned = [block for block in own.values() if block.owned]
+    around = _Around(family, (block.cidr for block in owned))
     announce: dict[Prefix, Originated] = {}
     hidden: dict[Prefix, str] = {}
     offered: dict[Prefix, Originated] = {}
@@ -191,7 +192,7 @@ def _family(
             rule = own_policy.kernel_rule(cidr)
             if rule is None or rule.program:
                 blackholes[cidr] = LocalBlackhole(source, yields=not block.owned)
-        inside = _inside(family, cidr, (other.cidr for other in owned if other is not block))
+        inside = around.words(cidr, itself=False)
         reason = block.reason or inside or _concealed(cidr, concealing)
         if reason:
             hidden[cidr] = reason
@@ -203,7 +204,7 @@ def _family(
     for prefix, (route, source, absent) in candidates.items():
         if prefix in announce:
             continue  # a block of a single address
-        inside = _inside(family, prefix, (block.cidr for block in owned))
+        inside = around.words(prefix)
         elevated = policy.priorities != "off" and 0 < route.metric < own_policy.normal_priority
         if inside and elevated:  # its block is announced without a pool too
             where = ""
@@ -321,6 +322,24 @@ def _offer(
             offered[route.prefix] = Originated(
                 OriginKind.STATIC, words, route.source, route.interface, route.metric, route.gateway
             )
+
+
+class _Around:
+    """Own blocks, asked which of them a prefix is inside: a look for each length that there is, not for each block."""
+
+    def __init__(self, family: Family, blocks: Iterable[Prefix]) -> None:
+        self._family, self._blocks = family, frozenset(blocks)
+        self._lengths = sorted({cidr[0] for cidr in self._blocks})
+
+    def words(self, prefix: Prefix, itself: bool = True) -> str:
+        """Of the largest block around a prefix; ``itself``: a block of exactly that prefix is one."""
+        for length in self._lengths:
+            if length > prefix[0] or (length == prefix[0] and not itself):
+                break
+            outer = make_prefix(prefix[1:], length)
+            if outer in self._blocks:
+                return _inside(self._family, prefix, (outer,))
+        return ""
 
 
 def _inside(family: Family, prefix: Prefix, blocks: Iterable[Prefix]) -> str:

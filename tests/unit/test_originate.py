@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_network
+from random import Random
 
 import pytest
 
@@ -207,6 +209,20 @@ def test_addresses_that_ipam_gives_to_this_node_are_assigned_whether_their_route
             "10.48.0.1/32": "10-48-0-0/26",
             "10.48.0.70/32": "10-48-0-64/26",
         }
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_blocks_in_blocks_are_found_by_length_as_by_a_look_at_each(seed: int) -> None:
+    random = Random(seed)
+    cidrs = {f"10.48.{random.randrange(4)}.{random.choice((0, 64, 128, 192))}/26" for _ in range(5)}
+    cidrs |= {"10.48.0.0/24", "10.48.2.0/23", "10.48.3.7/32"} - ({"10.48.2.0/23"} if seed % 2 else set())
+    hosts = [f"10.48.{random.randrange(5)}.{random.randrange(256)}" for _ in range(20)] + ["10.48.3.7"]
+    decided = say(snapshot(pool("10.0.0.0/8"), *(affinity(cidr) for cidr in cidrs)), *hosts)
+    networks = [ip_network(cidr) for cidr in cidrs]
+    for text in (*cidrs, *(f"{host}/32" for host in hosts)):
+        one = ip_network(text)
+        outer = any(one.subnet_of(other) for other in networks if other != one)  # type: ignore[type-var]
+        assert (text in decided.announced) is not outer, text
 
 
 def test_borrowed_addresses_follow_the_kernels_route() -> None:
