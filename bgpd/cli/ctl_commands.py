@@ -153,7 +153,9 @@ def bfd(client: Client, arguments: argparse.Namespace) -> Answer:
 
 
 def why(client: Client, arguments: argparse.Namespace) -> Answer:
-    """Why a prefix or an address is where it is."""
+    """Why a prefix or an address is where it is, or, by the history, where it was."""
+    if arguments.at:
+        return _why_at(client, arguments.target, arguments.at)
     found = client.get("/v1/why", {"target": arguments.target})
     if not found["explanations"]:
         complain(
@@ -162,6 +164,29 @@ def why(client: Client, arguments: argparse.Namespace) -> Answer:
         )
         return _answer(found, screens.why, Exit.NOT_FOUND)
     return _answer(found, screens.why)
+
+
+def _why_at(client: Client, target: str, at: float) -> Answer:
+    """Each route that covered a target then, the longest first: which one was followed, and since when."""
+    entries = client.get("/v1/history", {"prefix": target, "until": f"{at:.3f}", "most": "10000"})["entries"]
+    last: dict[tuple[str, int], Any] = {}
+    unsure = 0.0
+    for entry in entries:
+        if entry["event"] == "routes":
+            unsure = entry["time"]
+        else:
+            last[entry["prefix"], entry.get("metric", 0)] = entry
+    rows = sorted(last.values(), key=lambda entry: -int(entry["prefix"].rpartition("/")[2]))
+    found = {
+        "schema_version": 1,
+        "target": target,
+        "at": at,
+        "routes": rows,
+        "many_changed_at": unsure or None,
+    }
+    if not rows:
+        complain(f"the history has no route of its own for {target} until then")
+    return _answer(found, screens.why_at, Exit.OK if rows else Exit.NOT_FOUND)
 
 
 def health(client: Client, arguments: argparse.Namespace) -> Answer:

@@ -127,6 +127,13 @@ def parser() -> Parser:
     command.add_argument(
         "target", metavar="PREFIX|IP|NAME", help="NAME: of a pod (namespace/name), a node or a peer"
     )
+    command.add_argument(
+        "--at",
+        type=moment,
+        default=0.0,
+        metavar="TIME",
+        help="where it was routed then, by the history: 10m, 14:02",
+    )
 
     command = add(
         "plan",

@@ -23,6 +23,21 @@ def history(entries: Iterable[Document]) -> Screen:
         yield cell(f"{stamp(entry['time'])}  "), cell(f"{entry['event']:<20} ", style), cell(fields)
 
 
+def why_at(found: Document, look: Look) -> Screen:
+    """The routes that covered a target at some time, the one that was followed in bold."""
+    followed = False
+    yield (cell(f"{found['target']} at {stamp(found['at'])}", "bold"),)
+    for entry in found["routes"]:
+        there = entry["event"] == "route"
+        text = f"{entry['prefix']} {entry['to']}" if there else f"{entry['prefix']}: no route of bgpd's"
+        style = "bold" if there and not followed else "dim"
+        followed = followed or there
+        yield Cell("  "), cell(text, style), cell(f"  since {stamp(entry['time'])}", "dim")
+    changed = found["many_changed_at"]
+    if changed and any(entry["time"] <= changed for entry in found["routes"]):
+        yield (cell(f"  Many routes changed together at {stamp(changed)}: this may be among them.", "warn"),)
+
+
 def _field(value: object) -> str:
     text = ",".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
     return repr(text) if " " in text else text

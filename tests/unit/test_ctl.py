@@ -342,6 +342,27 @@ def test_history(bgpctl: Bgpctl) -> None:
         assert found.code == 2 and "expected" in found.err
 
 
+def test_why_at_a_time(bgpctl: Bgpctl, views: FakeViews) -> None:
+    async def history(*_: object) -> list[str]:
+        entries = [
+            {"time": 10.0, "event": "route", "prefix": "10.48.0.0/16", "to": "via 10.0.1.1 dev ens5"},
+            {"time": 20.0, "event": "route", "prefix": "10.48.0.0/26", "to": "via 10.0.1.30 dev ens5"},
+            {"time": 30.0, "event": "route_gone", "prefix": "10.48.0.0/26"},
+            {"time": 40.0, "event": "routes", "family": "ipv4", "changed": 500, "gone": 0},
+        ]
+        return [json.dumps(entry) for entry in entries]
+
+    views.history = history  # type: ignore[method-assign]
+    found = bgpctl("why", "10.48.0.1", "--at", "1970-01-01T00:01:00+00:00").out.splitlines()
+    assert [line.split("  since")[0].strip() for line in found[1:]] == [
+        "10.48.0.0/26: no route of bgpd's",
+        "10.48.0.0/16 via 10.0.1.1 dev ens5",
+        found[3].strip(),
+    ]
+    assert found[3].strip().startswith("Many routes changed together")
+    assert bgpctl("why", "10.48.0.1", "--at", "1970-01-01T00:01:00+00:00", "-o", "json").code == 0
+
+
 @pytest.mark.parametrize(
     ("text", "ago"), [("30s", 30), ("15m", 900), ("2h", 7200), ("1d", 86400), ("99999d", None)]
 )
