@@ -48,7 +48,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
         made.apply(namespace, "/api/v1/namespaces/kube-system")
         for document in documents("without-calico"):
-            made.apply(document, f"{PATHS[document['kind']]}/{document['metadata']['name']}")
+            metadata = document["metadata"]
+            path = PATHS[document["kind"]].format(namespace=metadata.get("namespace"))
+            made.apply(document, f"{path}/{metadata['name']}")
         for plural in PLURALS.values():
             until(functools.partial(served, made, f"{CALICO}/{plural}"), plural)
         yield made
