@@ -54,12 +54,14 @@ class Client:
                 raise _refusal(response)
             return json.loads(response.read())
 
-    def post(self, path: str, body: Mapping[str, str] | None = None, *, timeout: float | None = None) -> Any:
+    def post(
+        self, path: str, body: Mapping[str, object] | None = None, *, timeout: float | None = None
+    ) -> Any:
         """The answer's JSON."""
         return self.post_lines(path, [body or {}], timeout=timeout)
 
     def post_lines(
-        self, path: str, lines: Iterable[Mapping[str, str]], *, timeout: float | None = None
+        self, path: str, lines: Iterable[Mapping[str, object]], *, timeout: float | None = None
     ) -> Any:
         """The answer's JSON to a body of several objects, one a line."""
         body = "\n".join(json.dumps(line) for line in lines)

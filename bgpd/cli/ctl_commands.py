@@ -29,6 +29,8 @@ FOLLOW_EVERY = 1.0
 RELOAD_TIMEOUT = PLAN_TIMEOUT = 60.0
 UPGRADE_TIMEOUT, READY_TIMEOUT = 90.0, 60.0
 """Seconds for the next process to take over, and for it to be ready then."""
+DRAIN_STEP, LATE = 1.0, 5.0
+"""Seconds that the daemon takes between services and the rest of a drain, and that it may be late."""
 RESOURCES = (".yaml", ".yml", ".json")
 """How the names of resource files end."""
 
@@ -268,6 +270,23 @@ def upgrade(client: Client, arguments: argparse.Namespace) -> Answer:
             found["message"] += f", and is not ready after {READY_TIMEOUT:g} s"
             return _answer(found, _message, Exit.DEGRADED)
         time.sleep(0.1)
+
+
+def drain(client: Client, arguments: argparse.Namespace) -> Answer:
+    """Takes the node out of service. Returns when the last step is done and its wait is over: what follows may stop the
+    node."""
+    wait, keep = arguments.wait, not arguments.until_restart
+    found = client.post("/v1/drain", {"withdraw": arguments.withdraw, "wait": wait, "keep": keep})
+    end, target = time.monotonic() + wait + DRAIN_STEP, 3 if arguments.withdraw else 2
+    late = end + LATE
+    while time.monotonic() < end or (time.monotonic() < late and client.get("/v1/status")["drain"] < target):
+        time.sleep(0.2)
+    return _answer(found, _message)
+
+
+def undrain(client: Client, arguments: argparse.Namespace) -> Answer:
+    """Brings the node back into service."""
+    return _answer(client.post("/v1/undrain"), _message)
 
 
 def peer(client: Client, arguments: argparse.Namespace) -> Answer:

@@ -30,6 +30,7 @@ examples:
   bgpctl routes fib 10.48.0.0/16 --longer
   bgpctl why 10.48.0.40             why this address is, or is not, routed as it is
   bgpctl plan -f resources/         what these files would change here; 2 if anything
+  bgpctl drain --wait 30s           traffic goes elsewhere; bgpctl undrain brings it back
   bgpctl peer shutdown 10.0.1.30 -m "rack move, back at 14:00"
 
 exit codes: 0 all is well, 1 degraded or refused, 2 wrong usage, 3 the daemon does not answer, 4 not found,
@@ -226,6 +227,32 @@ def parser() -> Parser:
         "--config", metavar="FILE", default="/etc/bgpd/bgpd.yaml", help="for the archive: /etc/bgpd/bgpd.yaml"
     )
 
+    command = add(
+        "drain",
+        commands_of.drain,
+        "take this node out of service, also over restarts; services first, then all else is the last resort",
+        epilog=(
+            "services of this node are withdrawn; a second later all else is advertised with GRACEFUL_SHUTDOWN to\n"
+            "external peers and with LOCAL_PREF 0 to internal ones (RFC 8326), so that peers take any other way"
+        ),
+    )
+    command.add_argument(
+        "--wait",
+        type=_wait,
+        default=0.0,
+        metavar="TIME",
+        help="return so much later, such as 30s; 0s by default",
+    )
+    command.add_argument(
+        "--withdraw", action="store_true", help="after the wait withdraw all, the only ways too"
+    )
+    command.add_argument(
+        "--until-restart",
+        action="store_true",
+        help="forget it when bgpd restarts: for the shutdown of a machine",
+    )
+    add("undrain", commands_of.undrain, "bring this node back into service")
+
     add("metrics", commands_of.metrics, "what Prometheus would read, as its text or as json").set_defaults(
         raw=True
     )
@@ -269,6 +296,16 @@ def _common(
         metavar="PATH",
         help=f"the daemon's socket; $BGPCTL_SOCKET, or {DEFAULT_SOCKET}",
     )
+
+
+def _wait(text: str) -> float:
+    try:
+        seconds = float(text.removesuffix("s"))
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 30s, up to 3600s")
+    return seconds
 
 
 def _seconds(text: str) -> float:

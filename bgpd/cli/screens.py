@@ -78,6 +78,8 @@ def status(found: Document, look: Look) -> Screen:
         cell(f"AS {found['asn'] or 'unknown'}, router id {found['router_id'] or 'unknown'}, "),
         cell(f"up {ago(look.now - found['started'])} since {stamp(found['started'])}"),
     )
+    if found.get("drain_words"):
+        yield Cell("Drained: ", "warn"), cell(found["drain_words"], "warn")
     for sentence in degraded:
         yield Cell("! ", "warn"), cell(sentence, "warn")
     yield BLANK

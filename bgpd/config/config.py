@@ -47,6 +47,7 @@ from bgpd.config.values import (
     short,
 )
 from bgpd.model.bfd import BfdOptions, BfdTiming
+from bgpd.model.drain import OnCordon
 from bgpd.model.peer import LONGEST_LIFE, MOST_PATHS, PeerId
 from bgpd.model.prefix import Address, address_text, covers, parse_address
 from bgpd.model.resources import ClusterRoutes
@@ -289,6 +290,14 @@ class IpamOptions(_Section):
     """How long something must look abandoned, unchanged, before it is removed."""
 
 
+class DrainOptions(_Section):
+    """Taking this node out of service."""
+
+    on_cordon: OnCordon = "none"
+    """What a Node with ``spec.unschedulable`` (kubectl cordon) means: ``services`` withdraws this node's addresses of
+    services, ``all`` is as ``bgpctl drain``, ``none`` is nothing. Of Kubernetes' own Node only."""
+
+
 class NexthopIds(_Section):
     """The range of kernel nexthop object ids that are ours; nobody else on the node may use it."""
 
@@ -387,11 +396,12 @@ class Config(_Section):
     bgp: BgpOptions = BgpOptions()
     originate: OriginateOptions = OriginateOptions()
     ipam: IpamOptions = IpamOptions()
+    drain: DrainOptions = DrainOptions()
     kernel: KernelOptions = KernelOptions()
     metrics: MetricsOptions = MetricsOptions()
     api: ApiOptions = ApiOptions()
     state_directory: AbsolutePath = Path("/var/lib/bgpd")
-    """Where a peer's shutdown by the operator is remembered over restarts."""
+    """Where the operator's orders (a peer's shutdown, a drain) are remembered over restarts."""
     compat: CompatOptions = CompatOptions()
     log: LogOptions = LogOptions()
     history: HistoryOptions = HistoryOptions()

@@ -31,6 +31,7 @@ from bgpd.config.environment import unread
 from bgpd.config.reading import ConfigError, load
 from bgpd.daemon.admin import Orders, Shutdowns
 from bgpd.daemon.compat import serve_compat
+from bgpd.daemon.drain import Draining
 from bgpd.daemon.housekeeping import Housekeeping
 from bgpd.daemon.intent import Intent, resource_changes
 from bgpd.daemon.liveness import Liveness
@@ -95,7 +96,8 @@ class Daemon:
         self._speaker = speaker = Speaker(self, restarted=False, shutdowns=shutdowns.read())
         self._outbound = outbound = Outbound(speaker.send)
         self._convergence = Convergence()
-        self._intent = intent = Intent(config, kernel, router, outbound, speaker, self._convergence)
+        draining = Draining(config.state_directory)
+        self._intent = intent = Intent(config, kernel, router, outbound, speaker, self._convergence, draining)
         self._recently = Recently()
         self._memory = memory = Memory(speaker, router, memory_limit(config.bgp.memory_limit))
         parts = Parts(router, speaker, outbound, kernel, fibs, intent, self._recently, memory.of)
@@ -107,7 +109,7 @@ class Daemon:
         self._writing = Writing(parts, facts, self._convergence, self._upgrade)
         self._liveness = Liveness(speaker, kernel, router, self._turn.kick)
         self._housekeeping = Housekeeping(
-            parts, facts, self._turn, self._writing, self._liveness, self._manager
+            parts, facts, self._turn, self._writing, self._liveness, self._manager, self._intent_changed
         )
         self._parts = parts
         self._orders = orders = Orders(speaker, outbound, intent, shutdowns)

@@ -1,4 +1,5 @@
-"""What time alone brings: the end of stale routes and of the start, whole compares, a lost control socket, watchdog.
+"""What time alone brings: the end of stale routes and of the start, the next step of a drain, whole compares, a lost
+control socket, the watchdog.
 
 ``daemon`` runs it as one task; each turn measures how long the event loop was held.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bgpd.daemon.liveness import Liveness
@@ -44,9 +46,11 @@ class Housekeeping:
         writing: Writing,
         liveness: Liveness,
         manager: ServiceManager,
+        intent_changed: Callable[[], None],
     ) -> None:
         self._parts, self._facts, self._turn = parts, facts, turn
         self._writing, self._liveness, self._manager = writing, liveness, manager
+        self._intent_changed = intent_changed
         self._began = time.monotonic()
         self._control: tuple[Claim, Api] | None = None
         self._control_error = ""
@@ -74,6 +78,8 @@ class Housekeeping:
             self._turn.review_backlog()
             self._turn.review_memory()
             self._liveness.review()
+            if self._parts.intent.drain_due(now):
+                self._intent_changed()
             self._writing.check_alone()
             if self._writing.check_in_sync():
                 self._turn.kick()

@@ -12,15 +12,17 @@ import logging
 import operator
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bgpd.bgp.outbound import Outbound
 from bgpd.bgp.speaker import Speaker
 from bgpd.config.config import Config, Passwords
 from bgpd.config.reading import read_passwords
+from bgpd.daemon.drain import Draining
 from bgpd.daemon.startup import Convergence
 from bgpd.events import event
 from bgpd.kernel.kernel import Kernel
+from bgpd.model.drain import Drain
 from bgpd.model.peer import PeerId
 from bgpd.model.prefix import Address, Family
 from bgpd.model.resources import Snapshot
@@ -44,6 +46,7 @@ class Intent:
     outbound: Outbound
     speaker: Speaker
     convergence: Convergence
+    draining: Draining
     snapshot: Snapshot | None = None
     peering: Peering | None = None
     policy: RoutePolicy = field(default_factory=RoutePolicy)
@@ -51,6 +54,8 @@ class Intent:
     originations: Mapping[Family, Origination] = field(default_factory=dict)
     passwords: Passwords = field(default_factory=dict, repr=False)
     """As the configuration's files had them when it was read."""
+    drain: Drain = Drain.NONE
+    """How far this node is taken out of service."""
     _causes: tuple[object, ...] = ()
     _here: frozenset[Address] = frozenset()
     _engaged: Peering | None = None
@@ -82,9 +87,24 @@ class Intent:
         assert self.peering is not None
         self.services = services(snapshot, self.config.node, self.services)
         self.policy = route_policy(snapshot, self.config.node, self.config, self.peering, self.services)
+        now = time.monotonic()
+        if self.drain_due(now):
+            self.drain = self.draining.level(now)
+            log.info("event=drained step=%s", self.drain.name.lower())
+        if self.drain is not Drain.NONE:
+            self.policy = replace(self.policy, drain=self.drain)
         self.kernel.follow_foreign = any(self.policy.filters_exports(family) for family in Family)
         self.outbound.move(self.router.policy(self.policy))
         self.originate()
+
+    def drain_due(self, now: float) -> bool:
+        """Whether this node is to be drained further, or less, than ``decide`` had it."""
+        if self.snapshot is None:
+            return False
+        own = self.snapshot.nodes.get(self.config.node)
+        cordoned = own is not None and own.unschedulable
+        self.draining.cordoned(self.config.drain.on_cordon if cordoned else "none", now)
+        return self.draining.level(now) is not self.drain
 
     def moved(self) -> bool:
         """Whether other addresses lie on this machine than when its peers were found: none of them may be one."""

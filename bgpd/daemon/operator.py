@@ -229,6 +229,20 @@ class OperatorActions:
         """The sessions to another process."""
         return self._upgrade.hand_over(descriptor)
 
+    async def drain(self, *, withdraw: bool, wait: float, keep: bool) -> str:
+        """Take this node out of service."""
+        try:
+            return self._intent.draining.drain(withdraw=withdraw, wait=wait, keep=keep, now=time.monotonic())
+        finally:
+            self._intent_changed()
+
+    async def undrain(self) -> str:
+        """Bring it back."""
+        try:
+            return self._intent.draining.undrain()
+        finally:
+            self._intent_changed()
+
     async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
         """Shut down, enable, reset or refresh one session."""
         outcome = self._orders.carry_out(action, self._parts.find_peer(name).id, message)

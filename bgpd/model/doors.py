@@ -122,6 +122,15 @@ class Actions(Protocol):
         """Gives out or takes back addresses of this node (``datastore.allocator``); errors are part of the answer."""
         ...
 
+    async def drain(self, *, withdraw: bool, wait: float, keep: bool) -> str:
+        """Takes this node out of service, with ``keep`` also over restarts: services first, then all else becomes the
+        last resort, and with ``withdraw`` goes ``wait`` seconds later. Returns what was done; ``Impossible``."""
+        ...
+
+    async def undrain(self) -> str:
+        """Brings it back; as ``drain``."""
+        ...
+
     async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
         """``name`` is one peer's, as in ``peers``; returns what was done, raises ``NotFound``, ``Ambiguous`` or
         ``Impossible``."""

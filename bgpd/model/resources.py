@@ -122,6 +122,8 @@ class Node:
     tunnel_addresses: tuple[Address, ...] = ()
     wireguard: frozenset[Family] = frozenset()
     """Families in which it has WireGuard (a public key): nodes that both have it reach each other by Felix's routes."""
+    unschedulable: bool = False
+    """It takes no more pods: ``kubectl cordon``. Of Kubernetes' own Node only."""
 
     def address(self, family: Family) -> Address | None:
         """The BGP address of a family; without one the node is no peer in it."""

@@ -22,6 +22,9 @@ POST  /v1/upgrade                         ``{"message": ...}`` once the next pro
 POST  /v1/takeover                        101, then the sessions (``daemon.upgrade``); for root and bgpd's own user
 POST  /v1/peer-action                     body ``{"action", "name", "message"}``; answers ``{"message": ...}``; 409
                                           when it cannot be done
+POST  /v1/drain                           body ``{"withdraw": false, "wait": 0, "keep": true}``, each may be left out;
+                                          answers ``{"message": ...}``
+POST  /v1/undrain                         answers ``{"message": ...}``
 GET   /metrics                            as on TCP
 ====  ==================================  ====================================================================
 
@@ -55,6 +58,8 @@ HISTORY_MOST = 1000
 """Entries of the history in an answer, unless asked otherwise."""
 PLAN_MAX = 64 * 1024 * 1024
 """Octets of resources that are taken to be planned with."""
+LONGEST_WAIT = 3600
+"""Seconds between the steps of a drain."""
 NOT_AS_ASKED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What JSON that is none, or not of the shape that was asked for, raises."""
 
@@ -83,6 +88,8 @@ class ControlApi:
                 web.post("/v1/upgrade", self._upgrade),
                 web.post("/v1/takeover", self._takeover),
                 web.post("/v1/peer-action", self._peer_action),
+                web.post("/v1/drain", self._drain),
+                web.post("/v1/undrain", self._undrain),
                 web.post("/v1/ipam", self._ipam),
             ]
         )
@@ -211,6 +218,24 @@ class ControlApi:
         if len(message.encode()) > SHUTDOWN_TEXT_MAX:
             raise web.HTTPBadRequest(text=f"the message is longer than {SHUTDOWN_TEXT_MAX} octets (RFC 9003)")
         return answer({"message": await self._actions.peer_action(action, name, message)})
+
+    async def _drain(self, request: web.Request) -> web.StreamResponse:
+        try:
+            async with asyncio.timeout(BODY_TIME):
+                body = json.loads(await request.text() or "{}")
+            withdraw, wait, keep = body.get("withdraw", False), body.get("wait", 0), body.get("keep", True)
+        except NOT_AS_ASKED:
+            withdraw = wait = keep = None
+        good = isinstance(withdraw, bool) and isinstance(keep, bool)
+        good = good and isinstance(wait, int | float) and not isinstance(wait, bool)
+        if not good or not 0 <= wait <= LONGEST_WAIT:
+            raise web.HTTPBadRequest(
+                text=f"expected an object with withdraw and keep, true or false, and wait, 0 to {LONGEST_WAIT} s"
+            )
+        return answer({"message": await self._actions.drain(withdraw=withdraw, wait=float(wait), keep=keep)})
+
+    async def _undrain(self, request: web.Request) -> web.StreamResponse:
+        return answer({"message": await self._actions.undrain()})
 
     async def _ipam(self, request: web.Request) -> web.StreamResponse:
         """An order of a CNI plugin."""

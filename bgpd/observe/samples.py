@@ -68,6 +68,12 @@ def _daemon(status: Status, versions: tuple[str, str]) -> Iterator[Metric]:
         bool(status.degraded),
     )
     yield _gauge(
+        "bgpd_draining",
+        "How far the node is taken out of service: 0 not at all, 1 services, 2 all as the last resort, 3 withdrawn.",
+        (),
+        status.drain,
+    )
+    yield _gauge(
         "bgpd_in_sync",
         "Whether resources are whole and every peer was heard or waited for.",
         (),

@@ -35,6 +35,7 @@ from bgpd.rules.exports import (
     ExportRefusal,
     GroupKey,
     Ruling,
+    drain_refusal,
     interface_refusal,
     learned_out,
     local_out,
@@ -303,6 +304,8 @@ class AdjRibsOut:
     def _rule_own(
         self, group: UpdateGroup, prefix: Prefix, originated: Originated, announced: bool
     ) -> Ruling:
+        if refusal := drain_refusal(originated, group.key.drain):
+            return Ruling(refusal)
         builtin = (
             interface_refusal(originated, group.key, self.kept_inside)
             if announced

@@ -24,13 +24,14 @@ from dataclasses import replace
 from enum import Enum
 from typing import NamedTuple
 
+from bgpd.model.drain import Drain
 from bgpd.model.interface import matches
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, Family, Prefix, covers, is_link_local
 from bgpd.model.resources import Action, AddCommunity, NextHopMode, Operation
-from bgpd.model.route import Attributes, Originated, Origination, Out, Path
+from bgpd.model.route import Attributes, Originated, Origination, OriginKind, Out, Path
 from bgpd.rules.filters import INT_MAX, Chain, Subject, operated
-from bgpd.rules.imports import DEFAULT_LOCAL_PREF, LLGR_STALE
+from bgpd.rules.imports import DEFAULT_LOCAL_PREF, GRACEFUL_SHUTDOWN, LLGR_STALE
 from bgpd.rules.policy import FamilyPolicy, RoutePolicy
 
 NO_EXPORT = 0xFFFFFF01
@@ -61,6 +62,7 @@ class ExportRefusal(Enum):
     INTERFACE = "it leads over an interface that Felix brings to the other nodes by itself"
     NO_NEXT_HOP = "this node has no address of the family to announce as the next hop"
     SOURCE = "it was learned from that peer"
+    DRAINED = "this node is drained"
 
 
 class GroupKey(NamedTuple):
@@ -86,6 +88,8 @@ class GroupKey(NamedTuple):
     """Our address on the peer's link, sent beside the global one."""
     knows_long_lived: bool = False
     """Long-lived stale routes may be advertised (RFC 9494 §4.3)."""
+    drain: Drain = Drain.NONE
+    """How far this node is drained."""
 
 
 def group_keys(peer: Peer, policy: RoutePolicy | None = None) -> dict[Family, GroupKey]:
@@ -110,12 +114,15 @@ def group_keys(peer: Peer, policy: RoutePolicy | None = None) -> dict[Family, Gr
                 family in peer.extended_next_hop,
                 peer.link_local,
                 peer.knows_long_lived,
+                policy.drain,
             )
     return found
 
 
 def protocol_refusal(path: Path, group: GroupKey, from_client: bool = False) -> ExportRefusal | None:
     """What no filter can let out."""
+    if group.drain is Drain.WITHDRAWN:
+        return ExportRefusal.DRAINED
     communities = path.attributes.communities
     if group.ibgp and path.peer.ibgp and not (from_client or group.client):
         return ExportRefusal.INTERNAL
@@ -129,6 +136,12 @@ def protocol_refusal(path: Path, group: GroupKey, from_client: bool = False) -> 
         if communities and NO_PEER in communities:
             return ExportRefusal.NO_PEER
     return None
+
+
+def drain_refusal(originated: Originated, drain: Drain) -> ExportRefusal | None:
+    """Why a route of this node is not advertised while the node is drained so far; no filter can let it out."""
+    gone = drain is Drain.WITHDRAWN or (drain >= Drain.SERVICES and originated.kind is OriginKind.SERVICE)
+    return ExportRefusal.DRAINED if gone else None
 
 
 def learned_out(
@@ -168,7 +181,12 @@ def local_out(
 
 
 def _sent(attributes: Attributes, group: GroupKey) -> Attributes:
-    """Attributes as they go out."""
+    """Attributes as they go out; the last resort while the node is drained (RFC 8326 §4.1)."""
+    if group.drain is Drain.ALL:
+        if group.ibgp:
+            return replace(attributes, local_pref=0)
+        if GRACEFUL_SHUTDOWN not in attributes.communities:
+            attributes = replace(attributes, communities=(*attributes.communities, GRACEFUL_SHUTDOWN))
     if group.ibgp:
         if attributes.local_pref is not None:
             return attributes

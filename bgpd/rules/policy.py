@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from bgpd.config.config import Config
+from bgpd.model.drain import Drain
 from bgpd.model.peer import DynamicRange, Peer, PeerId, PeerKind, PeerPolicy
 from bgpd.model.prefix import (
     Address,
@@ -123,6 +124,8 @@ class RoutePolicy:
     """Interfaces whose addresses and routes are not advertised to internal peers: Felix brings them there."""
     ignored_interfaces: tuple[str, ...] = ()
     """Whose connected subnets are not even offered to filters."""
+    drain: Drain = Drain.NONE
+    """How far this node is taken out of service."""
     _chains: dict[tuple[tuple[str, ...], Direction, Family], Chain | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

@@ -13,6 +13,7 @@ from bgpd.config.config import Config
 from bgpd.fib.programmer import Programming
 from bgpd.kernel.kernel import Kernel
 from bgpd.model.doors import Ambiguous, NotFound
+from bgpd.model.drain import Drain
 from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix, address_text, host_prefix
 from bgpd.model.resources import Snapshot, community_text
@@ -53,6 +54,15 @@ class Intent(Protocol):
     @property
     def originations(self) -> Mapping[Family, Origination]:
         """What this node announces and keeps; empty until the first resources."""
+        ...
+
+    @property
+    def drain(self) -> Drain:
+        """How far this node is taken out of service."""
+        ...
+
+    def drain_due(self, now: float) -> bool:
+        """Whether it is to be drained further, or less."""
         ...
 
 

@@ -176,6 +176,8 @@ def status(parts: Parts, facts: Facts) -> Status:
         started=facts.started,
         ready=all(check.ok for check in checks),
         in_sync=facts.in_sync,
+        drain=int(parts.intent.drain),
+        drain_words=parts.intent.drain.words,
         checks=tuple(checks),
         datastore=store,
         config_file=str(facts.config_file),

@@ -278,15 +278,18 @@ class FakeViews:
             Check("kernel", True),
             Check("speaker", True),
         ]
-        self.asked: list[tuple[str, ...]] = []
+        self.asked: list[tuple[object, ...]] = []
         self.planned: dict[str, bytes] = {}
         """The files of the last plan."""
         self.plan_now: Mapping[str, object] = NO_CHANGES
         self.refuse_plan = ""
+        self.drained = 0
 
     def status(self) -> Status:
         return Status(
             node="worker2",
+            drain=self.drained,
+            drain_words="services are withdrawn" if self.drained else "",
             version="0.1.0",
             asn=64512,
             router_id="10.0.1.31",
@@ -401,6 +404,16 @@ class FakeViews:
 
     async def ipam(self, order: Mapping[str, object]) -> Mapping[str, object]:
         return {"ips": [{"address": "10.48.0.1", "block": "10.48.0.0/26"}], "asked": order}
+
+    async def drain(self, *, withdraw: bool, wait: float, keep: bool) -> str:
+        self.asked.append(("drain", withdraw, wait, keep))
+        self.drained = 3 if withdraw else 2
+        return "drained"
+
+    async def undrain(self) -> str:
+        self.asked.append(("undrain",))
+        self.drained = 0
+        return "back"
 
     async def peer_action(self, action: PeerAction, name: str, message: str) -> str:
         peer = self._peer(name)

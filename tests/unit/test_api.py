@@ -201,6 +201,31 @@ async def test_peer_action(client: aiohttp.ClientSession, views: FakeViews) -> N
     assert len(views.asked) == 2
 
 
+async def test_drain(client: aiohttp.ClientSession, views: FakeViews) -> None:
+    async def order(path: str, body: str, expected: int) -> str:
+        async with client.post(f"/v1/{path}", data=body) as response:
+            assert response.status == expected
+            return await response.text()
+
+    assert "drained" in await order("drain", "", 200)
+    await order("drain", json.dumps({"withdraw": True, "wait": 30, "keep": False}), 200)
+    assert "back" in await order("undrain", "", 200)
+    assert views.asked == [("drain", False, 0.0, True), ("drain", True, 30.0, False), ("undrain",)]
+    wrong = (
+        "[]",
+        "{",
+        '"text"',
+        '{"withdraw": 1}',
+        '{"wait": -1}',
+        '{"wait": true}',
+        '{"wait": 1e9}',
+        '{"keep": 0}',
+    )
+    for body in (*wrong, '{"wait": NaN}'):
+        assert "withdraw and keep, true or false" in await order("drain", body, 400)
+    assert len(views.asked) == 3
+
+
 async def test_a_bug_is_an_error_of_ours_and_is_logged(
     client: aiohttp.ClientSession,
     views: FakeViews,

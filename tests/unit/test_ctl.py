@@ -429,6 +429,22 @@ def test_peer_actions(bgpctl: Bgpctl, views: FakeViews) -> None:
     assert len(views.asked) == 6
 
 
+def test_drain(bgpctl: Bgpctl, views: FakeViews, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("bgpd.cli.ctl_commands.DRAIN_STEP", 0.0)
+    monkeypatch.setattr("bgpd.cli.ctl_commands.time.sleep", slept.append)
+    assert bgpctl("drain") == (0, "drained\n", "")
+    assert slept == [], "it is as far as it will be"
+    assert bgpctl("status").out.splitlines()[2] == "Drained: services are withdrawn"
+    assert bgpctl("drain", "--withdraw", "--until-restart", "--wait", "0.01s").code == 0
+    assert slept, "what follows may stop the node"
+    assert bgpctl("undrain") == (0, "back\n", "")
+    assert "Drained" not in bgpctl("status").out
+    assert views.asked == [("drain", False, 0.0, True), ("drain", True, 0.01, False), ("undrain",)]
+    for wrong in ("", "-1", "5m", "nan", "3601s"):
+        assert bgpctl("drain", f"--wait={wrong}").code == 2
+
+
 def test_version_and_metrics(bgpctl: Bgpctl) -> None:
     assert bgpctl("version").out.splitlines()[1] == "bgpd   0.1.0 on worker2"
     assert bgpctl("--version").out.startswith("bgpctl ")

@@ -285,7 +285,11 @@ def test_kubernetes_nodes() -> None:
         None,
         (parse_address("10.48.0.192"), parse_address("fd00:48::7")),
     )
-    assert good({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "w1"}}) == Node("w1")
+    plain = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "w1"}}
+    assert good(plain) == Node("w1")
+    for unschedulable, cordoned in ((True, True), (False, False), (None, False), ("true", True), ([], False)):
+        document = {**plain, "spec": {"unschedulable": unschedulable, "podCIDR": "10.0.0.0/24"}}
+        assert good(document) == Node("w1", unschedulable=cordoned)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bgpd.config.reading import parse
 from bgpd.daemon.admin import Orders
+from bgpd.daemon.drain import Draining
 from bgpd.daemon.intent import Intent, resource_changes
 from bgpd.daemon.startup import Convergence
 from bgpd.model.doors import Impossible
@@ -96,10 +98,18 @@ def around() -> Around:
 
 
 @pytest.fixture
-def intent(around: Around) -> Intent:
+def intent(around: Around, tmp_path: Path) -> Intent:
     parts: Any = around
     config = parse("node: worker1", "test")
-    made = Intent(config, parts, Router(lambda _: None), parts, parts, Convergence())  # type: ignore[arg-type,return-value]
+    made = Intent(
+        config,
+        parts,
+        Router(lambda _: None),
+        parts,
+        parts,
+        Convergence(),
+        Draining(tmp_path),  # type: ignore[arg-type,return-value]
+    )
     made.reconfigured(config)
     return made
 

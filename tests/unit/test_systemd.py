@@ -43,6 +43,20 @@ def test_the_unit_verifies(unit: Path) -> None:
     assert (outcome.returncode, complaints) == (0, []), outcome.stderr
 
 
+def test_the_drain_at_shutdown_verifies_and_comes_before_what_runs_the_pods(
+    unit: Path, tmp_path: Path
+) -> None:
+    text = (SHIPPED / "bgpd-drain.service").read_text()
+    hook = tmp_path / "bgpd-drain.service"
+    hook.write_text(text.replace(INSTALLED, str(tmp_path)))
+    outcome = analyze("verify", str(unit), str(hook))
+    complaints = [line for line in outcome.stderr.splitlines() if hook.name in line]
+    assert (outcome.returncode, complaints) == (0, []), outcome.stderr
+    found = settings(SHIPPED / "bgpd-drain.service")
+    assert {"bgpd.service", "kubelet.service"} <= set(found["Unit"]["After"][0].split())
+    assert found["Service"]["ExecStop"][0].startswith(f"-{INSTALLED}/bgpctl drain --until-restart")
+
+
 def test_verify_would_see_a_mistake(unit: Path) -> None:
     unit.write_text(unit.read_text().replace("Type=notify", "Type=notfy"))
     assert any(unit.name in line for line in analyze("verify", str(unit)).stderr.splitlines())

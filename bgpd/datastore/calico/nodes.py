@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from bgpd.datastore.calico.fields import Fields
@@ -59,7 +60,8 @@ def kubernetes_node(name: str, fields: Fields) -> Node:
     )
     labels = _labels(metadata, annotations, _ANNOTATION + "labels")
     names = ("IPv4Address", "IPv6Address", "ASNumber", "RouteReflectorClusterID")
-    return _node(name, labels, annotations, tuple(_ANNOTATION + key for key in names), tunnels, protected)
+    node = _node(name, labels, annotations, tuple(_ANNOTATION + key for key in names), tunnels, protected)
+    return replace(node, unschedulable=fields.mapping("spec").words("unschedulable") == "true")
 
 
 def _node(
