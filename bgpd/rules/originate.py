@@ -52,8 +52,8 @@ from bgpd.rules.services import ServiceAddresses, Services, services
 NOT_DIRECT = ("cali*", "kube-ipvs*")
 """Interfaces whose addresses are no candidates: workloads' ends, and services'."""
 FEW = 512
-"""Blocks up to which our own are looked through on a node without any workload, for what IPAM has just given to it: 20
-are what IPAM lets a node have by default, and of thousands it would hold the event loop."""
+"""Blocks up to which all of our own are looked through for what IPAM has just given to this node, not only those in
+which a workload's route is: IPAM lets a node have 20 by default, and thousands would hold the event loop."""
 
 
 def originate(
@@ -374,8 +374,11 @@ def _candidates(
             routes.setdefault(route.prefix, route)
     known: dict[Prefix, tuple[IPAMBlock, Allocation]] = {}
     by_cidr = _by_cidr(snapshot, family)
+    few = len(by_cidr) <= FEW
+    lengths = {cidr[0] for cidr in by_cidr}
+    occupied = {make_prefix(prefix[1:], length) for length in lengths for prefix in routes}
     for block in by_cidr.values():
-        looked_through = bool(routes) or len(by_cidr) <= FEW or is_host(family, block.cidr)
+        looked_through = few or block.cidr in occupied or is_host(family, block.cidr)
         if node in block.borrowers or (node == block.affinity and looked_through):
             for allocation in block.allocations:
                 host = host_prefix(allocation.address)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from ipaddress import ip_network
 from random import Random
 
@@ -26,7 +27,7 @@ from bgpd.model.route import (
     WorkloadRoute,
     Workloads,
 )
-from bgpd.rules.originate import blocks, originate
+from bgpd.rules.originate import FEW, blocks, originate
 
 PENDING, CONFIRMED, RELEASING = (
     AffinityState.PENDING,
@@ -209,6 +210,28 @@ def test_addresses_that_ipam_gives_to_this_node_are_assigned_whether_their_route
             "10.48.0.1/32": "10-48-0-0/26",
             "10.48.0.70/32": "10-48-0-64/26",
         }
+
+
+def test_of_thousands_of_own_blocks_few_are_looked_through() -> None:
+    """Each has its allocations; a look at all of them at every change of a route would hold the event loop."""
+    walked = 0
+
+    class Counted(tuple[Allocation, ...]):
+        def __iter__(self) -> Iterator[Allocation]:
+            nonlocal walked
+            walked += 1
+            return super().__iter__()
+
+    cidrs = [f"10.{48 + n // 256}.{n % 256}.0/26" for n in range(FEW + 100)]
+    many = [
+        replace(made, allocations=Counted(made.allocations))
+        for made in (block(cidr, "me", a10_48_0_1="me") for cidr in cidrs)
+    ]
+    walked = 0  # each was once when it was made
+    found = say(snapshot(POOL, *map(affinity, cidrs), *many), "10.48.0.1", "10.48.7.9").origination
+    assert list(found.assigned) == [parse_prefix("10.48.0.1/32")[1]] and walked <= 2
+    say(snapshot(POOL, *map(affinity, cidrs[:FEW]), *many[:FEW]), "10.48.0.1")
+    assert walked >= FEW, "of few all"
 
 
 @pytest.mark.parametrize("seed", range(20))
