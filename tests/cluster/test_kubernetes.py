@@ -17,6 +17,7 @@ from bgpd.datastore.kubernetes.feeds import Kubernetes
 from bgpd.datastore.last_known import LastKnown
 from bgpd.datastore.trouble import Kind, Trouble
 from bgpd.model.resources import Snapshot
+from tests.cluster.definitions import CALICO, CRDS, PLURAL, definition
 from tests.cluster.servers import ApiServer, apiserver_binary, make_ca, missing, until
 from tests.datastore_contract import OWN, Backend, DatastoreContract, pool, watching
 
@@ -26,44 +27,6 @@ pytestmark = [
     pytest.mark.skipif(BINARY is None, reason="no kube-apiserver: tests/cluster/build-apiserver needs Go"),
     pytest.mark.skipif(bool(missing("etcd", "openssl")), reason="etcd-server or openssl is missing"),
 ]
-CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-CALICO = "/apis/crd.projectcalico.org/v1"
-PLURAL = {
-    "IPPool": "ippools",
-    "BGPConfiguration": "bgpconfigurations",
-    "BGPPeer": "bgppeers",
-    "BGPFilter": "bgpfilters",
-    "BlockAffinity": "blockaffinities",
-    "IPAMBlock": "ipamblocks",
-}
-
-
-def definition(kind: str, fields: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A CRD that takes anything. ``fields`` may be selected by."""
-    plural = PLURAL[kind]
-    spec: dict[str, Any] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    schema = {"type": "object", "properties": {"spec": spec}}
-    if fields:
-        spec["properties"] = {field: {"type": "string"} for field in fields}
-    version: dict[str, Any] = {
-        "name": "v1",
-        "served": True,
-        "storage": True,
-        "schema": {"openAPIV3Schema": schema},
-    }
-    if fields:
-        version["selectableFields"] = [{"jsonPath": f".spec.{field}"} for field in fields]
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.crd.projectcalico.org"},
-        "spec": {
-            "group": "crd.projectcalico.org",
-            "names": {"kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower()},
-            "scope": "Cluster",
-            "versions": [version],
-        },
-    }
 
 
 class Store(Backend):
@@ -116,11 +79,6 @@ def node(name: str = OWN) -> dict[str, Any]:
 def affinity(name: str, of: str, cidr: str) -> dict[str, Any]:
     spec = {"node": of, "cidr": cidr, "state": "confirmed", "deleted": "false"}
     return {"kind": "BlockAffinity", "metadata": {"name": name}, "spec": spec}
-
-
-def serves(server: ApiServer, plural: str) -> bool:
-    found = server.request("GET", f"{CALICO}/{plural}", text=True, accept=(404, 429, 503))
-    return '"items"' in found
 
 
 @pytest.fixture(scope="module")

@@ -88,4 +88,6 @@ def test_both_datastores_say_the_same(node: str) -> None:
     assert {each.cidr: (each.affinity, each.allocations) for each in one.blocks.values()} == {
         each.cidr: (each.affinity, each.allocations) for each in other.blocks.values()
     }
-    assert {each.cidr for each in one.affinities.values()} == {each.cidr for each in other.affinities.values()}
+    assert {each.cidr for each in one.affinities.values()} == {
+        each.cidr for each in other.affinities.values()
+    }
