@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cluster-test boot long lint types imports format fuzz bench reference packages clean
+.PHONY: help setup demo test cluster-test boot long lint types imports format fuzz chaos bench reference packages clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ fuzz: setup ## new mutations of messages, resources, answers (MINUTES=10), then 
 	FUZZ_MINUTES=$(or $(MINUTES),10) $(BIN)/pytest -n 0 --show-capture=no tests/hostile -k for_a_while $(ARGS)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
 	$(BIN)/python -m tests.hostile.guided $(or $(MINUTES),10)
+
+chaos: setup ## random faults under traffic, the same for the same seed (MINUTES=3 SEED=1)
+	$(BIN)/python -m tests.chaos.run --minutes $(or $(MINUTES),3) $(if $(SEED),--seed $(SEED))
 
 bench: setup ## compare with BIRD and FRR in one run (ARGS="--only cold --rounds 3")
 	$(BIN)/python -m bench $(ARGS)
