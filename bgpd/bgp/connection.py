@@ -119,13 +119,6 @@ class Refresh(NamedTuple):
 Event = Opened | Up | Routes | Refresh
 
 
-def keepalive_time(config: PeerConfig, hold_time: float) -> float:
-    """Seconds between KEEPALIVEs: what is configured where the hold time bears it, else a third of that (RFC 4271
-    §4.4); 0 is none."""
-    wanted = config.keepalive_time
-    return wanted if wanted is not None and 0 < wanted < hold_time else hold_time / 3
-
-
 class Connection:
     """One TCP connection, either way. Sends its OPEN at once."""
 
@@ -485,7 +478,7 @@ class Connection:
             restarted=restart is not None and restart.restarted,
             sends_end_of_rib=restart is not None,
             hold_time=hold_time,
-            keepalive_time=keepalive_time(config, hold_time),
+            keepalive_time=config.keepalive(hold_time),
             keeps_on_notification=restart is not None and restart.notification,
             long_lived={
                 family: float(min(long_lived[family].time, config.long_lived_stale_time))

@@ -34,7 +34,7 @@ from typing import NamedTuple
 from bgpd.bgp.wire.exa.messages import RefreshKind, encode_refresh
 from bgpd.bgp.wire.update import encode_announcements, encode_withdrawals, end_of_rib
 from bgpd.model.peer import Peer, PeerId
-from bgpd.model.prefix import Address, Family, Prefix
+from bgpd.model.prefix import Address, Family, Prefix, without_path_id
 from bgpd.model.route import Attributes, Out
 from bgpd.rib.groups import OutChanges, UpdateGroup
 
@@ -381,7 +381,9 @@ class Outbound:
             return False
         waiting = member.waiting
         several = family in member.peer.add_path_send
-        return prefix not in waiting and not (several and any(nlri[4:] == prefix for nlri in waiting))
+        return prefix not in waiting and not (
+            several and any(without_path_id(nlri) == prefix for nlri in waiting)
+        )
 
     def _of(self, peer: Peer) -> list[_Member]:
         return [member for member in self._by_peer.get(peer.id, {}).values() if member.peer is peer]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bgpd.bgp.connection import keepalive_time
 from bgpd.bgp.session import Session, Trouble
 from bgpd.model.prefix import address_text
 from bgpd.model.status import PeerStatus, SessionState
@@ -39,7 +38,7 @@ def status(session: Session, since: float, hindrance: str, now: float, unix: flo
         local_address=address_text(peer.local_address) if peer is not None else "",
         router_id=address_text(peer.router_id) if peer is not None else "",
         hold_time=peer.hold_time if peer is not None else config.hold_time,
-        keepalive_time=peer.keepalive_time if peer is not None else keepalive_time(config, config.hold_time),
+        keepalive_time=peer.keepalive_time if peer is not None else config.keepalive(config.hold_time),
         capabilities_sent=() if connection is None else connection.sent_open.capabilities.words(),
         capabilities_received=() if received is None else received.capabilities.words(),
         graceful_restart_active=session.state is not SessionState.ESTABLISHED and now < session.stale_until,

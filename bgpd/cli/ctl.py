@@ -18,8 +18,9 @@ from itertools import islice
 from typing import Any, NoReturn
 
 from bgpd.cli.client import Client, Denied, Refused, Unreachable
-from bgpd.cli.ctl_commands import Answer, Exit, Unreadable, complain, json_text, plan
+from bgpd.cli.ctl_commands import Answer, Unreadable, complain, json_text, plan
 from bgpd.cli.ctl_words import parser
+from bgpd.cli.exits import Exit
 from bgpd.cli.streams import ended_well, say, sent
 from bgpd.cli.tables import ASCII_MARKS, MARKS, Look, can_mark, cell, lines, on_terminal, stamp
 

@@ -11,7 +11,6 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import IntEnum
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -19,9 +18,11 @@ from bgpd import __version__
 from bgpd.cli import exposition, plans, screens
 from bgpd.cli import peers as peer_screens
 from bgpd.cli.client import Client, Denied, Refused, Unreachable
+from bgpd.cli.exits import Exit
 from bgpd.cli.streams import complain as write_complaint
 from bgpd.cli.streams import sent
 from bgpd.cli.tables import Look, Screen, cell
+from bgpd.config.places import is_resource
 
 TABLES = ("in", "out", "rib", "fib")
 FOLLOW_EVERY = 1.0
@@ -31,19 +32,6 @@ UPGRADE_TIMEOUT, READY_TIMEOUT = 90.0, 60.0
 """Seconds for the next process to take over, and for it to be ready then."""
 DRAIN_STEP, LATE = 1.0, 5.0
 """Seconds that the daemon takes between services and the rest of a drain, and that it may be late."""
-RESOURCES = (".yaml", ".yml", ".json")
-"""How the names of resource files end."""
-
-
-class Exit(IntEnum):
-    """Exit codes: what a script can distinguish."""
-
-    OK = 0
-    DEGRADED = 1
-    USAGE = CHANGES = 2
-    UNREACHABLE = 3
-    NOT_FOUND = 4
-    PERMISSION = 5
 
 
 class Unreadable(Exception):
@@ -231,7 +219,7 @@ def _resources(directory: str) -> list[dict[str, str]]:
     try:
         for name in sorted(os.listdir(directory)):
             path = os.path.join(directory, name)
-            if name.endswith(RESOURCES) and name[0] != "." and os.path.isfile(path):
+            if is_resource(name) and os.path.isfile(path):
                 with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
                     files.append({"name": name, "text": file.read()})
     except OSError as error:

@@ -14,7 +14,8 @@ from typing import Any
 from bgpd import __version__
 from bgpd.cli import ctl_commands as commands_of
 from bgpd.cli import screens, stored
-from bgpd.cli.ctl_commands import Command, Exit
+from bgpd.cli.ctl_commands import Command
+from bgpd.cli.exits import Exit
 from bgpd.cli.streams import Parser
 
 DEFAULT_SOCKET = "/run/bgpd/api.sock"

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bgpd import __version__
+from bgpd.cli.exits import Exit
 from bgpd.cli.streams import Parser, complain, ended_well, say
+from bgpd.config.places import DEFAULT_CONFIG
 
 if TYPE_CHECKING:
     from bgpd.config.reading import ConfigError
-
-DEFAULT_CONFIG = Path("/etc/bgpd/bgpd.yaml")
-EX_CONFIG = 78
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +61,7 @@ def _parser(word: str) -> argparse.ArgumentParser:
         "check", help="say all that is wrong with a file; exit code 78 if anything is"
     )
     command.add_argument(
-        "file", nargs="?", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help=str(DEFAULT_CONFIG)
+        "file", nargs="?", type=Path, default=Path(DEFAULT_CONFIG), metavar="FILE", help=DEFAULT_CONFIG
     )
     command.set_defaults(run=_config_check)
     command = actions.add_parser(
@@ -119,7 +118,7 @@ def _add_config_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config",
         type=Path,
-        default=DEFAULT_CONFIG,
+        default=Path(DEFAULT_CONFIG),
         metavar="FILE",
         help=f"the configuration; {DEFAULT_CONFIG} by default",
     )
@@ -142,7 +141,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         # What a start needs of the machine: a socket, a port, netlink. A bug arrives as a group of a task's errors.
         return _fail(error.strerror or str(error))
-    return 0
+    return Exit.OK
 
 
 def _config_check(arguments: argparse.Namespace) -> int:
@@ -156,14 +155,14 @@ def _config_check(arguments: argparse.Namespace) -> int:
     for problem in missing:
         complain(f"bgpd: warning: {problem}\n")
     say(f"{arguments.file}: nothing wrong{' in itself' if missing else ''}\n")
-    return 0
+    return Exit.OK
 
 
 def _config_schema(arguments: argparse.Namespace) -> int:
     from bgpd.config.schema import schema
 
     say(json.dumps(schema(), indent=2, ensure_ascii=False) + "\n")
-    return 0
+    return Exit.OK
 
 
 def _cleanup(arguments: argparse.Namespace) -> int:
@@ -184,7 +183,7 @@ def _cleanup(arguments: argparse.Namespace) -> int:
         return _fail(error.strerror or str(error))
     for family, count in removed.items():
         say(f"{family}: {count} routes removed\n")
-    return 0
+    return Exit.OK
 
 
 def _refuse(error: ConfigError) -> int:
@@ -192,12 +191,12 @@ def _refuse(error: ConfigError) -> int:
     complain(f"bgpd: the configuration has {count} mistake{'' if count == 1 else 's'}:\n")
     for problem in error.problems:
         complain(f"  {problem}\n")
-    return EX_CONFIG
+    return Exit.CONFIG
 
 
 def _fail(words: str) -> int:
     complain(f"bgpd: {words}\n")
-    return 1
+    return Exit.FAILED
 
 
 if __name__ == "__main__":

@@ -14,31 +14,37 @@ from typing import Any, NoReturn
 
 from bgpd.cli.routes import short
 from bgpd.config.config import KernelOptions
-from bgpd.model.interface import matches
 from bgpd.model.prefix import (
     Address,
     Family,
     Prefix,
-    covers,
     family_of,
-    host_prefix,
-    is_host,
-    is_link_local,
     make_prefix,
     parse_address,
     parse_prefix,
 )
 from bgpd.model.route import ForeignRoute, RouteSource, WorkloadRoute
+from bgpd.rules.workloads import (
+    BIRD,
+    KERNEL,
+    REDIRECT,
+    UNSPECIFIED,
+    connected_route,
+    is_learned,
+    is_workload,
+    tunnel_route,
+)
 from bgpd.views.plan import KernelFacts
 
-_OURS_OR_KERNELS = frozenset(("unspec", "none", "redirect", "kernel", "bird", "0", "1", "2", "12"))
-"""Protocols, by name or number, whose routes are nobody's to pass on."""
-_MAIN = ("main", "254", 254)
-_INSIDE = {
-    Family.IPV4: (parse_prefix("127.0.0.0/8")[1],),
-    Family.IPV6: (parse_prefix("::1/128")[1], parse_prefix("fe80::/10")[1]),
+_PROTOCOLS = {
+    "unspec": UNSPECIFIED,
+    "none": UNSPECIFIED,
+    "redirect": REDIRECT,
+    "kernel": KERNEL,
+    "bird": BIRD,
 }
-"""Subnets that are advertised to nobody."""
+"""Those that are named here; ``ip`` prints others by another name or as a number."""
+_MAIN = ("main", "254", 254)
 
 
 class KernelFactsError(Exception):
@@ -122,14 +128,13 @@ class _Reader:
             return
         prefix, metric = item.destination(family), item.number("metric")
         hops = item.hops()
-        protocol = str(item.value.get("protocol", "boot"))
-        if not hops or protocol in ("bird", "12"):
+        protocol = _protocol(str(item.value.get("protocol", "boot")))
+        if not hops or protocol == BIRD:
             return
         gateway, device = hops[0]
-        workload = len(hops) == 1 and gateway is None and is_host(family, prefix)
-        if workload and matches(device, self.options.workload_interfaces):
+        if is_workload(family, prefix, device, gateway, len(hops), self.options.workload_interfaces):
             self.workloads[family].add(WorkloadRoute(prefix, device, metric))
-        if protocol not in _OURS_OR_KERNELS:
+        if is_learned(protocol):
             self.foreign[family].add(ForeignRoute(prefix, RouteSource.KERNEL, device, gateway, metric))
 
     def interface(self, item: _Item) -> None:
@@ -152,10 +157,15 @@ class _Reader:
         if length > family.bits:
             item.bad("prefixlen", f"expected at most {family.bits}, not {length}")
         subnet = make_prefix(item.address("address") or own, length)
-        if matches(interface, self.options.tunnel_interfaces) and not is_link_local(own):
-            self.workloads[family].add(WorkloadRoute(host_prefix(own), interface, direct=True))
-        if not any(covers(outer, subnet) for outer in _INSIDE[family]):
-            self.foreign[family].add(ForeignRoute(subnet, RouteSource.DIRECT, interface))
+        if tunnel := tunnel_route(own, interface, self.options.tunnel_interfaces):
+            self.workloads[family].add(tunnel)
+        if connected := connected_route(family, subnet, interface):
+            self.foreign[family].add(connected)
+
+
+def _protocol(text: str) -> int:
+    """The number of a protocol that ``ip`` prints; of a name that is none of ours, any that is learned."""
+    return int(text) if text.isdecimal() else _PROTOCOLS.get(text, -1)
 
 
 class _Item:

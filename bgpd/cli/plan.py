@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import SecretBytes
 
 from bgpd.cli import plans
-from bgpd.cli.daemon import EX_CONFIG
+from bgpd.cli.exits import Exit
 from bgpd.cli.kernelfacts import KernelFactsError, read_kernel
 from bgpd.cli.streams import complain, say
 from bgpd.cli.tables import Look, lines, on_terminal
@@ -63,18 +63,18 @@ def run(arguments: argparse.Namespace) -> int:
         made = _plan(arguments)
     except ConfigError as error:
         complain(f"bgpd: {error}\n")
-        return EX_CONFIG
+        return Exit.CONFIG
     except (Unreadable, KernelFactsError) as error:
         complain(f"bgpd: {error}\n")
-        return 2
+        return Exit.USAGE
     found = document(made)
     if arguments.output == "json":
         say(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-        return 0
+        return Exit.OK
     terminal = on_terminal(sys.stdout)
     for line in lines(plans.plan(found, Look(time.time(), terminal=terminal)), terminal=terminal):
         say(line + "\n")
-    return 0
+    return Exit.OK
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:

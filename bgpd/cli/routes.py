@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
-from bgpd.datastore.calico.fields import parse_asn, parse_community
+from bgpd.datastore.calico.fields import parse_asn
 from bgpd.model.prefix import Address, Family, Prefix, family_of, parse_address, parse_prefix, prefix_text
-from bgpd.model.resources import community_text
 from bgpd.model.route import AsPath, Attributes, RouteSource, SegmentType
+from bgpd.rules.communities import community_text, parse_community
+from bgpd.views.policy_test import Route
 
 KEYS = (
     "prefix",
@@ -36,18 +36,10 @@ class RouteError(Exception):
     """Bad input; the text names the file and the key."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A route of a test."""
+class PlacedRoute(NamedTuple):
+    """A route and where it was read."""
 
-    family: Family
-    prefix: Prefix
-    source: RouteSource | None
-    interface: str
-    attributes: Attributes
-    metric: int
-    """The route's metric in the kernel."""
-    next_hop: Address | None
+    route: Route
     place: str
     """The place at which it was read, for messages: ``routes.json: [2]``."""
 
@@ -56,7 +48,7 @@ class Route:
         raise RouteError(_named(self.place, key, message))
 
 
-def read_routes(name: str) -> Iterator[Route]:
+def read_routes(name: str) -> Iterator[PlacedRoute]:
     """The routes in a file, or on standard input for ``-``: one object, or a list. Raises ``RouteError``."""
     shown = "standard input" if name == "-" else name
     try:
@@ -123,7 +115,7 @@ class _Reader:
     def bad(self, key: str, message: str) -> NoReturn:
         raise RouteError(_named(self.place, key, message))
 
-    def route(self) -> Route:
+    def route(self) -> PlacedRoute:
         text = self.text("prefix")
         if text is None:
             self.bad("prefix", "expected, but not there")
@@ -146,7 +138,7 @@ class _Reader:
                 if not isinstance(value, int)
             ),
         )
-        return Route(
+        route = Route(
             family,
             prefix,
             None if source is None else RouteSource(source),
@@ -154,8 +146,8 @@ class _Reader:
             attributes,
             self.number("metric") or 0,
             self.next_hop(family),
-            self.place,
         )
+        return PlacedRoute(route, self.place)
 
     def text(self, key: str) -> str | None:
         value = self.value.get(key)

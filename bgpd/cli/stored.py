@@ -7,7 +7,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-DEFAULT_CONFIG = "/etc/bgpd/bgpd.yaml"
+from bgpd.config.places import DEFAULT_CONFIG
+
 Add = Callable[..., Any]
 
 

@@ -14,9 +14,9 @@ import socket
 from typing import Any
 
 from bgpd.cni.spec import CONFIG, OWN, TRY_LATER, Call, Failed
+from bgpd.config.places import DEFAULT_CONFIG
 
 SOCKET = "/run/bgpd/api.sock"
-CONFIGURATION = "/etc/bgpd/bgpd.yaml"
 NODENAME = "/var/lib/calico/nodename"
 TIMEOUT = 90.0
 """Seconds for the daemon to answer."""
@@ -204,7 +204,7 @@ def _ourselves(call: Call, wanted: dict[str, Any]) -> dict[str, Any]:
     if options.get("resources"):
         store, node = FilesStore(Path(str(options["resources"]))), os.uname().nodename.lower()
     else:
-        path = Path(str(options.get("config") or CONFIGURATION))
+        path = Path(str(options.get("config") or DEFAULT_CONFIG))
         try:
             store, node = configured_store(path)
         except StoreUnwritten as error:

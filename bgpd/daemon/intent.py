@@ -30,7 +30,8 @@ from bgpd.model.route import Origination
 from bgpd.rib.router import Router
 from bgpd.rules.originate import originate
 from bgpd.rules.peering import Peering, peers
-from bgpd.rules.policy import RoutePolicy, are_ranked, route_policy
+from bgpd.rules.policy import RoutePolicy, route_policy
+from bgpd.rules.priority import are_ranked
 from bgpd.rules.services import Services, services
 
 log = logging.getLogger(__name__)

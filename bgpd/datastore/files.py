@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from asyncinotify import Mask
 
+from bgpd.config.places import is_resource
 from bgpd.datastore.directories import (
     CHANGES,
     Directories,
@@ -44,7 +45,6 @@ ROUND = 64
 """Looks in which every file has its turn, though inotify shows what is written to it: a mapping writes unseen."""
 POLL = 1.0
 """Seconds between two looks while the directory cannot be watched."""
-SUFFIXES = (".yaml", ".yml", ".json")
 INLINE = 16_384
 """Octets: more than that is parsed in a thread, since the event loop must not wait for it (about 4 ms)."""
 
@@ -238,8 +238,3 @@ def _shown(path: Path) -> bool:
 
 def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def is_resource(name: str) -> bool:
-    """Whether a file of the directory is read, by its name."""
-    return name.endswith(SUFFIXES) and not name.startswith(".")

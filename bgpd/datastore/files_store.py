@@ -21,13 +21,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bgpd.config.places import is_resource
 from bgpd.datastore.calico import allocation
 from bgpd.model.ipam import Conflict, Kind, Ref, Stored, StoreFailed, StoreUnwritten, Value
 
 LOCK_TIMEOUT = 10.0
 """Seconds to wait for another writer, whose writes take milliseconds."""
 HANDLES = "ipamhandles"
-_SUFFIXES = (".yaml", ".yml", ".json")
 _OWN = tuple(f"{kind.lower()}." for kind in Kind)
 
 
@@ -297,7 +297,7 @@ def _free(path: Path) -> None:
 
 def _listed(directory: Path) -> list[Path]:
     try:
-        names = sorted(name for name in os.listdir(directory) if name.endswith(_SUFFIXES) and name[0] != ".")
+        names = sorted(name for name in os.listdir(directory) if is_resource(name))
     except FileNotFoundError:
         if directory.name == HANDLES:
             return []

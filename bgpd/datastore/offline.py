@@ -7,9 +7,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from bgpd.config.places import is_resource
 from bgpd.datastore.directories import read_file
 from bgpd.datastore.documents import parse
-from bgpd.datastore.files import is_resource
 from bgpd.datastore.objects import Failure, Objects
 from bgpd.model.resources import Problem, Snapshot
 

@@ -31,15 +31,12 @@ from bgpd.model.route import (
     WorkloadRoute,
     Workloads,
 )
+from bgpd.rules.workloads import connected_route, is_learned, is_workload, tunnel_route
 
 _LINK_LOCAL = Prefix(b"\x0a\xfe\x80")
 _LOCAL_TYPES = (2, 3, 4, 5)
 _UNREACHABLE_TYPES = (6, 7, 8)
 """Blackhole, unreachable, prohibit."""
-_NOT_LEARNED = (0, 1, 2, rt.PROTO_BIRD)
-"""Protocols whose routes are nobody's to pass on: unspecified, redirects, the kernel's own (subnets are known by their
-addresses), and ours."""
-_LOOPBACK = {Family.IPV4: Prefix(b"\x08\x7f"), Family.IPV6: host_prefix(Address(bytes(15) + b"\x01"))}
 
 
 class Neighbours:
@@ -160,17 +157,14 @@ class Neighbours:
                     continue
                 hop = body.hops[0]
                 link = self.links.get(hop.ifindex)
-                if hop.gateway is None and link is not None and matches(link.name, self._workload_patterns):
+                if link and is_workload(family, prefix, link.name, hop.gateway, 1, self._workload_patterns):
                     found.add(WorkloadRoute(prefix, link.name, body.metric))
         for address in self._addresses.values():
             link = self.links.get(address.ifindex)
-            if (
-                address.family is family
-                and link is not None
-                and matches(link.name, self._tunnel_patterns)
-                and not (family is Family.IPV6 and covers(_LINK_LOCAL, address.subnet))
-            ):
-                found.add(WorkloadRoute(host_prefix(address.address), link.name, direct=True))
+            if address.family is family and link is not None:
+                route = tunnel_route(address.address, link.name, self._tunnel_patterns)
+                if route is not None:
+                    found.add(route)
         return frozenset(found)
 
     def foreign(self) -> ForeignRoutes:
@@ -181,16 +175,16 @@ class Neighbours:
         found = set()
         for prefix, bodies in self._others[family]:
             for body in bodies:
-                if body.type != rt.UNICAST or body.tos or body.protocol in _NOT_LEARNED:
+                if body.type != rt.UNICAST or body.tos or not is_learned(body.protocol):
                     continue
                 for hop in (self._hops(body) or ())[:1]:
                     name = self.names.get(hop.ifindex, "")
                     found.add(ForeignRoute(prefix, RouteSource.KERNEL, name, hop.gateway, body.metric))
         for address in self._addresses.values():
-            inside = (_LINK_LOCAL, _LOOPBACK[family]) if family is Family.IPV6 else (_LOOPBACK[family],)
-            if address.family is family and not any(covers(outer, address.subnet) for outer in inside):
-                name = self.names.get(address.ifindex, "")
-                found.add(ForeignRoute(address.subnet, RouteSource.DIRECT, name))
+            if address.family is family:
+                route = connected_route(family, address.subnet, self.names.get(address.ifindex, ""))
+                if route is not None:
+                    found.add(route)
         return frozenset(found)
 
     def tunnels(self) -> dict[str, int]:

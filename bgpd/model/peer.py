@@ -20,6 +20,14 @@ PeerId = NewType("PeerId", str)
 """Calico's protocol name: ``Mesh_10_0_1_30``, ``Global_192_0_2_1``, ``Node_fd00__1_port_1179``."""
 
 
+def name_part(text: str) -> str:
+    """An address or a prefix as the names of peers spell it: ``10_0_1_30``, ``fd00__1``, ``10_0_0_0_8``."""
+    return text.translate(_SPELLED)
+
+
+_SPELLED = str.maketrans(".:/", "___")
+
+
 class PeerKind(Enum):
     """Where a session comes from."""
 
@@ -82,6 +90,12 @@ class PeerConfig:
     def ibgp(self) -> bool:
         """Whether the session is internal (RFC 4271 §1.1)."""
         return self.asn == self.local_asn
+
+    def keepalive(self, hold_time: float) -> float:
+        """Seconds between KEEPALIVEs: what is configured where the hold time bears it, else a third of that (RFC 4271
+        §4.4); 0 is none."""
+        wanted = self.keepalive_time
+        return wanted if wanted is not None and 0 < wanted < hold_time else hold_time / 3
 
     def __str__(self) -> str:
         return f"{self.id} ({address_text(self.address)} port {self.port} AS {self.asn})"

@@ -49,6 +49,21 @@ def family_of(address: Address) -> Family:
     return Family.IPV4 if len(address) == 4 else Family.IPV6
 
 
+def with_path_id(path_id: int, prefix: Prefix) -> Prefix:
+    """The NLRI of a prefix with a path identifier in front (RFC 7911 §3)."""
+    return Prefix(path_id.to_bytes(4, "big") + prefix)
+
+
+def without_path_id(nlri: Prefix) -> Prefix:
+    """The prefix of an NLRI with a path identifier."""
+    return Prefix(nlri[4:])
+
+
+def path_id_of(nlri: Prefix) -> int:
+    """The path identifier of an NLRI that has one."""
+    return int.from_bytes(nlri[:4], "big")
+
+
 def is_link_local(address: Address) -> bool:
     """Whether an address is of fe80::/10: it means something on one link only (RFC 4291 §2.5.6)."""
     return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80

@@ -134,13 +134,6 @@ Community = int | tuple[int, int, int]
 """Standard, its 32 bits (RFC 1997), or large (RFC 8092)."""
 
 
-def community_text(community: Community) -> str:
-    """``64512:100``, or ``64512:1:2`` of a large one."""
-    if isinstance(community, int):
-        return f"{community >> 16}:{community & 0xFFFF}"
-    return ":".join(map(str, community))
-
-
 class SecretKey(NamedTuple):
     """``secretKeyRef``: where a password is."""
 

@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from itertools import islice, repeat
 
 from bgpd.model.peer import Peer, PeerId
-from bgpd.model.prefix import Address, Family, Prefix, is_host
+from bgpd.model.prefix import Address, Family, Prefix
 from bgpd.model.resources import Operation
 from bgpd.model.route import (
     BLACKHOLE,
     FibKey,
     Forwarding,
     Origination,
-    OriginKind,
     Path,
     Reason,
     Resolution,
@@ -34,10 +33,11 @@ from bgpd.model.route import (
 from bgpd.rib.groups import AdjRibsOut, Advertised, UpdateGroup
 from bgpd.rib.remembered import Remembered
 from bgpd.rib.tables import AdjRibIn, Dirty, LocRib
+from bgpd.rules import own as of_own
 from bgpd.rules.decision import select
 from bgpd.rules.exports import prefix_refusal
 from bgpd.rules.filters import Verdict
-from bgpd.rules.forwarding import KernelRefusal, forwarding, is_elevated, metric, place
+from bgpd.rules.forwarding import KernelRefusal, forwarding, place
 from bgpd.rules.imports import (
     ImportRules,
     altered,
@@ -46,6 +46,7 @@ from bgpd.rules.imports import (
     rejected,
 )
 from bgpd.rules.policy import FamilyPolicy, KernelRule
+from bgpd.rules.priority import selected_metric
 
 Resolve = Callable[[Address], Resolution | Unresolved]
 FibChanges = dict[FibKey, Forwarding | None]
@@ -132,11 +133,7 @@ class FamilyRib:
 
     def specials(self) -> None:
         """The origination or the local prefixes are others."""
-        own = self.origination
-        offered = own.offered if self.adj_ribs_out.filtered else ()
-        self.special = frozenset(
-            (*own.announce, *own.blackholes, *own.statics, *own.assigned, *offered, *self.local)
-        )
+        self.special = of_own.special(self.origination, self.local, self.adj_ribs_out.filtered)
 
     def decide_all(self) -> None:
         """All that a peer may be sent, and all that peers announced."""
@@ -280,11 +277,11 @@ class FamilyRib:
             if prefix in special:
                 own, hole = origination.announce.get(prefix), origination.blackholes.get(prefix)
                 static = origination.statics.get(prefix)
-                if own and selection and prefix not in local and self._is_moved(prefix, selection):
-                    own = None
-                claimed = own or static or prefix in local or (hole and not hole.yields)
-                if claimed or (selection and self._is_assigned(prefix, selection)):
+                moved = self.has_moved(prefix, selection)
+                if self.hiding(prefix, selection, moved):
                     selection = None
+                if moved:
+                    own = None
                 if selection is None:
                     wanted, at = BLACKHOLE if hole else None, usual
                     if static and prefix not in local:
@@ -378,7 +375,7 @@ class FamilyRib:
             self.epoch,
             selection,
             wanted,
-            metric(selection) if self.adj_ribs_out.prioritised else self.metric,
+            selected_metric(selection) if self.adj_ribs_out.prioritised else self.metric,
         )
 
     def _refusal(self, path: Path) -> Reason | None:
@@ -397,18 +394,16 @@ class FamilyRib:
             )
         return made if isinstance(made, Via) else None
 
-    def _is_assigned(self, prefix: Prefix, selection: Selection) -> bool:
-        """Whether IPAM gives a learned address to this node, and it is not of a workload that is being moved: that goes
-        before IPAM's word."""
-        moving = self.elevating and is_elevated(selection, self.policy, 0)
-        return prefix in self.origination.assigned and not moving
+    def has_moved(self, prefix: Prefix, learned: Selection | None) -> bool:
+        """Whether an address that we announce has gone to another node with its workload, by what was learned of it."""
+        own = self.origination.announce.get(prefix)
+        if own is None or learned is None or not self.elevating or prefix in self.local:
+            return False
+        return of_own.has_moved(self.family, prefix, own, learned, self.policy.normal_priority)
 
-    def _is_moved(self, prefix: Prefix, selection: Selection) -> bool:
-        """Whether an address that we announce has gone to another node with its workload."""
-        own = self.origination.announce[prefix]
-        return (
-            own.kind in (OriginKind.BORROWED, OriginKind.BLOCK)
-            and is_host(self.family, prefix)
-            and self.elevating
-            and is_elevated(selection, self.policy, own.metric)
+    def hiding(self, prefix: Prefix, learned: Selection | None, moved: bool) -> of_own.Hiding | None:
+        """What of this node hides what was learned of a prefix."""
+        moving = (
+            learned is not None and self.elevating and of_own.is_moving(learned, self.policy.normal_priority)
         )
+        return of_own.hiding(prefix, self.origination, self.local, moved, moving)

@@ -18,7 +18,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from bgpd.model.peer import PeerId
-from bgpd.model.prefix import Family, Prefix
+from bgpd.model.prefix import Family, Prefix, path_id_of, with_path_id
 from bgpd.model.route import (
     UNUSABLE,
     Attributes,
@@ -39,7 +39,6 @@ from bgpd.rules.exports import (
     interface_refusal,
     learned_out,
     local_out,
-    own_local_pref,
     prefix_refusal,
     protocol_refusal,
     ruling,
@@ -47,6 +46,7 @@ from bgpd.rules.exports import (
 from bgpd.rules.filters import Chain, Subject
 from bgpd.rules.imports import with_local_pref
 from bgpd.rules.policy import FamilyPolicy, RoutePolicy
+from bgpd.rules.priority import own_local_pref
 
 Advertised = Out | tuple[Out, ...] | None
 """What a group is sent of a prefix; a tuple, never an empty one, where it takes several paths."""
@@ -267,12 +267,7 @@ class AdjRibsOut:
         """
         if len(self._path_ids) <= self._most_path_ids:
             return
-        in_use = {
-            int.from_bytes(nlri[:4], "big")
-            for group in self.groups
-            if group.key.add_path
-            for nlri in group.table
-        }
+        in_use = {path_id_of(nlri) for group in self.groups if group.key.add_path for nlri in group.table}
         self._path_ids = {key: path_id for key, path_id in self._path_ids.items() if path_id in in_use}
         self._path_ids_given = set(self._path_ids.values())
         self._most_path_ids = MOST_PATH_IDS + 2 * len(self._path_ids)
@@ -292,7 +287,7 @@ class AdjRibsOut:
         ruled = self._rule_own(group, prefix, originated, announced)
         if ruled.refusal:
             return None
-        local_pref = own_local_pref(originated, self.policy, self.prioritised)
+        local_pref = self._own_local_pref(originated)
         key = (local_pref, ruled.operations, originated.gateway)
         made = group.made.get(key)
         if made is None:
@@ -300,6 +295,9 @@ class AdjRibsOut:
             made = group.made.keep(key, own, None)
         assert isinstance(made, Out)
         return (made._replace(path_id=self._path_id(None)),) if group.key.add_path else made
+
+    def _own_local_pref(self, originated: Originated) -> int:
+        return own_local_pref(originated.metric, self.policy.normal_priority, self.prioritised)
 
     def _rule_own(
         self, group: UpdateGroup, prefix: Prefix, originated: Originated, announced: bool
@@ -311,7 +309,7 @@ class AdjRibsOut:
             if announced
             else ExportRefusal.NOT_OURS
         )
-        attributes = Attributes(local_pref=own_local_pref(originated, self.policy, self.prioritised))
+        attributes = Attributes(local_pref=self._own_local_pref(originated))
         subject = Subject(self.family, prefix, originated.route_source, originated.interface, attributes)
         return ruling(subject, group.key, group.chain, builtin, self.policy)
 
@@ -326,9 +324,9 @@ class AdjRibsOut:
         now = {each.path_id: each for each in out or () if isinstance(each, Out)}
         before = group.state.pop(prefix, ())
         for path_id in {each.path_id for each in before if isinstance(each, Out)} - now.keys():
-            _put(group.table, changes, _nlri(path_id, prefix), None)
+            _put(group.table, changes, with_path_id(path_id, prefix), None)
         for path_id, each in now.items():
-            if group.table.get(nlri := _nlri(path_id, prefix)) != each:
+            if group.table.get(nlri := with_path_id(path_id, prefix)) != each:
                 _put(group.table, changes, nlri, each)
         if out:
             group.state[prefix] = out
@@ -378,10 +376,6 @@ def _one(out: Advertised) -> Out | ExportRefusal:
     if isinstance(out, Out):
         return out
     return out[0] if out else ExportRefusal.NOT_OURS
-
-
-def _nlri(path_id: int, prefix: Prefix) -> Prefix:
-    return Prefix(path_id.to_bytes(4, "big") + prefix)
 
 
 def _put(table: AdjRibOut, changes: OutChanges, nlri: Prefix, out: Out | None) -> None:

@@ -15,7 +15,6 @@ candidates' identities. The other roads pay for what they ask, prefix by prefix.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -27,34 +26,28 @@ from bgpd.model.route import (
     Announce,
     BeginRefresh,
     EndRefresh,
-    FibKey,
     Origination,
     Path,
-    Reason,
     Resolution,
     RibEvent,
     Unresolved,
-    Via,
     Withdraw,
 )
+from bgpd.rib.explain import Explain
 from bgpd.rib.family import FamilyRib, FibChanges, Resolve
-from bgpd.rib.groups import ExportVerdict, OutChanges, UpdateGroup, usable
+from bgpd.rib.groups import OutChanges, UpdateGroup
 from bgpd.rib.remembered import Remembered
 from bgpd.rib.tables import AdjRibIn, LocRib
-from bgpd.rules.decision import judge
+from bgpd.rules.communities import GRACEFUL_SHUTDOWN
 from bgpd.rules.exports import GroupKey, group_keys
-from bgpd.rules.filters import Verdict
-from bgpd.rules.forwarding import KernelRefusal, place
 from bgpd.rules.imports import (
-    GRACEFUL_SHUTDOWN,
-    ImportRules,
     import_refusal,
     import_rules,
     long_lived,
     received,
-    starts_elsewhere,
 )
-from bgpd.rules.policy import ENCODED, FamilyPolicy, KernelRule, RoutePolicy
+from bgpd.rules.policy import FamilyPolicy, RoutePolicy
+from bgpd.rules.priority import carries_metric, may_elevate
 
 STALE_TIME = 360.0
 """Seconds that stale routes wait for End-of-RIB once their peer is back (RFC 4724 §4.2, the upper bound that it leaves
@@ -89,6 +82,7 @@ class Router:
         self._ribs = {
             family: FamilyRib(family, self.resolve, max_paths, self._is_client) for family in Family
         }
+        self.explain = Explain(self._ribs, self.resolve, max_paths)
         self._peers: dict[PeerId, Peer] = {}
         self._altered: Remembered[Path, Path] = Remembered()
         """Paths that are taken in otherwise than they were received."""
@@ -176,7 +170,7 @@ class Router:
                 rules = rib.rules[peer_id]
                 refused = import_refusal(path, rules) is not None
                 rib.adj_rib_in.announce(path, event.prefixes, rib.dirty, refused, rules.max_paths_per_prefix)
-                if internal and (attributes.local_pref or 0) > ENCODED:
+                if internal and carries_metric(attributes.local_pref):
                     self._encodes()
                 if limit is not None:
                     received_, _, stale = rib.adj_rib_in.counts(peer.id)
@@ -285,7 +279,7 @@ class Router:
             chains = [(group, group.chain) for group in rib.adj_ribs_out.groups]
             rib.adj_ribs_out.configure(new)
             rib.policy = new.families[family]
-            rib.plain, rib.elevating = rib.policy.plain, new.priorities != "off"
+            rib.plain, rib.elevating = rib.policy.plain, may_elevate(new.priorities)
             if (
                 rib.policy != old.families[family]
                 or (new.kept_inside, new.cluster_id) != (old.kept_inside, old.cluster_id)
@@ -390,11 +384,6 @@ class Router:
         goes changes no LOCAL_PREF, and no filter that matches it."""
         return self._encoded
 
-    @property
-    def prioritised(self) -> bool:
-        """Whether LOCAL_PREF carries the kernel's metric, here and now."""
-        return self._prioritised
-
     def resolve(self, address: Address) -> Resolution | Unresolved:
         """Where a next hop leads: as the kernel has it, or over the ``reachableBy`` of the peer that it is."""
         return self._kernel_resolve(self._gateways.get(address, address))
@@ -407,20 +396,6 @@ class Router:
         """(NLRI in the tables of all update groups, paths in Adj-RIB-In): what memory is reckoned by."""
         advertised = sum(len(group.table) for rib in self._ribs.values() for group in rib.adj_ribs_out.groups)
         return advertised, sum(rib.adj_rib_in.size for rib in self._ribs.values())
-
-    def refusals(self, peer: PeerId, family: Family) -> Counter[Reason]:
-        """Why import does not accept paths of a peer: reason -> how many."""
-        rib, found = self._ribs[family], Counter[Reason]()
-        for path, count in rib.adj_rib_in.sharing(peer, refused=True):
-            found[import_refusal(path, rib.rules.get(peer)) or Reason.FILTERED] += count
-        if surplus := rib.adj_rib_in.surplus_of(peer):
-            found[Reason.SURPLUS] = surplus
-        return found
-
-    def starting_elsewhere(self, peer: PeerId, family: Family) -> int:
-        """Paths of an external peer whose AS path does not start with the peer's AS, accepted or not."""
-        paths = self._ribs[family].adj_rib_in.sharing(peer)
-        return sum(count for path, count in paths if starts_elsewhere(path))
 
     def rib(self, family: Family) -> LocRib:
         """The Loc-RIB: prefix -> Selection of what was learned; live, to be read only."""
@@ -441,53 +416,6 @@ class Router:
     def family_policy(self, family: Family) -> FamilyPolicy:
         """What bears on a family."""
         return self._ribs[family].policy
-
-    def fib_key(self, family: Family, prefix: Prefix) -> FibKey:
-        """Where the kernel's route for a prefix is wanted: prefix and metric."""
-        rib = self._ribs[family]
-        return prefix, rib.placed.get(prefix, rib.metric)
-
-    def judged(
-        self, family: Family, prefix: Prefix
-    ) -> tuple[Path | None, tuple[Path, ...], dict[Path, Reason]]:
-        """The decision for a prefix in full, of the paths as received: best, multipath, and why each other path is
-        not best."""
-        rib = self._ribs[family]
-        refused: dict[Path, Reason] = dict.fromkeys(rib.adj_rib_in.surplus(prefix), Reason.SURPLUS)
-        taken: dict[Path, Path] = {}
-        for path in rib.adj_rib_in.paths(prefix):
-            made = self.imported(family, prefix, path)[0]
-            if isinstance(made, Path):
-                taken[made] = path
-            else:
-                refused[path] = made
-        best, multipath, lost = judge(list(taken), self.resolve, self._max_paths, _accept)
-        refused.update((taken[path], reason) for path, reason in lost.items())
-        return taken[best] if best else None, tuple(taken[path] for path in multipath), refused
-
-    def imported(self, family: Family, prefix: Prefix, path: Path) -> tuple[Path | Reason, Verdict | None]:
-        """A received path as import leaves it, or why it does not; and what the peer's filters decided on it."""
-        rib = self._ribs[family]
-        return rib.import_one(prefix, path, rib.rules.get(path.peer.id) or ImportRules())
-
-    def export_verdicts(self, family: Family, prefix: Prefix, group: UpdateGroup) -> list[ExportVerdict]:
-        """What a group is sent of each route of a prefix, and by which rule."""
-        rib = self._ribs[family]
-        selection = rib.loc_rib.get(prefix)
-        own = None if selection else rib.origination.announce.get(prefix)
-        offered = None if selection or own else rib.origination.offered.get(prefix)
-        paths = () if selection is None else usable(selection) if group.key.add_path else (selection.best,)
-        return rib.adj_ribs_out.export_verdicts(prefix, group, own or offered, own is not None, paths)
-
-    def kernel_word(
-        self, family: Family, prefix: Prefix
-    ) -> tuple[KernelRule | None, Via | KernelRefusal | None]:
-        """The kernel rule that bears on a prefix, and what it makes of the chosen route, where there is one."""
-        rib = self._ribs[family]
-        rule, selection = rib.policy.kernel_rule(prefix), rib.loc_rib.get(prefix)
-        if selection is None:
-            return rule, None
-        return rule, place(selection, rule, rib.policy, rib.tunnels.get, self.resolve, self._max_paths)
 
     # Inside.
 
@@ -540,10 +468,6 @@ class Router:
             for rib in self._ribs.values():
                 rib.adj_ribs_out.prioritised = now
                 rib.revalue()
-
-
-def _accept(path: Path) -> None:
-    """Import has had its word already."""
 
 
 def _passed_on(origination: Origination) -> tuple[tuple[Prefix, ...], ...]:

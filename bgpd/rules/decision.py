@@ -21,7 +21,9 @@ from typing import Any
 
 from bgpd.model.prefix import Address
 from bgpd.model.route import Path, Reason, Resolution, Selection, Unresolved
-from bgpd.rules.imports import DEFAULT_LOCAL_PREF, LLGR_STALE, import_refusal
+from bgpd.rules.communities import LLGR_STALE
+from bgpd.rules.imports import import_refusal
+from bgpd.rules.priority import DEFAULT_LOCAL_PREF
 
 Resolve = Callable[[Address], Resolution | Unresolved]
 Refuse = Callable[[Path], Reason | None]

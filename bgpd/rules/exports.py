@@ -30,17 +30,18 @@ from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, Family, Prefix, covers, is_link_local
 from bgpd.model.resources import Action, AddCommunity, NextHopMode, Operation
 from bgpd.model.route import Attributes, Originated, Origination, OriginKind, Out, Path
-from bgpd.rules.filters import INT_MAX, Chain, Subject, operated
-from bgpd.rules.imports import DEFAULT_LOCAL_PREF, GRACEFUL_SHUTDOWN, LLGR_STALE
+from bgpd.rules.communities import (
+    GRACEFUL_SHUTDOWN,
+    LLGR_STALE,
+    NO_ADVERTISE,
+    NO_PEER,
+    NON_TRANSITIVE,
+    STAYS_INSIDE,
+)
+from bgpd.rules.filters import Chain, Subject, operated
 from bgpd.rules.policy import FamilyPolicy, RoutePolicy
+from bgpd.rules.priority import DEFAULT_LOCAL_PREF
 
-NO_EXPORT = 0xFFFFFF01
-NO_ADVERTISE = 0xFFFFFF02
-NO_EXPORT_SUBCONFED = 0xFFFFFF03
-NO_PEER = 0xFFFFFF04
-STAYS_INSIDE = frozenset((NO_EXPORT, NO_EXPORT_SUBCONFED))
-NON_TRANSITIVE = 0x40
-"""In the first octet of an extended community: it stays inside the AS (RFC 4360 §2)."""
 NEVER_ADVERTISED = "bpf*.cali"
 """Interfaces whose routes are advertised to nobody."""
 
@@ -273,8 +274,3 @@ def ruling(
         for community in communities
     )
     return Ruling(None, added)
-
-
-def own_local_pref(originated: Originated, policy: FamilyPolicy, prioritised: bool) -> int:
-    """The LOCAL_PREF of a route of this node: INT_MAX less its metric where LOCAL_PREF carries that."""
-    return INT_MAX - (originated.metric or policy.normal_priority) if prioritised else DEFAULT_LOCAL_PREF

@@ -38,8 +38,8 @@ from bgpd.model.resources import (
     PrependAsPath,
 )
 from bgpd.model.route import Attributes, RouteSource, SegmentType
+from bgpd.rules.priority import local_pref_of
 
-INT_MAX = 2_147_483_647
 """LOCAL_PREF is this minus the priority (calico.md §2.7)."""
 
 Direction = Literal["import", "export"]
@@ -140,7 +140,7 @@ def operated(attributes: Attributes, operations: Sequence[Operation]) -> Attribu
         elif isinstance(operation, PrependAsPath):
             as_path = as_path.prepended(*operation.asns)
         else:
-            local_pref = INT_MAX - operation.value
+            local_pref = local_pref_of(operation.value)
     if (communities, large, as_path, local_pref) == (
         attributes.communities,
         attributes.large_communities,
@@ -169,7 +169,7 @@ def _compiled(label: str, rule: FilterRule) -> _Compiled:
     if rule.interface is not None:
         conditions.append(_matches_interface(rule.interface))
     if rule.priority is not None:
-        conditions.append(_has_local_pref(INT_MAX - rule.priority))
+        conditions.append(_has_local_pref(local_pref_of(rule.priority)))
     if rule.community is not None:
         conditions.append(_carries(rule.community))
     if rule.as_path_prefix:

@@ -2,8 +2,6 @@
 
 Mostly a route leads where its next hops resolve. ``place`` is for families whose policy says more (calico.md §2.9):
 which routes Felix writes instead, and which lead through a tunnel device straight to the BGP next hop.
-
-Where LOCAL_PREF carries the kernel's metric (``RoutePolicy.priorities``), ``metric`` takes it back out.
 """
 
 from __future__ import annotations
@@ -13,8 +11,7 @@ from enum import Enum
 
 from bgpd.model.prefix import Address, covers, host_prefix
 from bgpd.model.route import Hop, Path, Resolution, Selection, Unresolved, Via
-from bgpd.rules.filters import INT_MAX
-from bgpd.rules.policy import ENCODED, NORMAL_PRIORITY, FamilyPolicy, KernelRule
+from bgpd.rules.policy import FamilyPolicy, KernelRule
 
 Resolve = Callable[[Address], Resolution | Unresolved]
 
@@ -77,17 +74,3 @@ def is_tunnelled(path: Path, rule: KernelRule, policy: FamilyPolicy) -> bool:
     if not rule.cross_subnet or policy.own_subnet is None or len(path.next_hop) != 4:
         return True
     return not covers(policy.own_subnet, host_prefix(path.next_hop))
-
-
-def metric(selection: Selection) -> int:
-    """The kernel's metric that a LOCAL_PREF carries; the normal one where it carries none (an external peer, or a node
-    of the time before)."""
-    local_pref = selection.best.attributes.local_pref
-    return NORMAL_PRIORITY if local_pref is None or local_pref <= ENCODED else max(1, INT_MAX - local_pref)
-
-
-def is_elevated(selection: Selection, family_policy: FamilyPolicy, own_metric: int) -> bool:
-    """Whether a learned route of a single address beats our own announcement of it: the workload has moved, or is about
-    to (calico.md §3.5)."""
-    learned = metric(selection)
-    return learned < family_policy.normal_priority and learned < (own_metric or family_policy.normal_priority)

@@ -22,12 +22,10 @@ from bgpd.model.peer import MOST_PATHS, Peer
 from bgpd.model.prefix import Address, Family, Prefix, is_link_local
 from bgpd.model.resources import Action, Operation
 from bgpd.model.route import Attributes, Path, Reason, RouteSource
+from bgpd.rules.communities import GRACEFUL_SHUTDOWN, LLGR_STALE, NO_LLGR
 from bgpd.rules.filters import Chain, Subject, Verdict, operated
 from bgpd.rules.policy import RoutePolicy
-
-GRACEFUL_SHUTDOWN = 0xFFFF0000
-LLGR_STALE, NO_LLGR = 0xFFFF0006, 0xFFFF0007
-DEFAULT_LOCAL_PREF = 100
+from bgpd.rules.priority import DEFAULT_LOCAL_PREF
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,13 @@
 """Resources and workload routes -> what this node announces, keeps as blackholes, and hides (calico.md §2.7, §3, §12).
 
 Called by the daemon at every snapshot and every change of the workloads' routes; the result is whole and does not
-depend on the order of anything. A block is ours when its BlockAffinity is confirmed and no IPAMBlock of exactly its
-CIDR names another owner; it is announced, and nothing inside it. One of a single address has no blackhole, which would
-stand where its workload's route is. It is announced while that route is there only: packets to it would otherwise leave
-this node again. One that is being released (``pendingDeletion``) is not: the addresses in use are announced one by one,
-and the blackhole stays until another node announces the block. A workload's host route inside a pool and outside our
-blocks is a borrowed address. One whose metric is below the normal priority is announced inside our own block too: its
-workload is being moved here (calico.md §3.5). The ranges of services are announced whole, their single addresses as
-``rules.services`` says, and neither are the kernel's (§5).
+depend on the order of anything. A block that is ours (``rules.blocks``) is announced, and nothing inside it. One of a
+single address has no blackhole, which would stand where its workload's route is. It is announced while that route
+is there only: packets to it would otherwise leave this node again. One that is being released (``pendingDeletion``) is
+not: the addresses in use are announced one by one, and the blackhole stays until another node announces the block. A
+workload's host route inside a pool and outside our blocks is a borrowed address. One whose metric is below the normal
+priority is announced inside our own block too: its workload is being moved here (calico.md §3.5). The ranges of
+services are announced whole, their single addresses as ``rules.services`` says, and neither are the kernel's (§5).
 
 A blackhole goes through the same rule as any route of its pool: where Felix writes those, it is Felix's (§2.9). What is
 not announced by itself, others' routes in the kernel among it, is *offered*: a peer's filter may let it out.
@@ -18,14 +17,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from bgpd.model.interface import matches
 from bgpd.model.prefix import (
     Address,
     Family,
     Prefix,
-    address_text,
     covers,
     host_prefix,
     is_host,
@@ -33,7 +30,7 @@ from bgpd.model.prefix import (
     network_address,
     prefix_text,
 )
-from bgpd.model.resources import AffinityState, Allocation, BlockAffinity, IPAMBlock, IPPool, Snapshot
+from bgpd.model.resources import Allocation, IPAMBlock, IPPool, Snapshot
 from bgpd.model.route import (
     ForeignRoute,
     ForeignRoutes,
@@ -45,8 +42,9 @@ from bgpd.model.route import (
     WorkloadRoute,
     Workloads,
 )
-from bgpd.model.status import BlockView
+from bgpd.rules.blocks import blocks_by_cidr, own_blocks
 from bgpd.rules.policy import FamilyPolicy, RoutePolicy
+from bgpd.rules.priority import is_elevated, may_elevate
 from bgpd.rules.services import ServiceAddresses, Services, services
 
 NOT_DIRECT = ("cali*", "kube-ipvs*")
@@ -85,74 +83,11 @@ def originate(
     }
 
 
-class _Block(NamedTuple):
-    """A block that has a BlockAffinity of this node."""
-
-    cidr: Prefix
-    affinity: BlockAffinity
-    owned: bool
-    """Announced, so that nothing inside it is."""
-    kept: bool
-    """Kept as a blackhole, were it only until another node announces it."""
-    reason: str
-    """Why it is not owned."""
-
-
 _NO_CANDIDATE = (
     WorkloadRoute(Prefix(b""), ""),
     "",
     "a block of a single address, and no workload's route is there",
 )
-_RANK = {AffinityState.CONFIRMED: 0, AffinityState.PENDING_DELETION: 1, AffinityState.PENDING: 2}
-
-
-def _own_blocks(snapshot: Snapshot, node: str, family: Family) -> dict[Prefix, _Block]:
-    mine: dict[Prefix, BlockAffinity] = {}
-    for affinity in snapshot.affinities.values():
-        if affinity.node == node and affinity.family is family:
-            other = mine.get(affinity.cidr, affinity)
-            mine[affinity.cidr] = min(affinity, other, key=lambda a: (_RANK[a.state], a.name))
-    says = _by_cidr(snapshot, family) if mine else {}
-    return {cidr: _judge(mine[cidr], says.get(cidr), node) for cidr in sorted(mine)}
-
-
-def _by_cidr(snapshot: Snapshot, family: Family) -> dict[Prefix, IPAMBlock]:
-    """IPAM's word on each block; of two objects for one CIDR the one whose name sorts first."""
-    found: dict[Prefix, IPAMBlock] = {}
-    for block in snapshot.blocks.values():
-        if block.family is family:
-            other = found.get(block.cidr)
-            if other is None or block.name < other.name:
-                found[block.cidr] = block
-    return found
-
-
-def holder(
-    snapshot: Snapshot, family: Family, address: Address
-) -> tuple[IPAMBlock | None, Allocation | None]:
-    """Who has an address by IPAM, and in which block: the smallest around it that gives it to somebody, or else the
-    smallest around it."""
-    host = host_prefix(address)
-    around = [block for cidr, block in _by_cidr(snapshot, family).items() if covers(cidr, host)]
-    around.sort(key=lambda block: block.cidr[0], reverse=True)
-    for block in around:
-        for allocation in block.allocations:
-            if allocation.address == address:
-                return block, allocation
-    return (around[0] if around else None), None
-
-
-def _judge(affinity: BlockAffinity, block: IPAMBlock | None, node: str) -> _Block:
-    """Whether the block of an affinity is ours."""
-    source = f"BlockAffinity {affinity.name}"
-    if affinity.state is AffinityState.PENDING:
-        return _Block(affinity.cidr, affinity, False, False, f"{source} is pending")
-    if affinity.state is AffinityState.PENDING_DELETION:
-        return _Block(affinity.cidr, affinity, False, True, f"{source} is being released (pendingDeletion)")
-    if block is None or block.affinity in (None, node):
-        return _Block(affinity.cidr, affinity, True, True, "")
-    reason = f"IPAMBlock {block.name} says that {block.affinity} owns it"
-    return _Block(affinity.cidr, affinity, False, False, reason)
 
 
 def _family(
@@ -168,7 +103,7 @@ def _family(
     own_policy = policy.families[family]
     pools = sorted((p for p in snapshot.pools.values() if p.family is family), key=lambda p: (p.cidr, p.name))
     concealing = [pool for pool in pools if pool.disable_bgp_export]
-    own = _own_blocks(snapshot, node, family)
+    own = own_blocks(snapshot, node, family)
     owned = [block for block in own.values() if block.owned]
     around = _Around(family, (block.cidr for block in owned))
     announce: dict[Prefix, Originated] = {}
@@ -205,7 +140,7 @@ def _family(
         if prefix in announce:
             continue  # a block of a single address
         inside = around.words(prefix)
-        elevated = policy.priorities != "off" and 0 < route.metric < own_policy.normal_priority
+        elevated = may_elevate(policy.priorities) and is_elevated(route.metric, own_policy.normal_priority)
         if inside and elevated:  # its block is announced without a pool too
             where = ""
         else:
@@ -373,7 +308,7 @@ def _candidates(
         if is_host(family, route.prefix):
             routes.setdefault(route.prefix, route)
     known: dict[Prefix, tuple[IPAMBlock, Allocation]] = {}
-    by_cidr = _by_cidr(snapshot, family)
+    by_cidr = blocks_by_cidr(snapshot, family)
     few = len(by_cidr) <= FEW
     lengths = {cidr[0] for cidr in by_cidr}
     occupied = {make_prefix(prefix[1:], length) for length in lengths for prefix in routes}
@@ -401,92 +336,3 @@ def _words(block: IPAMBlock, allocation: Allocation, node: str) -> str:
     """`` of default/web-9, borrowed from worker2``, as far as IPAM knows."""
     lender = "" if block.affinity == node else f", borrowed from {block.affinity or 'a block without owner'}"
     return f" of {allocation.owner}{lender}" if allocation.owner else lender
-
-
-def blocks(snapshot: Snapshot, originations: Mapping[Family, Origination], node: str) -> list[BlockView]:
-    """The blocks that this node owns (or is about to, or was), and those that it borrowed an address of."""
-    views: list[BlockView] = []
-    for family in Family:
-        origination = originations.get(family, Origination())
-        pools = sorted(
-            (p for p in snapshot.pools.values() if p.family is family), key=lambda p: (p.cidr, p.name)
-        )
-        by_cidr = _by_cidr(snapshot, family)
-        own = _own_blocks(snapshot, node, family)
-        views += [_own_view(family, own[cidr], by_cidr.get(cidr), origination, pools) for cidr in sorted(own)]
-        views += _borrowed_views(snapshot, family, node, own, by_cidr, origination, pools)
-    return views
-
-
-def _own_view(
-    family: Family, block: _Block, ipam: IPAMBlock | None, origination: Origination, pools: list[IPPool]
-) -> BlockView:
-    allocations = ipam.allocations if ipam else ()
-    lent = [a for a in allocations if a.node != block.affinity.node]
-    return BlockView(
-        cidr=prefix_text(family, block.cidr),
-        family=family.label,
-        pool=_pool_name(block.cidr, pools),
-        affinity=(ipam.affinity or "") if ipam else block.affinity.node,
-        state=block.affinity.state.value,
-        used=len(allocations),
-        borrowed=tuple(_line(a.address, f"by {a.node}", a.owner) for a in lent),
-        advertised=block.cidr in origination.announce,
-        blackhole=block.cidr in origination.blackholes,
-        reason=origination.hidden.get(block.cidr, ""),
-    )
-
-
-def _borrowed_views(
-    snapshot: Snapshot,
-    family: Family,
-    node: str,
-    own: Mapping[Prefix, _Block],
-    by_cidr: Mapping[Prefix, IPAMBlock],
-    origination: Origination,
-    pools: list[IPPool],
-) -> list[BlockView]:
-    """Blocks of others, of which this node has addresses by IPAM or by announcing them."""
-    affinities = sorted(snapshot.affinities.values(), key=lambda a: (_RANK[a.state], a.name), reverse=True)
-    owners = {a.cidr: a.node for a in affinities if a.family is family}
-    users: dict[Prefix, dict[Prefix, str]] = {}
-    for cidr, block in by_cidr.items():
-        if node in block.borrowers:
-            users[cidr] = {host_prefix(a.address): a.owner for a in block.allocations if a.node == node}
-    for prefix, originated in origination.announce.items():
-        if originated.kind is OriginKind.BORROWED and not any(prefix in known for known in users.values()):
-            pool = next((pool for pool in pools if covers(pool.cidr, prefix)), None)
-            cidr = make_prefix(prefix[1:], pool.block_size) if pool else prefix
-            users.setdefault(cidr, {})[prefix] = originated.source
-    views: list[BlockView] = []
-    for cidr in sorted(users.keys() - own.keys()):
-        ipam = by_cidr.get(cidr)
-        owner = (ipam.affinity if ipam else owners.get(cidr)) or ""
-        lines = [
-            _line(Address(p[1:]), f"from {owner or 'nobody'}", words)
-            for p, words in sorted(users[cidr].items())
-        ]
-        missing = [origination.hidden[p] for p in sorted(users[cidr]) if p in origination.hidden]
-        views.append(
-            BlockView(
-                cidr=prefix_text(family, cidr),
-                family=family.label,
-                pool=_pool_name(cidr, pools),
-                affinity=owner,
-                state="",
-                used=len(ipam.allocations) if ipam else 0,
-                borrowed=tuple(lines),
-                advertised=all(p in origination.announce for p in users[cidr]),
-                blackhole=False,
-                reason=missing[0] if missing else "",
-            )
-        )
-    return views
-
-
-def _pool_name(cidr: Prefix, pools: list[IPPool]) -> str:
-    return next((pool.name for pool in pools if covers(pool.cidr, cidr)), "")
-
-
-def _line(address: Address, relation: str, owner: str) -> str:
-    return f"{address_text(address)} {relation}" + (f" ({owner})" if owner else "")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from bgpd.config.config import Config, ListenRange, Passwords, PeerOptions
 from bgpd.model.bfd import BfdOptions
-from bgpd.model.peer import DynamicRange, PeerConfig, PeerId, PeerKind, PeerPolicy
+from bgpd.model.peer import DynamicRange, PeerConfig, PeerId, PeerKind, PeerPolicy, name_part
 from bgpd.model.prefix import (
     Address,
     Family,
@@ -335,9 +335,8 @@ class _Peering:
         except ValueError as error:
             where = path if "password_file" in of.model_fields_set else "bgp.defaults"
             raise _Refused("configuration", f"{where}.password_file", f"{error}: {consequence}") from None
-        name = str(of.prefix).replace(".", "_").replace(":", "_").replace("/", "_")
         template = PeerConfig(
-            id=PeerId(f"Dynamic_{name}"),
+            id=PeerId(f"Dynamic_{name_part(str(of.prefix))}"),
             kind=PeerKind.DYNAMIC,
             source=f"listen range {of.prefix}",
             address=network_address(family, prefix),

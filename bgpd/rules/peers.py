@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from bgpd.config.config import Config
-from bgpd.model.peer import PeerId, PeerKind
+from bgpd.model.peer import PeerId, PeerKind, name_part
 from bgpd.model.prefix import Address, Family, address_text, family_of, is_link_local
 from bgpd.model.resources import BGPPeer, Node, Problem, Snapshot
 from bgpd.rules.selector import parse
@@ -54,10 +54,9 @@ class Wanted(NamedTuple):
 
     @property
     def name(self) -> PeerId:
-        text = address_text(self.address).replace(".", "_").replace(":", "_")
         zone = f"%{self.interface}" if self.interface else ""
         port = f"_port_{self.named_port}" if self.named_port else ""
-        return PeerId(f"{_PREFIXES[self.kind]}_{text}{zone}{port}")
+        return PeerId(f"{_PREFIXES[self.kind]}_{name_part(address_text(self.address))}{zone}{port}")
 
     @property
     def place(self) -> tuple[Address, str | None, int]:

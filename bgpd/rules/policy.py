@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from bgpd.config.config import Config
 from bgpd.model.drain import Drain
@@ -32,18 +32,14 @@ from bgpd.model.resources import (
     EncapMode,
     IPPool,
     Node,
-    SetPriority,
     Snapshot,
 )
-from bgpd.model.route import StaticRoute, Workloads
+from bgpd.model.route import StaticRoute
 from bgpd.rules.filters import Chain, Direction, chain
 from bgpd.rules.peering import Peering
+from bgpd.rules.priority import NORMAL_PRIORITY, Mode, in_use, names_priority
 from bgpd.rules.services import CLUSTER_IPS, Services, announced_ranges, is_excluded, ranges, services
 
-NORMAL_PRIORITY = 1024
-"""The metric of a workload's route unless a BGPConfiguration says otherwise."""
-ENCODED = 1 << 30
-"""A LOCAL_PREF above it is INT_MAX less a metric: nobody sets such a one by hand."""
 TUNNEL = "tunl0"
 KEPT_INSIDE: tuple[str, ...] = ("*.cali", "*.calico")
 NOBODYS = PeerPolicy()
@@ -115,7 +111,7 @@ class RoutePolicy:
     )
     cluster_id: Address | None = None
     """Our own cluster, where we are a route reflector (RFC 4456)."""
-    priorities: Literal["auto", "on", "off"] = "auto"
+    priorities: Mode = "auto"
     """Whether LOCAL_PREF carries the kernel's metric."""
     priorities_set: bool = False
     """The resources say so: BGPConfiguration names a normal priority, or a BGPFilter has ``priority`` or
@@ -152,9 +148,8 @@ class RoutePolicy:
         return frozenset(peer for peer, policy in self.peers.items() if policy.client)
 
     def prioritised(self, evidence: bool) -> bool:
-        """Whether LOCAL_PREF carries the metric. ``evidence``: an internal peer, this node's own workloads, or an
-        earlier policy, which knew that the cluster does so."""
-        return self.priorities == "on" or (self.priorities == "auto" and (self.priorities_set or evidence))
+        """Whether LOCAL_PREF carries the metric (``priority.in_use``)."""
+        return in_use(self.priorities, self.priorities_set, evidence)
 
     def chain(self, names: tuple[str, ...], direction: Direction, family: Family) -> Chain | None:
         """The rules of filters, in order; ``None`` without any."""
@@ -209,26 +204,10 @@ def route_policy(
         cluster_id=own.route_reflector_cluster_id,
         priorities=config.bgp.route_priority,
         priorities_set=bool(cluster.ipv4_normal_route_priority or cluster.ipv6_normal_route_priority)
-        or any(map(_ranks, snapshot.filters.values())),
+        or any(map(names_priority, snapshot.filters.values())),
         kept_inside=kept_inside,
         ignored_interfaces=cluster.ignored_interfaces or (),
     )
-
-
-def _ranks(bgp_filter: BGPFilter) -> bool:
-    """Whether a filter looks at a priority or sets one."""
-    lists = (*bgp_filter.imports.values(), *bgp_filter.exports.values())
-    return any(
-        rule.priority is not None or any(isinstance(each, SetPriority) for each in rule.operations)
-        for rules in lists
-        for rule in rules
-    )
-
-
-def are_ranked(workloads: Workloads) -> bool:
-    """Whether the routes of this node's workloads are those of Calico 3.32 or later: Felix then gives those of IPv4 a
-    metric, which none had before (one of IPv6 always has)."""
-    return any(route.metric for route in workloads.get(Family.IPV4, ()))
 
 
 def _family(

@@ -13,7 +13,8 @@ from bgpd.bgp.session import reset_by
 from bgpd.model.bfd import BfdOptions
 from bgpd.model.peer import PeerConfig, PeerId, PeerPolicy
 from bgpd.model.prefix import Address, Family, address_text, prefix_text
-from bgpd.model.resources import BGPFilter, community_text
+from bgpd.model.resources import BGPFilter
+from bgpd.rules.communities import community_text
 from bgpd.rules.policy import FamilyPolicy
 from bgpd.views.plan import (
     SCHEMA_VERSION,

@@ -16,23 +16,15 @@ from bgpd.model.doors import Ambiguous, NotFound
 from bgpd.model.drain import Drain
 from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix, address_text, host_prefix
-from bgpd.model.resources import Snapshot, community_text
+from bgpd.model.resources import Snapshot
 from bgpd.model.route import Attributes, FibKey, Forwarding, Origination, Path, SegmentType, Via
 from bgpd.model.status import FamilyCounts, PeerStatus, SessionState
 from bgpd.rib.router import Router
 from bgpd.rules.imports import starts_elsewhere
+from bgpd.rules.own import hiding_text
 from bgpd.rules.peering import Peering
 from bgpd.views.names import addresses_of, choices, peers_of
 from bgpd.views.recent import Recently
-
-WELL_KNOWN = {
-    0xFFFFFF01: "no-export",
-    0xFFFFFF02: "no-advertise",
-    0xFFFFFF04: "no-peer",
-    0xFFFF0000: "graceful-shutdown",
-    0xFFFF0006: "llgr-stale",
-    0xFFFF0007: "no-llgr",
-}
 
 
 class Intent(Protocol):
@@ -93,10 +85,10 @@ class Parts:
                 advertised = self.outbound.advertised(status.id, family)
                 counts[family.label] = FamilyCounts(received, accepted, advertised, stale)
                 if received != accepted:
-                    for reason, count in self.router.refusals(status.id, family).items():
+                    for reason, count in self.router.explain.refusals(status.id, family).items():
                         refused[reason.value] += count
                 if status.first_as:  # most peers never announced such a route: nothing to count
-                    first_as += self.router.starting_elsewhere(status.id, family)
+                    first_as += self.router.explain.starting_elsewhere(status.id, family)
         queue = self.outbound.queue_length(status.id)
         stale_kept = any(count.stale for count in counts.values())
         return replace(
@@ -147,26 +139,14 @@ class Parts:
 
     def hidden(self, family: Family, prefix: Prefix) -> str | None:
         """Why what peers say of a prefix is not used here at all."""
-        origination = self.router.origination(family)
-        own = origination.announce.get(prefix)
-        if own and prefix not in self.router.rib(family):  # the address of a workload that moved is learned
-            return f"hidden: it is our own {own.kind.value} ({own.source})"
-        hole = origination.blackholes.get(prefix)
-        if hole and not hole.yields:
-            return f"hidden: it is our own block ({hole.source})"
-        if static := origination.statics.get(prefix):
-            return f"hidden: it is our own static route ({static.source})"
-        if word := self.router.local(family).get(prefix):
-            return f"hidden: it is {word}"
-        if prefix not in self.router.rib(family) and (source := origination.assigned.get(prefix)):
-            return f"hidden: IPAM gives it to this node (IPAMBlock {source})"
-        return None
+        found = self.router.explain.hiding(family, prefix)
+        return None if found is None else f"hidden: {hiding_text(found)}"
 
     def held_keys(self, family: Family, prefix: Prefix) -> list[FibKey]:
         """The kernel's keys of ours for a prefix: the usual metric's, and what an earlier daemon left."""
         delta = self.fibs[family].delta
         installed = delta.installed.entries
-        usual = self.router.fib_key(family, prefix)
+        usual = self.router.explain.fib_key(family, prefix)
         found = [usual] if usual in installed else []
         if delta.adopted:
             found += [key for key in installed if key[0] == prefix and key != usual]
@@ -202,12 +182,6 @@ def as_path_text(attributes: Attributes) -> str:
         else:
             parts.append("(" + " ".join(map(str, asns)) + ")")
     return " ".join(parts)
-
-
-def community_texts(attributes: Attributes) -> tuple[str, ...]:
-    """Standard and large communities: ``65000:100``, ``65000:1:2``, well-known ones by name."""
-    standard = (WELL_KNOWN.get(c) or community_text(c) for c in attributes.communities)
-    return (*standard, *map(community_text, attributes.large_communities))
 
 
 def local_words(addresses: Iterable[Address], connected: Mapping[Prefix, str]) -> dict[Prefix, str]:

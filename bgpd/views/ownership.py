@@ -13,7 +13,7 @@ from bgpd.model.resources import AffinityState, Allocation, BlockAffinity, IPAMB
 from bgpd.model.route import Originated, OriginKind
 from bgpd.model.status import SessionState, Step
 from bgpd.rib.tables import longest_match
-from bgpd.rules.originate import holder
+from bgpd.rules.blocks import holder
 from bgpd.views.live import Parts
 
 _KIND = {

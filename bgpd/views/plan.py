@@ -24,13 +24,14 @@ from bgpd.model.prefix import (
     network_address,
     prefix_text,
 )
-from bgpd.model.resources import Action, Community, Problem, Snapshot, community_text
+from bgpd.model.resources import Action, Community, Problem, Snapshot
 from bgpd.model.route import Attributes, ForeignRoutes, Originated, Origination, Workloads
-from bgpd.rules.exports import own_local_pref
+from bgpd.rules.communities import community_text
 from bgpd.rules.filters import Subject
 from bgpd.rules.originate import originate
 from bgpd.rules.peering import Listen, Peering, peers
-from bgpd.rules.policy import KernelRule, RoutePolicy, are_ranked, route_policy
+from bgpd.rules.policy import KernelRule, RoutePolicy, route_policy
+from bgpd.rules.priority import are_ranked, own_local_pref
 from bgpd.rules.services import services
 
 SCHEMA_VERSION = 1
@@ -165,7 +166,6 @@ def peer_documents(session: Session) -> Iterator[Json]:
 def _peer_document(session: Session, asn: int, internal: bool) -> Json:
     config, policy = session.config, session.policy
     near = config.ttl_security == 1 or is_link_local(config.address)
-    keepalive = config.hold_time / 3 if config.keepalive_time is None else config.keepalive_time
     return {
         "name": config.id,
         "address": session.place,
@@ -183,7 +183,7 @@ def _peer_document(session: Session, asn: int, internal: bool) -> Json:
         "cluster_id": address_text(policy.cluster_id) if policy.cluster_id and internal else None,
         "next_hop": policy.next_hop.value,
         "graceful_restart_s": config.restart_time,
-        "keepalive_s": number(keepalive),
+        "keepalive_s": number(config.keepalive(config.hold_time)),
         "hold_s": number(config.hold_time),
         "allow_own_as": policy.allow_own_as,
         "filters": list(policy.filters),
@@ -250,7 +250,7 @@ def _communities(of: Plan, family: Family, prefix: Prefix) -> tuple[Community, .
 
 def _let_out(of: Plan, family: Family, prefix: Prefix, own: Originated) -> bool:
     """Whether the filters of some peer accept what is not announced by itself."""
-    local_pref = own_local_pref(own, of.policy.families[family], of.prioritised)
+    local_pref = own_local_pref(own.metric, of.policy.families[family].normal_priority, of.prioritised)
     subject = Subject(family, prefix, own.route_source, own.interface, Attributes(local_pref=local_pref))
     asked = {
         (session.policy.filters, asn == session.config.local_asn)

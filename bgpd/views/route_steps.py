@@ -12,9 +12,10 @@ from bgpd.model.prefix import Address, Family, Prefix, address_text, is_default,
 from bgpd.model.resources import Action
 from bgpd.model.route import BLACKHOLE, Out, Path, Reason, Unresolved, Via
 from bgpd.model.status import Step
+from bgpd.rules.communities import community_texts
 from bgpd.rules.exports import ExportRefusal
 from bgpd.rules.forwarding import KernelRefusal, is_tunnelled
-from bgpd.views.live import Parts, as_path_text, community_texts, first_as_word
+from bgpd.views.live import Parts, as_path_text, first_as_word
 
 
 class Steps:
@@ -51,7 +52,7 @@ class Steps:
 
     def filtered(self, family: Family, prefix: Prefix, path: Path) -> Iterator[Step]:
         """What the peer's import filters say of a path."""
-        made, verdict = self._parts.router.imported(family, prefix, path)
+        made, verdict = self._parts.router.explain.imported(family, prefix, path)
         if verdict is None:
             return
         if verdict.action is Action.REJECT:
@@ -70,7 +71,7 @@ class Steps:
     def kernel_rule(self, family: Family, prefix: Prefix) -> Iterator[Step]:
         """The rule that says whether and how a route is written, where it says more than "as it resolves"."""
         router = self._parts.router
-        rule, word = router.kernel_word(family, prefix)
+        rule, word = router.explain.kernel_word(family, prefix)
         if isinstance(word, KernelRefusal):
             yield Step("kernel", f"not written: {word.value}" + (f" ({rule.reason})" if rule else ""), False)
         elif isinstance(word, Via) and rule is not None and rule.tunnel is not None:
@@ -110,7 +111,7 @@ class Steps:
     def in_kernel(self, family: Family, prefix: Prefix) -> Step:
         """What the kernel has, and what it should have."""
         delta = self._parts.fibs[family].delta
-        key = self._parts.router.fib_key(family, prefix)
+        key = self._parts.router.explain.fib_key(family, prefix)
         wanted, held = delta.wanted.get(key), delta.installed.get(key)
         if held is None and (others := self._parts.held_keys(family, prefix)):
             held = delta.installed.get(others[0])
@@ -182,7 +183,7 @@ class Steps:
         if group is None:
             return ExportRefusal.NO_NEXT_HOP, ""
         first: tuple[Out | ExportRefusal, str] | None = None
-        for path, out, rule in router.export_verdicts(family, prefix, group):
+        for path, out, rule in router.explain.export_verdicts(family, prefix, group):
             if isinstance(out, Out) and path is not None and path.peer.id == peer.id:
                 out = ExportRefusal.SOURCE
             how = f" (filter rule {rule})" if rule else ""

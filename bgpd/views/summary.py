@@ -17,7 +17,7 @@ from bgpd.model.prefix import Family, address_text, is_default, prefix_text
 from bgpd.model.resources import Problem
 from bgpd.model.route import OriginKind, default_metric
 from bgpd.model.status import BlockView, Check, FibStatus, PeerStatus, SessionState, Status
-from bgpd.rules.originate import blocks
+from bgpd.views.blocks import blocks
 from bgpd.views.live import Parts
 
 FAILING_SHOWN = 5

@@ -9,10 +9,11 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from bgpd.model.prefix import Family, Prefix, address_text, covers, parse_prefix, prefix_text
+from bgpd.model.prefix import Family, Prefix, address_text, covers, parse_prefix, prefix_text, without_path_id
 from bgpd.model.route import BLACKHOLE, FibKey, Origin, Out, Path, Reason, default_metric
 from bgpd.model.status import PeerStatus, RouteTable, RouteView
-from bgpd.views.live import Parts, as_path_text, community_texts, first_as_word
+from bgpd.rules.communities import community_texts
+from bgpd.views.live import Parts, as_path_text, first_as_word
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,9 @@ class Tables:
         )
         for prefix in wanted.of(advertised):
             paths = (*table.paths(prefix), *table.surplus(prefix))
-            best, multipath, rejected = self._parts.router.judged(family, prefix) if paths else (None, (), {})
+            best, multipath, rejected = (
+                self._parts.router.explain.judged(family, prefix) if paths else (None, (), {})
+            )
             chosen = prefix in self._parts.router.rib(family)
             for path in paths:
                 if peer and path.peer.id != peer.id:
@@ -138,7 +141,7 @@ class Tables:
         delta = self._parts.fibs[family].delta
         keys: Iterable[FibKey]
         if wanted.prefix is not None and not wanted.longer:
-            usual = self._parts.router.fib_key(family, wanted.prefix)
+            usual = self._parts.router.explain.fib_key(family, wanted.prefix)
             keys = dict.fromkeys((*self._parts.held_keys(family, wanted.prefix), usual))
         else:
             keys = [
@@ -183,7 +186,7 @@ class Tables:
             several = group is not None and group.key.add_path
             for nlri in wanted.of(table, 4 if several else 0):
                 out = table.get(nlri)
-                prefix = Prefix(nlri[4:]) if several else nlri
+                prefix = without_path_id(nlri) if several else nlri
                 if out is None or out.source == member.id:
                     continue
                 own = self._parts.router.origination(family).announce.get(prefix)

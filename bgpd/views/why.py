@@ -114,7 +114,7 @@ class Why:
             steps.append(Step("origin", f"kept in the kernel via {gateway}, not announced: {static.source}"))
 
         paths = self._parts.router.adj_rib_in(family).paths(prefix)
-        best, multipath, rejected = self._parts.router.judged(family, prefix)
+        best, multipath, rejected = self._parts.router.explain.judged(family, prefix)
         local = self._parts.router.local(family).get(prefix)
         known = own or hole or reason or paths or local or offer or static
         inside = self._ownership.learned_around(family, prefix)

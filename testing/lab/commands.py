@@ -16,11 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bgpd.cli.exits import Exit
 from bgpd.cli.streams import complain, say
 from testing.lab.lab import Lab, LabError
 from testing.lab.topology import TopologyError
-
-EX_CONFIG = 78
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
@@ -64,7 +63,7 @@ def _guarded(function: Callable[[argparse.Namespace], int], arguments: argparse.
         return function(arguments)
     except TopologyError as error:
         complain(f"{error}\n")
-        return EX_CONFIG
+        return Exit.CONFIG
     except LabError as error:
         complain(f"bgpd lab: {error}\n")
         return 1

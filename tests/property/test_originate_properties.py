@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from bgpd.model.prefix import Address, Family, covers, host_prefix, is_host, make_prefix
 from bgpd.model.resources import AffinityState, Allocation, BlockAffinity, IPAMBlock, IPPool, Snapshot
 from bgpd.model.route import OriginKind, WorkloadRoute
-from bgpd.rules.originate import blocks, originate
+from bgpd.rules.originate import originate
+from bgpd.views.blocks import blocks
 
 NODES = ["me", "a", "b"]
 FAMILY = Family.IPV4

@@ -252,7 +252,7 @@ def test_the_end_alone_decides(events: list[tuple[object, ...]]) -> None:
     fresh = lived.fresh()
     assert lived.core.fib == fresh.core.fib
     assert lived.core.router.groups == fresh.core.router.groups
-    assert lived.core.router.prioritised == fresh.core.router.prioritised
+    assert lived.core.prioritised == fresh.core.prioritised
     for name in lived.up:
         assert lived.advertised(name) == fresh.advertised(name), name
         assert lived.core.router.counts(PEERS[name].id, V4) == fresh.core.router.counts(PEERS[name].id, V4)

@@ -218,7 +218,7 @@ def test_the_end_alone_decides(events: list[tuple[object, ...]]) -> None:
         lived.finish()
         fresh = lived.fresh()
     router, other = lived.core.router, fresh.core.router
-    assert router.prioritised == other.prioritised
+    assert lived.core.prioritised == fresh.core.prioritised
     assert lived.core.fib == fresh.core.fib
     assert router.groups == other.groups
     assert router.adj_rib_in(V4).candidates.keys() == other.adj_rib_in(V4).candidates.keys()

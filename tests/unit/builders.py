@@ -299,10 +299,15 @@ class Core:
         groups = self.router._ribs[key.family].adj_ribs_out.groups
         return next((group.table for group in groups if group.key == key), {})
 
+    @property
+    def prioritised(self) -> bool:
+        """Whether LOCAL_PREF carries the kernel's metric."""
+        return self.router._ribs[V4].adj_ribs_out.prioritised
+
     def exported(self, by: Peer, prefix: str) -> Out | ExportRefusal | None:
         """What the group of a session is sent of the best path of a prefix, or why not."""
         group = self.router.groups_of(by).get(V4)
-        found = self.router.export_verdicts(V4, pfx(prefix), group) if group else []
+        found = self.router.explain.export_verdicts(V4, pfx(prefix), group) if group else []
         return found[0].out if found else None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bgpd.datastore.calico.decode import Verdict
-from bgpd.datastore.calico.fields import parse_community, parse_duration
+from bgpd.datastore.calico.fields import parse_duration
 from bgpd.model.prefix import parse_address, parse_prefix
 from bgpd.model.resources import (
     BGPConfiguration,
@@ -21,6 +21,7 @@ from bgpd.model.resources import (
     SecretKey,
     ServiceRange,
 )
+from bgpd.rules.communities import parse_community
 from tests.unit.test_decode import V1, V3, good, notes, one, thing
 
 REFERENCE = {"secretKeyRef": {"name": "bgp", "key": "tor"}}

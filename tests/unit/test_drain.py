@@ -11,8 +11,8 @@ from bgpd.model.doors import Impossible
 from bgpd.model.drain import Drain
 from bgpd.model.peer import Peer, PeerPolicy
 from bgpd.model.route import BLACKHOLE, Originated, Origination, OriginKind
+from bgpd.rules.communities import GRACEFUL_SHUTDOWN
 from bgpd.rules.exports import ExportRefusal
-from bgpd.rules.imports import GRACEFUL_SHUTDOWN
 from bgpd.rules.policy import RoutePolicy
 from tests.unit.builders import V4, Core, announce, attributes, origination, path, peer, pfx
 
@@ -60,7 +60,7 @@ def test_each_step_is_what_peers_are_sent_and_no_route_of_the_kernel(core: Core)
     drained(core, Drain.WITHDRAWN)
     assert sent(core, INTERNAL) == sent(core, EXTERNAL) == {}
     for each in (BLOCK, SERVICE, LEARNED):
-        (said,) = core.router.export_verdicts(V4, pfx(each), core.router.groups_of(EXTERNAL)[V4])
+        (said,) = core.router.explain.export_verdicts(V4, pfx(each), core.router.groups_of(EXTERNAL)[V4])
         assert said.out is ExportRefusal.DRAINED
     assert core.routes() == kernel and kernel[BLOCK] is BLACKHOLE, "it forwards on"
     drained(core, Drain.NONE)

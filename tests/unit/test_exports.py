@@ -4,16 +4,8 @@ import pytest
 
 from bgpd.model.prefix import Family
 from bgpd.model.route import AsPath, Attributes, Origination, Out, Reason, SegmentType
-from bgpd.rules.exports import (
-    NO_ADVERTISE,
-    NO_EXPORT,
-    NO_EXPORT_SUBCONFED,
-    ExportRefusal,
-    group_keys,
-    learned_out,
-    local_out,
-    prefix_refusal,
-)
+from bgpd.rules.communities import NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED
+from bgpd.rules.exports import ExportRefusal, group_keys, learned_out, local_out, prefix_refusal
 from bgpd.rules.imports import import_refusal
 from tests.unit.builders import (
     BOTH,

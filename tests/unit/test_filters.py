@@ -18,7 +18,8 @@ from bgpd.model.resources import (
     SetPriority,
 )
 from bgpd.model.route import AsPath, Attributes, RouteSource, SegmentType
-from bgpd.rules.filters import INT_MAX, Chain, Subject, Verdict, chain, missing, operated
+from bgpd.rules.filters import Chain, Subject, Verdict, chain, missing, operated
+from bgpd.rules.priority import INT_MAX
 from tests.unit.builders import V4, V6, attributes, pfx, sequence
 
 EQUAL, NOT_EQUAL = MatchOperator.EQUAL, MatchOperator.NOT_EQUAL

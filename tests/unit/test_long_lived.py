@@ -8,8 +8,8 @@ import pytest
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Family
 from bgpd.model.route import EndOfRib, Reason
+from bgpd.rules.communities import LLGR_STALE, NO_LLGR
 from bgpd.rules.exports import ExportRefusal
-from bgpd.rules.imports import LLGR_STALE, NO_LLGR
 from tests.unit.builders import (
     V4,
     Core,
@@ -108,7 +108,7 @@ def test_it_is_the_last_resort_whatever_its_preference() -> None:
     core.down(gone, V4)
     assert core.routes() == {BLOCK: via("10.0.1.30")}, "stale is as good as fresh while it restarts"
     assert tick(core, 120.0).routes() == {BLOCK: via("10.0.1.31")}
-    best, _, rejected = core.router.judged(V4, pfx(BLOCK))
+    best, _, rejected = core.router.explain.judged(V4, pfx(BLOCK))
     assert best is not None and best.peer is live
     assert list(rejected.values()) == [Reason.LLGR_STALE]
     assert core.hear(live, withdraw(BLOCK)).routes() == {BLOCK: via("10.0.1.30")}
@@ -133,7 +133,7 @@ def test_it_is_told_to_peers_that_know_what_it_is_and_to_no_other() -> None:
     }
     assert core.to(plain) == {}
     group = core.router.groups_of(plain)[V4]
-    assert [said.out for said in core.router.export_verdicts(V4, pfx(BLOCK), group)] == [
+    assert [said.out for said in core.router.explain.export_verdicts(V4, pfx(BLOCK), group)] == [
         ExportRefusal.LONG_LIVED
     ]
     second = back(gone)

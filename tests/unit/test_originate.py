@@ -27,7 +27,8 @@ from bgpd.model.route import (
     WorkloadRoute,
     Workloads,
 )
-from bgpd.rules.originate import FEW, blocks, originate
+from bgpd.rules.originate import FEW, originate
+from bgpd.views.blocks import blocks
 
 PENDING, CONFIRMED, RELEASING = (
     AffinityState.PENDING,

@@ -7,7 +7,8 @@ import pytest
 from bgpd.model.route import BLACKHOLE, EndOfRib, Origination, Reason, Resolution, Unresolved
 from bgpd.rib.family import OCTETS_OF_PREFIX, SPARE_OCTETS
 from bgpd.rib.router import STALE_TIME
-from bgpd.rules.exports import NO_EXPORT, ExportRefusal
+from bgpd.rules.communities import NO_EXPORT
+from bgpd.rules.exports import ExportRefusal
 from tests.unit.builders import (
     BOTH,
     ME,
@@ -116,7 +117,7 @@ def test_loops_are_heard_counted_and_not_used() -> None:
     core.hear(X, announce(path(X, attributes(65001, OWN_AS)), BLOCK), announce(path(X), OTHER))
     assert core.routes() == {OTHER: via("10.0.2.1")}
     assert core.router.counts(X.id, V4) == (2, 1, 0)
-    best, _, rejected = core.router.judged(V4, pfx(BLOCK))
+    best, _, rejected = core.router.explain.judged(V4, pfx(BLOCK))
     assert best is None
     assert list(rejected.values()) == [Reason.AS_LOOP]
     core.hear(X, announce(path(X), BLOCK))

@@ -49,13 +49,13 @@ from bgpd.model.route import (
     WorkloadRoute,
 )
 from bgpd.rib import groups, remembered
-from bgpd.rules.exports import NO_PEER, ExportRefusal
-from bgpd.rules.filters import INT_MAX
+from bgpd.rules.communities import GRACEFUL_SHUTDOWN, NO_PEER
+from bgpd.rules.exports import ExportRefusal
 from bgpd.rules.forwarding import KernelRefusal
-from bgpd.rules.imports import GRACEFUL_SHUTDOWN
 from bgpd.rules.originate import originate
 from bgpd.rules.peering import peers
-from bgpd.rules.policy import KEPT_INSIDE, FamilyPolicy, KernelRule, RoutePolicy, are_ranked, route_policy
+from bgpd.rules.policy import KEPT_INSIDE, FamilyPolicy, KernelRule, RoutePolicy, route_policy
+from bgpd.rules.priority import INT_MAX, are_ranked
 from tests.unit.builders import (
     ME,
     V4,
@@ -141,9 +141,9 @@ def test_38_an_accept_lets_out_what_the_built_in_rules_would_not_and_a_reject_en
     made.hear(A, announce(path(A), "192.0.2.0/25", "198.51.100.0/24", BLOCK, OTHER))
     assert set(advertised(made, X)) == {"192.0.2.0/25", BLOCK}
     assert set(advertised(made, Y)) == {BLOCK, OTHER}, "another peer has no filters"
-    (stated,) = made.router.export_verdicts(V4, pfx(OTHER), made.router.groups_of(X)[V4])
+    (stated,) = made.router.explain.export_verdicts(V4, pfx(OTHER), made.router.groups_of(X)[V4])
     assert (stated.out, stated.rule) == (ExportRefusal.FILTERED, "f exportV4[1]")
-    (stated,) = made.router.export_verdicts(V4, pfx("192.0.2.0/25"), made.router.groups_of(X)[V4])
+    (stated,) = made.router.explain.export_verdicts(V4, pfx("192.0.2.0/25"), made.router.groups_of(X)[V4])
     assert stated.rule == "f exportV4[0]"
 
 
@@ -185,7 +185,7 @@ def test_39_what_a_filter_sees_of_a_route() -> None:
     made = core(stated, A, X, blocks=[BLOCK])
     made.hear(A, announce(path(A, attributes(local_pref=ENCODED)), OTHER))
     verdicts = {
-        text: made.router.export_verdicts(V4, pfx(text), made.router.groups_of(X)[V4])[0].rule
+        text: made.router.explain.export_verdicts(V4, pfx(text), made.router.groups_of(X)[V4])[0].rule
         for text in (BLOCK, OTHER)
     }
     assert verdicts == {BLOCK: "f exportV4[2]", OTHER: "f exportV4[0]"}
@@ -293,7 +293,7 @@ def test_an_import_filter_that_changes_while_a_peer_restarts() -> None:
     assert set(made.routes()) == {OTHER}, "and so is what its next session announces"
     made.hear(back, EndOfRib(V4))
     assert made.router.counts(by.id, V4) == (2, 1, 0)
-    assert made.router.refusals(by.id, V4) == {Reason.FILTERED: 1}
+    assert made.router.explain.refusals(by.id, V4) == {Reason.FILTERED: 1}
 
 
 def test_without_export_filters_others_routes_are_not_looked_at() -> None:
@@ -317,10 +317,10 @@ def test_38_import_filters_refuse_and_alter_and_the_counts_follow() -> None:
     assert made.routes() == {BLOCK: via("10.0.1.30"), HOST: via("10.0.1.30")}
     assert made.router.counts(A.id, V4) == (3, 2, 0)
     assert advertised(made, X)[BLOCK].attributes.communities == (5,)
-    best, _, rejected = made.router.judged(V4, pfx(OTHER))
+    best, _, rejected = made.router.explain.judged(V4, pfx(OTHER))
     assert (best, list(rejected.values())) == (None, [Reason.FILTERED])
     received = made.router.adj_rib_in(V4).paths(pfx(OTHER))[0]
-    verdict = made.router.imported(V4, pfx(OTHER), received)[1]
+    verdict = made.router.explain.imported(V4, pfx(OTHER), received)[1]
     assert verdict is not None
     assert verdict.rule == "f importV4[0]"
     made.hear(B, announce(path(B, attributes(local_pref=300)), BLOCK))
@@ -501,7 +501,7 @@ def test_23_loops_by_originator_and_cluster() -> None:
     made.hear(A, announce(path(A, attributes(local_pref=100, originator_id="10.0.1.20")), OTHER))
     assert made.routes() == {}
     assert made.router.counts(A.id, V4) == (2, 0, 0)
-    assert set(made.router.judged(V4, pfx(BLOCK))[2].values()) == {Reason.CLUSTER_LOOP}
+    assert set(made.router.explain.judged(V4, pfx(BLOCK))[2].values()) == {Reason.CLUSTER_LOOP}
     plain = core(policy(), A).hear(A, announce(path(A, mine), BLOCK))
     assert set(plain.routes()) == {BLOCK}, "who is no reflector has no cluster"
 
@@ -519,7 +519,7 @@ def test_23_two_reflectors_of_one_cluster_take_each_others_clients_routes() -> N
     made.router.policy(policy(peers=strict, cluster_id=CLUSTER))
     made.settle()
     assert made.routes() == {}
-    assert made.router.refusals(A.id, V4) == {Reason.CLUSTER_LOOP: 1, Reason.ORIGINATOR_LOOP: 1}
+    assert made.router.explain.refusals(A.id, V4) == {Reason.CLUSTER_LOOP: 1, Reason.ORIGINATOR_LOOP: 1}
 
 
 @pytest.mark.parametrize(
@@ -532,9 +532,12 @@ def test_a_route_servers_routes_are_taken_unless_the_first_as_is_enforced(as_pat
     made.hear(X, announce(path(X, as_path), BLOCK), announce(path(X), OTHER))
     made.hear(Y, announce(path(Y, as_path), HOST))
     assert set(made.routes()) == {BLOCK, OTHER}
-    assert made.router.judged(V4, pfx(HOST))[2] == {path(Y, as_path): Reason.FIRST_AS}
-    assert (made.router.refusals(X.id, V4), made.router.refusals(Y.id, V4)) == ({}, {Reason.FIRST_AS: 1})
-    assert [made.router.starting_elsewhere(each.id, V4) for each in (X, Y)] == [1, 1]
+    assert made.router.explain.judged(V4, pfx(HOST))[2] == {path(Y, as_path): Reason.FIRST_AS}
+    assert (made.router.explain.refusals(X.id, V4), made.router.explain.refusals(Y.id, V4)) == (
+        {},
+        {Reason.FIRST_AS: 1},
+    )
+    assert [made.router.explain.starting_elsewhere(each.id, V4) for each in (X, Y)] == [1, 1]
     made.router.policy(policy(peers=named(x=PeerPolicy(enforce_first_as=True), y=PeerPolicy())))
     made.settle()
     assert set(made.routes()) == {OTHER, HOST}, "another wish needs no session"
@@ -545,14 +548,20 @@ def test_paths_of_a_prefix_beyond_what_the_peer_may_have_are_refused_by_name() -
     made = core(policy(peers=named(x=PeerPolicy(max_paths_per_prefix=2), y=PeerPolicy())), X, Y)
     for by in (X, Y):
         made.hear(by, *(announce(path(by, path_id=number), HOST) for number in (4, 3, 2, 1)))
-    judged = made.router.judged(V4, pfx(HOST))[2]
+    judged = made.router.explain.judged(V4, pfx(HOST))[2]
     assert {path_.path_id for path_, why in judged.items() if why is Reason.SURPLUS} == {3, 4}
-    assert (made.router.refusals(X.id, V4), made.router.refusals(Y.id, V4)) == ({Reason.SURPLUS: 2}, {})
+    assert (made.router.explain.refusals(X.id, V4), made.router.explain.refusals(Y.id, V4)) == (
+        {Reason.SURPLUS: 2},
+        {},
+    )
     assert made.router.counts(X.id, V4) == (4, 2, 0)
     made.router.policy(policy(peers=named(x=PeerPolicy(), y=PeerPolicy(max_paths_per_prefix=1))))
     made.settle()
     assert len(made.router.rib(V4)[pfx(HOST)].multipath) == 4 + 1, "another wish needs no session"
-    assert (made.router.refusals(X.id, V4), made.router.refusals(Y.id, V4)) == ({}, {Reason.SURPLUS: 3})
+    assert (made.router.explain.refusals(X.id, V4), made.router.explain.refusals(Y.id, V4)) == (
+        {},
+        {Reason.SURPLUS: 3},
+    )
 
 
 def test_3_the_blocks_owner_reflects_borrowed_addresses() -> None:
@@ -598,21 +607,21 @@ def test_46_on_local_pref_is_the_metric_both_ways() -> None:
 def test_46_auto_is_on_once_an_internal_peer_encoded() -> None:
     restarting = peer("10.0.1.30", restart=[V4])
     made = core(policy(), restarting, B, X, blocks=[BLOCK])
-    assert not made.router.prioritised
+    assert not made.prioritised
     made.hear(X, announce(path(X, attributes(65001, local_pref=ENCODED)), OTHER))
-    assert not made.router.prioritised, "an external peer's word means nothing"
+    assert not made.prioritised, "an external peer's word means nothing"
     made.hear(restarting, announce(path(restarting, attributes(local_pref=ENCODED)), OTHER))
-    assert made.router.prioritised
+    assert made.prioritised
     assert advertised(made, B)[BLOCK].attributes.local_pref == ENCODED
     made.down(restarting, V4)
     made.now += 1000
     made.router.tick(made.now)
     made.settle()
-    assert made.router.prioritised, "what was true of the cluster once stays so"
+    assert made.prioritised, "what was true of the cluster once stays so"
     assert advertised(made, B)[BLOCK].attributes.local_pref == ENCODED
     made.router.policy(policy(priorities="off"))
     made.settle()
-    assert not made.router.prioritised
+    assert not made.prioritised
     assert {at for _, _, at in made.fib} == {0}
 
 
@@ -624,7 +633,7 @@ def test_46_what_switches_it(field: int | None, mode: Any, on: bool) -> None:
     stated = resources(BGPConfiguration(ipv4_normal_route_priority=field), bgp=f"{{route_priority: {mode}}}")
     made = Core()
     made.router.policy(stated)
-    assert made.router.prioritised is on
+    assert made.prioritised is on
     assert stated.families[V4].normal_priority == (field or 1024)
 
 
@@ -638,7 +647,7 @@ def test_46_auto_is_on_where_own_workloads_have_metrics() -> None:
         made = Core()
         made.router.workloads_ranked(True)
         made.router.policy(policy(priorities=mode))
-        assert made.router.prioritised is on
+        assert made.prioritised is on
     made = core(policy(), A, blocks=[BLOCK])
     made.router.workloads_ranked(True)
     made.settle()
@@ -666,9 +675,9 @@ def test_46_a_filter_by_priority_says_that_there_are_priorities(
     ranking = BGPFilter("ranks", **{direction: {V6: (FilterRule(Action.REJECT), rule)}})
     made = Core()
     made.router.policy(resources(filters=(ranking,)))
-    assert made.router.prioritised is on
+    assert made.prioritised is on
     made.router.policy(resources())
-    assert made.router.prioritised is on, "it stays so when the filter goes"
+    assert made.prioritised is on, "it stays so when the filter goes"
 
 
 def test_46_an_elevated_workload_is_announced_inside_its_own_block() -> None:
@@ -718,7 +727,7 @@ def test_46_off_gives_an_address_back_that_an_import_filter_had_moved() -> None:
     stated = policy(filters=filters, peers=named(x=PeerPolicy(("f",))))
     made = core(stated, B, X, borrowed=[HOST])
     made.hear(X, announce(path(X), HOST))
-    assert not made.router.prioritised
+    assert not made.prioritised
     assert advertised(made, B)[HOST].source == X.id
     made.router.policy(replace(stated, priorities="off"))
     made.settle()
@@ -852,7 +861,7 @@ def test_14_without_the_tunnel_nothing_is_written_unencapsulated() -> None:
     made = kernel_core(stated, A, tunnel=None)
     made.hear(A, announce(path(A), BLOCK))
     assert made.routes() == {}
-    assert made.router.kernel_word(V4, pfx(BLOCK))[1] is KernelRefusal.TUNNEL_DOWN
+    assert made.router.explain.kernel_word(V4, pfx(BLOCK))[1] is KernelRefusal.TUNNEL_DOWN
     made.router.tunnels_changed({"tunl0": 9})
     assert made.settle().routes() == {BLOCK: onlink("10.0.1.30")}
     made.router.tunnels_changed({})
@@ -865,7 +874,7 @@ def test_15_16_what_felix_writes_is_decided_and_advertised_but_not_written() -> 
     assert made.routes() == {"192.0.2.0/24": via("10.0.1.30")}
     assert set(made.router.rib(V4)) == {pfx(BLOCK), pfx("192.0.2.0/24")}
     assert set(advertised(made, X)) == {BLOCK}
-    rule, word = made.router.kernel_word(V4, pfx(BLOCK))
+    rule, word = made.router.explain.kernel_word(V4, pfx(BLOCK))
     assert (word, rule and rule.reason) == (
         KernelRefusal.LEFT_TO_OTHERS,
         "IPPool p has vxlanMode CrossSubnet: Felix writes its routes",
@@ -887,7 +896,7 @@ def test_17_wireguard_nodes_are_felixs() -> None:
     made = kernel_core(resources(pools=(pool(),), own=own, nodes=nodes), A, B)
     made.hear(A, announce(path(A), BLOCK, HOST)).hear(B, announce(path(B), OTHER, HOST))
     assert made.routes() == {OTHER: via("10.0.1.31"), HOST: via("10.0.1.31")}
-    assert made.router.kernel_word(V4, pfx(BLOCK))[1] is KernelRefusal.ENCRYPTED
+    assert made.router.explain.kernel_word(V4, pfx(BLOCK))[1] is KernelRefusal.ENCRYPTED
     assert resources(nodes=nodes).families[V4].encrypted == {}, "we have none ourselves"
 
 

@@ -31,10 +31,10 @@ from bgpd.model.resources import (
 )
 from bgpd.model.route import Origination, OriginKind, Out, RouteSource, WorkloadRoute
 from bgpd.rules.exports import ExportRefusal, prefix_refusal
-from bgpd.rules.filters import INT_MAX
 from bgpd.rules.originate import originate
 from bgpd.rules.peering import peers
 from bgpd.rules.policy import RoutePolicy, route_policy
+from bgpd.rules.priority import INT_MAX
 from bgpd.rules.services import EXCLUDE_SERVICES, Services, services
 from bgpd.views.plan import KernelFacts, document, plan
 from tests.unit.builders import ME, V4, V6, Core, addr, announce, attributes, path, peer, pfx, sequence
@@ -445,7 +445,7 @@ def test_43_44_nothing_of_services_is_the_kernels() -> None:
             made.hear(A, announce(path(A), *every))
             written = {"172.30.0.2/32"} | (set() if kept_out else {f"{outside}/32"})
             assert made.routes().keys() == written, (labels, local, config)
-    rule, _ = made.router.kernel_word(V4, pfx(f"{SINGLE_EXTERNAL}/32"))
+    rule, _ = made.router.explain.kernel_word(V4, pfx(f"{SINGLE_EXTERNAL}/32"))
     assert rule is not None and rule.reason.startswith("inside serviceExternalIPs")
     stated = snapshot(service(cluster=(outside,), local=True))
     (rule,) = policy(stated).families[V4].service_addresses.values()

@@ -7,7 +7,8 @@ import pytest
 from bgpd.model.peer import Down, DownReason
 from bgpd.model.resources import AffinityState, Allocation, BlockAffinity, IPAMBlock, IPPool, Snapshot
 from bgpd.model.route import Originated, OriginKind, StaticRoute, WorkloadRoute
-from bgpd.rules.originate import holder, originate
+from bgpd.rules.blocks import holder
+from bgpd.rules.originate import originate
 from bgpd.views.recent import LONGEST, MOST, MOST_OF_A_SESSION, Recently
 from tests.unit.builders import V4, addr, announce, origination, path, peer, pfx, withdraw
 from tests.unit.ground import Ground

@@ -146,7 +146,7 @@ def test_a_metric_that_local_pref_carries() -> None:
     ground.core.router.policy(policy(priorities="on"))
     ground.core.hear(A, announce(path(A, attributes(local_pref=INT_MAX - 512)), BLOCK))
     ground.install()
-    assert ground.core.router.fib_key(V4, pfx(BLOCK)) == (
+    assert ground.core.router.explain.fib_key(V4, pfx(BLOCK)) == (
         pfx(BLOCK),
         512,
     )

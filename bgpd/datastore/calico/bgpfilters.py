@@ -6,7 +6,7 @@ of it that we do not know, the others would let through what they should not.
 
 from __future__ import annotations
 
-from bgpd.datastore.calico.fields import Fields, parse_community
+from bgpd.datastore.calico.fields import Fields
 from bgpd.model.prefix import Family, Prefix, prefix_text
 from bgpd.model.resources import (
     Action,
@@ -19,6 +19,7 @@ from bgpd.model.resources import (
     PrependAsPath,
     SetPriority,
 )
+from bgpd.rules.communities import parse_community
 
 _HIGHEST_PRIORITY = 2147483646
 _OPERATIONS = 10

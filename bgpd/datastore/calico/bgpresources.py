@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Literal
 
 from bgpd.config.reading import parse_bfd
-from bgpd.datastore.calico.fields import Fields, as_text, parse_community, plain_address
+from bgpd.datastore.calico.fields import Fields, as_text, plain_address
 from bgpd.model.bfd import BfdOptions
 from bgpd.model.prefix import Address, Family, family_of, parse_address
 from bgpd.model.resources import (
@@ -27,6 +27,7 @@ from bgpd.model.resources import (
     SecretKey,
     ServiceRange,
 )
+from bgpd.rules.communities import parse_community
 
 _RESTART_TIME = 4095
 """The most seconds that the twelve bits of RFC 4724 §3 hold."""

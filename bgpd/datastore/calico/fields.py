@@ -23,7 +23,6 @@ from bgpd.model.prefix import (
     parse_prefix,
     prefix_text,
 )
-from bgpd.model.resources import Community
 
 E = TypeVar("E", bound=Enum)
 T = TypeVar("T")
@@ -294,19 +293,6 @@ def parse_duration(value: object) -> float:
     if not isinstance(value, str) or not re.fullmatch(f"(?:{_TERM})+", value):
         raise ValueError(f"expected a duration such as 120s or 2m0s, not {value!r}")
     return sum(float(number) * _UNITS[unit] for number, unit in re.findall(_TERM, value))
-
-
-def parse_community(value: object) -> Community:
-    """``aa:nn`` (RFC 1997) or ``aa:nn:mm`` (RFC 8092); ``ValueError`` says what was expected."""
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,10}(:[0-9]{1,10}){1,2}", value):
-        parts = [int(part) for part in value.split(":")]
-        if len(parts) == 2 and max(parts) < 1 << 16:
-            return parts[0] << 16 | parts[1]
-        if len(parts) == 3 and max(parts) < 1 << 32:
-            return parts[0], parts[1], parts[2]
-        most = 65535 if len(parts) == 2 else 4294967295
-        raise ValueError(f"{value!r} is no community: each number is at most {most}")
-    raise ValueError(f"{value!r} is no community such as 64512:100 or 64512:1:2")
 
 
 def plain_address(text: str) -> Address:
