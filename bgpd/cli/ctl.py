@@ -42,7 +42,7 @@ def _run(argv: Sequence[str]) -> int:
         if getattr(arguments, "watch", None) is not None:
             return _watch(client, arguments, argv)
         answer: Answer = arguments.ask(client, arguments)
-        if arguments.output != "table" or arguments.raw:
+        if arguments.output in ("json", "jsonl") or arguments.raw:
             for piece in answer.json():
                 printed = True
                 say(piece)
