@@ -331,6 +331,13 @@ class Net:
             self.join(switch, member, f"port{number}", addresses, device)
         return switch
 
+    def hosts(
+        self, addresses: Mapping[str, Iterable[str]], device: str = "ens5"
+    ) -> tuple[dict[str, Namespace], Namespace]:
+        """A namespace for each label, all on one ``lan`` with these addresses; and the switch."""
+        made = {label: self.namespace(label) for label in addresses}
+        return made, self.lan({made[label]: each for label, each in addresses.items()}, device)
+
     def join(
         self, switch: Namespace, member: Namespace, port: str, addresses: Iterable[str], device: str = "ens5"
     ) -> None:

@@ -216,8 +216,8 @@ def test_several_hops(net: Net) -> None:
 
 def test_link_local_and_ipv6(net: Net) -> None:
     """IPv6, and a link-local address with its interface."""
-    node_ns, far = net.namespace("node"), net.namespace("far")
-    net.lan({node_ns: ["fd00:9::1/64"], far: ["fd00:9::2/64", "fe80::2/64"]}, device="ens1")
+    hosts, _ = net.hosts({"node": ["fd00:9::1/64"], "far": ["fd00:9::2/64", "fe80::2/64"]}, device="ens1")
+    node_ns, far = hosts["node"], hosts["far"]
     bird = Bird(
         far,
         f"""

@@ -123,10 +123,9 @@ class Mesh:
 
     def __init__(self, net: Net, style: Style) -> None:
         self.net, self.style = net, style
-        self.nodes = {name: net.namespace(name) for name in ADDRESS}
         self.birds: dict[str, Bird] = {}
         self.bgpds: dict[str, Bgpd] = {}
-        net.lan({made: [f"{ADDRESS[name]}/24", f"{ADDRESS6[name]}/64"] for name, made in self.nodes.items()})
+        self.nodes, _ = net.hosts({name: [f"{ADDRESS[name]}/24", f"{ADDRESS6[name]}/64"] for name in ADDRESS})
         for made in self.nodes.values():
             for device in ("cali0", "tunl0"):  # veth, where the kernel may have no IPIP
                 made.ip("link", "add", device, "type", "veth", "peer", "name", f"{device}-far")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from testing.daemons import Bgpd, Bird, Daemon, Frr
-from testing.namespaces import Namespace, Net, steady, wait_until
+from testing.namespaces import Net, steady, wait_until
 from testing.resources import affinity, bgp_configuration, node, pool, resource
 from tests.interop.suite import unmoved
 from tests.netns.cluster import Ping, pod
@@ -100,10 +100,7 @@ class Ground:
 
     def __init__(self, net: Net) -> None:
         self.net = net
-        self.nodes: dict[str, Namespace] = {name: net.namespace(name) for name in NUMBERS}
-        self.switch = net.lan(
-            {space: [f"{ipv4(name)}/24", f"{ipv6(name)}/64"] for name, space in self.nodes.items()}
-        )
+        self.nodes, _ = net.hosts({name: [f"{ipv4(name)}/24", f"{ipv6(name)}/64"] for name in NUMBERS})
         blocks = [affinity(name, of(name)) for name in NUMBERS for of in (block, block6)]
         self.bgpds = {
             name: Bgpd(

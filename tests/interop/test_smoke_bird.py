@@ -144,8 +144,8 @@ class Door:
 
 @pytest.mark.parametrize("asn", [65000, 4200000001], ids=["ibgp", "ebgp"])
 def test_both_ways(net: Net, asn: int, tmp_path: Path) -> None:
-    here, there = net.namespace("door"), net.namespace("bird")
-    net.lan({here: [f"{HERE}/24", f"{HERE6}/64"], there: [f"{THERE}/24", f"{THERE6}/64"]})
+    hosts, _ = net.hosts({"door": [f"{HERE}/24", f"{HERE6}/64"], "bird": [f"{THERE}/24", f"{THERE6}/64"]})
+    here, there = hosts["door"], hosts["bird"]
     table = (
         "route 10.48.0.0/26 blackhole; route 10.48.0.192/26 blackhole;",
         "route fd00:48:1::/122 blackhole;",

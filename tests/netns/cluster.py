@@ -37,9 +37,8 @@ class Cluster:
     ) -> None:
         self.net = net
         self.names = names or tuple(IPV4)
-        self.nodes: dict[str, Namespace] = {name: net.namespace(name) for name in self.names}
-        self.switch = net.lan(
-            {namespace: [f"{IPV4[name]}/24", f"{IPV6[name]}/64"] for name, namespace in self.nodes.items()}
+        self.nodes, self.switch = net.hosts(
+            {name: [f"{IPV4[name]}/24", f"{IPV6[name]}/64"] for name in self.names}
         )
         absent = set(IPV4) - set(self.names)
         cluster = [item for item in BASE if item["kind"] != "Node" or item["metadata"]["name"] not in absent]
