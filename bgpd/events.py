@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-PHRASES = frozenset(("cause", "detail", "error", "last", "message", "source", "what", "words"))
+PHRASES = frozenset(("cause", "detail", "error", "last", "message", "removed", "source", "what", "words"))
 """Fields whose text is for people: it may have spaces and quotes, and is quoted always."""
 
 

@@ -14,6 +14,7 @@ from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
+from bgpd.events import event
 from bgpd.model.doors import Impossible
 from bgpd.model.drain import Drain, OnCordon
 
@@ -48,7 +49,7 @@ class Draining:
             # One that was there before us is no step any more.
             self._cordoned_at = now if self._looked else -inf
         if self._looked and what != self._cordon:
-            log.warning("event=cordon drains=%s", what)
+            event(log, "cordon", logging.WARNING, drains=what)
         self._cordon, self._looked = what, True
 
     def level(self, now: float) -> Drain:
@@ -72,7 +73,7 @@ class Draining:
         if before is not None and withdraw and not before.withdraw:
             wait += max(0.0, now - began - STEP)
         self._order = _Order(withdraw, wait, began)
-        log.warning("event=drain withdraw=%s wait=%g", withdraw, wait)
+        event(log, "drain", logging.WARNING, withdraw=withdraw, wait=wait)
         if keep:
             self._keep("this node is drained, but only until bgpd restarts")
         end = "then withdrawn" if withdraw else "then advertised as the last resort"
@@ -82,7 +83,7 @@ class Draining:
     def undrain(self) -> str:
         """By the operator: as if it had never been ordered."""
         self._order = None
-        log.warning("event=undrain")
+        event(log, "undrain", logging.WARNING)
         self._keep("this node is not drained, but may be so again after a restart of bgpd")
         if self._cordoned_at is not None:
             return "the order is gone; the Node is still cordoned, and drain.on_cordon says what that means"
@@ -99,7 +100,7 @@ class Draining:
             return None
         except (OSError, ValueError, LookupError, TypeError) as error:
             # Who was ordered out of service must not come back because of a file.
-            log.warning("event=state_unreadable file=%s error=%r drained=True", self._file, str(error))
+            event(log, "state_unreadable", logging.WARNING, file=self._file, error=str(error), drained=True)
             return _Order(False, 0.0, -inf)
 
     def _keep(self, otherwise: str) -> None:
@@ -113,5 +114,5 @@ class Draining:
             fresh.replace(self._file)
         except OSError as error:
             why = f"{error.filename or self._directory}: {error.strerror}"
-            log.warning("event=state_not_kept cause=%r", why)
+            event(log, "state_not_kept", logging.WARNING, cause=why)
             raise Impossible(f"{otherwise}: {why}") from None

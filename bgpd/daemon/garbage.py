@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 
 from bgpd.config.config import Config
 from bgpd.datastore.store import Executor
+from bgpd.events import event
 from bgpd.model.ipam import SECOND, Ref, StoreFailed
 from bgpd.rules.ipam.garbage import Seen, sweep
 from bgpd.rules.ipam.lease import hold
@@ -61,7 +62,7 @@ class Collector:
         try:
             while True:
                 for line in await asyncio.to_thread(self.turn):
-                    log.info("event=ipam_garbage removed=%r", line)
+                    event(log, "ipam_garbage", removed=line)
                 await asyncio.sleep(RENEW_EVERY)
         finally:
             self._executor.store.close()
@@ -72,7 +73,7 @@ class Collector:
             done = self._turn()
         except (Refused, StoreFailed) as error:
             if str(error) != self._complaint:
-                log.warning("event=ipam_garbage_failed error=%r", str(error))
+                event(log, "ipam_garbage_failed", logging.WARNING, error=str(error))
             self._complaint = str(error)
             return ()
         self._complaint = ""
@@ -86,7 +87,7 @@ class Collector:
             hold(LEASE, self._node, self._clock(), elapsed, LEASE_SECONDS, self._seen)
         )
         if self.holds != held:
-            log.info("event=ipam_garbage_lease node=%s holds=%s", self._node, self.holds)
+            event(log, "ipam_garbage_lease", node=self._node, holds=self.holds)
         if not self.holds:
             self._suspects = {}
             self._next_sweep = 0

@@ -91,7 +91,7 @@ class Intent:
         now = time.monotonic()
         if self.drain_due(now):
             self.drain = self.draining.level(now)
-            log.info("event=drained step=%s", self.drain.name.lower())
+            event(log, "drained", step=self.drain.name.lower())
         if self.drain is not Drain.NONE:
             self.policy = replace(self.policy, drain=self.drain)
         self.kernel.follow_foreign = any(self.policy.filters_exports(family) for family in Family)
