@@ -34,7 +34,7 @@ class Admission:
         self.keys: dict[Net, str] = {}
         """TCP MD5 keys of the listening sockets."""
 
-    def want(self, peers: Iterable[PeerConfig], ranges: Sequence[DynamicRange]) -> None:
+    def want_peers(self, peers: Iterable[PeerConfig], ranges: Sequence[DynamicRange]) -> None:
         """All that may connect. Of several peers of one address the first with a password, by name, says which key
         the address has: there can be one only."""
         self._by_address = {}

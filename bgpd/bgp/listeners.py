@@ -51,7 +51,7 @@ class Listeners:
         """The sockets that listen, for another process, each with what it has TCP MD5 keys of."""
         return [(keyring.socket, keyring.nets) for keyring in self._keyrings.values()]
 
-    def want(self, places: frozenset[Place], keys: Mapping[Net, str]) -> None:
+    def want_places(self, places: frozenset[Place], keys: Mapping[Net, str]) -> None:
         """Where to listen from the next ``follow`` on, and the keys of all sockets, from now on."""
         self._wanted, self._keys = places, keys
         for keyring in self._keyrings.values():

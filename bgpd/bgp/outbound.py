@@ -9,9 +9,9 @@ it was sent and the new group's table, once that is whole (``move``). The answer
 begin and an end where the peer knows them (RFC 7313): one at a time, and at most one more after it, however many
 refreshes came meanwhile.
 
-Whatever is to be sent, a call of ``work`` and the calls of ``changed`` before it have one budget: of encoding, where
-an attribute set costs what many prefixes do, and of time. What is beyond it waits as missed, all sessions in turn.
-``daemon`` calls this with what ``rib.router`` decided; ``speaker`` carries the octets.
+Whatever is to be sent, a call of ``work`` and the calls of ``group_changed`` before it have one budget: of encoding,
+where an attribute set costs what many prefixes do, and of time. What is beyond it waits as missed, all sessions in
+turn. ``daemon`` calls this with what ``rib.router`` decided; ``speaker`` carries the octets.
 
 A session that another process had (``freeze``, ``resume``) is sent the difference too. What it was sent then is known
 by digests of what goes on the wire. Until all is heard again (``release_resumed``) nothing is withdrawn only because it
@@ -175,7 +175,7 @@ class Outbound:
         self._digests: dict[tuple[UpdateGroup, Attributes, Address], bytes] = {}
         """While sessions are compared with what another process sent them."""
 
-    def join(self, peer: Peer, groups: Mapping[Family, UpdateGroup]) -> None:
+    def add_session(self, peer: Peer, groups: Mapping[Family, UpdateGroup]) -> None:
         """A session is established: it is sent the whole table of each of its groups.
 
         Of a family without a group (this node has no next hop for it) it is sent End-of-RIB alone, and waits for that.
@@ -192,7 +192,7 @@ class Outbound:
         self, peer: Peer, groups: Mapping[Family, UpdateGroup], earlier: Mapping[Family, Earlier]
     ) -> None:
         """A session of another process goes on: it is sent what differs from what it was sent there."""
-        self.join(peer, groups)
+        self.add_session(peer, groups)
         for member in self._of(peer):
             was = earlier.get(member.family)
             if was is not None:
@@ -232,17 +232,17 @@ class Outbound:
         """What a group is sent, one of whose sessions is ``peer``: NLRI -> digest. Changes nothing."""
         return {nlri: self._digest(peer, group, out) for nlri, out in group.table.items()}
 
-    def leave(self, peer: Peer) -> None:
+    def remove_session(self, peer: Peer) -> None:
         """A session ended; nothing happens where the peer's next one has joined already."""
         for member in self._of(peer):
             self._by_peer.pop(peer.id, None)
             self._due.pop(member, None)
 
-    def move(self, moved: Mapping[Peer, Mapping[Family, UpdateGroup]]) -> None:
+    def move_sessions(self, moved: Mapping[Peer, Mapping[Family, UpdateGroup]]) -> None:
         """Sessions belong to these groups from now on.
 
-        All that was decided before must have been handed over by ``changed``: what these sessions were sent is what the
-        tables of their old groups hold now.
+        All that was decided before must have been handed over by ``group_changed``: what these sessions were sent is
+        what the tables of their old groups hold now.
         """
         copies: dict[UpdateGroup | None, dict[Prefix, Out]] = {}
         for peer, groups in moved.items():
@@ -263,7 +263,7 @@ class Outbound:
                 member.walk, member.at = (), 0
                 self._due[member] = None
 
-    def changed(self, group: UpdateGroup, changes: OutChanges) -> None:
+    def group_changed(self, group: UpdateGroup, changes: OutChanges) -> None:
         """What a group is sent changed: encode once, send to every member that is not behind. Where that is more than
         is left of the turn's budget, all of them are behind now."""
         self._budget -= _cost(now for _, now in changes.values())

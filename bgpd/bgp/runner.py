@@ -116,7 +116,7 @@ class Runner:
         link.connection = connection
         self.links[connection] = link
 
-    def received(self, connection: Connection, data: bytes) -> None:
+    def octets_received(self, connection: Connection, data: bytes) -> None:
         """Octets came."""
         self.session.receive(connection, data, now())
         self.pump()

@@ -141,8 +141,8 @@ class Speaker:
         """
         at = now()
         inherited, self._inherited = self._inherited, None
-        self._admission.want(peers.values(), dynamic)
-        self._listeners.want(frozenset((address, port) for address in addresses), self._admission.keys)
+        self._admission.want_peers(peers.values(), dynamic)
+        self._listeners.want_places(frozenset((address, port) for address in addresses), self._admission.keys)
         if inherited is not None:
             for frozen, address in inherited.neighbours():
                 self._meet_again(frozen, address)
@@ -414,7 +414,7 @@ class Speaker:
     def _take(self, link: Link, data: bytes) -> None:
         runner, connection = self._links.get(link), link.connection
         if runner is not None and connection is not None:
-            runner.received(connection, data)
+            runner.octets_received(connection, data)
 
     def link_writable(self, link: Link) -> None:
         """Output drained."""

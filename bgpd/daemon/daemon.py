@@ -307,7 +307,7 @@ class Daemon:
         """A session came up."""
         now = time.monotonic()
         self._router.session_up(peer, now)
-        self._outbound.join(peer, self._router.groups_of(peer))
+        self._outbound.add_session(peer, self._router.groups_of(peer))
         self._convergence.established(peer.id, peer.families, now, end_of_rib=peer.sends_end_of_rib)
         self._turn.kick()
 
@@ -322,7 +322,7 @@ class Daemon:
     def down(self, peer: Peer, down: Down) -> None:
         """A session ended."""
         self._upgrade.ended(peer.id)
-        self._outbound.leave(peer)
+        self._outbound.remove_session(peer)
         now = time.monotonic()
         paths = {family: self._router.adj_rib_in(family).peer_paths(peer.id) for family in peer.families}
         announced = {family: (prefix for prefix, _, _ in found) for family, found in paths.items()}
@@ -367,7 +367,7 @@ class Daemon:
 
     def fib_changed(self, family: Family, keys: Collection[FibKey]) -> None:
         """Somebody else changed what is ours."""
-        self._fibs[family].changed(keys)
+        self._fibs[family].kernel_changed(keys)
 
     def fib_suspect(self, family: Family | None, cause: str) -> None:
         """Routes may have gone without notice."""

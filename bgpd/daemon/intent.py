@@ -95,7 +95,7 @@ class Intent:
         if self.drain is not Drain.NONE:
             self.policy = replace(self.policy, drain=self.drain)
         self.kernel.follow_foreign = any(self.policy.filters_exports(family) for family in Family)
-        self.outbound.move(self.router.policy(self.policy))
+        self.outbound.move_sessions(self.router.policy(self.policy))
         self.originate()
 
     def drain_due(self, now: float) -> bool:

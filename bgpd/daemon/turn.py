@@ -78,12 +78,12 @@ class Turn:
         changes = self._router.take_changes()
         for family, fib in changes.fib.items():
             if fib:
-                self._fibs[family].want(fib)
+                self._fibs[family].want_routes(fib)
                 self._history.routes(family, fib)
         for programming in self._fibs.values():
             programming.settled(not more)
         for group, advertised in changes.adj_rib_out.items():
-            self._outbound.changed(group, advertised)
+            self._outbound.group_changed(group, advertised)
         if changes.fib or changes.adj_rib_out:
             self._facts.last_routes_change = time.time()
         if changes.adj_rib_out and self._cause_at is not None:

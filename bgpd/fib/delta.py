@@ -1,8 +1,8 @@
 """What is wanted, what is installed, and the difference between them, without doing the work ourselves (sans-IO).
 
-The caller asks ``due(now)`` for a batch, carries it out on a ``Target``, and says with ``done`` how that went. The
-newest value of a key wins (house rule 13); puts go before deletes, over the whole queue (rule 11); a failed key alone
-is retried, with backoff (``retry``, rule 10); what was there before and is not wanted is kept until ``release``
+The caller asks ``due(now)`` for a batch, carries it out on a ``Target``, and says with ``batch_done`` how that went.
+The newest value of a key wins (house rule 13); puts go before deletes, over the whole queue (rule 11); a failed key
+alone is retried, with backoff (``retry``, rule 10); what was there before and is not wanted is kept until ``release``
 (``adoption``, rule 5). One of these for each family of the kernel's routes, driven by ``programmer``.
 
 What is installed is stored once, by the target, which learns of it from its own writes, from events and from whole
@@ -229,7 +229,7 @@ class Delta(Generic[K, V]):
             self._held_back_since = None
         return tuple(deletes)
 
-    def done(self, batch: Batch[K, V], errors: Mapping[K, Exception], now: float) -> None:
+    def batch_done(self, batch: Batch[K, V], errors: Mapping[K, Exception], now: float) -> None:
         """The outcome of a batch: the keys not in ``errors`` are as asked."""
         self._in_flight = None
         if self._retries:

@@ -93,7 +93,7 @@ class Programming:
         if self._heard_at is None:
             self._heard_at = now
 
-    def want(self, changes: Mapping[FibKey, Forwarding | None]) -> None:
+    def want_routes(self, changes: Mapping[FibKey, Forwarding | None]) -> None:
         """What the router decided."""
         self.delta.want(self._wide.keep(changes) if self._wide else changes)
         self._resign(changes)
@@ -116,7 +116,7 @@ class Programming:
         self._wake.set()
         return self.delta.release()
 
-    def changed(self, keys: Collection[FibKey]) -> None:
+    def kernel_changed(self, keys: Collection[FibKey]) -> None:
         """Somebody else changed what is ours at these keys."""
         installed, wanted = self.target.installed.get, self.delta.wanted.get
         kinds: Counter[str] = Counter()
@@ -162,7 +162,7 @@ class Programming:
                 now = time.monotonic()
                 if errors:
                     self._refused(errors)
-                delta.done(batch, errors, now)
+                delta.batch_done(batch, errors, now)
                 self._resign(errors)
                 self.progressed()
                 self.metrics.observe_reconcile("apply", now - started)

@@ -251,7 +251,7 @@ class Fib:
                 for _ in range(_ATTEMPTS):
                     if self._writer.unsure:
                         self._door.ours_changed(self.family, (await self._sync()).keys)
-                    left = await self._writer.put(left, errors)
+                    left = await self._writer.put_routes(left, errors)
                     if not left:
                         break
                 await self._writer.delete(deletes, errors)
@@ -319,7 +319,7 @@ class Fib:
             return None
         old = installed.entries.get(key) if not body.tos else None
         if old is None:
-            others.put(prefix, body, flags)
+            others.put_route(prefix, body, flags)
             if key in self.conflicts:
                 self.conflicts.begin(key, self._door.describe(body))
             return None
@@ -327,14 +327,14 @@ class Fib:
             if others.at(key) is None:  # it took ours over
                 self._touch(key)
                 installed.remove(key)
-                others.put(prefix, body, flags)
+                others.put_route(prefix, body, flags)
                 self.conflicts.begin(key, self._door.describe(body))
                 return key
             self._door.suspect(self.family, "a route of a key that we share was replaced")
         via = meaning(old)
         if self.family is Family.IPV6 and isinstance(via, Via):  # merged with ours: the rest is theirs
             body = body._replace(hops=tuple(hop for hop in body.hops if hop not in via.hops))
-        others.put(prefix, body, flags)
+        others.put_route(prefix, body, flags)
         self.conflicts.begin(key, self._door.describe(body))
         return None
 

@@ -39,7 +39,7 @@ class Others:
                 return body
         return None
 
-    def put(self, prefix: Prefix, body: Body, flags: int) -> None:
+    def put_route(self, prefix: Prefix, body: Body, flags: int) -> None:
         """A route was made; ``flags`` are those of the kernel's message, and say which it replaced."""
         routes = list(self.table.get(prefix, ()))
         same = [i for i, other in enumerate(routes) if (other.metric, other.tos) == (body.metric, body.tos)]

@@ -309,7 +309,7 @@ class Kernel:
         if nexthop is None:
             return
         if message.type == rt.NEWNEXTHOP:
-            self._nexthops.put(nexthop)
+            self._nexthops.put_nexthop(nexthop)
         else:
             self._nexthops.drop(nexthop.id)
         for family, fib in self._fibs.items():

@@ -54,7 +54,7 @@ class NextHops:
             self.known = found
             self._exhausted = False
 
-    def put(self, nexthop: rt.NextHop) -> None:
+    def put_nexthop(self, nexthop: rt.NextHop) -> None:
         """It is there now: by an event, or made by us."""
         self.known[nexthop.id] = nexthop
         self._reserved.discard(nexthop.id)

@@ -94,7 +94,7 @@ class Writer:
         self._broken = False
         """The kernel refused to make an object of the put under way."""
 
-    async def put(
+    async def put_routes(
         self, puts: Mapping[FibKey, Forwarding], errors: dict[FibKey, Exception]
     ) -> dict[FibKey, Forwarding]:
         """Puts routes. ``errors`` gains and loses keys; what is returned is worth another try, after a reading."""
@@ -196,7 +196,7 @@ class Writer:
         await flight.launch(batch)
         await flight.land()
         if back:  # the kernel took a route with another metric for one that was gone already
-            await self.put(back, errors)
+            await self.put_routes(back, errors)
 
     # Packing.
 
@@ -365,14 +365,14 @@ class Writer:
         if refusal is None:
             hop = None if made.parts else made.via.hops[0]
             members = tuple(part.id for part in made.parts)
-            self._nexthops.put(rt.NextHop(made.id, rt.PROTO_BIRD, hop, members, False, True))
+            self._nexthops.put_nexthop(rt.NextHop(made.id, rt.PROTO_BIRD, hop, members, False, True))
             return
         made.failure = refusal
         self._broken = True
         self._installed.forget(made)
         if refusal.errno == errno.EEXIST:  # somebody took an id of our range: try another, keep off this one
             made.stale = True
-            self._nexthops.put(rt.NextHop(made.id, 0, None, (), False, False))
+            self._nexthops.put_nexthop(rt.NextHop(made.id, 0, None, (), False, False))
             return
         self._nexthops.drop(made.id)
         broken = next((part for part in made.parts if part.failure is not None), None)

@@ -41,10 +41,10 @@ from bgpd.rib.tables import AdjRibIn, LocRib
 from bgpd.rules.communities import GRACEFUL_SHUTDOWN
 from bgpd.rules.exports import GroupKey, group_keys
 from bgpd.rules.imports import (
+    as_taken,
     import_refusal,
     import_rules,
     long_lived,
-    received,
 )
 from bgpd.rules.policy import FamilyPolicy, RoutePolicy
 from bgpd.rules.priority import carries_metric, may_elevate
@@ -266,8 +266,8 @@ class Router:
         """Another policy: what differs by it is decided again, no session is touched. One that the policy does not know
         is about to end, and stays as it is.
 
-        Returns the sessions that belong to other groups now, with these (``Outbound.move``). Changes decided before
-        must have been taken.
+        Returns the sessions that belong to other groups now, with these (``Outbound.move_sessions``). Changes decided
+        before must have been taken.
         """
         old, self._policy = self._policy, new
         if new == old:
@@ -452,7 +452,7 @@ class Router:
     def _as_taken(self, path: Path) -> Path:
         made = self._altered.get(path)
         if made is None:
-            made = self._altered.keep(path, received(path), path)
+            made = self._altered.keep(path, as_taken(path), path)
         return made
 
     def _encodes(self) -> None:

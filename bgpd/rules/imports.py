@@ -125,7 +125,7 @@ def long_lived(path: Path) -> Path | None:
     return path._replace(attributes=replace(path.attributes, communities=(*communities, LLGR_STALE)))
 
 
-def received(path: Path) -> Path:
+def as_taken(path: Path) -> Path:
     """A path as it is taken into Adj-RIB-In: LOCAL_PREF 0 where the peer says that it goes away, and a link-local next
     hop with the interface that it is on, ``fe80::1%eth0`` (RFC 4007 §11), which ``kernel`` resolves there. The
     caller asks where either may be."""

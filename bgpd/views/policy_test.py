@@ -32,10 +32,10 @@ from bgpd.rib.groups import AdjRibsOut, ExportVerdict
 from bgpd.rules.exports import ExportRefusal, group_keys
 from bgpd.rules.imports import (
     altered,
+    as_taken,
     import_refusal,
     import_rules,
     import_verdict,
-    received,
     rejected,
     with_local_pref,
 )
@@ -136,7 +136,7 @@ class Outcome:
 def _imported(node: NodeView, peer: Peer, route: Route) -> Outcome:
     if route.source not in (None, RouteSource.BGP):
         raise BadRoute("source", "expected bgp: that is what a peer announces")
-    path = received(Learned(peer, route.attributes, route.next_hop or peer.config.address))
+    path = as_taken(Learned(peer, route.attributes, route.next_hop or peer.config.address))
     rules = import_rules(node.policy, peer, route.family)
     seen = with_local_pref(path.attributes)
     if refusal := import_refusal(path, rules):

@@ -54,7 +54,7 @@ class World:
     def land(self) -> None:
         if self.batch is not None:
             batch, self.batch = self.batch, None
-            self.it.done(batch, self.errors, self.now)
+            self.it.batch_done(batch, self.errors, self.now)
 
     def meddle(self, key: Key, value: str | None) -> None:
         if value is None:

@@ -164,19 +164,19 @@ class Lived:
     def on_policy(self, announced: RoutePolicy) -> None:
         self.carry()
         self.policy = announced
-        self.wire.outbound.move(self.core.router.policy(announced))
+        self.wire.outbound.move_sessions(self.core.router.policy(announced))
 
     def on_up(self, name: str) -> None:
         if name not in self.up:
             self.up.add(name)
             session = PEERS[name]
             self.core.router.session_up(session, 0.0)
-            self.wire.outbound.join(session, self.core.router.groups_of(session))
+            self.wire.outbound.add_session(session, self.core.router.groups_of(session))
 
     def on_down(self, name: str) -> None:
         self.up.discard(name)
         self.announced[name] = {}
-        self.wire.outbound.leave(PEERS[name])
+        self.wire.outbound.remove_session(PEERS[name])
         self.wire.heard.pop(PEERS[name], None)
         self.wire.hops.pop(PEERS[name], None)
         self.core.router.session_down(PEERS[name], lost(), 0.0)
@@ -208,7 +208,7 @@ class Lived:
     def carry(self) -> None:
         changes = self.core.apply()
         for group, advertised in changes.adj_rib_out.items():
-            self.wire.outbound.changed(group, advertised)
+            self.wire.outbound.group_changed(group, advertised)
 
     def settle(self) -> None:
         while self.core.router.work(3):

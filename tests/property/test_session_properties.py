@@ -113,14 +113,14 @@ class Longer(Lived):
         )
         self.due[name] = EndOfRib(V4)
         self.core.router.session_up(session, 0.0)
-        self.wire.outbound.join(session, self.core.router.groups_of(session))
+        self.wire.outbound.add_session(session, self.core.router.groups_of(session))
 
     def on_lose(self, name: str, keep: bool) -> None:
         if name not in self.up:
             return
         self.up.discard(name)
         session = self.session.pop(name)
-        self.wire.outbound.leave(session)
+        self.wire.outbound.remove_session(session)
         self.core.router.session_down(session, lost(*FAMILY) if keep else lost(), 0.0)
         self.kept[name], self.now[name] = (self.now[name] if keep else {}), {}
 

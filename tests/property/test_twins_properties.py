@@ -98,7 +98,7 @@ def test_what_is_wanted_at_once_is_wanted_as_key_by_key(
         else:
             if under_way:
                 for delta in (bulk, plain):
-                    delta.done(under_way[0], {}, 0.0)
+                    delta.batch_done(under_way[0], {}, 0.0)
                 under_way.clear()
             ours, theirs = bulk.due(0.0), plain.due(0.0)
             assert (ours is None) == (theirs is None)
@@ -109,7 +109,7 @@ def test_what_is_wanted_at_once_is_wanted_as_key_by_key(
                 under_way.append(ours)
                 if not slow:
                     for delta in (bulk, plain):
-                        delta.done(ours, {}, 0.0)
+                        delta.batch_done(ours, {}, 0.0)
                     under_way.clear()
         assert bulk.wanted == plain.wanted
         assert bulk._puts == plain._puts

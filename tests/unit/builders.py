@@ -337,7 +337,7 @@ class Line:
     def join_groups(self, each: Peer, groups: Mapping[Family, UpdateGroup]) -> None:
         for group in groups.values():
             group.members[each.id] = None
-        self.it.join(each, groups)
+        self.it.add_session(each, groups)
 
     def resume(self, each: Peer, earlier: Mapping[Family, Earlier]) -> None:
         """A session that another line had."""
@@ -349,14 +349,14 @@ class Line:
     def leave(self, each: Peer) -> None:
         for group in self.groups.values():
             group.members.pop(each.id, None)
-        self.it.leave(each)
+        self.it.remove_session(each)
 
     def move(self, each: Peer, groups: Mapping[Family, UpdateGroup]) -> None:
         """What the router does: the session has other groups."""
         for family, group in groups.items():
             self.groups[family].members.pop(each.id, None)
             group.members[each.id] = None
-        self.it.move({each: groups})
+        self.it.move_sessions({each: groups})
 
     def change(
         self, changes: Mapping[Prefix, Out | None], family: Family = V4, group: UpdateGroup | None = None
@@ -370,7 +370,7 @@ class Line:
                 table.pop(prefix, None)
             else:
                 table[prefix] = out
-        self.it.changed(group, group.take_changes())
+        self.it.group_changed(group, group.take_changes())
 
     def settle(self, settled: bool = True) -> None:
         while self.it.work(settled):

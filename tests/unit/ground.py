@@ -44,7 +44,7 @@ class Ground:
         self.outbound = Outbound(lambda peer, octets: True)
         self.core.up(*peers)
         for each in peers:
-            self.outbound.join(each, self.core.router.groups_of(each))
+            self.outbound.add_session(each, self.core.router.groups_of(each))
 
     @staticmethod
     def status(of: Peer) -> PeerStatus:
@@ -57,7 +57,7 @@ class Ground:
             delta, target = self.fibs[family].delta, self.fibs[family].target
             delta.want({(pfx(text), metric): value})
             while batch := delta.due(0.0):
-                delta.done(batch, target.apply_now(batch.puts, batch.deletes), 0.0)
+                delta.batch_done(batch, target.apply_now(batch.puts, batch.deletes), 0.0)
         while self.outbound.work(settled=True):
             pass
 

@@ -32,7 +32,7 @@ def listen(
 
 def admission(*wanted: PeerConfig | DynamicRange) -> Admission:
     made = Admission()
-    made.want(
+    made.want_peers(
         [each for each in wanted if isinstance(each, PeerConfig)],
         [each for each in wanted if isinstance(each, DynamicRange)],
     )

@@ -23,15 +23,15 @@ def programming() -> tuple[Programming, list[FibKey]]:
 def test_what_is_wanted_no_longer_is_resigned() -> None:
     """The rack switch withdraws what another's route stood in the way of: nothing of ours is there to delete."""
     made, resigned = programming()
-    made.want({KEY: BLACKHOLE, OTHER: BLACKHOLE})
+    made.want_routes({KEY: BLACKHOLE, OTHER: BLACKHOLE})
     assert resigned == []
-    made.want({KEY: None, OTHER: BLACKHOLE})
+    made.want_routes({KEY: None, OTHER: BLACKHOLE})
     assert resigned == [KEY]
 
 
 def test_what_another_took_over_and_nobody_wants_is_resigned() -> None:
     made, resigned = programming()
-    made.changed([KEY])
+    made.kernel_changed([KEY])
     assert resigned == [KEY]
 
 
@@ -58,9 +58,9 @@ def test_conflicts_are_logged_when_they_begin_and_when_they_are_over(
 def test_repairs_are_logged_once_a_report(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     made, _ = programming()
-    made.want({KEY: BLACKHOLE, OTHER: BLACKHOLE})
-    made.changed([KEY])
-    made.changed([OTHER])
+    made.want_routes({KEY: BLACKHOLE, OTHER: BLACKHOLE})
+    made.kernel_changed([KEY])
+    made.kernel_changed([OTHER])
     made.report()
     made.report()
     assert caplog.messages == ["event=repairs family=ipv4 missing=2"]

@@ -35,7 +35,7 @@ class Rig:
         if batch is None:
             return False
         self.batches.append(batch)
-        self.it.done(batch, self.target.apply_now(batch.puts, batch.deletes), self.now)
+        self.it.batch_done(batch, self.target.apply_now(batch.puts, batch.deletes), self.now)
         return True
 
     def settle(self) -> list[tuple[str, Key]]:
@@ -193,7 +193,7 @@ def test_changes_during_a_flight() -> None:
     assert batch is not None
     assert rig.it.due(0.0) is None, "one at a time"
     rig.it.want({A: "2", B: None, C: "1"})
-    rig.it.done(batch, rig.target.apply_now(batch.puts, batch.deletes), 0.0)
+    rig.it.batch_done(batch, rig.target.apply_now(batch.puts, batch.deletes), 0.0)
     assert rig.settle() == [("put", A), ("put", C), ("delete", B)]
     assert rig.equal()
 
@@ -206,7 +206,7 @@ def test_back_to_the_old_value_during_a_flight() -> None:
     batch = rig.it.due(0.0)
     assert batch is not None
     rig.it.want({A: "1", B: "1"})
-    rig.it.done(batch, rig.target.apply_now(batch.puts, batch.deletes), 0.0)
+    rig.it.batch_done(batch, rig.target.apply_now(batch.puts, batch.deletes), 0.0)
     rig.settle()
     assert rig.target.state == {A: "1", B: "1"}
     assert rig.equal()
@@ -361,7 +361,7 @@ def test_the_failure_of_what_is_no_longer_wanted_is_forgotten() -> None:
     batch = rig.it.due(0.0)
     assert batch is not None
     rig.it.want({A: None})
-    rig.it.done(batch, {A: OSError("no")}, 0.0)
+    rig.it.batch_done(batch, {A: OSError("no")}, 0.0)
     assert (rig.settle(), rig.it.errors, rig.it.pending) == ([], {}, 0)
 
 
@@ -422,7 +422,7 @@ def test_an_observation_during_a_flight_is_newer_than_its_outcome() -> None:
     del rig.target.state[A]
     rig.target.state[B] = "evil"
     rig.hear({A: None, B: "evil"})
-    rig.it.done(batch, errors, 0.0)
+    rig.it.batch_done(batch, errors, 0.0)
     assert rig.settle() == [("put", A), ("delete", B)]
     assert rig.equal()
 

@@ -57,22 +57,22 @@ async def rest() -> None:
 async def test_a_start_takes_no_hop_from_a_route_of_before() -> None:
     """The peers come one after the other: the first one heard does not get all traffic."""
     async with started(key=THREE, other=ONE) as (made, target):
-        made.want({KEY: ONE, OTHER: ONE})
+        made.want_routes({KEY: ONE, OTHER: ONE})
         await rest()
-        made.want({KEY: TWO})
-        await rest()
-        assert not target.log
-        made.want({KEY: THREE})
+        made.want_routes({KEY: TWO})
         await rest()
         assert not target.log
-        made.want({KEY: TWO})
+        made.want_routes({KEY: THREE})
+        await rest()
+        assert not target.log
+        made.want_routes({KEY: TWO})
         await rest()
         assert target.state == {KEY: TWO, OTHER: ONE}, "its state is whole: what is less now is less"
 
 
 async def test_the_end_of_the_start_takes_what_nobody_announced() -> None:
     async with started(key=TWO, other=TWO) as (made, target):
-        made.want({KEY: ONE})
+        made.want_routes({KEY: ONE})
         await rest()
         assert not target.log
         assert made.release() == 1
@@ -83,19 +83,19 @@ async def test_the_end_of_the_start_takes_what_nobody_announced() -> None:
 @pytest.mark.parametrize("value", [ELSEWHERE, via("10.0.1.1", "10.0.1.4"), THREE, BLACKHOLE])
 async def test_what_is_not_less_of_a_route_of_before_is_done_at_once(value: Forwarding) -> None:
     async with started(key=TWO) as (made, target):
-        made.want({KEY: ONE})
-        made.want({KEY: value})
+        made.want_routes({KEY: ONE})
+        made.want_routes({KEY: value})
         await rest()
         assert target.state == {KEY: value}
-        made.want({KEY: ONE})
+        made.want_routes({KEY: ONE})
         await rest()
         assert target.state == {KEY: ONE}
 
 
 async def test_a_route_of_before_that_is_withdrawn_goes() -> None:
     async with started(key=TWO) as (made, target):
-        made.want({KEY: ONE})
-        made.want({KEY: None})
+        made.want_routes({KEY: ONE})
+        made.want_routes({KEY: None})
         made.release()
         await rest()
         assert target.state == {}
@@ -105,20 +105,20 @@ async def test_a_route_of_before_that_is_withdrawn_goes() -> None:
 async def test_a_route_of_before_that_others_change_is_put_right(left: Via | None) -> None:
     """A link went down: what is wanted meanwhile is written, not waited with."""
     async with started(key=TWO) as (made, target):
-        made.want({KEY: ONE})
+        made.want_routes({KEY: ONE})
         await rest()
         if left is None:
             del target.state[KEY]
         else:
             target.state[KEY] = left
-        made.changed(list(target.hear({KEY: left})))
+        made.kernel_changed(list(target.hear({KEY: left})))
         await rest()
         assert target.state == {KEY: ONE}
 
 
 async def test_a_whole_compare_keeps_what_is_as_before() -> None:
     async with started(key=TWO, other=TWO) as (made, target):
-        made.want({KEY: ONE, OTHER: ONE})
+        made.want_routes({KEY: ONE, OTHER: ONE})
         await rest()
         del target.state[OTHER]
         made.suspect("the test")

@@ -74,7 +74,7 @@ class Around:
 
     # the update groups
 
-    def move(self, moved: Any) -> None: ...
+    def move_sessions(self, moved: Any) -> None: ...
 
     def refresh(self, session: Any, family: Family) -> None:
         self.calls.append(("advertise", family))

@@ -209,7 +209,7 @@ def test_the_next_session_of_a_peer_is_sent_all_and_the_end_of_the_old_one_is_la
     line.settle()
     second = again(first)
     line.join(second)
-    line.it.leave(first)
+    line.it.remove_session(first)
     line.it.writable(first)
     line.settle()
     line.change({OTHER: HERE})

@@ -51,7 +51,7 @@ class Node:
     ) -> rt.Body:  # fmt: skip
         family, prefix = parse_prefix(text)
         body = rt.Body(metric, protocol, kind, 254, tos, hops, nexthop, None, True)
-        self.others[family].put(prefix, body, flags)
+        self.others[family].put_route(prefix, body, flags)
         self.neighbours.review(family, [prefix])
         return body
 
@@ -147,10 +147,10 @@ def test_a_device_route_puts_the_next_hop_on_its_link(node: Node) -> None:
 
 
 def test_routes_over_objects(node: Node) -> None:
-    node.nexthops.put(rt.NextHop(5, 3, hop("10.0.1.5", ENS5), (), False, True))
-    node.nexthops.put(rt.NextHop(6, 3, hop("10.0.2.6", ENS6), (), False, True))
-    node.nexthops.put(rt.NextHop(7, 3, None, (5, 6), False, True))
-    node.nexthops.put(rt.NextHop(8, 3, None, (), True, True))
+    node.nexthops.put_nexthop(rt.NextHop(5, 3, hop("10.0.1.5", ENS5), (), False, True))
+    node.nexthops.put_nexthop(rt.NextHop(6, 3, hop("10.0.2.6", ENS6), (), False, True))
+    node.nexthops.put_nexthop(rt.NextHop(7, 3, None, (5, 6), False, True))
+    node.nexthops.put_nexthop(rt.NextHop(8, 3, None, (), True, True))
     node.route("192.0.2.0/25", nexthop=7)
     node.route("192.0.2.128/26", nexthop=8)
     node.route("192.0.2.192/26", hop("10.0.1.9", ENS5), nexthop=99)  # unknown: as the message spelled it
@@ -237,13 +237,13 @@ class TestOthers:
         others, prefix = Others(Family.IPV4), parse_prefix("10.48.0.0/26")[1]
         one, two, three, four = (self.body(i) for i in range(1, 5))
         high, low = self.body(9, metric=50), self.body(8, metric=5)
-        others.put(prefix, high, rt.F_CREATE)
-        others.put(prefix, one, rt.F_CREATE)
-        others.put(prefix, two, rt.F_CREATE | rt.F_APPEND)
-        others.put(prefix, three, rt.F_CREATE)
-        others.put(prefix, low, rt.F_CREATE)
+        others.put_route(prefix, high, rt.F_CREATE)
+        others.put_route(prefix, one, rt.F_CREATE)
+        others.put_route(prefix, two, rt.F_CREATE | rt.F_APPEND)
+        others.put_route(prefix, three, rt.F_CREATE)
+        others.put_route(prefix, low, rt.F_CREATE)
         assert others.routes(prefix) == (three, one, two, low, high)
-        others.put(prefix, four, rt.F_REPLACE)
+        others.put_route(prefix, four, rt.F_REPLACE)
         assert others.routes(prefix) == (four, one, two, low, high)
         assert others.at((prefix, 50)) == high
         assert others.at((prefix, 51)) is None
@@ -258,28 +258,28 @@ class TestOthers:
     def test_a_link_that_goes_takes_routes_over_it_alone(self) -> None:
         others = Others(Family.IPV4)
         alone, shared, hole = (parse_prefix(f"10.48.{i}.0/24")[1] for i in range(3))
-        others.put(alone, self.body(1), 0)
+        others.put_route(alone, self.body(1), 0)
         two_legs = self.body(1)._replace(hops=(hop("10.0.1.1", ENS5), hop("10.0.2.1", ENS6)))
-        others.put(shared, two_legs, 0)
-        others.put(hole, self.body(1)._replace(type=6, hops=()), 0)
+        others.put_route(shared, two_legs, 0)
+        others.put_route(hole, self.body(1)._replace(type=6, hops=()), 0)
         assert others.drop_link(ENS5) == {alone}
         assert {prefix for prefix, _ in others} == {shared, hole}
 
     def test_a_whole_reading_says_what_differs(self) -> None:
         others = Others(Family.IPV4)
         a, b, c = (parse_prefix(f"10.48.0.{i}/32")[1] for i in range(3))
-        others.put(a, self.body(1), 0)
-        others.put(b, self.body(1), 0)
+        others.put_route(a, self.body(1), 0)
+        others.put_route(b, self.body(1), 0)
         assert others.replace({a: (self.body(1),), c: (self.body(1),)}) == {b, c}
         assert others.hosts == {a, c}
 
 
 def test_ids_are_reserved_until_made_or_dropped() -> None:
     nexthops = NextHops(NO_COMMANDS, range(10, 13))
-    nexthops.put(rt.NextHop(11, 0, None, (), False, True))
+    nexthops.put_nexthop(rt.NextHop(11, 0, None, (), False, True))
     assert [nexthops.reserve() for _ in range(3)] == [10, 12, None]
     nexthops.drop(10)
-    nexthops.put(rt.NextHop(12, rt.PROTO_BIRD, None, (), False, True))
+    nexthops.put_nexthop(rt.NextHop(12, rt.PROTO_BIRD, None, (), False, True))
     assert [nexthops.reserve() for _ in range(2)] == [10, None]
     assert nexthops.is_ours(12) and not nexthops.is_ours(11) and not nexthops.is_ours(10)
 
@@ -287,7 +287,7 @@ def test_ids_are_reserved_until_made_or_dropped() -> None:
 def test_unused_objects_of_ours() -> None:
     nexthops = NextHops(NO_COMMANDS, range(10, 20))
     for number, protocol, members in ((10, 12, ()), (11, 12, ()), (12, 12, (10,)), (13, 3, ()), (99, 12, ())):
-        nexthops.put(rt.NextHop(number, protocol, hop("10.0.1.1", ENS5), members, False, True))
+        nexthops.put_nexthop(rt.NextHop(number, protocol, hop("10.0.1.1", ENS5), members, False, True))
     assert sorted(nexthops.unused({11})) == [12], "10 is held by the group, 13 and 99 are not ours"
     nexthops.drop(12)
     assert sorted(nexthops.unused({11})) == [10]

@@ -54,7 +54,7 @@ def test_the_export_filters_rule() -> None:
     filters = rules(reject(BLOCK), accept("192.0.2.0/24"), name="out")
     ground.core.router.policy(policy(filters=filters, peers=named(x=PeerPolicy(("out",)))))
     ground.core.hear(A, announce(path(A), BLOCK, "192.0.2.0/25")).originate(origination(pools=[POOL]))
-    ground.outbound.move({X: ground.core.router.groups_of(X)})
+    ground.outbound.move_sessions({X: ground.core.router.groups_of(X)})
     ground.install()
     holds(
         ground.why(BLOCK),
