@@ -44,6 +44,10 @@ log = logging.getLogger(__name__)
 
 DIAL_DELAYS = (0.0, 1.0, 2.0, 4.0, 5.0)
 IDLE_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+AFTER_HARD_RESET = 0.5
+"""Seconds until a peer is dialled that was sent a hard reset: one that sees the new connection before it has read the
+NOTIFICATION on the old one takes it for a restart, and keeps the paths that must go (seen with FRR, for its restart
+time)."""
 STABLE = 10.0
 """A session that lasted so many seconds starts the delays anew."""
 PREFIX_LIMIT_IDLE = 60.0
@@ -356,7 +360,7 @@ class Session:
         before, self.config = self.config, config
         if changed := reset_by(before, config, established=self.established is not None):
             self.epoch += 1
-            hard = not _WHO.isdisjoint(changed)
+            hard, was_up = not _WHO.isdisjoint(changed), self.established is not None
             for connection in list(self.connections):
                 peer = connection.peer
                 # A peer that keeps routes when TCP breaks, but not over a NOTIFICATION, is sent none.
@@ -366,6 +370,8 @@ class Session:
                 cease = None if silent else Notification(6, Cease.CONFIG_CHANGE)
                 self._close(connection, cease, DownReason.CONFIG, "configuration changed", now, hard=hard)
             self._restart(now)
+            if hard and was_up:
+                self._dial_at = now + AFTER_HARD_RESET
 
     def remove(self, now: float) -> None:
         """No longer configured: Cease 6/3; the session is dead, and nothing of it is kept."""

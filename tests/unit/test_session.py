@@ -12,7 +12,7 @@ import pytest
 
 from bgpd.bgp import connection as connection_module
 from bgpd.bgp.connection import Connection, Refresh, Routes, Up
-from bgpd.bgp.session import Ended, Session, SessionEvent
+from bgpd.bgp.session import AFTER_HARD_RESET, Ended, Session, SessionEvent
 from bgpd.bgp.wire.exa.messages import (
     KEEPALIVE_MESSAGE,
     Notification,
@@ -703,6 +703,21 @@ def test_why_it_fell_is_kept_apart_from_why_it_cannot_come_up() -> None:
     assert session.fall == (fell, 100.0) and session.last_error == ""
 
 
+def test_a_peer_has_time_to_read_a_hard_reset_before_it_is_dialled() -> None:
+    """Or it takes the new connection for a restart, and keeps what was announced by the old AS."""
+    session = make()
+    up(session, dial(session), 0.0)
+    session.configure(replace(CONFIG, local_asn=65001), 9.0)
+    assert not session.take_dial(9.0) and session.next_deadline() == 9.5 and session.take_dial(9.5)
+    session = make()
+    session.configure(replace(CONFIG, local_asn=65001), 9.0)
+    assert session.take_dial(9.0), "nothing was up"
+    session = make()
+    up(session, dial(session), 0.0)
+    session.configure(replace(CONFIG, keepalive_time=7.0), 9.0)
+    assert session.take_dial(9.0), "no hard reset"
+
+
 def test_jitter_is_a_quarter() -> None:
     waits = set()
     for seed in range(50):
@@ -975,7 +990,7 @@ def test_orders(name: str) -> None:
     assert session.state is state
     assert session.flaps == {reason.value: 1}
     if state is SessionState.ACTIVE:
-        assert session.take_dial(9.0)
+        assert session.take_dial(9.0 + (AFTER_HARD_RESET if name == "changed" else 0.0))
     if name == "shut down":
         assert sent.shutdown_text == "night"
         assert session.last_error == "NOTIFICATION sent 6/2 Administrative Shutdown: night"
