@@ -45,9 +45,9 @@ log = logging.getLogger(__name__)
 DIAL_DELAYS = (0.0, 1.0, 2.0, 4.0, 5.0)
 IDLE_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 AFTER_HARD_RESET = 0.5
-"""Seconds until a peer is dialled that was sent a hard reset: one that sees the new connection before it has read the
-NOTIFICATION on the old one takes it for a restart, and keeps the paths that must go (seen with FRR, for its restart
-time)."""
+"""Seconds until a peer is dialled by another AS number than before, after a hard reset: one that sees the new
+connection before it has read the NOTIFICATION on the old one takes it for a restart, and keeps the paths that must go
+(seen with FRR, for its restart time)."""
 STABLE = 10.0
 """A session that lasted so many seconds starts the delays anew."""
 PREFIX_LIMIT_IDLE = 60.0
@@ -370,7 +370,7 @@ class Session:
                 cease = None if silent else Notification(6, Cease.CONFIG_CHANGE)
                 self._close(connection, cease, DownReason.CONFIG, "configuration changed", now, hard=hard)
             self._restart(now)
-            if hard and was_up:
+            if was_up and "local_asn" in changed:
                 self._dial_at = now + AFTER_HARD_RESET
 
     def remove(self, now: float) -> None:
