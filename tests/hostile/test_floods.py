@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from bgpd.bgp.transport import HIGH_WATER, READ_SIZE
-from bgpd.bgp.wire.exa import KEEPALIVE_MESSAGE, Notification, encode_refresh
+from bgpd.bgp.wire.exa.messages import KEEPALIVE_MESSAGE, Notification, encode_refresh
 from bgpd.bgp.wire.update import message
 from bgpd.model.peer import PeerConfig
 from bgpd.model.prefix import address_text

@@ -293,10 +293,11 @@ class FarGobgp(Far):
         return dict(self.daemon.heard(self.node_address(family)))
 
     def saw_restart(self) -> bool:
-        # The capability comes as its protobuf octets: field 1 of the message is the flags, 8 is the restart bit.
+        # The capability comes as its protobuf octets: field 1 of the message is the flags: 8 is R, 4 is N.
         for capability in self.daemon.neighbor(self.node_ipv4)["state"]["remote_cap"]:
             if capability["type_url"].endswith(".GracefulRestartCapability"):
-                return base64.b64decode(capability["value"])[:2] == b"\x08\x08"
+                flags = base64.b64decode(capability["value"])[:2]
+                return flags[:1] == b"\x08" and bool(flags[1] & 8)
         return False
 
     def last_words(self) -> str:

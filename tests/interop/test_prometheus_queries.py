@@ -36,14 +36,14 @@ def node() -> Iterator[int]:
     sys.path.insert(0, str(UNIT))
     from fake_views import FakeViews
 
-    from bgpd.observe.metrics import Metrics
+    from bgpd.observe.metrics import Metrics, Scrape
 
-    metrics = Metrics(FakeViews())
+    metrics, views = Metrics(), FakeViews()
     metrics.observe_fib_programming(0.004)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body, content_type = metrics.render(self.headers.get("Accept", ""))
+            body, content_type = metrics.render(self.headers.get("Accept", ""), Scrape.of(views))
             self.send_response(200)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))

@@ -253,7 +253,9 @@ def test_peers_come_and_go_alone(net: Net) -> None:
     gone = [route for route in cluster.expected("worker2") if "::30" in route or "1.30" in route]
     cluster.wait_routes("worker2", [route for route in cluster.expected("worker2") if route not in gone], 2)
     lost = cluster.bgpds["worker1"].peers()["Mesh_10_0_1_31"]
-    assert {"direction": "received", "code": 6, "subcode": 3, "count": 1} in lost["notifications"]
+    assert {"direction": "received", "code": 6, "subcode": 9, "count": 1} in lost["notifications"], (
+        "a hard reset"
+    )
     assert others() == kept
     bgpd.write("cluster", *BASE)
     cluster.wait_routes("worker2", cluster.expected("worker2"), 10)

@@ -7,6 +7,7 @@ from typing import Any
 from bgpd.bgp.outbound import Outbound
 from bgpd.config.reading import parse
 from bgpd.fib.programmer import Programming
+from bgpd.model.drain import Drain
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, Family
 from bgpd.model.resources import Snapshot
@@ -30,6 +31,7 @@ class Ground:
         self.config = parse("node: worker1", "test")
         self.snapshot, self.peering = snapshot, None
         self.originations: dict[Family, Origination] = {}
+        self.drain = Drain.NONE
         self.statuses: list[PeerStatus] = [self.status(each) for each in peers]
         self.sessions = {each.id: each for each in peers}
         self.conflicts: dict[tuple[bytes, int], str] = {}

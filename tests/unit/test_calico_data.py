@@ -13,7 +13,7 @@ from bgpd.datastore.etcd.layout import Keys, document
 from bgpd.datastore.kubernetes import kinds
 from bgpd.datastore.objects import Objects
 from bgpd.model.resources import Snapshot
-from bgpd.rules.originate import blocks
+from bgpd.views.blocks import blocks
 from tests import calico_dump
 
 BORROWED = {

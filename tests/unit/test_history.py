@@ -78,14 +78,16 @@ def test_events_are_entries_with_their_fields(history: History) -> None:
 
 
 def test_the_log_may_be_quieter(history: History, capsys: pytest.CaptureFixture[str]) -> None:
-    before = logging.getLogger().handlers[:]
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
     try:
         configure("error")
         event(log, "peer_up", peer="a")
         assert names(found(history)) == ["peer_up"]
         assert capsys.readouterr().err == ""
     finally:
-        logging.getLogger().handlers[:] = before
+        root.handlers[:] = before
+        root.setLevel(level)
 
 
 def test_few_routes_are_entries_of_their_own(history: History) -> None:

@@ -40,13 +40,13 @@ def test_what_does_more_than_forward_is_not_plain(extra: bytes, plain: bool) -> 
     read = rt.read_nexthop(data, single(data))
     assert read is not None and (read.hop, read.plain) == (HOP, plain)
     table = NextHops(None, IDS)  # type: ignore[arg-type]  # nothing is written here
-    table.put(read)
+    table.put_nexthop(read)
     assert (table.forwarding(1000) is not None) == plain
 
 
 async def test_what_happens_during_a_reading_wins_over_it(monkeypatch: pytest.MonkeyPatch) -> None:
     table = NextHops(None, IDS)  # type: ignore[arg-type]
-    table.put(PLAIN)
+    table.put_nexthop(PLAIN)
     changed = PLAIN._replace(hop=HOP._replace(ifindex=9))
 
     async def dump(kind: int, begin: Callable[[], None], take: Callable[[bytes, Any], None]) -> None:
@@ -54,8 +54,8 @@ async def test_what_happens_during_a_reading_wins_over_it(monkeypatch: pytest.Mo
         for number in (1000, 1001, 1002):
             data = octets(number)
             take(data, single(data))
-        table.put(changed)  # it was read, and is another by now
-        table.put(PLAIN._replace(id=1003))  # it came behind where the reading was
+        table.put_nexthop(changed)  # it was read, and is another by now
+        table.put_nexthop(PLAIN._replace(id=1003))  # it came behind where the reading was
         table.drop(1001)  # it was read, and is gone
 
     monkeypatch.setattr(nexthop_objects, "dump_each", dump)
@@ -68,8 +68,8 @@ async def test_what_happens_during_a_reading_wins_over_it(monkeypatch: pytest.Mo
 
 def test_an_object_of_another_in_our_range_is_not_ours() -> None:
     table = NextHops(None, IDS)  # type: ignore[arg-type]
-    table.put(PLAIN._replace(protocol=4))
+    table.put_nexthop(PLAIN._replace(protocol=4))
     assert not table.is_ours(1000) and table.unused(set()) == []
-    table.put(PLAIN._replace(id=5))
+    table.put_nexthop(PLAIN._replace(id=5))
     assert not table.is_ours(5), "outside of our range"
     assert table.hops(77) is None
