@@ -53,6 +53,6 @@ def test_what_a_restart_left_is_taken_away_and_its_address_given_back(pod: Any) 
 
 def test_a_pod_that_lives_is_not_made_again(pod: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     add(pod, "web")
-    monkeypatch.setattr(Path, "is_mount", lambda path: path == pod.NAMESPACES / "web")
+    monkeypatch.setattr(pod.os.path, "ismount", lambda path: path == pod.NAMESPACES / "web")
     with pytest.raises(FileExistsError):
         add(pod, "web")
