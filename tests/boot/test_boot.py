@@ -100,6 +100,8 @@ def machine(peer: Bgpd) -> Iterator[Machine]:
 def install(machine: Machine) -> None:
     """By the README's own lines; pip finds what it needs in the machine."""
     machine.write_resources("cluster", *CLUSTER)
+    # Its sessions carry IPv6 too, which an operator has to allow: systemd/sysctl.d leaves that to him.
+    machine.script("sysctl --write net.ipv6.conf.all.forwarding=1")
     lines = shell_example(PROJECT / "README.md", INSTALL)
     machine.script(lines, timeout=240, env={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": WHEELS})
     more = shell_example(PROJECT / "systemd/README.md", INSTALL).splitlines()

@@ -26,6 +26,7 @@ def machine(peer: Bgpd) -> Iterator[Machine]:
     try:
         made.boot()
         made.write_resources("cluster", *CLUSTER)
+        made.script("sysctl --write net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
         install(made, "1")
         made.script("bgpd config check && systemctl restart systemd-networkd && systemctl enable --now bgpd")
         settled(made, peer)
