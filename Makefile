@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Hundreds of daemons are started: each module is compiled once, whatever the caller's environment says.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test cluster-test boot long lint types imports format fuzz chaos bench reference packages clean
@@ -42,8 +44,8 @@ cluster-test: setup ## the datastores on a real kube-apiserver (builds one the f
 	tests/boot/prepare $(@D)
 	@touch $@
 
-long: setup ## what takes minutes: a full table at hold time 3 s (ROUTES=1000000)
-	$(BIN)/pytest -n 0 -m long tests/netns $(ARGS)
+long: setup ## what takes minutes: a full table at hold time 3 s (ROUTES=1000000), ten upgrades
+	$(BIN)/pytest -n 0 -m long tests/netns tests/interop $(ARGS)
 
 lint: setup ## style, types, import contracts
 	$(BIN)/ruff check .
