@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from testing.daemons import Bird
 from testing.namespaces import Net, wait_until
 from testing.resources import bgp_configuration, bgp_filter, bgp_peer, node, pool
@@ -381,6 +383,7 @@ def own_as_on_the_path(world: World) -> None:
     world.soon(lambda: OUTSIDE in world.kernel(), "twice is allowed")
 
 
+@pytest.mark.long
 def test_changes_while_routes_flow(net: Net) -> None:
     world = World(net)
     world.start()

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import pytest
+
 from testing.daemons import Bgpd, Bird, Daemon, Frr
 from testing.namespaces import Net, steady, wait_until
 from testing.resources import affinity, bgp_configuration, node, pool, resource
@@ -255,6 +257,7 @@ def test_a_pair(net: Net) -> None:
     assert ground.since() == sessions
 
 
+@pytest.mark.long
 def test_a_reflector_is_killed(net: Net) -> None:
     """kill -9: no client loses a route or a packet; also not when it comes back, and not when the other goes then."""
     ground = Ground(net)

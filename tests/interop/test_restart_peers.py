@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import time
 
+import pytest
+
 from testing.namespaces import Net, steady, wait_until
 from tests.interop.far import FarBird, FarFrr
 from tests.interop.suite import ASN, OWN, THEIRS, Ground
@@ -14,6 +16,7 @@ LIFE = 6
 IN_POOL = {"10.48.1.0/26", "fd48:0:0:1::/122"}
 
 
+@pytest.mark.long
 def test_bird_that_dies_lives_on_for_long(net: Net) -> None:
     """It asks for a long life: its routes stay after its restart time, marked, are advertised to a peer that knows what
     that is, withdrawn from one that does not, and go in the end."""

@@ -141,6 +141,7 @@ def test_bgpctl_starts_the_next_process_or_leaves_all_as_it_is(net: Net) -> None
         wait_until(lambda: not Path(f"/proc/{pid}").exists(), 10, "it ends")
 
 
+@pytest.mark.long
 def test_a_peer_that_cannot_be_asked_again(net: Net) -> None:
     """Without route refresh what it had sent comes along: nothing is missing, and nothing stays that it takes back."""
     far = FarBird(net, 2, asn=ASN, node_asn=ASN, announced=THEIRS, extra="enable route refresh off;")
@@ -162,6 +163,7 @@ def test_a_peer_that_cannot_be_asked_again(net: Net) -> None:
     ground.wait_kernel(*THEIRS[1:], without=THEIRS[:1])
 
 
+@pytest.mark.long
 def test_what_needs_another_session_falls_back_alone(net: Net) -> None:
     """The next process has another hold time for one peer: that session goes by graceful restart, the others stay."""
     ground, fars = ground_of(net)

@@ -469,6 +469,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
 
 
+@pytest.mark.long
 def test_the_demo_holds(commands: None, name: str) -> None:
     """Every fact of the story, with the real daemons; and it ends clean."""
     outcome = run_cli("demo", str(SHIPPED / "workers.clab.yml"), "--name", name, timeout=90)

@@ -332,6 +332,7 @@ WRITER = (
 )
 
 
+@pytest.mark.long
 def test_cleanup_refuses_while_another_daemon_is_at_work(net: Net, tmp_path: Path) -> None:
     """BIRD by its name, though it writes nothing just now; anybody else by what it writes."""
     cluster = Cluster(net, "worker1").start()

@@ -48,7 +48,7 @@ def keyed(name: str, address: str, key: str) -> dict[str, object]:
     return bgp_peer(f"peer-{address[-2:]}", address, 65001, password=ref)
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("form", ["text", pytest.param("json", marks=pytest.mark.long)])
 def test_no_output_has_a_secret(net: Net, form: str) -> None:
     space = net.namespace("worker1")
     net.lan({space: ["10.0.1.30/24"], net.namespace("other"): ["10.0.1.91/24"]})
