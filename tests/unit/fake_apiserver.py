@@ -38,7 +38,9 @@ class FakeApiServer:
         self.version = 10
         self.compacted = 0
         self.streaming = False
-        """Whether there are streaming lists; whether they may be selected by a field there is not."""
+        """Whether there are streaming lists."""
+        self.selectable = False
+        """Whether objects may be selected by ``spec.node``; a watch shows all the same what changes of others."""
         self.away = False
         self.refuse: Callable[[web.Request], web.Response | None] = lambda request: None
         self.requests: list[str] = []
@@ -128,7 +130,7 @@ class FakeApiServer:
         if parts[-2] in PLURALS.values():
             found = self.objects.get((parts[-2], parts[-1]))
             return status(404, "not found") if found is None else web.json_response(found)
-        if "fieldSelector" in request.query:
+        if "fieldSelector" in request.query and not self.selectable:
             return status(400, "field label not supported: spec.node")
         if "watch" in request.query:
             return await self._watch(request, parts[-1])
@@ -136,7 +138,7 @@ class FakeApiServer:
         items = [
             found
             for (plural, _), found in self.objects.items()
-            if plural == parts[-1] and _selected(found, selector)
+            if plural == parts[-1] and _selected(found, selector) and _of_node(found, request)
         ]
         return web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": items})
 
@@ -176,7 +178,7 @@ class FakeApiServer:
                     await self._line(answer, "ERROR", {"kind": "Status", "code": 500, "message": words})
                     return answer
                 for (of, _), found in list(self.objects.items()):
-                    if of == plural:
+                    if of == plural and _of_node(found, request):
                         await self._line(answer, "ADDED", found)
                 at = self.version
                 metadata = {"resourceVersion": str(at), "annotations": {"k8s.io/initial-events-end": "true"}}
@@ -204,6 +206,11 @@ def status(code: int, message: str, **headers: str) -> web.Response:
     return web.json_response(
         {"kind": "Status", "code": code, "message": message}, status=code, headers=headers
     )
+
+
+def _of_node(found: dict[str, Any], request: web.Request) -> bool:
+    wanted = request.query.get("fieldSelector", "").removeprefix("spec.node=")
+    return not wanted or found["spec"]["node"] == wanted
 
 
 def _selected(found: dict[str, Any], selector: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from bgpd.datastore.cluster import Cluster
 from bgpd.datastore.kubernetes.client import Access
 from bgpd.datastore.kubernetes.feeds import Kubernetes
 from bgpd.datastore.kubernetes.kinds import NODES, SERVICES, SLICES, reduced
+from bgpd.datastore.reflector import Put, Whole
+from bgpd.model.resources import Snapshot
 from tests.datastore_contract import OWN, Backend, DatastoreContract, node, pool, watching
 from tests.unit.fake_apiserver import CALICO, PLURALS, FakeApiServer, status
 
@@ -57,6 +60,29 @@ async def backend(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 class TestContract(DatastoreContract):
     pass
+
+
+@pytest.mark.parametrize("selectable", [False, True])
+async def test_a_streaming_list_that_is_refused_is_blamed_on_what_was_at_fault(
+    backend: Store, selectable: bool
+) -> None:
+    """A server without one of the two is asked with the other, whichever collection comes first."""
+    backend.server.selectable = selectable
+    source = Kubernetes(Access(backend.kubeconfig), OWN, False)
+    backend.put(node())
+    for of in (OWN, "other"):
+        spec = {"node": of, "cidr": "10.48.0.0/26", "state": "confirmed", "deleted": "false"}
+        backend.put({"kind": "BlockAffinity", "metadata": {"name": f"of-{of}"}, "spec": spec})
+    feed = source.feeds(Snapshot())["blockaffinities"]
+    keys: set[str] = set()
+    async with contextlib.aclosing(feed.follow(None)) as following:
+        async for events in following:
+            keys |= {each.key for each in events if isinstance(each, Put)}
+            if any(isinstance(each, Whole) for each in events):
+                break
+    await source.close()
+    assert len(keys) == 1
+    assert (source.streaming, feed._select) == (backend.server.streaming, selectable)  # type: ignore[attr-defined]
 
 
 async def test_a_broken_watch_goes_on_where_it_was(backend: Store) -> None:

@@ -135,11 +135,13 @@ class KindFeed:
             namespace = await source.namespace() if self._kind is kinds.SECRETS else None
             path = self._kind.path(api, namespace)
             selector = f"metadata.name={self.scope}" if self.scope else ""
+            # A streaming list was refused: a plain LIST shows whether for the streaming or for the selecting.
+            doubted = False
             while True:
                 params = {"fieldSelector": selector} if selector else {}
                 if self._select:
                     params["fieldSelector"] = f"spec.node={source.node}"
-                streaming, selecting = source.streaming, self._select
+                streaming = source.streaming and not doubted
                 try:
                     if position is not None or streaming:
                         async with contextlib.aclosing(self._watch(path, params, api, position)) as watch:
@@ -149,15 +151,17 @@ class KindFeed:
                     listing = client.items(path, {**params, "resourceVersion": "0"})
                     async with contextlib.aclosing(listing) as items:
                         async for found, version in items:
+                            if doubted:
+                                doubted = source.streaming = False
                             yield [*self._puts(found, api), *([Whole(version)] if version else ())]
                             position = version or None
                 except Trouble as trouble:
                     if trouble.kind is not Kind.UNSUPPORTED or position is not None:
                         raise
-                    if selecting:
-                        self._select = False  # no field of that name: all are read, and dropped here
-                    elif streaming:
-                        source.streaming = False
+                    if streaming:
+                        doubted = True
+                    elif self._select:  # no field of that name: all are read, and dropped here
+                        doubted = self._select = False
                     else:
                         raise
         except Trouble as trouble:
