@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 
 import pytest
@@ -14,6 +15,9 @@ pytest.register_assert_rewrite("tests.interop.suite")
 
 settings.register_profile("bgpd", deadline=None)  # a busy machine makes no property false
 settings.load_profile("bgpd")
+
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+"""A run that is terminated takes its namespaces and processes down, as one that is interrupted does."""
 
 NET = pytest.StashKey[Net]()
 
