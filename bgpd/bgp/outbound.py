@@ -402,6 +402,16 @@ class Outbound:
         sets: set[Attributes] = set()
         known: set[int] = set()  # by identity, which is quicker to ask
         looked = cost = 0
+
+        def announce(prefix: Prefix, attributes: Attributes) -> None:
+            nonlocal cost
+            announced.append(prefix)
+            if (which := id(attributes)) not in known:
+                known.add(which)
+                if attributes not in sets:
+                    sets.add(attributes)
+                    cost += _cost_of_set(attributes)
+
         for prefix in list(islice(missed, CHUNK)):
             if cost >= MOST_SETS:
                 break
@@ -420,12 +430,7 @@ class Outbound:
             if now is None:
                 gone[prefix] = None
                 continue
-            announced.append(prefix)
-            if (which := id(now.attributes)) not in known:
-                known.add(which)
-                if now.attributes not in sets:
-                    sets.add(now.attributes)
-                    cost += _cost_of_set(now.attributes)
+            announce(prefix, now.attributes)
         for prefix in () if missed else member.walk[member.at : member.at + CHUNK - looked]:
             if cost >= MOST_SETS:
                 break
@@ -434,12 +439,7 @@ class Outbound:
             now = table.get(prefix)
             if now is None or now.source == peer.id:
                 continue
-            announced.append(prefix)
-            if (which := id(now.attributes)) not in known:
-                known.add(which)
-                if now.attributes not in sets:
-                    sets.add(now.attributes)
-                    cost += _cost_of_set(now.attributes)
+            announce(prefix, now.attributes)
         if member.at >= len(member.walk):
             member.walk, member.at = (), 0
         withdrawn: list[Prefix] = []

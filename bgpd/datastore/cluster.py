@@ -15,9 +15,9 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from asyncinotify import Mask
 
@@ -59,6 +59,29 @@ class Feed(Protocol):
     def follow(self, position: str | None) -> AsyncGenerator[list[Event]]:
         """Everything from a position on (``None``: a whole list first, ended by ``Whole``), until the connection ends.
         An empty list says that there is one. Raises ``Trouble``."""
+
+
+async def follow(
+    feed: Feed,
+    reflector: Reflector,
+    take: Callable[[list[Event]], Awaitable[None]],
+    troubled: Callable[[Trouble], None],
+) -> NoReturn:
+    """Keeps one collection equal to the server's, for ever: ``take`` gets what comes, ``troubled`` why it broke off."""
+    while True:
+        position = reflector.begin(time.monotonic())
+        trouble: Trouble | None = None
+        try:
+            async with contextlib.aclosing(feed.follow(position)) as feed_events:
+                async for events in feed_events:
+                    await take(events)
+        except Trouble as error:
+            trouble = error
+        kind, after = (trouble.kind, trouble.retry_after) if trouble else (None, None)
+        wait = reflector.broke(kind, time.monotonic(), after)
+        if trouble is not None:
+            troubled(trouble)
+        await asyncio.sleep(wait)
 
 
 class Source(Protocol):
@@ -233,23 +256,16 @@ class Cluster:
 
     async def _follow(self, collection: str, following: _Following) -> None:
         """Keeps one collection equal to the server's, for ever."""
-        reflector, feed = following.reflector, following.feed
-        while True:
-            position = reflector.begin(time.monotonic())
-            trouble: Trouble | None = None
-            try:
-                async with contextlib.aclosing(feed.follow(position)) as feed_events:
-                    async for events in feed_events:
-                        await self._take(collection, following, events)
-            except Trouble as error:
-                trouble = error
-            kind, after = (trouble.kind, trouble.retry_after) if trouble else (None, None)
-            wait = reflector.broke(kind, time.monotonic(), after)
-            if trouble is not None:
-                self._errors[trouble.kind.value] += 1
-                if trouble.kind not in (Kind.EXPIRED, Kind.BUSY):
-                    self._report(collection, following, trouble)
-            await asyncio.sleep(wait)
+
+        async def take(events: list[Event]) -> None:
+            await self._take(collection, following, events)
+
+        def troubled(trouble: Trouble) -> None:
+            self._errors[trouble.kind.value] += 1
+            if trouble.kind not in (Kind.EXPIRED, Kind.BUSY):
+                self._report(collection, following, trouble)
+
+        await follow(following.feed, following.reflector, take, troubled)
 
     async def _take(self, collection: str, following: _Following, events: list[Event]) -> None:
         if following.trouble is not None:

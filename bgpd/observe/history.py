@@ -74,8 +74,9 @@ class History(logging.Handler):
             for key, forwarding in changes.items():
                 self._routes[family, key] = now, "" if forwarding is None else self._describe(forwarding)
             return
-        self._counted[family, True] += sum(forwarding is not None for forwarding in changes.values())
-        self._counted[family, False] += sum(forwarding is None for forwarding in changes.values())
+        gone = sum(forwarding is None for forwarding in changes.values())
+        self._counted[family, False] += gone
+        self._counted[family, True] += len(changes) - gone
 
     def _add(self, at: float, name: str, fields: Mapping[str, object], level: str) -> None:
         entry = {"event": name, "level": level} | {key: _plain(value) for key, value in fields.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from bgpd.datastore.store import Store
 from bgpd.model.ipam import Affinity, Kind, State, StoreUnwritten
 from bgpd.model.networks import IPNetwork
 from tests import calico_dump, ipam_writers
-from tests.cluster.servers import ApiServer, apiserver_binary, missing, until
-from tests.cluster.test_manifests import PATHS, documents, served
+from tests.cluster.definitions import CALICO
+from tests.cluster.manifests import server_without_calico
+from tests.cluster.servers import ApiServer, apiserver_binary, missing
 from tests.unit.store_contract import StoreContract, made
 
 BINARY = apiserver_binary()
@@ -27,7 +27,6 @@ pytestmark = [
     pytest.mark.skipif(BINARY is None, reason="no kube-apiserver: tests/cluster/build-apiserver needs Go"),
     pytest.mark.skipif(bool(missing("etcd", "openssl")), reason="etcd-server or openssl is missing"),
 ]
-CALICO = "/apis/crd.projectcalico.org/v1"
 PLURALS = {
     "IPPool": "ippools",
     "IPAMBlock": "ipamblocks",
@@ -42,21 +41,8 @@ PLURALS = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     assert BINARY is not None
-    made = ApiServer(tmp_path_factory.mktemp("apiserver"), BINARY)
-    try:
-        made.start()
-        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
-        made.apply(namespace, "/api/v1/namespaces/kube-system")
-        for document in documents("without-calico"):
-            metadata = document["metadata"]
-            path = PATHS[document["kind"]].format(namespace=metadata.get("namespace"))
-            made.apply(document, f"{path}/{metadata['name']}")
-        for plural in PLURALS.values():
-            until(functools.partial(served, made, f"{CALICO}/{plural}"), plural)
+    with server_without_calico(tmp_path_factory.mktemp("apiserver"), BINARY, PLURALS.values()) as made:
         yield made
-    finally:
-        made.stop()
-        made.etcd.stop()
 
 
 @pytest.fixture

@@ -4,14 +4,12 @@ account that they make."""
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from bgpd.config.reading import parse
 from bgpd.datastore.cluster import Cluster
@@ -24,69 +22,33 @@ from bgpd.datastore.kubernetes.reports import (
     clear_network_unavailable,
 )
 from bgpd.datastore.trouble import Kind, Trouble
-from tests.cluster.servers import ApiServer, apiserver_binary, missing, until
+from tests.cluster.definitions import CALICO
+from tests.cluster.manifests import PATHS, documents, server_without_calico
+from tests.cluster.servers import ApiServer, apiserver_binary, missing
 from tests.datastore_contract import OWN, Watching
 
-MANIFESTS = Path(__file__).parents[2] / "config" / "kubernetes"
 BINARY = apiserver_binary()
 pytestmark = [
     pytest.mark.cluster,
     pytest.mark.skipif(BINARY is None, reason="no kube-apiserver: tests/cluster/build-apiserver needs Go"),
     pytest.mark.skipif(bool(missing("etcd", "openssl")), reason="etcd-server or openssl is missing"),
 ]
-CALICO = "/apis/crd.projectcalico.org/v1"
-PATHS = {
-    "ServiceAccount": "/api/v1/namespaces/kube-system/serviceaccounts",
-    "ConfigMap": "/api/v1/namespaces/kube-system/configmaps",
-    "DaemonSet": "/apis/apps/v1/namespaces/kube-system/daemonsets",
-    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
-    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-    "Role": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/roles",
-    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings",
-    "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
-}
-
-
-def documents(overlay: str) -> Iterator[dict[str, Any]]:
-    """What a kustomization names, its bases first."""
-    directory = MANIFESTS / overlay
-    for name in yaml.safe_load((directory / "kustomization.yaml").read_text())["resources"]:
-        if (directory / name).is_dir():
-            yield from documents(str((directory / name).resolve().relative_to(MANIFESTS)))
-        else:
-            yield from yaml.safe_load_all((directory / name).read_text())
-
-
-def served(server: ApiServer, path: str) -> bool:
-    return '"items"' in server.request("GET", path, text=True, accept=(404, 429, 503))
+PLURALS = (
+    "bgpconfigurations",
+    "bgppeers",
+    "bgpfilters",
+    "ippools",
+    "blockaffinities",
+    "ipamblocks",
+    "caliconodestatuses",
+)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     assert BINARY is not None
-    server = ApiServer(tmp_path_factory.mktemp("apiserver"), BINARY)
-    try:
-        server.start()
-        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
-        server.apply(namespace, "/api/v1/namespaces/kube-system")
-        for document in documents("without-calico"):
-            metadata = document["metadata"]
-            path = PATHS[document["kind"]].format(namespace=metadata.get("namespace"))
-            server.apply(document, f"{path}/{metadata['name']}")
-        for plural in (
-            "bgpconfigurations",
-            "bgppeers",
-            "bgpfilters",
-            "ippools",
-            "blockaffinities",
-            "ipamblocks",
-            "caliconodestatuses",
-        ):
-            until(functools.partial(served, server, f"{CALICO}/{plural}"), plural)
-        yield server
-    finally:
-        server.stop()
-        server.etcd.stop()
+    with server_without_calico(tmp_path_factory.mktemp("apiserver"), BINARY, PLURALS) as made:
+        yield made
 
 
 def put(server: ApiServer, kind: str, plural: str, name: str, spec: dict[str, Any]) -> None:

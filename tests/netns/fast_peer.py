@@ -15,21 +15,9 @@ import sys
 import time
 from collections.abc import Iterator
 
-MARKER = b"\xff" * 16
+from raw_peer import dial, message, open_message
+
 BASE, STEP, AT_ONCE = 0x40000000, 64, 700
-
-
-def message(kind: int, body: bytes = b"") -> bytes:
-    """A message with its header (RFC 4271 §4.1)."""
-    return MARKER + struct.pack("!HB", 19 + len(body), kind) + body
-
-
-def open_message(asn: int, router_id: str, hold: int) -> bytes:
-    """An OPEN with IPv4 unicast and four-octet AS numbers."""
-    capabilities = bytes.fromhex("010400010001") + b"\x41\x04" + struct.pack("!I", asn)
-    parameters = b"\x02" + bytes([len(capabilities)]) + capabilities
-    head = struct.pack("!BHH", 4, asn, hold) + socket.inet_aton(router_id)
-    return message(1, head + bytes([len(parameters)]) + parameters)
 
 
 def table(count: int, next_hop: str) -> Iterator[bytes]:
@@ -114,16 +102,6 @@ def main() -> None:
             for answer in heard.take(data):
                 out += answer
     print(f"closed {heard.end}", flush=True)
-
-
-def dial(local: str, node: str) -> socket.socket:
-    """A connection; the node may not listen yet."""
-    for _ in range(100):
-        try:
-            return socket.create_connection((node, 179), 10, (local, 0))
-        except ConnectionRefusedError:
-            time.sleep(0.1)
-    raise SystemExit("nobody listens")
 
 
 if __name__ == "__main__":

@@ -20,12 +20,15 @@ def message(kind: int, body: bytes = b"") -> bytes:
     return MARKER + struct.pack("!HB", 19 + len(body), kind) + body
 
 
-def open_message(asn: int, router_id: str) -> bytes:
+def open_message(asn: int, router_id: str, hold: int = 90) -> bytes:
     """An OPEN with IPv4 unicast and four-octet AS numbers."""
     capabilities = bytes.fromhex("010400010001") + b"\x41\x04" + struct.pack("!I", asn)
     parameters = b"\x02" + bytes([len(capabilities)]) + capabilities
     body = (
-        struct.pack("!BHH", 4, asn, 90) + socket.inet_aton(router_id) + bytes([len(parameters)]) + parameters
+        struct.pack("!BHH", 4, asn, hold)
+        + socket.inet_aton(router_id)
+        + bytes([len(parameters)])
+        + parameters
     )
     return message(1, body)
 

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from unwritable import check_unwritable_output
 
 from bgpd import __version__
 from bgpd.cli import daemon
@@ -216,15 +217,7 @@ def test_output_that_cannot_be_written(argv: list[str], unbuffered: str) -> None
     root = str(Path(daemon.__file__).parents[2])
     known = {**os.environ, "PYTHONUNBUFFERED": unbuffered, "PYTHONPATH": root}
     command = [sys.executable, "-m", "bgpd", *argv]
-    with open("/dev/full", "w") as full:
-        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=known, check=False)
-    assert run.stderr == "bgpd: the output cannot be written: No space left on device\n"
-    assert run.returncode == 1
-    read, write = os.pipe()
-    os.close(read)
-    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=known, check=False)
-    os.close(write)
-    assert (run.stderr, run.returncode) == ("", 141)
+    check_unwritable_output("bgpd", command, known)
 
 
 def test_all_that_is_printed_goes_through_one_door() -> None:

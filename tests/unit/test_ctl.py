@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import pytest
 from fake_views import NO_CHANGES, NOW, FakeViews
+from unwritable import check_unwritable_output
 
 from bgpd.cli import ctl, ctl_commands, peers, screens
 from bgpd.cli.client import Client, Unreachable
@@ -627,15 +628,7 @@ def test_output_that_cannot_be_written(
     """A full disk under the output: one line says so, whether it shows at the first write or at the last."""
     command = [sys.executable, "-m", "bgpd.cli.ctl", *argv]
     known = environment(served, PYTHONUNBUFFERED=unbuffered)
-    with open("/dev/full", "w") as full:
-        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=known, check=False)
-        assert run.stderr == "bgpctl: the output cannot be written: No space left on device\n"
-        assert run.returncode == 1
-    read, write = os.pipe()
-    os.close(read)
-    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=known, check=False)
-    os.close(write)
-    assert (run.stderr, run.returncode) == ("", 141)
+    check_unwritable_output("bgpctl", command, known)
 
 
 def test_complaints_that_nobody_hears(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ Nothing else depends on it: what the server refuses is logged once and tried aga
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -15,10 +14,11 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from bgpd.datastore.cluster import follow
 from bgpd.datastore.kubernetes import kinds
 from bgpd.datastore.kubernetes.client import Document, KubernetesClient
 from bgpd.datastore.kubernetes.feeds import KindFeed, Kubernetes
-from bgpd.datastore.reflector import Gone, Reflector
+from bgpd.datastore.reflector import Event, Gone, Reflector
 from bgpd.datastore.trouble import Kind, Trouble
 from bgpd.events import event
 
@@ -83,25 +83,21 @@ class NodeStatuses:
     async def _follow(self) -> None:
         feed = KindFeed(self._source, kinds.STATUSES, "")
         reflector = Reflector(random.random)
-        while True:
-            position = reflector.begin(time.monotonic())
-            trouble: Trouble | None = None
-            try:
-                async with contextlib.aclosing(feed.follow(position)) as told:
-                    async for events in told:
-                        self._refusals.taken("caliconodestatuses (read)")
-                        for each in reflector.take(events):
-                            if isinstance(each, Gone):
-                                self._wanted.pop(each.key, None)
-                            elif self._wanted.get(each.key) != (spec := each.document.get("spec") or {}):
-                                self._wanted[each.key] = spec  # not at our own writes
-                                self._due[each.key] = 0.0
-            except Trouble as error:
-                trouble = error
-                if error.kind is not Kind.EXPIRED:
-                    self._refusals.refused("caliconodestatuses (read)", error)
-            kind, after = (trouble.kind, trouble.retry_after) if trouble else (None, None)
-            await asyncio.sleep(reflector.broke(kind, time.monotonic(), after))
+
+        async def take(events: list[Event]) -> None:
+            self._refusals.taken("caliconodestatuses (read)")
+            for each in reflector.take(events):
+                if isinstance(each, Gone):
+                    self._wanted.pop(each.key, None)
+                elif self._wanted.get(each.key) != (spec := each.document.get("spec") or {}):
+                    self._wanted[each.key] = spec  # not at our own writes
+                    self._due[each.key] = 0.0
+
+        def troubled(trouble: Trouble) -> None:
+            if trouble.kind is not Kind.EXPIRED:
+                self._refusals.refused("caliconodestatuses (read)", trouble)
+
+        await follow(feed, reflector, take, troubled)
 
     async def _keep(self) -> None:
         while True:
