@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from bgpd.config.places import is_resource
 from bgpd.datastore.calico import allocation
+from bgpd.datastore.replacing import replacing
 from bgpd.model.ipam import Conflict, Kind, Ref, Stored, StoreFailed, StoreUnwritten, Value
 
 LOCK_TIMEOUT = 10.0
@@ -229,18 +230,12 @@ class FilesStore:
             raise _unwritten(path, error) from None
 
     def _replace(self, path: Path, text: str) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
         try:
             path.parent.mkdir(exist_ok=True)
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
+            with replacing(path) as file:
+                file.write(text.encode())
                 os.fchmod(file.fileno(), _mode(path))
-                os.fsync(file.fileno())
-            temporary.replace(path)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise _unwritten(path, error) from None
 
     @contextlib.contextmanager

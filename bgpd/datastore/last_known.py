@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from bgpd.datastore.reflector import Put
+from bgpd.datastore.replacing import replacing
 from bgpd.events import event
 
 NAME = "datastore.jsonl"
@@ -73,16 +73,8 @@ class LastKnown:
                 return
             head = json.dumps({"format": FORMAT, "source": identity, "objects": len(lines)}).encode()
             self.path.parent.mkdir(0o750, parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=".datastore-", dir=self.path.parent)
-            try:
-                with open(descriptor, "wb") as file:
-                    file.writelines(line + b"\n" for line in (head, *lines))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(name, self.path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            with replacing(self.path) as file:
+                file.writelines(line + b"\n" for line in (head, *lines))
             self._stamped, self._failed = now, ""
         except OSError as error:
             self._dirty = True

@@ -12,7 +12,6 @@ import asyncio
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from bgpd.datastore.cluster import Cluster, Source
 from bgpd.datastore.last_known import Found
 from bgpd.datastore.reflector import Put
+from bgpd.datastore.replacing import replacing
 from bgpd.datastore.synced import SYNCED
 from bgpd.events import event
 
@@ -142,19 +142,11 @@ def _replace(path: Path, data: bytes) -> bool:
             return False
     except FileNotFoundError:
         pass
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            parent = path.parent.stat()
-            if os.fstat(file.fileno()).st_gid != parent.st_gid:
-                with suppress(PermissionError):
-                    os.fchown(file.fileno(), -1, parent.st_gid)
-            os.fchmod(file.fileno(), PRIVATE)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        file.write(data)
+        parent = path.parent.stat()
+        if os.fstat(file.fileno()).st_gid != parent.st_gid:
+            with suppress(PermissionError):
+                os.fchown(file.fileno(), -1, parent.st_gid)
+        os.fchmod(file.fileno(), PRIVATE)
     return True
