@@ -121,6 +121,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return answer({"error": "the configuration was not taken", "problems": problems}, 422)
     except web.HTTPException as error:
         return answer({"error": error.text or error.reason}, error.status)
+    except web.RequestPayloadError:
+        return answer({"error": "the body of the request is not what its head says"}, 400)
     except ConnectionError:
         raise
     except TimeoutError:

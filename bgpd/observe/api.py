@@ -23,11 +23,27 @@ from bgpd.observe.probes import Probes
 
 with lean_import("aiohttp"):
     from aiohttp import web
+    from aiohttp.http_exceptions import HttpProcessingError
 
 log = logging.getLogger(__name__)
 
 ACCEPTED_AT_ONCE = 8
 """Connections taken at one turn of the loop. asyncio tries on as often, where there are no descriptors."""
+
+
+NO_HTTP = (HttpProcessingError, web.RequestPayloadError)
+"""What aiohttp finds of octets that are no request, or whose body is not what its head says."""
+
+
+class _NoRequests(logging.Filter):
+    """Passes over what is no HTTP: its sender gets 400, and whoever reaches the port could fill the log with it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], NO_HTTP))
+
+
+_server_log = logging.getLogger(f"{__name__}.server")
+_server_log.addFilter(_NoRequests())
 
 
 class Api:
@@ -105,7 +121,7 @@ class Api:
 
         app.middlewares.insert(0, busy)
         # A client that is still reading must not hold up the daemon's end.
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, logger=_server_log)
         await runner.setup()
         self._runners.append(runner)
         assert runner.server is not None

@@ -692,6 +692,29 @@ async def test_a_body_that_is_not_as_asked_is_400(client: aiohttp.ClientSession,
         assert (await response.json())["error"]
 
 
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        ("Content-Length: 3\r\nContent-Encoding: deflate", b"\x1f\x8b\x08"),
+        ("Transfer-Encoding: chunked", b"zz\r\n"),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 3", b"abc"),
+        ("Content-Length: three", b"abc"),
+        ("no colon", b""),
+    ],
+)
+async def test_what_is_no_http_is_the_askers_mistake_and_fills_no_log(
+    directory: Path, api: Api, head: str, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    for path in ("/v1/peer-action", "/v1/plan", "/metrics"):
+        reader, writer = await asyncio.open_unix_connection(str(directory / "api.sock"))
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode() + body)
+        async with asyncio.timeout(5):
+            assert (await reader.readline()).split()[1] in (b"400", b"405")
+        writer.close()
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("body", [b"[" * 60000, b'{"name": "\\ud800", "text": "\\ud800"}', b"[]", b"7"])
 async def test_a_plan_that_is_not_as_asked_is_400(client: aiohttp.ClientSession, body: bytes) -> None:
     async with client.post("/v1/plan", data=body) as response:
