@@ -4,10 +4,10 @@ A session that reads too slowly leaves the common road: the prefixes it missed w
 value of each wins), are encoded from the group's table when its socket drains, and it joins the others again. A new
 session starts that way, with a walk over the whole table before it. When it has caught up and the node knows all it
 will announce (``release_end_of_rib``), it is sent End-of-RIB (RFC 4724 §4.1), once. Nothing is advertised to the
-session it was learned from. A session that another policy puts into another group is sent the difference: between what
-it was sent and the new group's table, once that is whole (``move``). The answer to a refresh is a walk too, with a
-begin and an end where the peer knows them (RFC 7313): one at a time, and at most one more after it, however many
-refreshes came meanwhile.
+session it was learned from, nor to the peer that is its next hop. A session that another policy puts into another group
+is sent the difference: between what it was sent and the new group's table, once that is whole (``move``). The answer to
+a refresh is a walk too, with a begin and an end where the peer knows them (RFC 7313): one at a time, and at most one
+more after it, however many refreshes came meanwhile.
 
 Whatever is to be sent, a call of ``work`` and the calls of ``group_changed`` before it have one budget: of encoding,
 where an attribute set costs what many prefixes do, and of time. What is beyond it waits as missed, all sessions in
@@ -37,6 +37,7 @@ from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix, without_path_id
 from bgpd.model.route import Attributes, Out
 from bgpd.rib.groups import OutChanges, UpdateGroup
+from bgpd.rules.exports import peer_refusal
 
 _Encoded = dict[tuple[UpdateGroup | None, tuple[Prefix, ...], tuple[Prefix, ...]], bytes]
 """Group, prefixes announced, prefixes withdrawn -> octets, while the tables do not change."""
@@ -152,7 +153,7 @@ class Left(NamedTuple):
     unsure: frozenset[Prefix]
     """NLRI that may have been sent in any state, or not at all."""
     never: frozenset[Prefix]
-    """NLRI that were not sent: learned from it, or not yet."""
+    """NLRI that were not sent: not for this peer (``peer_refusal``), or not yet."""
     other: Mapping[Prefix, bytes]
     """NLRI -> digest of what the process before this one sent, where nothing else was sent since."""
     end_of_rib_due: bool
@@ -217,11 +218,11 @@ class Outbound:
             group, resumption = member.group, member.resumption or _Resumption({})
             before, never = resumption.before, resumption.deferred.keys() - resumption.has
             other = {nlri: digest for nlri, digest in before.items() if digest}
-            learned = group.table.items() if group is not None and group.learned_from(peer.id) else ()
+            table = group.table.items() if group is not None and group.kept_back(peer) else ()
             found[member.family] = Left(
                 group=group,
                 unsure=frozenset((*member.waiting, *before, *resumption.deferred)) - other.keys() - never,
-                never=frozenset((*never, *(nlri for nlri, out in learned if out.source == peer.id))),
+                never=frozenset((*never, *(nlri for nlri, out in table if peer_refusal(out, peer)))),
                 other=other,
                 end_of_rib_due=member.phase is Phase.INITIAL,
                 refresh_due=member.asked or member.phase is Phase.REFRESH,
@@ -268,7 +269,8 @@ class Outbound:
         is left of the turn's budget, all of them are behind now."""
         self._budget -= _cost(now for _, now in changes.values())
         later = self._budget <= 0
-        sources = {out.source for pair in changes.values() for out in pair if out is not None}
+        outs = [out for pair in changes.values() for out in pair if out is not None]
+        sources, next_hops = {out.source for out in outs}, {out.next_hop for out in outs}
         family = group.key.family
         octets: bytes | None = None
         for peer_id in group.members:
@@ -283,7 +285,7 @@ class Outbound:
             if later or member.behind or member.blocked or member.waits_for_table or member.resumption:
                 member.missed.update(dict.fromkeys(changes))
                 self._due[member] = None
-            elif (peer := member.peer).id in sources:
+            elif (peer := member.peer).id in sources or peer.config.address in next_hops:
                 pairs = (
                     (p, _seen_by(peer, before), _seen_by(peer, now)) for p, (before, now) in changes.items()
                 )
@@ -365,7 +367,7 @@ class Outbound:
             return 0
         table = member.table
         waiting = sum(_seen_by(member.peer, table.get(nlri)) is not None for nlri in member.waiting)
-        return len(table) - member.group.learned_from(peer) - waiting
+        return len(table) - member.group.kept_back(member.peer) - waiting
 
     def queue_length(self, peer: PeerId) -> int:
         """Prefixes that wait for a session to read."""
@@ -402,6 +404,7 @@ class Outbound:
         sets: set[Attributes] = set()
         known: set[int] = set()  # by identity, which is quicker to ask
         looked = cost = 0
+        peer_id, address = peer.id, peer.config.address
 
         def announce(prefix: Prefix, attributes: Attributes) -> None:
             nonlocal cost
@@ -437,7 +440,7 @@ class Outbound:
             looked += 1
             member.at += 1
             now = table.get(prefix)
-            if now is None or now.source == peer.id:
+            if now is None or now.source == peer_id or now.next_hop == address:
                 continue
             announce(prefix, now.attributes)
         if member.at >= len(member.walk):
@@ -495,7 +498,9 @@ class Outbound:
 
 
 def _seen_by(peer: Peer, out: Out | None) -> Out | None:
-    return None if out is None or out.source == peer.id else out
+    """What ``peer_refusal`` leaves of what its group is sent, in short."""
+    config = peer.config
+    return None if out is None or out.source == config.id or out.next_hop == config.address else out
 
 
 def _cost_of_set(attributes: Attributes) -> int:

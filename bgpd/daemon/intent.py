@@ -24,7 +24,7 @@ from bgpd.events import event
 from bgpd.kernel.kernel import Kernel
 from bgpd.model.drain import Drain
 from bgpd.model.peer import PeerId
-from bgpd.model.prefix import Address, Family
+from bgpd.model.prefix import Address, Family, Prefix
 from bgpd.model.resources import Snapshot
 from bgpd.model.route import Origination
 from bgpd.rib.router import Router
@@ -92,8 +92,7 @@ class Intent:
         if self.drain_due(now):
             self.drain = self.draining.level(now)
             event(log, "drained", step=self.drain.name.lower())
-        if self.drain is not Drain.NONE:
-            self.policy = replace(self.policy, drain=self.drain)
+        self.policy = replace(self.policy, drain=self.drain, subnets=self._subnets())
         self.kernel.follow_foreign = any(self.policy.filters_exports(family) for family in Family)
         self.outbound.move_sessions(self.router.policy(self.policy))
         self.originate()
@@ -108,11 +107,16 @@ class Intent:
         return self.draining.level(now) is not self.drain
 
     def moved(self) -> bool:
-        """Whether other addresses lie on this machine than when its peers were found: none of them may be one."""
-        return bool(self._causes) and self._addresses() != self._here
+        """Whether other addresses lie on this machine than when its peers were found (none of them may be one), or its
+        links are in other subnets (next hops in one that a peer shares stay)."""
+        differs = self._addresses() != self._here or self._subnets() != self.policy.subnets
+        return bool(self._causes) and differs
 
     def _addresses(self) -> frozenset[Address]:
         return frozenset().union(*(self.kernel.addresses(family) for family in Family))
+
+    def _subnets(self) -> dict[Family, tuple[Prefix, ...]]:
+        return {family: tuple(sorted(self.kernel.connected(family))) for family in Family}
 
     def _find_peers(self, snapshot: Snapshot) -> None:
         before = self.peering

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
 
-from bgpd.model.peer import PeerId
-from bgpd.model.prefix import Family, Prefix, path_id_of, with_path_id
+from bgpd.model.peer import Peer, PeerId
+from bgpd.model.prefix import Address, Family, Prefix, path_id_of, with_path_id
 from bgpd.model.route import (
     UNUSABLE,
     Attributes,
@@ -74,7 +74,9 @@ class UpdateGroup:
     """What changed in the table since changes were last taken."""
     made: Remembered[object, Out | ExportRefusal] = field(default_factory=Remembered)
     """Outs that filters or communities made, by path and operations: equal ones are one object."""
-    _by_source: Counter[PeerId | None] | None = None
+    _kept_back: (
+        tuple[Counter[PeerId | None], Counter[Address], Counter[tuple[PeerId | None, Address]]] | None
+    ) = None
     _listed: Sequence[Prefix] | None = None
 
     def __post_init__(self) -> None:
@@ -84,14 +86,21 @@ class UpdateGroup:
     def take_changes(self) -> OutChanges:
         """What differs since the last call. Between two calls the table is not read by others."""
         changes, self.changes = self.changes, {}
-        self._by_source = self._listed = None
+        self._kept_back = self._listed = None
         return changes
 
-    def learned_from(self, peer: PeerId) -> int:
-        """How many NLRI of the table were learned from a peer."""
-        if self._by_source is None:
-            self._by_source = Counter(out.source for out in self.table.values())
-        return self._by_source[peer]
+    def kept_back(self, peer: Peer) -> int:
+        """How many NLRI of the table one session of the group is not sent (``peer_refusal``)."""
+        if self._kept_back is None:
+            both = Counter((out.source, out.next_hop) for out in self.table.values())
+            sources, next_hops = Counter[PeerId | None](), Counter[Address]()
+            for (source, next_hop), count in both.items():
+                sources[source] += count
+                next_hops[next_hop] += count
+            self._kept_back = sources, next_hops, both
+        sources, next_hops, both = self._kept_back
+        address = peer.config.address
+        return sources[peer.id] + next_hops[address] - both[peer.id, address]
 
     def walk(self) -> Sequence[Prefix]:
         """The NLRI of the table as it is now: one list for all sessions that begin before it changes."""

@@ -27,7 +27,7 @@ from typing import NamedTuple
 from bgpd.model.drain import Drain
 from bgpd.model.interface import matches
 from bgpd.model.peer import Peer
-from bgpd.model.prefix import Address, Family, Prefix, covers, is_link_local
+from bgpd.model.prefix import Address, Family, Prefix, covers, host_prefix, is_link_local
 from bgpd.model.resources import Action, AddCommunity, NextHopMode, Operation
 from bgpd.model.route import Attributes, Originated, Origination, OriginKind, Out, Path
 from bgpd.rules.communities import (
@@ -63,6 +63,7 @@ class ExportRefusal(Enum):
     INTERFACE = "it leads over an interface that Felix brings to the other nodes by itself"
     NO_NEXT_HOP = "this node has no address of the family to announce as the next hop"
     SOURCE = "it was learned from that peer"
+    NEXT_HOP = "that peer is its next hop"
     DRAINED = "this node is drained"
 
 
@@ -87,6 +88,9 @@ class GroupKey(NamedTuple):
     """IPv4 routes may have an IPv6 next hop (RFC 8950)."""
     link_local: Address | None = None
     """Our address on the peer's link, sent beside the global one."""
+    subnet: Prefix | None = None
+    """Of an external peer: the subnet that it shares with us, of the next hop's family. Next hops in it are as near to
+    the peer as we are, and stay (RFC 4271 §5.1.3)."""
     knows_long_lived: bool = False
     """Long-lived stale routes may be advertised (RFC 9494 §4.3)."""
     drain: Drain = Drain.NONE
@@ -114,10 +118,26 @@ def group_keys(peer: Peer, policy: RoutePolicy | None = None) -> dict[Family, Gr
                 family in peer.add_path_send,
                 family in peer.extended_next_hop,
                 peer.link_local,
+                _subnet(peer, own.next_hop, next_hop, policy),
                 peer.knows_long_lived,
                 policy.drain,
             )
     return found
+
+
+def _subnet(peer: Peer, mode: NextHopMode, next_hop: Address, policy: RoutePolicy) -> Prefix | None:
+    address = peer.config.address
+    if peer.ibgp or mode is not NextHopMode.AUTO or len(address) != len(next_hop):
+        return None
+    return policy.subnet_of(address)
+
+
+def peer_refusal(out: Out, peer: Peer) -> ExportRefusal | None:
+    """Why one session of a group is not sent what the group is: the peer has it already, or would be told to send to
+    itself (RFC 4271 §5.1.3)."""
+    if out.source == peer.id:
+        return ExportRefusal.SOURCE
+    return ExportRefusal.NEXT_HOP if out.next_hop == peer.config.address else None
 
 
 def protocol_refusal(path: Path, group: GroupKey, from_client: bool = False) -> ExportRefusal | None:
@@ -152,8 +172,9 @@ def learned_out(
 
     External: our AS in front (the peer's own may be further back: looking for loops is the receiver's, RFC 4271 §9.1.2,
     and it may allow some); no LOCAL_PREF, MED (RFC 4271 §5.1) or community that stays inside an AS. Internal:
-    LOCAL_PREF added; of an internal peer's route, ORIGINATOR_ID and CLUSTER_LIST (RFC 4456 §8). The next hop is ours to
-    external peers, and stays as it is to internal ones, unless the peer's ``nextHopMode`` says otherwise.
+    LOCAL_PREF added; of an internal peer's route, ORIGINATOR_ID and CLUSTER_LIST (RFC 4456 §8). The next hop stays as
+    it is to internal peers, and to external ones in whose subnet it is; to others it is ours; unless the peer's
+    ``nextHopMode`` says otherwise.
     """
     if refusal := protocol_refusal(path, group, from_client):
         return refusal
@@ -204,9 +225,13 @@ def _sent(attributes: Attributes, group: GroupKey) -> Attributes:
 
 
 def _next_hop(known: Address, group: GroupKey) -> Address:
-    """The table of calico.md §2.11; a next hop that the session cannot carry, or that means nothing there, is ours."""
+    """The table of calico.md §2.11 and RFC 4271 §5.1.3; a next hop that the session cannot carry, or that means nothing
+    there, is ours."""
     mode = group.next_hop_mode
-    keep = mode is not NextHopMode.SELF if group.ibgp else mode in (NextHopMode.KEEP, NextHopMode.KEEP_EBGP)
+    keep = mode is not NextHopMode.SELF
+    if not group.ibgp and mode is NextHopMode.AUTO:
+        near = group.subnet
+        keep = near is not None and len(known) == len(group.next_hop) and covers(near, host_prefix(known))
     carried = len(known) == group.family.octets or (group.extended_next_hop and len(known) == 16)
     return known if keep and carried and not is_link_local(known) else group.next_hop
 

@@ -122,6 +122,8 @@ class RoutePolicy:
     """Whose connected subnets are not even offered to filters."""
     drain: Drain = Drain.NONE
     """How far this node is taken out of service."""
+    subnets: Mapping[Family, tuple[Prefix, ...]] = field(default_factory=dict)
+    """Those that this node's links are in."""
     _chains: dict[tuple[tuple[str, ...], Direction, Family], Chain | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -141,6 +143,12 @@ class RoutePolicy:
                 (r.policy for r in self.ranges if r.family is family and covers(r.prefix, host)), None
             )
         return found
+
+    def subnet_of(self, address: Address) -> Prefix | None:
+        """The smallest subnet of this node's links that an address is in."""
+        host = host_prefix(address)
+        found = (subnet for subnet in self.subnets.get(family_of(address), ()) if covers(subnet, host))
+        return max(found, default=None)
 
     @property
     def clients(self) -> frozenset[PeerId]:

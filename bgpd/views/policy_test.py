@@ -29,7 +29,7 @@ from bgpd.model.route import (
     Path as Learned,
 )
 from bgpd.rib.groups import AdjRibsOut, ExportVerdict
-from bgpd.rules.exports import ExportRefusal, group_keys
+from bgpd.rules.exports import ExportRefusal, group_keys, peer_refusal
 from bgpd.rules.imports import (
     altered,
     as_taken,
@@ -161,8 +161,8 @@ def _export_of_learned(node: NodeView, peer: Peer, route: Route) -> Outcome:
     origination = _origination(node, route.family)
     verdict = _export_verdict(node, peer, route, origination, None, paths=(path,))
     out = verdict.out
-    if isinstance(out, Out) and out.source == peer.id:
-        out = ExportRefusal.SOURCE
+    if isinstance(out, Out):
+        out = peer_refusal(out, peer) or out
     if isinstance(out, Out):
         pool = _pool(node, route)
         rule = verdict.rule or BUILT_IN + (f"pool {pool.name}" if pool else "a range of services")

@@ -13,7 +13,7 @@ from bgpd.model.resources import Action
 from bgpd.model.route import BLACKHOLE, Out, Path, Reason, Unresolved, Via
 from bgpd.model.status import Step
 from bgpd.rules.communities import community_texts
-from bgpd.rules.exports import ExportRefusal
+from bgpd.rules.exports import ExportRefusal, peer_refusal
 from bgpd.rules.forwarding import KernelRefusal, is_tunnelled
 from bgpd.views.live import Parts, as_path_text, first_as_word
 
@@ -184,8 +184,8 @@ class Steps:
             return ExportRefusal.NO_NEXT_HOP, ""
         first: tuple[Out | ExportRefusal, str] | None = None
         for path, out, rule in router.explain.export_verdicts(family, prefix, group):
-            if isinstance(out, Out) and path is not None and path.peer.id == peer.id:
-                out = ExportRefusal.SOURCE
+            if isinstance(out, Out):
+                out = peer_refusal(out, peer) or out
             how = f" (filter rule {rule})" if rule else ""
             if isinstance(out, Out):
                 if path is not None and path.peer.ibgp and peer.ibgp:

@@ -13,6 +13,7 @@ from bgpd.model.prefix import Family, Prefix, address_text, covers, parse_prefix
 from bgpd.model.route import BLACKHOLE, FibKey, Origin, Out, Path, Reason, default_metric
 from bgpd.model.status import PeerStatus, RouteTable, RouteView
 from bgpd.rules.communities import community_texts
+from bgpd.rules.exports import peer_refusal
 from bgpd.views.live import Parts, as_path_text, first_as_word
 
 
@@ -187,7 +188,7 @@ class Tables:
             for nlri in wanted.of(table, 4 if several else 0):
                 out = table.get(nlri)
                 prefix = without_path_id(nlri) if several else nlri
-                if out is None or out.source == member.id:
+                if out is None or peer_refusal(out, member):
                     continue
                 own = self._parts.router.origination(family).announce.get(prefix)
                 advertised = self._parts.outbound.has_advertised(member.id, family, nlri)

@@ -294,6 +294,8 @@ def next_hops(world: World) -> None:
         assert world.at_frr(BLOCK)["nexthops"][0]["ip"] == world.at_inner(BLOCK, "next_hop") == "10.9.0.1"
 
     here = "10.9.0.1"
+    both(OUTER, OUTER)  # all on one LAN
+    world.peers(frr4={"nextHopMode": "Self"})
     both(here, OUTER)
     world.peers(frr4={"nextHopMode": "Keep"}, inner4={"nextHopMode": "Self"})
     both(OUTER, here)
@@ -301,8 +303,6 @@ def next_hops(world: World) -> None:
     both(here, OUTER)
     world.peers(frr4={"keepOriginalNextHop": True}, inner4={"keepOriginalNextHop": True})
     both(OUTER, OUTER)
-    world.peers(frr4={"nextHopMode": "Auto", "keepOriginalNextHop": True})
-    both(here, OUTER)
 
 
 def prefix_advertisements(world: World) -> None:

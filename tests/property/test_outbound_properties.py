@@ -1,4 +1,5 @@
-"""What each session has understood in the end is the table without what it announced itself, however slowly it read."""
+"""What each session has understood in the end is the table without what it announced itself or is
+the next hop of, however slowly it read."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ PREFIXES = [pfx(f"10.48.0.{number * 64}/26") for number in range(4)]
 outs = st.one_of(
     st.none(),
     st.builds(
-        lambda asn, source: Out(attributes(asn, local_pref=100), ME, source),
+        lambda asn, next_hop, source: Out(attributes(asn, local_pref=100), next_hop, source),
         st.sampled_from([1, 2]),
+        st.sampled_from([ME, PEERS[0].config.address]),
         st.one_of(st.none(), st.sampled_from([each.id for each in PEERS])),
     ),
 )
@@ -101,7 +103,11 @@ def test_what_is_understood_is_the_table(history: list[tuple[object, ...]]) -> N
     sessions.listen()
     table = sessions.line.tables[V4]
     for session in sessions.now.values():
-        expected = {prefix_text(V4, prefix) for prefix, out in table.items() if out.source != session.id}
+        expected = {
+            prefix_text(V4, prefix)
+            for prefix, out in table.items()
+            if out.source != session.id and out.next_hop != session.config.address
+        }
         assert sessions.understood.get(session, set()) == expected
         assert sessions.line.it.advertised(session.id, V4) == len(expected)
         assert sessions.line.it.queue_length(session.id) == 0

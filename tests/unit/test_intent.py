@@ -14,10 +14,10 @@ from bgpd.daemon.drain import Draining
 from bgpd.daemon.intent import Intent, resource_changes
 from bgpd.daemon.startup import Convergence
 from bgpd.model.doors import Impossible
-from bgpd.model.prefix import Address, Family
+from bgpd.model.prefix import Address, Family, Prefix
 from bgpd.model.resources import BGPConfiguration, BGPPeer, Node, Snapshot
 from bgpd.rib.router import Router
-from tests.unit.builders import addr
+from tests.unit.builders import addr, pfx
 
 MESH_OFF = BGPConfiguration("default", node_to_node_mesh_enabled=False)
 TOR = BGPPeer("tor", peer_ip=addr("10.0.1.1"), as_number=65001)
@@ -31,6 +31,7 @@ class Around:
 
     def __init__(self) -> None:
         self.lying: set[Address] = {addr("10.0.1.30")}
+        self.subnets: dict[Family, dict[Prefix, str]] = {Family.IPV4: {pfx("10.0.1.0/24"): "ens5"}}
         self.follow_foreign = False
         self.calls: list[Any] = []
         self.shutdowns: dict[Any, str] = {}
@@ -41,6 +42,9 @@ class Around:
 
     def addresses(self, family: Family) -> frozenset[Address]:
         return frozenset(address for address in self.lying if len(address) == family.bits // 8)
+
+    def connected(self, family: Family) -> dict[Prefix, str]:
+        return self.subnets.get(family, {})
 
     def workloads(self) -> dict[Any, Any]:
         return {}
@@ -157,6 +161,15 @@ def test_an_address_that_comes_to_this_machine_is_no_peer_while_it_is_here(
     assert around.calls[-1] == ("configure", [])
     around.lying.discard(addr("10.0.1.1"))
     assert intent.moved() and decided(intent, RESOURCES) == ["Global_10_0_1_1"]
+
+
+def test_the_subnets_of_links_are_the_policys(intent: Intent, around: Around) -> None:
+    decided(intent, RESOURCES)
+    assert intent.policy.subnets == {Family.IPV4: (pfx("10.0.1.0/24"),), Family.IPV6: ()}
+    around.subnets[Family.IPV6] = {pfx("fd00::/64"): "ens5"}
+    assert intent.moved()
+    decided(intent, RESOURCES)
+    assert intent.policy.subnets[Family.IPV6] == (pfx("fd00::/64"),) and not intent.moved()
 
 
 def test_changes_of_resources_in_words() -> None:

@@ -298,6 +298,29 @@ def test_nothing_is_sent_to_its_source() -> None:
     assert line.heard(late) == texts([OTHER]), "nor is its next session"
 
 
+def test_nothing_is_sent_to_the_peer_that_is_its_next_hop() -> None:
+    """RFC 4271 §5.1.3: of this node's own routes and of those of others."""
+    line, a, b, c = Line(), peer("10.0.1.1"), peer("10.0.1.2"), peer("10.0.1.3")
+    over_a = Out(HERE.attributes, a.config.address, None)
+    line.join(a, b)
+    line.settle()
+    line.change({BLOCK: over_a, OTHER: over_a._replace(source=b.id), THIRD: over_a._replace(source=a.id)})
+    assert line.heard(a) == []
+    assert line.heard(b) == texts([BLOCK, THIRD])
+    assert (line.it.advertised(a.id, V4), line.it.advertised(b.id, V4)) == (0, 2)
+    late = again(a)
+    line.join(late, c)
+    line.settle()
+    assert line.heard(late) == []
+    assert line.heard(c) == texts([BLOCK, OTHER, THIRD])
+    line.change({BLOCK: HERE})
+    assert line.heard(late) == texts([BLOCK])
+    line.change({BLOCK: over_a})
+    assert line.heard(late) == texts([BLOCK], "-"), "it was sent, and is the next hop now"
+    (left,) = line.it.freeze(late).values()
+    assert left.never == {BLOCK, OTHER, THIRD}
+
+
 def test_refresh_sends_all_again_to_one() -> None:
     line, a, b = Line(), peer("10.0.1.1"), peer("10.0.1.2")
     line.join(a, b)

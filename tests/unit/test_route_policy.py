@@ -58,6 +58,7 @@ from bgpd.rules.policy import KEPT_INSIDE, FamilyPolicy, KernelRule, RoutePolicy
 from bgpd.rules.priority import INT_MAX, are_ranked
 from tests.unit.builders import (
     ME,
+    ME6,
     V4,
     V6,
     Core,
@@ -399,6 +400,68 @@ def test_36_the_next_hop(mode: NextHopMode, to: Peer, learned_by: Peer, expected
     made.hear(learned_by, announce(path(learned_by), OTHER))
     assert address_text(advertised(made, to)[OTHER].next_hop) == expected
     assert advertised(made, to)[BLOCK].next_hop == ME, "of our own block always ours"
+
+
+NEAR = peer("10.0.1.40", 65002, name="near")
+LAN = {V4: (pfx("10.0.0.0/23"), pfx("10.0.1.0/24")), V6: (pfx("fd00::/64"),)}
+
+
+@pytest.mark.parametrize(
+    ("mode", "to", "next_hop", "expected"),
+    [
+        (NextHopMode.AUTO, NEAR, "10.0.1.30", "10.0.1.30"),
+        (NextHopMode.AUTO, NEAR, "10.0.1.99", "10.0.1.99"),
+        (NextHopMode.AUTO, NEAR, "10.0.2.9", "10.0.1.20"),
+        (NextHopMode.AUTO, X, "10.0.1.30", "10.0.1.20"),
+        (NextHopMode.SELF, NEAR, "10.0.1.30", "10.0.1.20"),
+        (NextHopMode.KEEP_EBGP, NEAR, "10.0.2.9", "10.0.2.9"),
+        (NextHopMode.AUTO, A, "10.0.1.99", "10.0.1.99"),
+        (NextHopMode.SELF, A, "10.0.1.99", "10.0.1.20"),
+    ],
+)
+def test_36_a_next_hop_in_the_subnet_that_an_external_peer_shares_stays(
+    mode: NextHopMode, to: Peer, next_hop: str, expected: str
+) -> None:
+    """RFC 4271 §5.1.3: the peer reaches it as we do. Learned from an external or internal peer alike; of the smallest
+    subnet that the peer is in, and to no peer elsewhere."""
+    for learned_by in (B, peer("10.0.3.1", 65009, name="c")):
+        stated = policy(peers={NEAR.id: PeerPolicy(), to.id: PeerPolicy(next_hop=mode)}, subnets=LAN)
+        made = core(stated, B, X, A, NEAR, learned_by, blocks=[BLOCK])
+        made.hear(learned_by, announce(path(learned_by, next_hop=next_hop), OTHER))
+        if learned_by is B and to is A:
+            assert OTHER not in advertised(made, to)
+            continue
+        assert address_text(advertised(made, to)[OTHER].next_hop) == expected
+        assert advertised(made, to)[BLOCK].next_hop == ME, "of our own block always ours"
+
+
+def test_36_a_shared_subnet_is_of_the_next_hops_family() -> None:
+    """Over IPv6 the peer shares an IPv6 subnet: that says nothing on IPv4 next hops, but for those that are IPv6."""
+    near6 = peer("fd00::40", 65002, families=(V4, V6), name="near")
+    stated = policy(peers={near6.id: PeerPolicy()}, subnets=LAN)
+    four = replace(near6, config=replace(near6.config, next_hops={V4: ME}))
+    made = core(stated, X, four)
+    made.hear(X, announce(path(X, next_hop="10.0.1.30"), BLOCK), announce(path(X, next_hop="fd00::9"), OTHER))
+    assert {out.next_hop for out in advertised(made, four).values()} == {ME}
+    wide = replace(near6, extended_next_hop=frozenset({V4}))
+    made = core(stated, X, wide)
+    made.hear(X, announce(path(X, next_hop="10.0.1.30"), BLOCK), announce(path(X, next_hop="fd00::9"), OTHER))
+    assert advertised(made, wide)[OTHER].next_hop == addr("fd00::9")
+    assert advertised(made, wide)[BLOCK].next_hop == ME6
+
+
+def test_36_another_subnet_on_a_link_moves_the_external_session_in_it_and_no_other() -> None:
+    stated = policy(peers={NEAR.id: PeerPolicy()})
+    made = core(stated, A, X, NEAR)
+    made.hear(A, announce(path(A), BLOCK))
+    assert advertised(made, NEAR)[BLOCK].next_hop == ME
+    moved = made.router.policy(replace(stated, subnets=LAN))
+    assert list(moved) == [NEAR]
+    made.settle()
+    assert (advertised(made, NEAR)[BLOCK].next_hop, advertised(made, X)[BLOCK].next_hop) == (
+        addr("10.0.1.30"),
+        ME,
+    )
 
 
 # Communities (40).
