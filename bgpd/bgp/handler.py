@@ -11,27 +11,27 @@ from bgpd.model.route import RibEvent
 
 
 class Handler(Protocol):
-    """Called in the loop: must not block. For one peer the order is ``established``, any of the
-    others, ``down``; then nothing more of that ``Peer``."""
+    """Called in the loop: must not block. For one peer the order is ``session_established``, any of the
+    others, ``session_ended``; then nothing more of that ``Peer``."""
 
-    def established(self, peer: Peer) -> None: ...
+    def session_established(self, peer: Peer) -> None: ...
 
-    def resumed(self, peer: Peer) -> None:
-        """As ``established``, of a session that another process had."""
+    def session_resumed(self, peer: Peer) -> None:
+        """As ``session_established``, of a session that another process had."""
 
-    def down(self, peer: Peer, down: Down) -> None: ...
+    def session_ended(self, peer: Peer, down: Down) -> None: ...
 
-    def received(self, peer: Peer, events: Sequence[RibEvent]) -> None:
+    def routes_received(self, peer: Peer, events: Sequence[RibEvent]) -> None:
         """In order, batched a wake-up."""
 
     def refresh_requested(self, peer: Peer, family: Family) -> None:
         """The peer wants all of a family again (RFC 2918)."""
 
-    def writable(self, peer: Peer) -> None:
+    def session_writable(self, peer: Peer) -> None:
         """What ``send`` refused to take more of has drained."""
 
     def listening_changed(self) -> None:
         """``listen_error`` or ``listening`` may differ now."""
 
-    def attempted(self, peer_id: PeerId, answer: DialAnswer) -> None:
+    def dial_ended(self, peer_id: PeerId, answer: DialAnswer) -> None:
         """A dial ended."""

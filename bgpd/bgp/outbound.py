@@ -114,7 +114,7 @@ class _Member:
     asked: bool = False
     """Another refresh is due: it begins once this session has caught up."""
     blocked: bool = False
-    """Its socket is full: nothing more until ``writable``."""
+    """Its socket is full: nothing more until ``resume_sending``."""
 
     @property
     def table(self) -> Mapping[Prefix, Out]:
@@ -297,7 +297,7 @@ class Outbound:
                     octets = _encode(family, peer, state)
                 self._put(member, octets)
 
-    def writable(self, peer: Peer) -> None:
+    def resume_sending(self, peer: Peer) -> None:
         """A session's socket has drained."""
         for member in self._of(peer):
             member.blocked = False

@@ -38,7 +38,7 @@ class World(Protocol):
     def dialling(self, runner: Runner, epoch: int) -> Link:
         """A link for a connection of our own making, of a session's present ``epoch``."""
 
-    def over(self, runner: Runner) -> None:
+    def neighbour_gone(self, runner: Runner) -> None:
         """A dynamic neighbour is gone for good."""
 
     def guarded(self, call: Callable[[], None]) -> None:
@@ -80,7 +80,7 @@ class Runner:
 
     # What links report.
 
-    def dialled(self, link: Link) -> None:
+    def link_dialled(self, link: Link) -> None:
         """A connection of our own making is there."""
         session, connection = self.session, None
         if self.taken is not None:
@@ -121,16 +121,16 @@ class Runner:
         self.session.receive(connection, data, now())
         self.pump()
 
-    def writable(self, connection: Connection) -> None:
+    def output_drained(self, connection: Connection) -> None:
         """Output drained."""
         peer = connection.peer
         if peer is not None and self.session.peer is peer:
-            self._world.handler.writable(peer)
+            self._world.handler.session_writable(peer)
             self.pump()
 
-    def lost(self, connection: Connection, message: str) -> None:
+    def lose(self, connection: Connection, message: str) -> None:
         """TCP is gone."""
-        self.session.lost(connection, message, now())
+        self.session.tcp_lost(connection, message, now())
         self.links.pop(connection, None)
         self.pump()
 
@@ -152,21 +152,21 @@ class Runner:
                     break
                 for event in events:
                     if isinstance(event, Routes):
-                        handler.received(event.peer, event.events)
+                        handler.routes_received(event.peer, event.events)
                     elif isinstance(event, Up):
                         self.since = time.time()
-                        handler.established(event.peer)
+                        handler.session_established(event.peer)
                     elif isinstance(event, Resumed):
-                        handler.resumed(event.peer)
+                        handler.session_resumed(event.peer)
                     elif isinstance(event, Refresh):
                         handler.refresh_requested(event.peer, event.family)
                     else:
                         self.since = time.time()
-                        handler.down(event.peer, event.down)
+                        handler.session_ended(event.peer, event.down)
         finally:
             self._pumping = False
         if session.expired(now()):
-            self._world.over(self)
+            self._world.neighbour_gone(self)
             return
         if session.work_due and self._work is None and not self._world.throttled:
             self._work = asyncio.get_running_loop().call_soon(self._world.guarded, self._go_on)
@@ -249,5 +249,5 @@ class Runner:
                 session.dial_outdated(now())
         finally:
             self._dial = None
-        self._world.handler.attempted(session.config.id, answer)
+        self._world.handler.dial_ended(session.config.id, answer)
         self.pump()

@@ -253,7 +253,7 @@ class Session:
             if connection.work_due:
                 self._read(connection, now)
 
-    def lost(self, connection: Connection, message: str, now: float) -> None:
+    def tcp_lost(self, connection: Connection, message: str, now: float) -> None:
         """TCP is gone without a word of BGP."""
         while (
             connection.work_due

@@ -311,8 +311,8 @@ class Speaker:
         return list(self._runners)
 
     def send(self, peer: Peer, data: bytes) -> bool:
-        """Whole messages for an established session. False: send no more until ``Handler.writable`` (the data was
-        taken), or that session is over."""
+        """Whole messages for an established session. False: send no more until ``Handler.session_writable`` (the data
+        was taken), or that session is over."""
         runner = self._runner_of(peer)
         connection = None if runner is None else runner.session.established
         if runner is None or connection is None:
@@ -385,7 +385,7 @@ class Speaker:
         elif not link.outgoing:
             self._accepted(link)
         elif runner := self._links[link]:
-            runner.dialled(link)
+            runner.link_dialled(link)
 
     def link_received(self, link: Link, data: bytes) -> None:
         """Octets came. A thousand sockets may have some in one turn of the event loop: what is beyond its share waits
@@ -420,7 +420,7 @@ class Speaker:
         """Output drained."""
         runner, connection = self._links[link], link.connection
         if runner is not None and connection is not None:
-            runner.writable(connection)
+            runner.output_drained(connection)
 
     def link_lost(self, link: Link, message: str) -> None:
         """TCP is gone. What came before still counts: a NOTIFICATION may be the last of it."""
@@ -429,7 +429,7 @@ class Speaker:
             self._take(*waiting)
         runner, connection = self._links.pop(link, None), link.connection
         if self.tasks is not None and runner is not None and connection is not None:
-            runner.lost(connection, message)
+            runner.lose(connection, message)
 
     def failed(self, error: Exception) -> None:
         """A bug of ours: ``run`` raises it."""
@@ -449,7 +449,7 @@ class Speaker:
         self._links[link] = runner
         return link
 
-    def over(self, runner: Runner) -> None:
+    def neighbour_gone(self, runner: Runner) -> None:
         """A dynamic neighbour is gone for good."""
         if self._runners.get(runner.session.config.id) is runner:
             del self._runners[runner.session.config.id]

@@ -29,7 +29,7 @@ class _Listening:
 
     who: str | None = None
 
-    def rival(self, who: str | None) -> None:
+    def rival_changed(self, who: str | None) -> None:
         self.who = who
 
     def fib_changed(self, family: Family, keys: Collection[FibKey]) -> None: ...

@@ -303,46 +303,46 @@ class Daemon:
 
     # What the sessions say (speaker.Handler).
 
-    def established(self, peer: Peer) -> None:
+    def session_established(self, peer: Peer) -> None:
         """A session came up."""
         now = time.monotonic()
         self._router.session_up(peer, now)
         self._outbound.add_session(peer, self._router.groups_of(peer))
-        self._convergence.established(peer.id, peer.families, now, end_of_rib=peer.sends_end_of_rib)
+        self._convergence.peer_established(peer.id, peer.families, now, end_of_rib=peer.sends_end_of_rib)
         self._turn.kick()
 
-    def resumed(self, peer: Peer) -> None:
+    def session_resumed(self, peer: Peer) -> None:
         """A session of another process goes on here."""
         now = time.monotonic()
         self._router.session_up(peer, now)
-        self._upgrade.resumed(peer)
-        self._convergence.established(peer.id, peer.families, now, end_of_rib=peer.sends_end_of_rib)
+        self._upgrade.resume_session(peer)
+        self._convergence.peer_established(peer.id, peer.families, now, end_of_rib=peer.sends_end_of_rib)
         self._turn.kick()
 
-    def down(self, peer: Peer, down: Down) -> None:
+    def session_ended(self, peer: Peer, down: Down) -> None:
         """A session ended."""
-        self._upgrade.ended(peer.id)
+        self._upgrade.forget_session(peer.id)
         self._outbound.remove_session(peer)
         now = time.monotonic()
         paths = {family: self._router.adj_rib_in(family).peer_paths(peer.id) for family in peer.families}
         announced = {family: (prefix for prefix, _, _ in found) for family, found in paths.items()}
-        self._recently.ended(peer, down, announced, now)
+        self._recently.keep_ended(peer, down, announced, now)
         self._router.session_down(peer, down, now)
         self._turn.kick()
 
-    def received(self, peer: Peer, events: Sequence[RibEvent]) -> None:
+    def routes_received(self, peer: Peer, events: Sequence[RibEvent]) -> None:
         """A session reported something."""
         now = time.monotonic()
-        self._router.received(peer, events, now)
-        self._convergence.said(peer.id, now)
+        self._router.learn_routes(peer, events, now)
+        self._convergence.routes_came(peer.id, now)
         for each in events:
             if isinstance(each, EndOfRib | EndRefresh):
-                self._convergence.heard(peer.id, each.family)
-                self._upgrade.heard(peer.id, each.family)
+                self._convergence.family_whole(peer.id, each.family)
+                self._upgrade.heard_again(peer.id, each.family)
             elif isinstance(each, Announce | Withdraw):
-                self._fibs[each.family].heard(now)
+                self._fibs[each.family].measure_from(now)
                 if isinstance(each, Withdraw):
-                    self._recently.withdrew(peer, each, now)
+                    self._recently.keep_withdrawn(peer, each, now)
         self._turn.kick()
 
     def refresh_requested(self, peer: Peer, family: Family) -> None:
@@ -350,18 +350,18 @@ class Daemon:
         self._outbound.refresh(peer, family)
         self._turn.kick()
 
-    def writable(self, peer: Peer) -> None:
+    def session_writable(self, peer: Peer) -> None:
         """A session's socket has drained."""
-        self._outbound.writable(peer)
+        self._outbound.resume_sending(peer)
         self._turn.kick()
 
     def listening_changed(self) -> None:
         """The BGP port became ours, or is another's."""
         self._writing.check_alone()
 
-    def attempted(self, peer_id: PeerId, answer: DialAnswer) -> None:
+    def dial_ended(self, peer_id: PeerId, answer: DialAnswer) -> None:
         """A dial ended."""
-        self._convergence.attempted(peer_id, answer)
+        self._convergence.dial_answered(peer_id, answer)
 
     # What the kernel says (kernel.kernel.KernelHandler).
 
@@ -376,12 +376,12 @@ class Daemon:
 
     def next_hops_changed(self, addresses: frozenset[Address]) -> None:
         """Next hops lead elsewhere than before."""
-        self._router.next_hops_changed(addresses)
+        self._router.review_next_hops(addresses)
         self._turn.kick()
 
     def workloads_changed(self) -> None:
         """A workload came or went."""
-        self._turn.workloads_changed()
+        self._turn.originate_soon()
 
     def local_changed(self) -> None:
         """Own addresses, connected subnets or tunnels differ."""
@@ -393,9 +393,9 @@ class Daemon:
             self._intent_changed()
         self._turn.kick()
 
-    def rival(self, who: str | None) -> None:
+    def rival_changed(self, who: str | None) -> None:
         """Another daemon writes routes of our protocol; ``None``: it is gone."""
-        self._writing.rival(who)
+        self._writing.follow_rival(who)
 
 
 class OutOfResources:

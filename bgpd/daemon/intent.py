@@ -94,7 +94,7 @@ class Intent:
             event(log, "drained", step=self.drain.name.lower())
         self.policy = replace(self.policy, drain=self.drain, subnets=self._subnets())
         self.kernel.follow_foreign = any(self.policy.filters_exports(family) for family in Family)
-        self.outbound.move_sessions(self.router.policy(self.policy))
+        self.outbound.move_sessions(self.router.set_policy(self.policy))
         self.originate()
 
     def drain_due(self, now: float) -> bool:
@@ -134,7 +134,7 @@ class Intent:
         gone = self.speaker.configure(found.peers, found.listen.addresses, found.listen.port, found.dynamic)
         self.await_peers()
         for peer in {*gone, *(before.peers.keys() - found.peers.keys() if before else ())}:
-            self.router.forget(peer)
+            self.router.forget_peer(peer)
 
     def await_peers(self) -> None:
         """The start waits for every peer that is wanted, but for those that the operator has shut down."""

@@ -61,5 +61,5 @@ class Liveness:
                 event(
                     log, "restart_abandoned", logging.WARNING, peer=peer, cause="its forwarding plane is dead"
                 )
-                self._router.forget(peer)
+                self._router.forget_peer(peer)
         self._acted()

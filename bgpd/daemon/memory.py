@@ -143,7 +143,7 @@ class Memory:
             f"of the {_mebibytes(self.limit)} that bgp.memory_limit lets them"
         )
         idle = self.speaker.out_of_memory(peer, words)
-        self.router.forget(peer)  # stale routes of a session before
+        self.router.forget_peer(peer)  # stale routes of a session before
         now = time.time()
         self.evictions[peer] = Eviction(peer, words, now, now + idle)
         event(

@@ -50,7 +50,7 @@ class Convergence:
         if self._began is None:
             self._began = now
 
-    def established(
+    def peer_established(
         self, peer: PeerId, families: frozenset[Family], now: float, *, end_of_rib: bool = True
     ) -> None:
         """A session is up: families that it does not carry are not waited for. ``end_of_rib``: whether it says one."""
@@ -61,16 +61,16 @@ class Convergence:
             self._last_words[peer] = now
         self._heard.update((peer, family) for family in Family if family not in families)
 
-    def heard(self, peer: PeerId, family: Family) -> None:
+    def family_whole(self, peer: PeerId, family: Family) -> None:
         """A peer announced all it has."""
         self._heard.add((peer, family))
 
-    def said(self, peer: PeerId, now: float) -> None:
+    def routes_came(self, peer: PeerId, now: float) -> None:
         """Routes of a peer came."""
         if peer in self._last_words:
             self._last_words[peer] = now
 
-    def attempted(self, peer: PeerId, answer: DialAnswer) -> None:
+    def dial_answered(self, peer: PeerId, answer: DialAnswer) -> None:
         """A dial ended."""
         self._answers.setdefault(peer, set()).add(answer)
 

@@ -54,7 +54,7 @@ class Turn:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self.run)
 
-    def workloads_changed(self) -> None:
+    def originate_soon(self) -> None:
         """A workload came or went: what we announce is found anew with the next turn, once for all of them."""
         self._workloads_dirty = True
         self._cause_at = self._cause_at or time.monotonic()

@@ -172,7 +172,7 @@ class Upgrade:
             self._inherited.keep_alive(time.monotonic())
             asyncio.get_running_loop().call_later(BEAT, self._on_beat)
 
-    def resumed(self, peer: Peer) -> None:
+    def resume_session(self, peer: Peer) -> None:
         """A session that is up in the router goes on: it joins its update groups, and is asked for all that it has. One
         that cannot be asked (RFC 7313) brought along what it had sent."""
         frozen = self._frozen.pop(peer.id)
@@ -185,14 +185,14 @@ class Upgrade:
         if not self._frozen:
             self._document = None
 
-    def heard(self, peer: PeerId, family: Family) -> None:
+    def heard_again(self, peer: PeerId, family: Family) -> None:
         """A peer has sent all it has."""
         if (missing := self._hearing.get(peer)) is not None:
             missing.discard(family)
             if not missing:
                 del self._hearing[peer]
 
-    def ended(self, peer: PeerId) -> None:
+    def forget_session(self, peer: PeerId) -> None:
         """A session is over."""
         self._hearing.pop(peer, None)
 

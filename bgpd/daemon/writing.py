@@ -39,7 +39,7 @@ class Writing:
         self.in_sync = asyncio.Event()
         """The start is over."""
 
-    def rival(self, who: str | None) -> None:
+    def follow_rival(self, who: str | None) -> None:
         """Another daemon writes routes of our protocol; ``None``: it is gone."""
         self._rival = f"another daemon writes `proto bird` routes: {who}" if who else None
         self.check_alone()

@@ -72,7 +72,7 @@ class Programming:
     _wide: WideRoutes = field(default_factory=WideRoutes)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _compare_cause: str = ""
-    _heard_at: float | None = None
+    _measured_from: float | None = None
 
     def __post_init__(self) -> None:
         self.delta = Delta(self.target.installed, group=itemgetter(0))
@@ -88,10 +88,10 @@ class Programming:
                 self._wide.adopt(key, installed.get(key))
             await asyncio.sleep(0)
 
-    def heard(self, now: float) -> None:
+    def measure_from(self, now: float) -> None:
         """A session reported something that may end here: its time to the kernel is measured from now."""
-        if self._heard_at is None:
-            self._heard_at = now
+        if self._measured_from is None:
+            self._measured_from = now
 
     def want_routes(self, changes: Mapping[FibKey, Forwarding | None]) -> None:
         """What the router decided."""
@@ -169,9 +169,9 @@ class Programming:
                 self.last_sync = time.time()
             if self._compare_cause:
                 self._wake.set()
-            elif self._heard_at is not None and not delta.pending:
-                self.metrics.observe_fib_programming(time.monotonic() - self._heard_at)
-                self._heard_at = None
+            elif self._measured_from is not None and not delta.pending:
+                self.metrics.observe_fib_programming(time.monotonic() - self._measured_from)
+                self._measured_from = None
 
     def _refused(self, errors: Mapping[FibKey, Exception]) -> None:
         """One line for a batch with refusals of keys that did not fail already; all are tried again."""

@@ -63,7 +63,7 @@ class KernelHandler(Protocol):
         """``addresses()``, ``connected()`` or ``tunnels()`` differ."""
         ...
 
-    def rival(self, who: str | None) -> None:
+    def rival_changed(self, who: str | None) -> None:
         """Another live daemon writes routes of our protocol; ``None``: none does any more."""
         ...
 
@@ -409,7 +409,7 @@ class Kernel:
 
     def _rival(self, who: str | None) -> None:
         if self._handler is not None:
-            self._handler.rival(who)
+            self._handler.rival_changed(who)
         if who is None:
             self.suspect(None, "the other daemon is gone")
 

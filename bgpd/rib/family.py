@@ -145,7 +145,7 @@ class FamilyRib:
     def revalue(self) -> None:
         """Decisions are made anew, of all prefixes."""
         self.epoch = object()
-        self.adj_ribs_out.forget()
+        self.adj_ribs_out.forget_results()
         self.specials()
         self.decide_all()
 
@@ -208,7 +208,7 @@ class FamilyRib:
         elif rules.chain is not None:
             self.importing[peer.id] = rules
 
-    def forget(self, peer: PeerId) -> None:
+    def drop_paths_of(self, peer: PeerId) -> None:
         """All that a peer announced goes."""
         self.adj_rib_in.flush(peer)
         self.rules.pop(peer, None)

@@ -174,9 +174,9 @@ class AdjRibsOut:
         self.policy, self.kept_inside = policy.families[self.family], policy.kept_inside
         for group in self.groups:
             group.chain = policy.chain(group.key.filters, "export", self.family)
-        self.forget()
+        self.forget_results()
 
-    def forget(self) -> None:
+    def forget_results(self) -> None:
         """What was worked out for paths no longer holds."""
         for group in self.groups:
             group.made.clear()

@@ -8,7 +8,7 @@ A prefix of this node's own (announced, a blackhole, or a static route) is not u
 kept and hidden; but a workload that has moved takes its address with it (calico.md §3.5). The same holds for the node's
 own addresses and connected subnets. Everything else is decided by ``rules.decision``.
 
-Adj-RIB-In holds what was received, so another policy (``policy``) touches no session. The hot road is that of peers
+Adj-RIB-In holds what was received, so another policy (``set_policy``) touches no session. The hot road is that of peers
 without import filters and of families whose routes all go into the kernel as they resolve: a decision is found by its
 candidates' identities. The other roads pay for what they ask, prefix by prefix.
 """
@@ -115,7 +115,7 @@ class Router:
             key = peer.id, family
             if family not in kept or (key in self._life_ends and family not in peer.long_lived_preserved):
                 self._keep_no_more(key)
-                rib.forget(peer.id)
+                rib.drop_paths_of(peer.id)
             elif key in self._stale_until:
                 self._lives.pop(key, None)
                 self._stale_until[key] = min(now + STALE_TIME, self._life_ends.get(key, inf))
@@ -142,19 +142,19 @@ class Router:
                     self._lives[key] = life
             else:
                 self._keep_no_more(key)
-                rib.forget(peer.id)
+                rib.drop_paths_of(peer.id)
         for rib in self._ribs.values():
             self._leave(rib, peer.id)
 
-    def forget(self, peer: PeerId) -> None:
+    def forget_peer(self, peer: PeerId) -> None:
         """The peer is no longer wanted: its session, if its end was not reported, and whatever it left go."""
         if session := self._peers.get(peer):
             self.session_down(session, Down(DownReason.CONFIG, ""), 0.0)
         for family, rib in self._ribs.items():
             self._keep_no_more((peer, family))
-            rib.forget(peer)
+            rib.drop_paths_of(peer)
 
-    def received(self, peer: Peer, events: Sequence[RibEvent], now: float = 0.0) -> None:
+    def learn_routes(self, peer: Peer, events: Sequence[RibEvent], now: float = 0.0) -> None:
         """What a session announced, in order."""
         if self._peers.get(peer.id) is not peer:
             return
@@ -230,7 +230,7 @@ class Router:
         rib.local = dict(local)
         rib.specials()
 
-    def next_hops_changed(self, addresses: frozenset[Address]) -> None:
+    def review_next_hops(self, addresses: frozenset[Address]) -> None:
         """These resolve otherwise than before: every prefix with a path through one is decided again."""
         if self._gateways:
             addresses |= {hop for hop, gateway in self._gateways.items() if gateway in addresses}
@@ -262,7 +262,7 @@ class Router:
         for family, path_ids in frozen.path_ids.items():
             self._ribs[family].adj_ribs_out.take_path_ids(path_ids)
 
-    def policy(self, new: RoutePolicy) -> dict[Peer, dict[Family, UpdateGroup]]:
+    def set_policy(self, new: RoutePolicy) -> dict[Peer, dict[Family, UpdateGroup]]:
         """Another policy: what differs by it is decided again, no session is touched. One that the policy does not know
         is about to end, and stays as it is.
 
@@ -433,7 +433,7 @@ class Router:
         }
         if before != self._gateways:
             differ = before.items() ^ self._gateways.items()
-            self.next_hops_changed(frozenset(hop for hop, _ in differ))
+            self.review_next_hops(frozenset(hop for hop, _ in differ))
 
     def _is_client(self, path: Path) -> bool:
         return path.peer.ibgp and self._policy.of(path.peer).client

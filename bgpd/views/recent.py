@@ -41,11 +41,13 @@ class Recently:
         self._gone: deque[Gone] = deque()
         self._held = 0
 
-    def withdrew(self, peer: Peer, event: Withdraw, now: float) -> None:
+    def keep_withdrawn(self, peer: Peer, event: Withdraw, now: float) -> None:
         """A session withdrew prefixes."""
         self._add(Gone(now, peer.id, event.family, event.prefixes, None))
 
-    def ended(self, peer: Peer, down: Down, announced: Mapping[Family, Iterable[Prefix]], now: float) -> None:
+    def keep_ended(
+        self, peer: Peer, down: Down, announced: Mapping[Family, Iterable[Prefix]], now: float
+    ) -> None:
         """A session ended, and what it announced went with it or will, unless it comes back."""
         for family, prefixes in announced.items():
             if first := frozenset(islice(prefixes, MOST_OF_A_SESSION)):

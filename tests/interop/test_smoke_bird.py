@@ -38,7 +38,7 @@ def report(**words):
 
 
 class Handler:
-    def established(self, peer):
+    def session_established(self, peer):
         report(up=sorted(family.label for family in peer.families), restarted=peer.restarted)
         for family, prefix in OURS.items():
             prefixes = [parse_prefix(prefix)[1]]
@@ -46,10 +46,10 @@ class Handler:
                 speaker.send(peer, octets)
             speaker.send(peer, end_of_rib(family))
 
-    def down(self, peer, down):
+    def session_ended(self, peer, down):
         report(down=down.reason.value, keep=sorted(family.label for family in down.keep))
 
-    def received(self, peer, events):
+    def routes_received(self, peer, events):
         for event in events:
             if isinstance(event, EndOfRib):
                 report(end_of_rib=event.family.label)
@@ -64,13 +64,13 @@ class Handler:
     def refresh_requested(self, peer, family):
         report(refresh=family.label)
 
-    def writable(self, peer):
+    def session_writable(self, peer):
         pass
 
     def listening_changed(self):
         pass
 
-    def attempted(self, peer_id, answer):
+    def dial_ended(self, peer_id, answer):
         pass
 
 

@@ -116,7 +116,7 @@ class Recorder:
     def local_changed(self) -> None:
         self.local += 1
 
-    def rival(self, who: str | None) -> None:
+    def rival_changed(self, who: str | None) -> None:
         self.rivals.append(who)
 
     def clear(self) -> None:

@@ -267,7 +267,7 @@ class Both:
                 session.fresh[pfx(text), path_id] = shared
                 session.stale.pop((pfx(text), path_id), None)
         for _ in range(times):
-            self.core.router.received(session.last, [announce(shared, *texts)])
+            self.core.router.learn_routes(session.last, [announce(shared, *texts)])
 
     def withdraw(self, name: str, path_id: int, texts: list[str], times: int) -> None:
         session = self.model.sessions[name]
@@ -277,7 +277,7 @@ class Both:
             if session.fresh.pop((pfx(text), path_id), None) is None:
                 session.stale.pop((pfx(text), path_id), None)
         for _ in range(times):
-            self.core.router.received(session.peer, [withdraw(*texts, path_id=path_id)])
+            self.core.router.learn_routes(session.peer, [withdraw(*texts, path_id=path_id)])
 
     def end_of_rib(self, name: str, times: int) -> None:
         session = self.model.sessions[name]
@@ -285,18 +285,18 @@ class Both:
             return
         session.stale, session.until = {}, None
         for _ in range(times):
-            self.core.router.received(session.peer, [EndOfRib(V4)])
+            self.core.router.learn_routes(session.peer, [EndOfRib(V4)])
 
     def forget(self, name: str, times: int) -> None:
         session = self.model.sessions[name]
         session.peer, session.stale, session.fresh, session.until = None, {}, {}, None
         for _ in range(times):
-            self.core.router.forget(PeerId(f"Mesh_{NAMES[name][0].replace('.', '_')}"))
+            self.core.router.forget_peer(PeerId(f"Mesh_{NAMES[name][0].replace('.', '_')}"))
 
     def resolve(self, hop: str, which: int, times: int) -> None:
         self.resolver.set(hop, RESOLUTIONS[which])
         for _ in range(times):
-            self.core.router.next_hops_changed(frozenset({addr(hop)}))
+            self.core.router.review_next_hops(frozenset({addr(hop)}))
 
     def originate(self, which: int, times: int) -> None:
         self.model.origination = ORIGINATIONS[which]

@@ -76,7 +76,7 @@ class Sessions:
     def drain(self, number: int) -> None:
         if session := self.now.get(number):
             self.line.full.discard(session)
-            self.line.it.writable(session)
+            self.line.it.resume_sending(session)
 
     def refresh(self, number: int) -> None:
         if session := self.now.get(number):

@@ -164,7 +164,7 @@ class Lived:
     def on_policy(self, announced: RoutePolicy) -> None:
         self.carry()
         self.policy = announced
-        self.wire.outbound.move_sessions(self.core.router.policy(announced))
+        self.wire.outbound.move_sessions(self.core.router.set_policy(announced))
 
     def on_up(self, name: str) -> None:
         if name not in self.up:
@@ -185,12 +185,12 @@ class Lived:
         if name in self.up:
             what = path(PEERS[name], OFFERED[which])
             self.announced[name].update(dict.fromkeys(prefixes, what))
-            self.core.router.received(PEERS[name], [Announce(V4, what, [pfx(text) for text in prefixes])])
+            self.core.router.learn_routes(PEERS[name], [Announce(V4, what, [pfx(text) for text in prefixes])])
 
     def on_withdraw(self, name: str, prefix: str) -> None:
         if name in self.up:
             self.announced[name].pop(prefix, None)
-            self.core.router.received(PEERS[name], [withdraw(prefix)])
+            self.core.router.learn_routes(PEERS[name], [withdraw(prefix)])
 
     def on_originate(self, which: int) -> None:
         self.origin = which
@@ -228,7 +228,7 @@ class Lived:
         for name in sorted(self.up, reverse=True):
             new.on_up(name)
             for text, what in self.announced[name].items():
-                new.core.router.received(PEERS[name], [Announce(V4, what, [pfx(text)])])
+                new.core.router.learn_routes(PEERS[name], [Announce(V4, what, [pfx(text)])])
         new.settle()
         return new
 

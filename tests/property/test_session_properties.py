@@ -96,7 +96,7 @@ class Longer(Lived):
         self.wire.outbound._send = lambda to, octets: deliver(to, octets) and str(to.id) not in self.full
 
     def hear(self, name: str, event: RibEvent) -> None:
-        self.core.router.received(self.session[name], [event], 0.0)
+        self.core.router.learn_routes(self.session[name], [event], 0.0)
 
     def on_up(self, name: str) -> None:
         if name in self.up:
@@ -126,7 +126,7 @@ class Longer(Lived):
 
     def on_forget(self, name: str) -> None:
         if name not in self.up:
-            self.core.router.forget(PEERS[name].id)
+            self.core.router.forget_peer(PEERS[name].id)
             self.kept[name] = {}
 
     def on_say(self, name: str, which: int, prefixes: list[str], path_id: int) -> None:
@@ -163,7 +163,7 @@ class Longer(Lived):
     def on_drain(self, name: str) -> None:
         self.full.discard(PEERS[name].id)
         if name in self.up:
-            self.wire.outbound.writable(self.session[name])
+            self.wire.outbound.resume_sending(self.session[name])
 
     def on_refresh(self, name: str) -> None:
         if name in self.up:
@@ -172,7 +172,7 @@ class Longer(Lived):
     def on_hop(self, text: str, alive: bool) -> None:
         (self.dead.discard if alive else self.dead.add)(text)
         changed = self.core.resolver.set(text, None if alive else Unresolved.LINK_DOWN)
-        self.core.router.next_hops_changed(changed)
+        self.core.router.review_next_hops(changed)
 
     def finish(self) -> None:
         for name in NAMES:

@@ -278,7 +278,7 @@ class Core:
         return self.settle()
 
     def hear(self, by: Peer, *events: RibEvent) -> Core:
-        self.router.received(by, events)
+        self.router.learn_routes(by, events)
         return self.settle()
 
     def originate(self, what: Origination, family: Family = V4) -> Core:

@@ -165,7 +165,7 @@ def test_a_restart_under_way_goes_on_unless_the_forwarding_plane_is_dead(indepen
     session = make()
     connection = dial(session)
     up(session, connection)
-    session.lost(connection, "gone", 20.0)
+    session.tcp_lost(connection, "gone", 20.0)
     assert ended(session.events()).down.keep
     assert session.path_down("BFD: x", independent, 21.0) is independent
     assert (session.stale_until == 0.0) is independent
@@ -195,7 +195,7 @@ class FakeRouter:
     def __init__(self) -> None:
         self.forgotten: list[str] = []
 
-    def forget(self, peer: PeerId) -> None:
+    def forget_peer(self, peer: PeerId) -> None:
         self.forgotten.append(peer)
 
 

@@ -32,7 +32,7 @@ def core() -> Core:
 
 def drained(core: Core, level: Drain) -> None:
     peers = {each.id: PeerPolicy() for each in (INTERNAL, EXTERNAL, SOURCE)}
-    core.router.policy(RoutePolicy(peers, drain=level))
+    core.router.set_policy(RoutePolicy(peers, drain=level))
     core.settle()
 
 

@@ -160,7 +160,7 @@ def test_a_silent_peer_is_not_given_more_time() -> None:
 
 def test_history_goes_along() -> None:
     session, connection = established()
-    session.lost(connection, "the peer closed the connection", 5.0)
+    session.tcp_lost(connection, "the peer closed the connection", 5.0)
     session.events()
     connection = dial(session, 10.0)
     up(session, connection, 10.0)

@@ -29,7 +29,7 @@ def policy(*of_a: FilterRule, peers: tuple[Any, ...] = (A, B)) -> RoutePolicy:
 
 def ground(*of_a: FilterRule) -> Ground:
     made = Ground(A, B)
-    made.core.router.policy(policy(*of_a))
+    made.core.router.set_policy(policy(*of_a))
     made.core.hear(A, announce(path(A), ONE, TWO))
     made.core.hear(B, announce(path(B), TWO))
     made.install()

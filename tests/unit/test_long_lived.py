@@ -184,9 +184,9 @@ def test_ageing_takes_its_time_and_what_is_said_meanwhile_counts(seed: int) -> N
     second = back(gone)
     core.router.session_up(second, core.now)
     said = random.sample(texts, 30)
-    core.router.received(second, [announce(path(second), *said[:15])], core.now)
+    core.router.learn_routes(second, [announce(path(second), *said[:15])], core.now)
     core.router.work(random.randrange(1, 50))
-    core.router.received(second, [announce(path(second), *said[15:])], core.now)
+    core.router.learn_routes(second, [announce(path(second), *said[15:])], core.now)
     core.settle()
     assert set(core.routes()) == set(texts)
     for text in texts:

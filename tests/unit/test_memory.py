@@ -115,7 +115,7 @@ def grow(kind: str) -> None:
             body = update(number, numbers=200)
         events: list[RibEvent] = []
         decoder.decode(body, events)
-        router.received(flood, events, 0.0)
+        router.learn_routes(flood, events, 0.0)
         if number % 1000 == 0 or number + step >= count:
             while router.work():
                 pass
@@ -154,18 +154,18 @@ class Node(Recorder):
         self.highest = 0
         self.now = 0.0
 
-    def established(self, peer: Peer) -> None:
-        super().established(peer)
+    def session_established(self, peer: Peer) -> None:
+        super().session_established(peer)
         self.router.session_up(peer, 0.0)
 
-    def down(self, peer: Peer, down: Down) -> None:
-        super().down(peer, down)
+    def session_ended(self, peer: Peer, down: Down) -> None:
+        super().session_ended(peer, down)
         self.router.session_down(peer, down, 0.0)
         self.turn()
 
-    def received(self, peer: Peer, events: Sequence[RibEvent]) -> None:
-        super().received(peer, events)
-        self.router.received(peer, events, 0.0)
+    def routes_received(self, peer: Peer, events: Sequence[RibEvent]) -> None:
+        super().routes_received(peer, events)
+        self.router.learn_routes(peer, events, 0.0)
         self.turn()
 
     def turn(self) -> None:
@@ -252,7 +252,7 @@ async def test_stale_routes_of_a_peer_that_is_gone_are_given_up_first() -> None:
     for number in range(0, 40_000, 500):
         events: list[RibEvent] = []
         decoder.decode(update(number, prefixes=500), events)
-        here.router.received(gone, events, 0.0)
+        here.router.learn_routes(gone, events, 0.0)
     here.router.session_down(gone, lost(V4), 0.0)
     assert here.memory.of(gone.id) > 10 * MEBI
     here.turn()

@@ -141,7 +141,7 @@ def test_a_slow_reader_lags_and_is_sent_the_newest_only() -> None:
     assert line.it.queue_length(slow.id) == 3
     assert len(line.heard(quick)) == 1 + 5 * 2 + 1 + 2
     line.full.clear()
-    line.it.writable(slow)
+    line.it.resume_sending(slow)
     line.settle()
     assert line.heard(slow) == [*texts([OTHER]), *texts([BLOCK, THIRD], "-")]
     assert line.it.queue_length(slow.id) == 0
@@ -160,7 +160,7 @@ def test_a_slow_reader_hears_every_announcement_before_a_withdrawal() -> None:
     line.change(dict.fromkeys(old, None))
     line.change(dict.fromkeys(new, HERE))
     line.full.clear()
-    line.it.writable(slow)
+    line.it.resume_sending(slow)
     line.settle()
     signs = "".join(word[0] for word in line.heard(slow))
     assert signs == "+" * (1 + len(new)) + "-" * len(old)
@@ -176,7 +176,7 @@ def test_a_prefix_that_comes_back_while_its_withdrawal_waits() -> None:
     line.heard(slow)
     line.change(dict.fromkeys(old, None))
     line.full.clear()
-    line.it.writable(slow)
+    line.it.resume_sending(slow)
     assert line.it.work(settled=True)
     line.change(dict.fromkeys(old[:3], HERE))
     line.settle()
@@ -191,7 +191,7 @@ def test_a_session_that_leaves_behind_is_served_no_more() -> None:
     line.join(a, b)
     line.leave(a)
     line.settle()
-    line.it.writable(a)
+    line.it.resume_sending(a)
     line.change({OTHER: HERE})
     assert line.heard(a) == []
     assert line.heard(b) == texts([BLOCK, OTHER])
@@ -210,7 +210,7 @@ def test_the_next_session_of_a_peer_is_sent_all_and_the_end_of_the_old_one_is_la
     second = again(first)
     line.join(second)
     line.it.remove_session(first)
-    line.it.writable(first)
+    line.it.resume_sending(first)
     line.settle()
     line.change({OTHER: HERE})
     assert line.heard(second) == texts([BLOCK, OTHER])
@@ -233,7 +233,7 @@ def test_end_of_rib_once_after_the_announcements_when_settled_and_released() -> 
     line.settle()
     assert line.heard(a) == ["end of ipv4", "end of ipv6"]
     line.it.release_end_of_rib()
-    line.it.writable(a)
+    line.it.resume_sending(a)
     line.it.refresh(a, V4)
     line.settle()
     assert sorted(line.heard(a)) == texts([BLOCK, OTHER])
@@ -249,7 +249,7 @@ def test_end_of_rib_of_a_slow_reader_waits_until_it_caught_up() -> None:
     line.settle()
     assert "end of ipv4" not in line.heard(slow)
     line.full.clear()
-    line.it.writable(slow)
+    line.it.resume_sending(slow)
     line.settle()
     assert line.heard(slow) == [*texts(table[CHUNK:]), "end of ipv4"]
 
@@ -465,7 +465,7 @@ def test_a_session_moved_while_it_was_behind_ends_with_the_new_table() -> None:
     second: dict[Prefix, Out] = {b: out(1), a: out(1)}
     moved(line, one, second)
     line.full.clear()
-    line.it.writable(one)
+    line.it.resume_sending(one)
     line.settle()
     assert set(line.heard(one)) >= {"+10.48.1.0/26", "-10.48.2.0/26"}
     assert line.it.queue_length(one.id) == 0
@@ -516,7 +516,7 @@ def test_an_empty_refresh_ends_too_once_the_socket_takes_more() -> None:
     line.it.refresh(knows, V4)
     line.settle()
     line.full.discard(knows)
-    line.it.writable(knows)
+    line.it.resume_sending(knows)
     line.settle()
     assert list(message_types(b"".join(line.sent[knows]))) == [5, 5]
 

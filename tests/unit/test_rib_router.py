@@ -129,13 +129,13 @@ def test_loops_are_heard_counted_and_not_used() -> None:
 
 def test_a_next_hop_that_stops_resolving_withdraws_at_once_and_comes_back() -> None:
     core = Core().up(A, B).hear(A, announce(path(A), BLOCK, OTHER)).hear(B, announce(path(B), OTHER))
-    core.router.next_hops_changed(core.resolver.set("10.0.1.30", Unresolved.LINK_DOWN))
+    core.router.review_next_hops(core.resolver.set("10.0.1.30", Unresolved.LINK_DOWN))
     core.settle()
     assert core.fib_changes == {BLOCK: None, OTHER: UP_B}
     assert pfx(BLOCK) not in core.router.rib(V4)
     core.hear(A, announce(path(A), "10.48.0.128/26"))
     assert "10.48.0.128/26" not in core.routes()
-    core.router.next_hops_changed(core.resolver.set("10.0.1.30", None))
+    core.router.review_next_hops(core.resolver.set("10.0.1.30", None))
     core.settle()
     assert core.routes() == {
         BLOCK: UP_A,
@@ -146,17 +146,17 @@ def test_a_next_hop_that_stops_resolving_withdraws_at_once_and_comes_back() -> N
 
 def test_a_next_hop_that_moves_and_a_cost_that_decides() -> None:
     core = Core().up(A, B).hear(A, announce(path(A), BLOCK)).hear(B, announce(path(B), BLOCK))
-    core.router.next_hops_changed(core.resolver.set("10.0.1.30", Resolution(via("10.0.1.1"), 20)))
+    core.router.review_next_hops(core.resolver.set("10.0.1.30", Resolution(via("10.0.1.1"), 20)))
     core.settle()
     assert core.routes() == {BLOCK: UP_B}
-    core.router.next_hops_changed(core.resolver.set("10.0.1.31", Resolution(via("10.0.1.2"), 30)))
+    core.router.review_next_hops(core.resolver.set("10.0.1.31", Resolution(via("10.0.1.2"), 30)))
     core.settle()
     assert core.routes() == {BLOCK: via("10.0.1.1")}
 
 
 def test_other_prefixes_are_not_touched_by_a_next_hop() -> None:
     core = Core().up(A, B).hear(A, announce(path(A), BLOCK)).hear(B, announce(path(B), OTHER))
-    core.router.next_hops_changed(core.resolver.set("10.0.1.31", Resolution(via("10.0.1.2"), 0)))
+    core.router.review_next_hops(core.resolver.set("10.0.1.31", Resolution(via("10.0.1.2"), 0)))
     core.settle()
     assert core.fib_changes == {OTHER: via("10.0.1.2")}
 
@@ -166,14 +166,14 @@ def test_next_hops_that_change_while_a_scan_is_under_way() -> None:
     core = Core().up(A, B)
     texts = [f"10.48.{n}.0/24" for n in range(100)]
     core.hear(A, announce(path(A), *texts[:50])).hear(B, announce(path(B), *texts[50:]))
-    core.router.next_hops_changed(core.resolver.set("10.0.1.30", Unresolved.NO_ROUTE))
+    core.router.review_next_hops(core.resolver.set("10.0.1.30", Unresolved.NO_ROUTE))
     assert core.router.work(1)
-    core.router.next_hops_changed(core.resolver.set("10.0.1.31", Unresolved.NO_ROUTE))
+    core.router.review_next_hops(core.resolver.set("10.0.1.31", Unresolved.NO_ROUTE))
     core.router.work(1)
-    core.router.received(A, [announce(path(A), "10.49.0.0/24")])
+    core.router.learn_routes(A, [announce(path(A), "10.49.0.0/24")])
     core.settle(1)
     assert core.routes() == {}
-    core.router.next_hops_changed(core.resolver.set("10.0.1.30", None) | core.resolver.set("10.0.1.31", None))
+    core.router.review_next_hops(core.resolver.set("10.0.1.30", None) | core.resolver.set("10.0.1.31", None))
     core.settle(3)
     assert set(core.routes()) == {*texts, "10.49.0.0/24"}
 
@@ -209,10 +209,10 @@ def test_a_released_block_yields_to_another_nodes_announcement() -> None:
     assert core.routes() == {BLOCK: BLACKHOLE}
     core.hear(A, announce(path(A), BLOCK))
     assert core.routes() == {BLOCK: UP_A}
-    core.router.next_hops_changed(core.resolver.set("10.0.1.30", Unresolved.NO_ROUTE))
+    core.router.review_next_hops(core.resolver.set("10.0.1.30", Unresolved.NO_ROUTE))
     core.settle()
     assert core.routes() == {BLOCK: BLACKHOLE}, "what is not usable takes nothing over"
-    core.router.next_hops_changed(core.resolver.set("10.0.1.30", None))
+    core.router.review_next_hops(core.resolver.set("10.0.1.30", None))
     core.settle()
     core.originate(origination(blocks=[BLOCK]))
     assert core.routes() == {BLOCK: BLACKHOLE}
@@ -494,7 +494,7 @@ def test_a_loss_that_keeps_nothing_ends_an_earlier_stale_time() -> None:
 def test_a_forgotten_peer_leaves_nothing() -> None:
     core, first = restarting()
     core.down(first, V4)
-    core.router.forget(first.id)
+    core.router.forget_peer(first.id)
     assert core.settle().routes() == {}
     assert core.router.next_deadline() is None
 
@@ -502,8 +502,8 @@ def test_a_forgotten_peer_leaves_nothing() -> None:
 def test_a_forgotten_peer_whose_session_is_still_up() -> None:
     core = Core().up(A).hear(A, announce(path(A), BLOCK))
     shared = path(A)
-    core.router.received(A, [announce(shared, OTHER)])
-    core.router.forget(A.id)
+    core.router.learn_routes(A, [announce(shared, OTHER)])
+    core.router.forget_peer(A.id)
     core.hear(A, announce(shared, OTHER))
     assert core.routes() == {}
     assert core.router.groups == 0
@@ -522,7 +522,7 @@ def test_a_session_down_mid_flush_and_up_again() -> None:
     core.router.work(7)
     second = again(A)
     core.router.session_up(second, core.now)
-    core.router.received(second, [announce(path(second), *texts[:30])])
+    core.router.learn_routes(second, [announce(path(second), *texts[:30])])
     core.settle(5)
     assert set(core.routes()) == set(texts[:30])
     assert core.router.counts(A.id, V4) == (30, 30, 0)
@@ -538,7 +538,7 @@ def test_a_session_that_replaces_another_whose_end_comes_late() -> None:
     assert set(core.routes()) == {BLOCK, OTHER, "10.48.9.0/26"}
     core.hear(second, announce(path(second), BLOCK))
     core.router.session_down(first, lost(), core.now)
-    core.router.received(first, [announce(path(first), "10.48.7.0/26")])
+    core.router.learn_routes(first, [announce(path(first), "10.48.7.0/26")])
     core.settle()
     assert set(core.routes()) == {BLOCK, OTHER, "10.48.9.0/26"}, "word of the old session means nothing now"
     core.hear(second, EndOfRib(V4))
@@ -575,7 +575,7 @@ def test_stale_routes_do_not_count_against_the_limit() -> None:
 def test_work_is_bounded_and_one_decision_serves_all_prefixes_of_a_path() -> None:
     core = Core().up(A)
     texts = [f"10.{48 + n // 256}.{n % 256}.0/24" for n in range(1000)]
-    core.router.received(A, [announce(path(A), *texts)])
+    core.router.learn_routes(A, [announce(path(A), *texts)])
     core.resolver.calls = 0
     turns = 0
     while core.router.work(100):
@@ -604,7 +604,7 @@ def test_attributes_that_change_without_end_do_not_fill_the_memory(long: int) ->
     rib, rounds = core.router._ribs[V4], 4000
     for number in range(rounds):
         asns = range(1, 1 + long)
-        core.router.received(A, [announce(path(A, attributes(*asns, local_pref=number)), BLOCK)])
+        core.router.learn_routes(A, [announce(path(A, attributes(*asns, local_pref=number)), BLOCK)])
         core.router.work()
     octets = [decision.octets for decision in rib.decisions.values()]
     assert rib.decision_octets == sum(octets)
@@ -619,7 +619,7 @@ def test_decisions_of_a_large_table_are_remembered() -> None:
     core = Core().up(A, B)
     for number in range(12_000):
         prefix = f"10.{number >> 8}.{number & 255}.0/24"
-        core.router.received(A, [announce(path(A, attributes(local_pref=number)), prefix)])
+        core.router.learn_routes(A, [announce(path(A, attributes(local_pref=number)), prefix)])
     core.settle()
     rib = core.router._ribs[V4]
     assert len(rib.decisions) > 11_900
@@ -638,5 +638,5 @@ def test_the_resolver_is_asked_again_after_a_change_only() -> None:
     resolver.set("10.0.1.30", Unresolved.NO_ROUTE)
     core.hear(A, announce(shared, OTHER))
     assert set(core.routes()) == {BLOCK, OTHER}, "nobody has reported yet that it changed"
-    core.router.next_hops_changed(frozenset({addr("10.0.1.30")}))
+    core.router.review_next_hops(frozenset({addr("10.0.1.30")}))
     assert core.settle().routes() == {}

@@ -113,7 +113,7 @@ def reject(cidr: str | None = None, operator: MatchOperator = MatchOperator.IN, 
 
 def core(stated: RoutePolicy, *up: Peer, **origin: Any) -> Core:
     made = Core()
-    assert made.router.policy(stated) == {}
+    assert made.router.set_policy(stated) == {}
     made.up(*up)
     return made.originate(origination(**{"pools": [POOL], **origin}))
 
@@ -161,7 +161,9 @@ def test_38_another_rule_in_a_filter_is_applied_to_what_was_advertised_without_t
     made = core(policy(filters=rules(reject(OTHER)), peers=peers_), A, X, blocks=[BLOCK])
     made.hear(A, announce(path(A), OTHER))
     for rule, left in ((reject(BLOCK), {OTHER}), (reject(), set()), (accept(), {BLOCK, OTHER})):
-        assert made.router.policy(policy(filters=rules(rule), peers=peers_)) == {}, "the group is the same"
+        assert made.router.set_policy(policy(filters=rules(rule), peers=peers_)) == {}, (
+            "the group is the same"
+        )
         made.settle()
         assert set(advertised(made, X)) == left
 
@@ -219,7 +221,7 @@ def test_39_a_local_route_with_an_interface_is_a_filters_to_let_out() -> None:
     keep = replace(
         stated, peers={**stated.peers, **named(a=PeerPolicy(("f",)), x=PeerPolicy(("f",), NextHopMode.KEEP))}
     )
-    made.router.policy(keep)
+    made.router.set_policy(keep)
     made.settle()
     assert advertised(made, A)["192.0.2.0/24"].next_hop == addr("10.0.1.1"), "the gateway, to internal peers"
     assert advertised(made, X)["192.0.2.0/24"].next_hop == addr("10.0.1.1")
@@ -262,12 +264,12 @@ def test_a_workload_inside_an_own_block_is_hidden_by_it_and_offered_to_filters()
     assert set(found.hidden) == set(found.offered), "why says so"
     lets_out = policy(filters=rules(accept(HOST, MatchOperator.EQUAL)), peers=named(x=PeerPolicy(("f",))))
     made = Core()
-    made.router.policy(lets_out)
+    made.router.set_policy(lets_out)
     made.up(X, Y).originate(found)
     assert (set(advertised(made, X)), set(advertised(made, Y))) == ({BLOCK, HOST}, {BLOCK})
-    made.router.policy(policy())
+    made.router.set_policy(policy())
     assert set(advertised(made.settle(), X)) == {BLOCK}
-    made.router.policy(lets_out)
+    made.router.set_policy(lets_out)
     made.settle()
     gone = originate(snap, {V4: frozenset()}, "me", policy=lets_out)[V4]
     assert set(advertised(made.originate(gone), X)) == {BLOCK}
@@ -281,12 +283,12 @@ def test_an_import_filter_that_changes_while_a_peer_restarts() -> None:
     assert set(made.routes()) == {BLOCK, OTHER}
     filters = rules(reject(BLOCK), direction="import")
     refuses = policy(filters=filters, peers=named(x=PeerPolicy(("f",))))
-    made.router.policy(refuses)
+    made.router.set_policy(refuses)
     assert set(made.settle().routes()) == {OTHER}, "what is kept of it is judged by the new filter"
     assert made.router.counts(by.id, V4) == (2, 1, 2)
-    made.router.policy(policy())
+    made.router.set_policy(policy())
     assert set(made.settle().routes()) == {BLOCK, OTHER}
-    made.router.policy(refuses)
+    made.router.set_policy(refuses)
     made.settle()
     back = again(by, preserved=[V4])
     made.up(back)
@@ -340,7 +342,7 @@ def test_38_another_filter_is_applied_to_what_was_received_without_the_session()
         (rules(reject(), direction="import"), set()),
         ({}, {BLOCK, OTHER}),
     ):
-        assert made.router.policy(policy(filters=filters, peers=peers_)) == {}, "import moves nobody"
+        assert made.router.set_policy(policy(filters=filters, peers=peers_)) == {}, "import moves nobody"
         made.settle()
         assert set(made.routes()) == left
         assert set(advertised(made, X)) == left
@@ -353,10 +355,10 @@ def test_own_as_is_allowed_as_often_as_configured_35() -> None:
     made.hear(X, announce(path(X, attributes(65001, 64512, 64512, 64512)), OTHER))
     made.hear(Y, announce(path(Y, attributes(65002, 64512)), HOST))
     assert set(made.routes()) == {BLOCK}
-    made.router.policy(policy(peers=named(x=PeerPolicy(allow_own_as=3))))
+    made.router.set_policy(policy(peers=named(x=PeerPolicy(allow_own_as=3))))
     assert set(made.settle().routes()) == {BLOCK, OTHER}
     assert made.router.counts(X.id, V4) == (2, 2, 0)
-    made.router.policy(policy())
+    made.router.set_policy(policy())
     assert set(made.settle().routes()) == set()
     assert made.router.counts(X.id, V4) == (2, 0, 0)
 
@@ -483,7 +485,7 @@ def test_40_communities_of_prefix_advertisements_and_the_nodes_own_list() -> Non
         filters=rules(accept(BLOCK, MatchOperator.EQUAL)),
         peers={**stated.peers, **named(x=PeerPolicy(("f",)))},
     )
-    made.router.policy(filtered)
+    made.router.set_policy(filtered)
     made.settle()
     assert advertised(made, X)[BLOCK].attributes.communities == (), (
         "what a filter accepts, it accepts as it is"
@@ -497,7 +499,7 @@ def test_40_communities_of_prefix_advertisements_and_the_nodes_own_list() -> Non
 def test_another_filter_list_moves_the_session_and_nothing_else() -> None:
     made = core(policy(filters=rules(reject(OTHER))), A, X, Y, blocks=[BLOCK, OTHER])
     before = made.router.groups_of(X)[V4]
-    moved = made.router.policy(policy(filters=rules(reject(OTHER)), peers=named(x=PeerPolicy(("f",)))))
+    moved = made.router.set_policy(policy(filters=rules(reject(OTHER)), peers=named(x=PeerPolicy(("f",)))))
     assert set(moved) == {X}
     made.settle()
     assert made.router.groups_of(X)[V4] is not before
@@ -511,7 +513,7 @@ def test_a_session_that_nobody_wants_any_more_is_sent_nothing_new() -> None:
     peers_ = named(x=PeerPolicy(("f",)))
     made = core(policy(filters=rules(reject()), peers=peers_), X, blocks=[BLOCK])
     without = RoutePolicy(filters=rules(reject()))
-    assert made.router.policy(without) == {}
+    assert made.router.set_policy(without) == {}
     assert advertised(made.settle(), X) == {}
 
 
@@ -579,7 +581,7 @@ def test_23_two_reflectors_of_one_cluster_take_each_others_clients_routes() -> N
     assert set(made.routes()) == {BLOCK}, "ORIGINATOR_ID ends what comes round"
     assert advertised(made, B)[BLOCK].attributes.cluster_list == (CLUSTER, CLUSTER), "passed on to our client"
     strict = named(a=PeerPolicy(cluster_id=CLUSTER, strict_cluster_list=True))
-    made.router.policy(policy(peers=strict, cluster_id=CLUSTER))
+    made.router.set_policy(policy(peers=strict, cluster_id=CLUSTER))
     made.settle()
     assert made.routes() == {}
     assert made.router.explain.refusals(A.id, V4) == {Reason.CLUSTER_LOOP: 1, Reason.ORIGINATOR_LOOP: 1}
@@ -601,7 +603,7 @@ def test_a_route_servers_routes_are_taken_unless_the_first_as_is_enforced(as_pat
         {Reason.FIRST_AS: 1},
     )
     assert [made.router.explain.starting_elsewhere(each.id, V4) for each in (X, Y)] == [1, 1]
-    made.router.policy(policy(peers=named(x=PeerPolicy(enforce_first_as=True), y=PeerPolicy())))
+    made.router.set_policy(policy(peers=named(x=PeerPolicy(enforce_first_as=True), y=PeerPolicy())))
     made.settle()
     assert set(made.routes()) == {OTHER, HOST}, "another wish needs no session"
     assert made.router.counts(X.id, V4) == (2, 1, 0)
@@ -618,7 +620,7 @@ def test_paths_of_a_prefix_beyond_what_the_peer_may_have_are_refused_by_name() -
         {},
     )
     assert made.router.counts(X.id, V4) == (4, 2, 0)
-    made.router.policy(policy(peers=named(x=PeerPolicy(), y=PeerPolicy(max_paths_per_prefix=1))))
+    made.router.set_policy(policy(peers=named(x=PeerPolicy(), y=PeerPolicy(max_paths_per_prefix=1))))
     made.settle()
     assert len(made.router.rib(V4)[pfx(HOST)].multipath) == 4 + 1, "another wish needs no session"
     assert (made.router.explain.refusals(X.id, V4), made.router.explain.refusals(Y.id, V4)) == (
@@ -640,7 +642,7 @@ def test_a_thousand_clients_are_two_groups() -> None:
         reflector(), peers={each.id: PeerPolicy(cluster_id=CLUSTER, client=True) for each in many}
     )
     made = Core()
-    made.router.policy(stated)
+    made.router.set_policy(stated)
     for each in many:
         made.router.session_up(each, 0.0)
     assert made.router.groups == 1
@@ -682,7 +684,7 @@ def test_46_auto_is_on_once_an_internal_peer_encoded() -> None:
     made.settle()
     assert made.prioritised, "what was true of the cluster once stays so"
     assert advertised(made, B)[BLOCK].attributes.local_pref == ENCODED
-    made.router.policy(policy(priorities="off"))
+    made.router.set_policy(policy(priorities="off"))
     made.settle()
     assert not made.prioritised
     assert {at for _, _, at in made.fib} == {0}
@@ -695,7 +697,7 @@ def test_46_auto_is_on_once_an_internal_peer_encoded() -> None:
 def test_46_what_switches_it(field: int | None, mode: Any, on: bool) -> None:
     stated = resources(BGPConfiguration(ipv4_normal_route_priority=field), bgp=f"{{route_priority: {mode}}}")
     made = Core()
-    made.router.policy(stated)
+    made.router.set_policy(stated)
     assert made.prioritised is on
     assert stated.families[V4].normal_priority == (field or 1024)
 
@@ -709,7 +711,7 @@ def test_46_auto_is_on_where_own_workloads_have_metrics() -> None:
     for mode, on in (("auto", True), ("on", True), ("off", False)):
         made = Core()
         made.router.workloads_ranked(True)
-        made.router.policy(policy(priorities=mode))
+        made.router.set_policy(policy(priorities=mode))
         assert made.prioritised is on
     made = core(policy(), A, blocks=[BLOCK])
     made.router.workloads_ranked(True)
@@ -737,9 +739,9 @@ def test_46_a_filter_by_priority_says_that_there_are_priorities(
     """Before the first pod has a route: or the filter lets the own block out only while there is one."""
     ranking = BGPFilter("ranks", **{direction: {V6: (FilterRule(Action.REJECT), rule)}})
     made = Core()
-    made.router.policy(resources(filters=(ranking,)))
+    made.router.set_policy(resources(filters=(ranking,)))
     assert made.prioritised is on
-    made.router.policy(resources())
+    made.router.set_policy(resources())
     assert made.prioritised is on, "it stays so when the filter goes"
 
 
@@ -792,7 +794,7 @@ def test_46_off_gives_an_address_back_that_an_import_filter_had_moved() -> None:
     made.hear(X, announce(path(X), HOST))
     assert not made.prioritised
     assert advertised(made, B)[HOST].source == X.id
-    made.router.policy(replace(stated, priorities="off"))
+    made.router.set_policy(replace(stated, priorities="off"))
     made.settle()
     assert advertised(made, B)[HOST].source is None
 
@@ -942,7 +944,7 @@ def test_15_16_what_felix_writes_is_decided_and_advertised_but_not_written() -> 
         KernelRefusal.LEFT_TO_OTHERS,
         "IPPool p has vxlanMode CrossSubnet: Felix writes its routes",
     )
-    made.router.policy(resources(pools=(pool(),)))
+    made.router.set_policy(resources(pools=(pool(),)))
     assert set(made.settle().routes()) == {BLOCK, "192.0.2.0/24"}, "the pool is another now"
 
 
@@ -1051,9 +1053,9 @@ def test_37_reachable_by_is_a_host_route_in_the_kernel_that_is_advertised_to_nob
     made.hear(A, announce(path(A), "192.0.2.9/32"))
     assert made.routes() == {"192.0.2.9/32": via("10.0.1.1")}
     assert (advertised(made, A), advertised(made, X)) == ({}, {})
-    made.router.next_hops_changed(made.resolver.set("10.0.1.1", Unresolved.LINK_DOWN))
+    made.router.review_next_hops(made.resolver.set("10.0.1.1", Unresolved.LINK_DOWN))
     assert made.settle().routes() == {}
-    made.router.next_hops_changed(made.resolver.set("10.0.1.1", None))
+    made.router.review_next_hops(made.resolver.set("10.0.1.1", None))
     assert made.settle().routes() == {"192.0.2.9/32": via("10.0.1.1")}
 
 
@@ -1072,9 +1074,9 @@ def test_37_what_the_peer_announces_leads_over_its_reachable_by() -> None:
     for gateway in ("10.0.1.1", "10.0.1.2"):
         reachable(gateway)
         assert made.routes() == dict.fromkeys(("172.16.0.0/24", "192.0.2.0/24", "192.0.2.9/32"), via(gateway))
-    made.router.next_hops_changed(made.resolver.set("10.0.1.2", Unresolved.LINK_DOWN))
+    made.router.review_next_hops(made.resolver.set("10.0.1.2", Unresolved.LINK_DOWN))
     assert made.settle().routes() == {}
-    made.router.next_hops_changed(made.resolver.set("10.0.1.2", None))
+    made.router.review_next_hops(made.resolver.set("10.0.1.2", None))
     assert set(made.settle().routes()) == {"172.16.0.0/24", "192.0.2.0/24", "192.0.2.9/32"}
     made.router.originated(originate(Snapshot(), {}, "me", policy=policy()))
     assert made.settle().routes() == {}
@@ -1182,7 +1184,7 @@ def test_54_a_refresh_sweeps_what_was_not_advertised_again() -> None:
     assert set(made.routes()) == {BLOCK}
     made.hear(A, EndRefresh(V4))
     assert set(made.routes()) == {BLOCK}
-    made.router.received(A, [BeginRefresh(V4)], made.now)
+    made.router.learn_routes(A, [BeginRefresh(V4)], made.now)
     made.router.tick(made.now + 400)
     assert made.settle().routes() == {}, (
         "an end that never comes is not waited for longer than for End-of-RIB"

@@ -397,7 +397,7 @@ def texts(found: Iterable[bytes], family: Family = V4) -> set[str]:
 def core(stated: Snapshot, *up: Peer) -> Core:
     of_all = policy(stated)
     made = Core()
-    made.router.policy(replace(of_all, peers={each.id: PeerPolicy() for each in up}))
+    made.router.set_policy(replace(of_all, peers={each.id: PeerPolicy() for each in up}))
     made.up(*up)
     made.router.originated(originate(stated, {}, "me", policy=of_all))
     return made.settle()
@@ -555,7 +555,7 @@ def test_why_names_the_rule() -> None:
     web = service(balanced=(BALANCED,), local=True)
 
     def why(stated: Snapshot, address: str) -> list[str]:
-        ground.core.router.policy(replace(policy(stated), peers={A.id: PeerPolicy()}))
+        ground.core.router.set_policy(replace(policy(stated), peers={A.id: PeerPolicy()}))
         ground.core.router.originated(originate(stated, {}, "me", policy=policy(stated)))
         ground.core.settle()
         ground.install()

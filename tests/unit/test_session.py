@@ -373,7 +373,7 @@ def test_a_dynamic_neighbour_has_the_as_of_its_open() -> None:
     more = replace(NEIGHBOUR, asn=65000, asns=frozenset({65000, 65002}))
     session.configure(more, 1.0)
     assert session.peer is peer, "still one of those it may have"
-    session.lost(connection, "reset", 10.0)
+    session.tcp_lost(connection, "reset", 10.0)
     assert ended(session.events()).down.keep == {V4}
     assert session.next_deadline() == 130.0 and not session.expired(129.0) and session.expired(130.0)
     connection = accept(session, 20.0)
@@ -409,10 +409,10 @@ def test_restart_bit_only_until_the_first_session() -> None:
     connection = dial(session)
     restart = connection.sent_open.capabilities.graceful_restart
     assert restart is not None and restart.restarted
-    session.lost(connection, "reset", 0.0)
+    session.tcp_lost(connection, "reset", 0.0)
     connection = dial(session, session.next_deadline() or 0.0)
     up(session, connection)
-    session.lost(connection, "reset", 0.0)
+    session.tcp_lost(connection, "reset", 0.0)
     connection = accept(session)
     restart = connection.sent_open.capabilities.graceful_restart
     assert restart is not None and not restart.restarted
@@ -739,12 +739,12 @@ def test_a_session_that_lasted_starts_the_delays_anew_and_one_that_did_not_goes_
         now = session.next_deadline() or now
     connection = dial(session, now)
     up(session, connection, now)
-    session.lost(connection, "reset", now + 1)
+    session.tcp_lost(connection, "reset", now + 1)
     assert session.next_deadline() == now + 1 + 4
     now += 5
     connection = dial(session, now)
     up(session, connection, now)
-    session.lost(connection, "reset", now + 60)
+    session.tcp_lost(connection, "reset", now + 60)
     assert session.take_dial(now + 60)
 
 
@@ -783,7 +783,7 @@ def test_hanging_up_without_a_word_does_not_hide_the_error_before() -> None:
     assert now is not None
     session.tick(now)
     connection = dial(session, now)
-    session.lost(connection, "the peer closed the connection", now)
+    session.tcp_lost(connection, "the peer closed the connection", now)
     assert session.last_error == "NOTIFICATION received 2/2 Bad Peer AS"
     assert session.state is SessionState.ACTIVE
 
@@ -794,7 +794,7 @@ def test_passive_never_dials() -> None:
     assert session.next_deadline() is None
     connection = accept(session)
     up(session, connection)
-    session.lost(connection, "reset", 200.0)
+    session.tcp_lost(connection, "reset", 200.0)
     assert not session.take_dial(1000.0)
 
 
@@ -806,13 +806,13 @@ def test_tcp_that_breaks_keeps_the_routes() -> None:
     connection = dial(session)
     peer = up(session, connection)
     session.events()
-    session.lost(connection, "Connection reset by peer", 50.0)
+    session.tcp_lost(connection, "Connection reset by peer", 50.0)
     event = ended(session.events())
     assert event.peer is peer
     down = event.down
     assert (down.reason, down.keep, down.keep_seconds) == (DownReason.TCP, {V4}, 120.0)
     assert session.stale_until == 170.0
-    session.lost(connection, "again", 51.0)
+    session.tcp_lost(connection, "again", 51.0)
     assert session.events() == []
 
 
@@ -820,7 +820,7 @@ def test_tcp_that_breaks_without_graceful_restart_keeps_nothing() -> None:
     session = make()
     connection = dial(session)
     up(session, connection, opened=PLAIN)
-    session.lost(connection, "reset", 50.0)
+    session.tcp_lost(connection, "reset", 50.0)
     down = ended(session.events()).down
     assert (down.reason, down.keep, down.keep_seconds) == (DownReason.TCP, frozenset(), 0.0)
 
@@ -831,7 +831,7 @@ def test_a_notification_is_the_end_of_the_routes_even_when_tcp_ends_with_it() ->
     up(session, connection)
     text = Notification(6, 2, b"\x05night")
     session.receive(connection, end_of_rib(V4) + encode_notification(text), 1.0)
-    session.lost(connection, "closed", 1.0)
+    session.tcp_lost(connection, "closed", 1.0)
     events = session.events()
     down = ended(events).down
     assert (down.reason, down.keep) == (DownReason.NOTIFICATION_RX, frozenset())
@@ -846,7 +846,7 @@ def test_a_notification_in_the_backlog_counts(monkeypatch: pytest.MonkeyPatch) -
     up(session, connection)
     session.receive(connection, end_of_rib(V4) * 3 + encode_notification(Notification(6, 3)), 1.0)
     assert session.work_due
-    session.lost(connection, "closed", 1.0)
+    session.tcp_lost(connection, "closed", 1.0)
     assert ended(session.events()).down.reason is DownReason.NOTIFICATION_RX
 
 
@@ -966,7 +966,7 @@ def test_long_lives_are_the_shorter_of_what_both_want() -> None:
         assert ours == ({V4: LongLived(True, most)} if most else {})
         peer = up(session, connection, opened=opened)
         assert (peer.long_lived, peer.long_lived_preserved, peer.knows_long_lived) == (life, {V4}, True)
-        session.lost(connection, "reset", 50.0)
+        session.tcp_lost(connection, "reset", 50.0)
         assert session.stale_until == 170.0 + life.get(V4, 0.0)
     alone = replace(opened, capabilities=replace(opened.capabilities, graceful_restart=None))
     session = make(replace(CONFIG, long_lived_stale_time=60))
@@ -1185,7 +1185,7 @@ def test_time_never_starves() -> None:
             elif kind == 1:
                 session.accepted(US, now)
             elif kind == 2 and session.connections:
-                session.lost(rng.choice(session.connections), "gone", now)
+                session.tcp_lost(rng.choice(session.connections), "gone", now)
             elif kind == 3:
                 session.tick(now)
             elif kind == 4:
@@ -1241,7 +1241,7 @@ class Wire:
         octets, connection = self.queues[end].pop(0), self.connections[end]
         assert connection is not None
         if octets is None:
-            self.ends[end].lost(connection, "closed", now)
+            self.ends[end].tcp_lost(connection, "closed", now)
             self.done[end] = True
         else:
             self.ends[end].receive(connection, octets, now)

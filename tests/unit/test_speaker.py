@@ -74,14 +74,14 @@ class Recorder:
         self.listens = 0
         self.attempts: list[DialAnswer] = []
 
-    def established(self, peer: Peer) -> None:
+    def session_established(self, peer: Peer) -> None:
         self.up[peer.id] = peer
 
-    def down(self, peer: Peer, down: Down) -> None:
+    def session_ended(self, peer: Peer, down: Down) -> None:
         assert self.up.pop(peer.id) is peer
         self.downs.append(down)
 
-    def received(self, peer: Peer, events: Sequence[RibEvent]) -> None:
+    def routes_received(self, peer: Peer, events: Sequence[RibEvent]) -> None:
         assert self.up[peer.id] is peer
         for event in events:
             if isinstance(event, Announce):
@@ -91,13 +91,13 @@ class Recorder:
     def refresh_requested(self, peer: Peer, family: Family) -> None:
         self.refreshes.append(family)
 
-    def writable(self, peer: Peer) -> None:
+    def session_writable(self, peer: Peer) -> None:
         self.drained += 1
 
     def listening_changed(self) -> None:
         self.listens += 1
 
-    def attempted(self, peer_id: PeerId, answer: DialAnswer) -> None:
+    def dial_ended(self, peer_id: PeerId, answer: DialAnswer) -> None:
         self.attempts.append(answer)
 
 
@@ -424,14 +424,14 @@ async def test_a_flood_is_read_in_portions(monkeypatch: pytest.MonkeyPatch) -> N
     async with speaking(2, config(2, 3, passive=True)) as (_, ours), Raw.connected(3, 2) as raw:
         await raw.open(3)
         batches = 0
-        received = ours.received
+        received = ours.routes_received
 
         def count(peer: Peer, events: Sequence[RibEvent]) -> None:
             nonlocal batches
             batches += 1
             received(peer, events)
 
-        monkeypatch.setattr(ours, "received", count)
+        monkeypatch.setattr(ours, "routes_received", count)
         raw.writer.write(b"".join(encode_announcements(V4, Attributes(local_pref=1), HOP, TABLE, True)))
         raw.writer.write(end_of_rib(V4))
         await until(lambda: ours.end_of_rib)
@@ -540,7 +540,7 @@ async def test_a_bug_of_ours_ends_the_speaker() -> None:
 
 async def test_a_handler_may_end_the_session_it_hears_of() -> None:
     async with speaking(2, config(2, 3, passive=True)) as (speaker, ours), Raw.connected(3, 2) as raw:
-        received = ours.received
+        received = ours.routes_received
 
         def reset(peer: Peer, events: Sequence[RibEvent]) -> None:
             received(peer, events)

@@ -29,21 +29,21 @@ def test_no_peers_no_wait() -> None:
 def test_end_of_rib_of_every_family_of_every_peer() -> None:
     start = begin(A, B)
     assert start.waiting(BEGUN) == [A.id, B.id]
-    start.established(A.id, frozenset({V4}), BEGUN)
-    start.heard(A.id, V4)
+    start.peer_established(A.id, frozenset({V4}), BEGUN)
+    start.family_whole(A.id, V4)
     assert start.waiting(BEGUN) == [B.id]
-    start.established(B.id, BOTH, BEGUN)
-    start.heard(B.id, V4)
+    start.peer_established(B.id, BOTH, BEGUN)
+    start.family_whole(B.id, V4)
     assert not start.over(BEGUN)
-    start.heard(B.id, V6)
+    start.family_whole(B.id, V6)
     assert start.over(BEGUN)
 
 
 def test_a_family_that_the_session_does_not_carry_is_not_waited_for() -> None:
     start = begin(B)
-    start.established(B.id, frozenset({V4}), BEGUN)
+    start.peer_established(B.id, frozenset({V4}), BEGUN)
     assert not start.over(BEGUN)
-    start.heard(B.id, V4)
+    start.family_whole(B.id, V4)
     assert start.over(BEGUN)
 
 
@@ -65,19 +65,19 @@ def test_later_configurations_do_not_move_the_deadline() -> None:
 def test_peers_that_cannot_be_dialled_hold_up_no_start(answer: DialAnswer) -> None:
     start = begin(A, B)
     assert start.waiting(BEGUN) == [A.id, B.id]
-    start.attempted(A.id, answer)
+    start.dial_answered(A.id, answer)
     assert start.waiting(BEGUN) == [B.id], "at once"
-    start.attempted(B.id, answer)
+    start.dial_answered(B.id, answer)
     assert start.keeping(BEGUN) == [A.id, B.id], "what they announced before is another matter"
     assert start.over(BEGUN)
 
 
 def test_a_peer_without_graceful_restart_has_told_all_when_it_is_quiet() -> None:
     start = begin(A)
-    start.established(A.id, frozenset({V4}), BEGUN + 1.0, end_of_rib=False)
-    start.said(A.id, BEGUN + 2.0)
+    start.peer_established(A.id, frozenset({V4}), BEGUN + 1.0, end_of_rib=False)
+    start.routes_came(A.id, BEGUN + 2.0)
     assert start.waiting(BEGUN + 1.9 + QUIET) == start.keeping(BEGUN + 1.9 + QUIET) == [A.id]
-    start.said(A.id, BEGUN + 4.0)
+    start.routes_came(A.id, BEGUN + 4.0)
     assert start.waiting(BEGUN + 3.9 + QUIET) == [A.id], "it goes on announcing"
     assert start.keeping(BEGUN + 4.0 + QUIET) == [] and start.over(BEGUN + 4.0 + QUIET)
 
@@ -87,11 +87,11 @@ def test_one_dial_that_ended_otherwise_keeps_the_long_wait(other: DialAnswer) ->
     for answers in ((DialAnswer.REFUSED, other), (other, DialAnswer.SILENT)):
         start = begin(A)
         for answer in answers:
-            start.attempted(A.id, answer)
+            start.dial_answered(A.id, answer)
         assert not start.over(BEGUN + EARLY)
     once_up = begin(A)
-    once_up.established(A.id, frozenset({V4}), BEGUN)
-    once_up.attempted(A.id, DialAnswer.REFUSED)
+    once_up.peer_established(A.id, frozenset({V4}), BEGUN)
+    once_up.dial_answered(A.id, DialAnswer.REFUSED)
     assert not once_up.over(BEGUN + EARLY)
     assert not begin(A).over(BEGUN + EARLY), "a peer that dials us was never refused"
 
@@ -121,7 +121,7 @@ def test_a_neighbour_whose_daemon_is_down_is_not_gone(
     """Who refuses lives, and forwards: its routes stay as if its session had ended when we started."""
     start = begin(A)
     for answer in answers:
-        start.attempted(A.id, answer)
+        start.dial_answered(A.id, answer)
     assert kept_until(start) == seconds
     assert start.over(BEGUN + DEADLINE), "nobody else waits for that"
     assert kept_until(start) == seconds
@@ -129,7 +129,7 @@ def test_a_neighbour_whose_daemon_is_down_is_not_gone(
 
 def test_the_restart_time_of_the_session_says_how_long() -> None:
     start = begin(replace(A, restart_time=60))
-    start.attempted(A.id, DialAnswer.REFUSED)
+    start.dial_answered(A.id, DialAnswer.REFUSED)
     assert kept_until(start) == 60.0
 
 
@@ -137,16 +137,16 @@ def test_a_neighbour_that_dials_us_and_did_not_come_is_not_gone_either() -> None
     start = begin(replace(A, passive=True))
     assert start.over(BEGUN + DEADLINE)
     assert kept_until(start) == 120.0
-    start.established(A.id, frozenset({V4}), BEGUN)
+    start.peer_established(A.id, frozenset({V4}), BEGUN)
     assert kept_until(start) == DEADLINE, "it has come, and has not announced all"
 
 
 def test_what_the_peer_announces_ends_the_keeping() -> None:
     start = begin(A, B)
     for each in (A, B):
-        start.attempted(each.id, DialAnswer.REFUSED)
-    start.established(A.id, frozenset({V4}), BEGUN)
-    start.heard(A.id, V4)
+        start.dial_answered(each.id, DialAnswer.REFUSED)
+    start.peer_established(A.id, frozenset({V4}), BEGUN)
+    start.family_whole(A.id, V4)
     assert start.keeping(BEGUN + 60.0) == [B.id]
     start.configured({A.id: A}, BEGUN + 60.0)
     assert start.keeping(BEGUN + 60.0) == []
@@ -154,8 +154,8 @@ def test_what_the_peer_announces_ends_the_keeping() -> None:
 
 def test_a_peer_that_is_no_longer_wanted_is_not_waited_for() -> None:
     start = begin(A, B)
-    start.established(A.id, frozenset({V4}), BEGUN)
-    start.heard(A.id, V4)
+    start.peer_established(A.id, frozenset({V4}), BEGUN)
+    start.family_whole(A.id, V4)
     start.configured({A.id: A}, BEGUN + 1)
     assert start.over(BEGUN + 1)
 

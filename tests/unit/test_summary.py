@@ -196,7 +196,7 @@ def test_an_ipip_pool_without_its_tunnel_is_a_problem() -> None:
     rule = KernelRule(pfx("10.50.0.0/16"), True, "IPPool ipip", "tunl0")
     ground = holding("10.48.0.0/26")
     policy = RoutePolicy(families={V4: FamilyPolicy(kernel_rules=(rule,)), V6: FamilyPolicy()})
-    ground.core.router.policy(policy)
+    ground.core.router.set_policy(policy)
     found = status(ground.parts, facts())
     assert [str(problem) for problem in found.problems] == [
         "IPPool ipip: tunl0 is not there or is down: its routes through it are not written"

@@ -146,8 +146,8 @@ def test_a_tors_default_beside_the_nodes_own_is_normal_and_reported_once() -> No
 
 def test_what_was_heard_until_a_moment_ago() -> None:
     ground = Ground(A, B)
-    ground.recently.withdrew(A, withdraw("10.49.0.0/26"), 990.0)
-    ground.recently.ended(
+    ground.recently.keep_withdrawn(A, withdraw("10.49.0.0/26"), 990.0)
+    ground.recently.keep_ended(
         B, Down(DownReason.TCP, "the peer closed the connection"), {V4: [pfx("10.49.0.0/26")]}, 993.0
     )
     for target in ("10.49.0.1", "10.49.0.0/26"):
@@ -171,15 +171,15 @@ def test_the_memory_is_bounded() -> None:
     memory = Recently()
     many = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(1024)]
     for round_ in range(2 * MOST // 1024):
-        memory.withdrew(A, withdraw(*many), float(round_))
+        memory.keep_withdrawn(A, withdraw(*many), float(round_))
     assert sum(1 for _ in memory.prefixes(V4)) == MOST
-    memory.ended(
+    memory.keep_ended(
         A, Down(DownReason.TCP, ""), {V4: (pfx(f"10.0.{n >> 8}.{n & 255}/32") for n in range(65536))}, 100.0
     )
     assert memory.find(V4, pfx("10.0.0.9/32"), 100.0)[0].end == DownReason.TCP.value
     assert not memory.find(V4, pfx(f"10.0.{(MOST_OF_A_SESSION + 1) >> 8}.255/32"), 100.0)
     assert sum(1 for _ in memory.prefixes(V4)) <= MOST
-    memory.withdrew(B, withdraw("10.1.0.0/24"), 100.0 + LONGEST + 1)
+    memory.keep_withdrawn(B, withdraw("10.1.0.0/24"), 100.0 + LONGEST + 1)
     assert list(memory.prefixes(V4)) == [pfx("10.1.0.0/24")]
 
 

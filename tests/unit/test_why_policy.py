@@ -32,7 +32,7 @@ def test_the_import_filters_rule() -> None:
     filters = rules(
         reject(BLOCK), accept(operations=(SetPriority(500), AddCommunity(65))), name="in", direction="import"
     )
-    ground.core.router.policy(policy(filters=filters, peers=named(a=PeerPolicy(("in",)))))
+    ground.core.router.set_policy(policy(filters=filters, peers=named(a=PeerPolicy(("in",)))))
     a, b = A, B
     ground.core.hear(a, announce(path(a), BLOCK, "10.48.0.64/26")).hear(b, announce(path(b), BLOCK))
     ground.install()
@@ -52,7 +52,7 @@ def test_the_import_filters_rule() -> None:
 def test_the_export_filters_rule() -> None:
     ground = Ground(A, X)
     filters = rules(reject(BLOCK), accept("192.0.2.0/24"), name="out")
-    ground.core.router.policy(policy(filters=filters, peers=named(x=PeerPolicy(("out",)))))
+    ground.core.router.set_policy(policy(filters=filters, peers=named(x=PeerPolicy(("out",)))))
     ground.core.hear(A, announce(path(A), BLOCK, "192.0.2.0/25")).originate(origination(pools=[POOL]))
     ground.outbound.move_sessions({X: ground.core.router.groups_of(X)})
     ground.install()
@@ -66,7 +66,7 @@ def test_the_export_filters_rule() -> None:
 def test_reflection() -> None:
     ground = Ground(A, B)
     peers = named(a=PeerPolicy(cluster_id=CLUSTER, client=True), b=PeerPolicy(cluster_id=CLUSTER))
-    ground.core.router.policy(policy(cluster_id=CLUSTER, peers=peers))
+    ground.core.router.set_policy(policy(cluster_id=CLUSTER, peers=peers))
     ground.core.originate(origination(pools=[POOL])).hear(A, announce(path(A), BLOCK))
     ground.core.hear(B, announce(path(B), "10.48.0.64/26"))
     ground.install()
@@ -77,7 +77,7 @@ def test_reflection() -> None:
 def test_the_kernel_rule() -> None:
     ground = Ground(A)
     rule = KernelRule(pfx(POOL), True, "IPPool p has ipipMode CrossSubnet", "tunl0", True)
-    ground.core.router.policy(
+    ground.core.router.set_policy(
         policy(family=FamilyPolicy(kernel_rules=(rule,), own_subnet=pfx("10.0.1.0/24")))
     )
     ground.core.hear(A, announce(path(A), BLOCK), announce(path(A, next_hop="10.0.7.1"), "10.48.0.64/26"))
@@ -102,7 +102,7 @@ def test_the_kernel_rule() -> None:
 def test_what_felix_writes() -> None:
     ground = Ground(A)
     rule = KernelRule(pfx(POOL), False, f"IPPool {pool().name} has vxlanMode {EncapMode.ALWAYS.value}")
-    ground.core.router.policy(policy(family=FamilyPolicy(kernel_rules=(rule,))))
+    ground.core.router.set_policy(policy(family=FamilyPolicy(kernel_rules=(rule,))))
     ground.core.hear(A, announce(path(A), BLOCK))
     ground.install()
     holds(ground.why(BLOCK), "- kernel: not written: not ours to write (IPPool p has vxlanMode Always)")
@@ -110,7 +110,7 @@ def test_what_felix_writes() -> None:
 
 def test_services_statics_and_what_is_only_offered() -> None:
     ground = Ground(A, X)
-    ground.core.router.policy(
+    ground.core.router.set_policy(
         policy(filters=rules(accept("192.0.2.0/24")), peers=named(x=PeerPolicy(("f",))))
     )
     service = Originated(OriginKind.SERVICE, "BGPConfiguration default serviceClusterIPs")
@@ -143,7 +143,7 @@ def test_services_statics_and_what_is_only_offered() -> None:
 
 def test_a_metric_that_local_pref_carries() -> None:
     ground = Ground(A)
-    ground.core.router.policy(policy(priorities="on"))
+    ground.core.router.set_policy(policy(priorities="on"))
     ground.core.hear(A, announce(path(A, attributes(local_pref=INT_MAX - 512)), BLOCK))
     ground.install()
     assert ground.core.router.explain.fib_key(V4, pfx(BLOCK)) == (
