@@ -38,12 +38,14 @@ from bgpd.bgp.frozen import (
     ends_of,
     family_labelled,
 )
-from bgpd.bgp.outbound import UNKNOWN, Earlier, Outbound
+from bgpd.bgp.member import UNKNOWN, Earlier
+from bgpd.bgp.outbound import Outbound
+from bgpd.bgp.protection import Net
 from bgpd.bgp.wire.exa.messages import KEEPALIVE_MESSAGE, Cease, Notification, encode_notification
 from bgpd.bgp.wire.update import encode_announcements, end_of_rib
 from bgpd.events import event
 from bgpd.model.peer import Peer, PeerId
-from bgpd.model.prefix import Address, Family, Prefix, is_address, parse_address
+from bgpd.model.prefix import Address, Family, Prefix, is_address, parse_address, parse_prefix
 from bgpd.model.route import Path
 from bgpd.rib.groups import LAST_PATH_ID, UpdateGroup
 
@@ -357,6 +359,20 @@ class Inherited:
                 waits.keep_alive(now)
             except OSError as error:
                 self.refuse(waits.frozen.peer, f"its socket died: {error.strerror or error}")
+
+    def take_listening(self) -> dict[tuple[Address, int], tuple[socket.socket, tuple[Net, ...]]]:
+        """The sockets that listen, by place, each with what it has TCP MD5 keys of; they are the caller's from now
+        on."""
+        found = {}
+        for place, sock in self.listening.items():
+            address, _, port = place.partition(" ")
+            nets = []
+            for net in self.document.keys.get(place, ()):
+                with contextlib.suppress(ValueError):
+                    nets.append(parse_prefix(net))
+            found[parse_address(address), int(port)] = sock, tuple(nets)
+        self.listening.clear()
+        return found
 
     def take(self, peer: PeerId, now: float) -> Taken | None:
         """The session of a peer, if one waits; the socket is the caller's from now on."""

@@ -17,22 +17,21 @@ A session that another process had (``freeze``, ``resume``) is sent the differen
 by digests of what goes on the wire. Until all is heard again (``release_resumed``) nothing is withdrawn only because it
 is not in the table, and no learned route is advertised (RFC 4724 §4.1); what is this node's own is advertised at once.
 
-The groups, their members and their tables are ``rib.groups``'; what each member has yet to be sent is kept here. A
+The groups, their members and their tables are ``rib.groups``'; what each member has yet to be sent is ``member``'s. A
 table is keyed by NLRI: prefixes, with path identifiers in front in groups that take several paths (RFC 7911).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from itertools import islice
-from typing import NamedTuple
 
+from bgpd.bgp.encoding import cost_of, cost_of_set, encode
+from bgpd.bgp.member import Earlier, Left, Member, Move, Phase, Resumption
 from bgpd.bgp.wire.exa.messages import RefreshKind, encode_refresh
-from bgpd.bgp.wire.update import encode_announcements, encode_withdrawals, end_of_rib
+from bgpd.bgp.wire.update import end_of_rib
 from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix, without_path_id
 from bgpd.model.route import Attributes, Out
@@ -41,8 +40,6 @@ from bgpd.rules.exports import peer_refusal
 
 _Encoded = dict[tuple[UpdateGroup | None, tuple[Prefix, ...], tuple[Prefix, ...]], bytes]
 """Group, prefixes announced, prefixes withdrawn -> octets, while the tables do not change."""
-UNKNOWN = b""
-"""The digest of what may have been sent in any state, or not at all."""
 DIGEST_OCTETS = 16
 _NO_NLRI = Prefix(b"\0")
 CHUNK = 4096
@@ -52,116 +49,14 @@ BUDGET = 2 * CHUNK
 MOST_SETS = 3 * CHUNK
 """What the attribute sets of one chunk may cost, in prefixes: a hundred and more. Fewer would be encoded again and
 again where sets take turns in a table."""
-SESSION_COST, SET_COST, OCTETS_PER_COST = 64, 64, 16
-"""What a session that is served costs beside its prefixes, and an attribute set beside its octets, in prefixes."""
+SESSION_COST = 64
+"""What a session that is served costs beside its prefixes, in prefixes."""
 TURN_SECONDS = 0.004
 """Seconds of a turn, at most: then other sessions' turn comes with the next."""
 
 
-class Phase(Enum):
-    """How far a session is in one family."""
-
-    INITIAL = "it is sent the whole table for the first time; End-of-RIB follows, once"
-    REFRESH = "it was sent the begin of a refresh; the end follows once it has caught up (RFC 7313)"
-    STEADY = "it is sent what changes, and the table again when it asks without such marks (RFC 2918)"
-
-
-@dataclass(slots=True, eq=False)
-class _Move:
-    """From one update group to another, until the session has caught up."""
-
-    before: Mapping[Prefix, Out]
-    """What it was sent in the old group; shared by all that moved with it."""
-    since: set[Prefix]
-    """NLRI for which that is not true: it was behind, or has been sent another state since."""
-    whole: bool = False
-    """The new group's table is filled; until then nothing is sent, or all would be withdrawn first."""
-
-
-@dataclass(slots=True, eq=False)
-class _Resumption:
-    """Of a session that another process had, until nothing that it was sent there is unlike the table."""
-
-    before: dict[Prefix, bytes]
-    """NLRI -> digest of what it was sent there, or ``UNKNOWN``; as long as nothing else is known of them."""
-    has: set[Prefix] = field(default_factory=set)
-    """NLRI that it was sent, there or here."""
-    deferred: dict[Prefix, None] = field(default_factory=dict)
-    """NLRI of learned routes whose present state it was not sent yet."""
-    over: bool = False
-    """All is heard again: what is not in the table now is gone."""
-
-
-@dataclass(slots=True, eq=False)
-class _Member:
-    """One session in one family, and what it has yet to be sent."""
-
-    peer: Peer
-    family: Family
-    group: UpdateGroup | None
-    """``None`` where we have no next hop for the family."""
-    phase: Phase = Phase.INITIAL
-    walk: Sequence[Prefix] = ()
-    """All NLRI of the table when it joined or a refresh began: it is sent them from ``at`` on, where they are there
-    still; what changed since is missed."""
-    at: int = 0
-    missed: dict[Prefix, None] = field(default_factory=dict)
-    """NLRI of which it has yet to be sent the present state."""
-    gone: dict[Prefix, None] = field(default_factory=dict)
-    """Those of them that were found withdrawn: sent once all announcements are (house rule 11)."""
-    move: _Move | None = None
-    resumption: _Resumption | None = None
-    asked: bool = False
-    """Another refresh is due: it begins once this session has caught up."""
-    blocked: bool = False
-    """Its socket is full: nothing more until ``resume_sending``."""
-
-    @property
-    def table(self) -> Mapping[Prefix, Out]:
-        return self.group.table if self.group else {}
-
-    @property
-    def behind(self) -> bool:
-        return bool(self.missed or self.gone or self.walk)
-
-    @property
-    def waits_for_table(self) -> bool:
-        return self.move is not None and not self.move.whole
-
-    @property
-    def waiting(self) -> dict[Prefix, None]:
-        """All that it has yet to be sent, itself as the source not left out."""
-        return dict.fromkeys((*self.missed, *self.gone, *self.walk[self.at :]))
-
-    def begin_walk(self) -> None:
-        self.walk, self.at = self.group.walk() if self.group else (), 0
-
-
-class Earlier(NamedTuple):
-    """What a resumed session was sent in one family by the process before."""
-
-    digests: Mapping[Prefix, bytes]
-    """NLRI -> digest, or ``UNKNOWN``."""
-    end_of_rib_due: bool = False
-    refresh_due: bool = False
-
-
-class Left(NamedTuple):
-    """What a session was sent in one family by this process: all of its group's table, but for what is here."""
-
-    group: UpdateGroup | None
-    unsure: frozenset[Prefix]
-    """NLRI that may have been sent in any state, or not at all."""
-    never: frozenset[Prefix]
-    """NLRI that were not sent: not for this peer (``peer_refusal``), or not yet."""
-    other: Mapping[Prefix, bytes]
-    """NLRI -> digest of what the process before this one sent, where nothing else was sent since."""
-    end_of_rib_due: bool
-    refresh_due: bool
-
-
 class Outbound:
-    """``send`` puts octets on a session and says whether it takes more (``Speaker.send``)."""
+    """``send`` puts octets on a session and says whether it takes more (``Sessions.send``)."""
 
     def __init__(
         self, send: Callable[[Peer, bytes], bool], clock: Callable[[], float] = time.monotonic
@@ -169,8 +64,8 @@ class Outbound:
         self._send, self._clock = send, clock
         self._budget = BUDGET
         """What is left of this turn's, in prefixes."""
-        self._by_peer: dict[PeerId, dict[Family, _Member]] = {}
-        self._due: dict[_Member, None] = {}
+        self._by_peer: dict[PeerId, dict[Family, Member]] = {}
+        self._due: dict[Member, None] = {}
         """Sessions to serve, in turn: those that are behind, and those that wait for the time of End-of-RIB."""
         self._end_of_rib_released = False
         self._digests: dict[tuple[UpdateGroup, Attributes, Address], bytes] = {}
@@ -183,7 +78,7 @@ class Outbound:
         """
         for earlier in self._by_peer.pop(peer.id, {}).values():
             self._due.pop(earlier, None)
-        members = {family: _Member(peer, family, groups.get(family)) for family in sorted(peer.families)}
+        members = {family: Member(peer, family, groups.get(family)) for family in sorted(peer.families)}
         for member in members.values():
             member.begin_walk()
             self._due[member] = None
@@ -198,7 +93,7 @@ class Outbound:
             was = earlier.get(member.family)
             if was is not None:
                 member.walk, member.missed = (), dict.fromkeys(member.table)
-                member.resumption = _Resumption(dict(was.digests), set(was.digests))
+                member.resumption = Resumption(dict(was.digests), set(was.digests))
                 member.phase = Phase.INITIAL if was.end_of_rib_due else Phase.STEADY
                 member.asked = was.refresh_due
 
@@ -215,7 +110,7 @@ class Outbound:
         """What another process must know to go on with a session, by family. Changes nothing."""
         found = {}
         for member in self._of(peer):
-            group, resumption = member.group, member.resumption or _Resumption({})
+            group, resumption = member.group, member.resumption or Resumption({})
             before, never = resumption.before, resumption.deferred.keys() - resumption.has
             other = {nlri: digest for nlri, digest in before.items() if digest}
             table = group.table.items() if group is not None and group.kept_back(peer) else ()
@@ -257,7 +152,7 @@ class Outbound:
                 unsure = set(member.waiting)
                 if member.resumption is not None:
                     unsure.update(member.resumption.before)
-                member.move = _Move(before, since=unsure)
+                member.move = Move(before, since=unsure)
                 member.group = new
                 member.missed = dict.fromkeys((*before, *member.move.since, *member.table))
                 member.gone = {}
@@ -267,7 +162,7 @@ class Outbound:
     def group_changed(self, group: UpdateGroup, changes: OutChanges) -> None:
         """What a group is sent changed: encode once, send to every member that is not behind. Where that is more than
         is left of the turn's budget, all of them are behind now."""
-        self._budget -= _cost(now for _, now in changes.values())
+        self._budget -= cost_of(now for _, now in changes.values())
         later = self._budget <= 0
         outs = [out for pair in changes.values() for out in pair if out is not None]
         sources, next_hops = {out.source for out in outs}, {out.next_hop for out in outs}
@@ -290,11 +185,11 @@ class Outbound:
                     (p, _seen_by(peer, before), _seen_by(peer, now)) for p, (before, now) in changes.items()
                 )
                 seen = ((p, now) for p, before, now in pairs if before is not None or now is not None)
-                self._put(member, _encode(family, peer, seen))
+                self._put(member, encode(family, peer, seen))
             else:
                 if octets is None:
                     state = ((prefix, now) for prefix, (_, now) in changes.items())
-                    octets = _encode(family, peer, state)
+                    octets = encode(family, peer, state)
                 self._put(member, octets)
 
     def resume_sending(self, peer: Peer) -> None:
@@ -387,17 +282,17 @@ class Outbound:
             several and any(without_path_id(nlri) == prefix for nlri in waiting)
         )
 
-    def _of(self, peer: Peer) -> list[_Member]:
+    def _of(self, peer: Peer) -> list[Member]:
         return [member for member in self._by_peer.get(peer.id, {}).values() if member.peer is peer]
 
-    def _begin_refresh(self, member: _Member) -> None:
+    def _begin_refresh(self, member: Member) -> None:
         member.asked = False
         if member.peer.enhanced_refresh and member.phase is not Phase.INITIAL:
             member.phase = Phase.REFRESH
             self._put(member, encode_refresh(member.family, RefreshKind.BEGIN))
         member.begin_walk()
 
-    def _catch_up(self, member: _Member, encoded: _Encoded) -> int:
+    def _catch_up(self, member: Member, encoded: _Encoded) -> int:
         """Send a session some of what it missed. What it cost, in prefixes. ``encoded``: what was made for others."""
         peer, missed, gone, table, move = member.peer, member.missed, member.gone, member.table, member.move
         announced: list[Prefix] = []
@@ -413,7 +308,7 @@ class Outbound:
                 known.add(which)
                 if attributes not in sets:
                     sets.add(attributes)
-                    cost += _cost_of_set(attributes)
+                    cost += cost_of_set(attributes)
 
         for prefix in list(islice(missed, CHUNK)):
             if cost >= MOST_SETS:
@@ -458,11 +353,11 @@ class Outbound:
         octets = encoded.get(key)
         if octets is None:
             state = (*((p, table[p]) for p in announced), *((p, None) for p in withdrawn))
-            octets = encoded[key] = _encode(member.family, peer, state)
+            octets = encoded[key] = encode(member.family, peer, state)
         self._put(member, octets)
         return looked + cost
 
-    def _is_as_before(self, member: _Member, resumption: _Resumption, nlri: Prefix, now: Out | None) -> bool:
+    def _is_as_before(self, member: Member, resumption: Resumption, nlri: Prefix, now: Out | None) -> bool:
         """Whether a resumed session is not sent the present state of an NLRI, since it has it, or since that may only
         be so until all is heard again."""
         digest = resumption.before.get(nlri)
@@ -488,11 +383,11 @@ class Outbound:
         key = group, out.attributes, out.next_hop
         found = self._digests.get(key)
         if found is None:
-            octets = _encode(group.key.family, peer, ((_NO_NLRI, out),))
+            octets = encode(group.key.family, peer, ((_NO_NLRI, out),))
             found = self._digests[key] = blake2b(octets, digest_size=DIGEST_OCTETS).digest()
         return found
 
-    def _put(self, member: _Member, octets: bytes) -> None:
+    def _put(self, member: Member, octets: bytes) -> None:
         if octets and not self._send(member.peer, octets):
             member.blocked = True
 
@@ -501,48 +396,3 @@ def _seen_by(peer: Peer, out: Out | None) -> Out | None:
     """What ``peer_refusal`` leaves of what its group is sent, in short."""
     config = peer.config
     return None if out is None or out.source == config.id or out.next_hop == config.address else out
-
-
-def _cost_of_set(attributes: Attributes) -> int:
-    """What it costs to encode an attribute set, in prefixes."""
-    return SET_COST + attributes.size // OCTETS_PER_COST
-
-
-def _cost(outs: Iterable[Out | None]) -> int:
-    """What it costs to encode some NLRI, in prefixes that are looked up too."""
-    count = 0
-    sets: set[Attributes] = set()
-    for out in outs:
-        count += 1
-        if out is not None:
-            sets.add(out.attributes)
-    return count // 4 + sum(map(_cost_of_set, sets))
-
-
-def _encode(family: Family, peer: Peer, state: Iterable[tuple[Prefix, Out | None]]) -> bytes:
-    """UPDATEs for the state of some NLRI: announcements first, grouped by their attributes, then withdrawals. They
-    are the same for all sessions of ``peer``'s group.
-
-    (House rule 11: a more specific is announced before what covered it goes.) Attributes too large for one message are
-    not announced (RFC 4271 §9.2), and whatever was announced before is withdrawn.
-    """
-    announced: dict[tuple[Attributes, Address], list[Prefix]] = {}
-    withdrawn: list[Prefix] = []
-    for prefix, out in state:
-        if out is None:
-            withdrawn.append(prefix)
-        else:
-            announced.setdefault((out.attributes, out.next_hop), []).append(prefix)
-    messages: list[bytes] = []
-    own = peer.next_hop(family) if peer.link_local is not None else None
-    for (attributes, next_hop), prefixes in announced.items():
-        on_link = peer.link_local if next_hop == own else None
-        try:
-            messages += encode_announcements(
-                family, attributes, next_hop, prefixes, peer.asn4, link_local=on_link
-            )
-        except ValueError:
-            withdrawn += prefixes
-    if withdrawn:
-        messages += encode_withdrawals(family, withdrawn)
-    return b"".join(messages)

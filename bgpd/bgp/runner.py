@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from bgpd.bgp.connection import Connection, Refresh, Resumed, Routes, Up
-from bgpd.bgp.frozen import Unfit
+from bgpd.bgp.frozen import FrozenRib, FrozenSession, Unfit
 from bgpd.bgp.handler import Handler
-from bgpd.bgp.handover import Taken, not_taken
+from bgpd.bgp.handover import Inherited, Taken, not_taken
 from bgpd.bgp.protection import Net
 from bgpd.bgp.session import Session
 from bgpd.bgp.transport import Dial, DialFailed, Link
-from bgpd.model.peer import DialAnswer, DownReason
+from bgpd.model.peer import DialAnswer, DownReason, Peer
+from bgpd.model.prefix import Family
 from bgpd.model.status import SessionState
 
 
@@ -77,6 +78,38 @@ class Runner:
             if handle is not None:
                 handle.cancel()
         self._timer = self._work = None
+
+    # To another process, and from it.
+
+    def take_over(self, inherited: Inherited, at: float) -> bool:
+        """Whether the peer's session of another process is to go on."""
+        peer_id = self.session.config.id
+        if refusal := self.session.refusal():
+            inherited.refuse(peer_id, str(refusal))
+        self.taken = inherited.take(peer_id, at)
+        return self.taken is not None
+
+    def prepare_to_freeze(self) -> tuple[Peer, frozenset[Family]] | None:
+        """The established session, with the families whose End-of-RIB has come; its peer is sent a KEEPALIVE."""
+        connection = self.session.established
+        if connection is None or connection.peer is None:
+            return None
+        connection.send_keepalive(now())
+        self.pump()
+        return connection.peer, connection.ended
+
+    def freeze(self, salt: bytes, ribs: Mapping[Family, FrozenRib]) -> tuple[FrozenSession, int] | None:
+        """The established session for another process, and its socket's descriptor; ``None`` without one."""
+        connection = self.session.established
+        link = None if connection is None else self.links.get(connection)
+        if link is None:
+            return None
+        try:
+            ends = link.ends
+        except OSError:
+            return None  # it dies just now
+        frozen = self.session.freeze(ends, salt, self.since, link.unsent_data, ribs, now())
+        return None if frozen is None else (frozen, link.socket.fileno())
 
     # What links report.
 

@@ -14,9 +14,7 @@ connection replaces the old, whose routes stay as stale (RFC 4724 §4.2, §5).
 Where both sides have the N bit (RFC 8538) routes stay as stale over any NOTIFICATION and the hold timer, the other
 way as well: what must really go goes by a Hard Reset, Cease 6/9 around the real code.
 
-Dialling goes at once, then after 1, 2, 4, 5, 5, ... s, with jitter, until a session has lasted ``STABLE`` seconds. An
-error in the protocol, theirs or ours, makes the session idle for 1, 2, 4, ... 30 s, in which connections are refused
-too (DampPeerOscillations): a peer that sends garbage does not loop fast. Too many prefixes: idle for a minute.
+When it is dialled, and when it is left alone, is ``attempts``'.
 """
 
 from __future__ import annotations
@@ -30,7 +28,8 @@ from functools import partial
 from random import Random
 from typing import NamedTuple
 
-from bgpd.bgp.connection import Closure, Connection, Counters, Opened, Refresh, Resumed, Routes, Up
+from bgpd.bgp.attempts import AFTER_HARD_RESET, Attempts
+from bgpd.bgp.connection import Connection, Counters, Opened, Refresh, Resumed, Routes, Up
 from bgpd.bgp.frozen import SOFT, Ends, FrozenRib, FrozenSession, Unfit, config_words, differences
 from bgpd.bgp.wire.exa.messages import Cease, Notification, ProtocolError, shutdown
 from bgpd.bgp.wire.held import Held
@@ -42,18 +41,6 @@ from bgpd.model.status import SessionState
 
 log = logging.getLogger(__name__)
 
-DIAL_DELAYS = (0.0, 1.0, 2.0, 4.0, 5.0)
-IDLE_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-AFTER_HARD_RESET = 0.5
-"""Seconds until a peer is dialled by another AS number than before, after a hard reset: one that sees the new
-connection before it has read the NOTIFICATION on the old one takes it for a restart, and keeps the paths that must go
-(seen with FRR, for its restart time)."""
-STABLE = 10.0
-"""A session that lasted so many seconds starts the delays anew."""
-PREFIX_LIMIT_IDLE = 60.0
-MEMORY_IDLE = (60.0, 120.0, 300.0, 900.0)
-"""Seconds that a peer which was ended for memory stays out: more each time, until it was good for an hour."""
-GOOD_FOR = 3600.0
 RACE = 5.0
 """A connection that begins sooner after the session was up was dialled while it came up: a collision."""
 _WHO = frozenset(("address", "asn", "asns", "local_asn", "password", "ttl_security", "interface"))
@@ -105,19 +92,13 @@ class Session:
         """Counts the changes of ``config`` that need a new session; a dial that began before one is of no use."""
         self._held = self._held_before = Held()
         """The memory of what was announced in the present or last session, and in the one before that."""
-        self._ended_for_memory = 0
-        self._ended_for_memory_at = 0.0
         self.stale_until = 0.0
         """Until when routes of the session before are kept (graceful restart helper)."""
         self._restarted = restarted
         self._random = random
         self._events: list[SessionEvent] = []
-        self._attempts = 0
-        self._errors = 0
+        self._attempts = Attempts(now, random)
         self._shutdown_text = ""
-        self._dialling = False
-        self._dial_at: float | None = now
-        self._idle_until: float | None = None
 
     def inherit(self, before: Session) -> None:
         """The same neighbour under another name, now removed: what happened to it is not forgotten."""
@@ -150,9 +131,9 @@ class Session:
             return max(connection.state for connection in self.connections)
         if not self.admin_up:
             return SessionState.DOWN
-        if self._idle_until is not None:
+        if self._attempts.idle:
             return SessionState.IDLE
-        return SessionState.CONNECT if self._dialling else SessionState.ACTIVE
+        return SessionState.CONNECT if self._attempts.dialling else SessionState.ACTIVE
 
     @property
     def work_due(self) -> bool:
@@ -163,11 +144,11 @@ class Session:
         """What a connection of the peer is sent when it is not welcome; ``None`` when it is."""
         if not self.admin_up:
             return shutdown(Cease.SHUTDOWN, self._shutdown_text)
-        return Notification(6, Cease.REJECTED) if self._idle_until is not None else None
+        return Notification(6, Cease.REJECTED) if self._attempts.idle else None
 
     def expired(self, now: float) -> bool:
         """Whether a dynamic neighbour is gone for good: not here, not expected back, not kept out."""
-        idle = self._idle_until is not None or not self.admin_up
+        idle = self._attempts.idle or not self.admin_up
         return (
             self.config.kind is PeerKind.DYNAMIC
             and not self.connections
@@ -179,8 +160,8 @@ class Session:
         """When ``tick`` is due; ``None`` for never."""
         times = [connection.next_deadline() for connection in self.connections]
         if self.admin_up:
-            times += [self._dial_at if self._may_dial() else None, self._idle_until]
-            if self.config.kind is PeerKind.DYNAMIC and not self.connections and self._idle_until is None:
+            times += [self._attempts.dial_at if self._may_dial() else None, self._attempts.idle_until]
+            if self.config.kind is PeerKind.DYNAMIC and not self.connections and not self._attempts.idle:
                 times.append(self.stale_until)
         return min((at for at in times if at is not None), default=None)
 
@@ -193,38 +174,34 @@ class Session:
 
     def tick(self, now: float, unread: Callable[[Connection], bool] = lambda _: False) -> None:
         """Time has come to ``next_deadline``. ``unread``: whether octets of a connection wait that we did not get."""
-        if self._idle_until is not None and now >= self._idle_until:
-            self._idle_until = None
+        self._attempts.tick(now)
         for connection in list(self.connections):
             connection.tick(now, partial(unread, connection))
             self._settle(connection, now)
 
     def take_dial(self, now: float) -> bool:
         """Whether to dial now; the speaker then reports ``dialled`` or ``dial_failed``, once."""
-        if not self._may_dial() or self._dial_at is None or now < self._dial_at:
-            return False
-        self._dialling, self._dial_at = True, None
-        return True
+        return self._may_dial() and self._attempts.take(now)
 
     def dialled(self, local_address: Address, now: float) -> Connection | None:
         """TCP is connected; ``None`` when that is no longer wanted."""
-        self._dialling = False
+        self._attempts.dial_over()
         opened = next((c for c in self.connections if c.received_open is not None), None)
         if self.refusal() or self.established or (opened is not None and not self._dominates(opened)):
-            self._dial_later(now)
+            self._attempts.later(now)
             return None
         return self._connect(local_address, outgoing=True, now=now)
 
     def dial_failed(self, message: str, now: float) -> None:
         """TCP did not connect."""
-        self._dialling = False
+        self._attempts.dial_over()
         self._error(CONNECT + message, now)
-        self._dial_later(now)
+        self._attempts.later(now)
 
     def dial_outdated(self, now: float) -> None:
         """TCP did not connect, or did, for another configuration than the present one: dial again at once."""
-        self._dialling = False
-        self._dial_at = now
+        self._attempts.dial_over()
+        self._attempts.at_once(now)
 
     def not_admitted(self, message: str, now: float) -> None:
         """The peer has connected, in a way that its configuration forbids."""
@@ -300,7 +277,7 @@ class Session:
     def take_thaw(self) -> None:
         """A session of another process is about to be taken over: not dialled meanwhile. ``thaw`` or ``dial_outdated``
         must follow."""
-        self._dialling, self._dial_at = True, None
+        self._attempts.begin()
 
     def thaw(self, frozen: FrozenSession, salt: bytes, local_address: Address, now: float) -> Connection:
         """Goes on with a session of another process; ``Unfit`` where it cannot. Its Adj-RIB-In, where it came along, is
@@ -336,7 +313,8 @@ class Session:
         except ProtocolError as error:
             raise Unfit(f"its OPENs make no session: {error}") from error
         assert connection.peer is not None
-        self._dialling = self._restarted = False
+        self._attempts.dial_over()
+        self._restarted = False
         self.config, self.counters = connection.config, counters
         self.flaps = Counter(frozen.flaps)
         if frozen.last_down:
@@ -369,9 +347,9 @@ class Session:
                 )
                 cease = None if silent else Notification(6, Cease.CONFIG_CHANGE)
                 self._close(connection, cease, DownReason.CONFIG, "configuration changed", now, hard=hard)
-            self._restart(now)
+            self._attempts.restart(now)
             if was_up and "local_asn" in changed:
-                self._dial_at = now + AFTER_HARD_RESET
+                self._attempts.at_once(now + AFTER_HARD_RESET)
 
     def remove(self, now: float) -> None:
         """No longer configured: Cease 6/3; the session is dead, and nothing of it is kept."""
@@ -389,13 +367,13 @@ class Session:
         """Undoes ``shutdown``."""
         if not self.admin_up:
             self.admin_up = True
-            self._restart(now)
+            self._attempts.restart(now)
 
     def reset(self, text: str, now: float) -> None:
         """By the operator: Cease 6/4 with their words (RFC 9003), and up again at once; the routes stay where both
         sides keep them over a NOTIFICATION (RFC 8538 §5 leaves it to us)."""
         self._close_all(shutdown(Cease.RESET, text), DownReason.ADMIN, "", now)
-        self._restart(now)
+        self._attempts.restart(now)
 
     def limit_exceeded(self, family: Family, limit: int, now: float) -> None:
         """More prefixes than the peer may send: Cease 6/1 (RFC 4486 §4), and idle for a while."""
@@ -409,16 +387,11 @@ class Session:
     def out_of_memory(self, text: str, now: float) -> float:
         """The peer holds more memory than may be: Cease 6/8 (RFC 4486 §4), nothing of it is kept, and it stays out.
         For how many seconds."""
-        if now >= self._ended_for_memory_at + GOOD_FOR:
-            self._ended_for_memory = 0
-        idle = MEMORY_IDLE[min(self._ended_for_memory, len(MEMORY_IDLE) - 1)]
-        self._ended_for_memory, self._ended_for_memory_at = self._ended_for_memory + 1, now
         self._close_all(
             Notification(6, Cease.OUT_OF_RESOURCES), DownReason.NOTIFICATION_TX, text, now, hard=True
         )
         self.stale_until = 0.0
-        self._idle_until = self._dial_at = now + idle
-        return idle
+        return self._attempts.out_of_memory(now)
 
     def memory(self, stale: bool) -> int:
         """Octets of what the peer has announced, but for the tables' own, and of what waits to be read. ``stale``:
@@ -445,10 +418,10 @@ class Session:
     def _may_dial(self) -> bool:
         return not (
             self.config.passive
-            or self._dialling
+            or self._attempts.dialling
             or self.connections
             or not self.admin_up
-            or self._idle_until is not None
+            or self._attempts.idle
         )
 
     def _connect(self, local_address: Address, *, outgoing: bool, now: float) -> Connection:
@@ -548,12 +521,6 @@ class Session:
         for connection in list(self.connections):
             self._close(connection, notification, reason, message, now, hard=hard)
 
-    def _restart(self, now: float) -> None:
-        """Starts the delays anew and dials at once."""
-        self._attempts = self._errors = self._ended_for_memory = 0
-        self._idle_until = None
-        self._dial_at = now
-
     def _settle(self, connection: Connection, now: float) -> None:
         """Draws the consequences when a connection is over; nothing otherwise."""
         closure = connection.closure
@@ -593,37 +560,14 @@ class Session:
                 message=message,
                 kept=[family.label for family in sorted(down.keep)],
             )
-            if now - connection.established_at >= STABLE:
-                self._attempts = self._errors = 0
+            self._attempts.session_over(now - connection.established_at)
         # A peer that we sent an error, or that sent us one, may hang up on the next attempts without a word.
-        mute = notification is None and connection.received_open is None and self._errors > 0
+        mute = notification is None and connection.received_open is None and self._attempts.had_errors
         if closure.reason is not DownReason.REPLACED and self.established is None and not mute:
             self._error(message, now, quiet=connection.state is SessionState.ESTABLISHED)
         if self.connections or not self.admin_up:
             return
-        self._next_attempt(closure, now)
-
-    def _next_attempt(self, closure: Closure, now: float) -> None:
-        """When to try again after the last connection is over."""
-        meant = None if closure.notification is None else closure.notification.meant
-        code = None if meant is None else (meant.code, meant.subcode)
-        sent = closure.reason is DownReason.NOTIFICATION_TX
-        if sent and code == (6, Cease.MAX_PREFIXES):
-            self._idle_until = self._dial_at = now + PREFIX_LIMIT_IDLE
-        elif sent or (closure.reason is DownReason.NOTIFICATION_RX and code is not None and code[0] != 6):
-            delay = IDLE_DELAYS[min(self._errors, len(IDLE_DELAYS) - 1)]
-            self._errors += 1
-            self._idle_until = self._dial_at = now + self._jitter(delay)
-        else:
-            self._dial_later(now)
-
-    def _dial_later(self, now: float) -> None:
-        delay = DIAL_DELAYS[min(self._attempts, len(DIAL_DELAYS) - 1)]
-        self._attempts += 1
-        self._dial_at = now + self._jitter(delay)
-
-    def _jitter(self, delay: float) -> float:
-        return delay * self._random.uniform(0.75, 1.0)
+        self._attempts.after(closure, now)
 
     def _error(self, message: str, now: float, *, quiet: bool = False) -> None:
         before, self.trouble = self.trouble, Trouble(message, now)

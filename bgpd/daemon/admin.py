@@ -67,25 +67,25 @@ class Orders:
         """What was done, in words; ``Impossible`` says why it was not, or not wholly."""
         speaker = self.speaker
         if action == "shutdown":
-            speaker.shutdown(peer, message)
+            speaker.sessions.shutdown(peer, message)
             self.intent.await_peers()
             self._remember(f"{peer} is shut down, but only until bgpd restarts")
             return f"{peer} is shut down, also over restarts, until bgpctl peer enable {peer}"
         if action == "enable":
-            speaker.enable(peer)
+            speaker.sessions.enable(peer)
             self.intent.await_peers()
             self._remember(f"{peer} is enabled, but only until bgpd restarts")
             return f"{peer} is enabled"
-        if peer in speaker.shutdowns:
+        if peer in speaker.sessions.shutdowns:
             raise Impossible(f"{peer} is shut down; bgpctl peer enable {peer} lets it come back")
         if action == "reset":
-            speaker.reset(peer, message)
+            speaker.sessions.reset(peer, message)
             return f"{peer} was reset"
-        session = speaker.peer(peer)
+        session = speaker.sessions.peer(peer)
         if session is None:
             raise Impossible(f"{peer} is not established")
         if action == "soft-in":
-            if not speaker.request_refresh(peer):
+            if not speaker.sessions.request_refresh(peer):
                 raise Impossible(f"{peer} cannot refresh: it did not announce the capability (RFC 2918)")
             return f"{peer} was asked for its routes again"
         for family in session.families:
@@ -94,13 +94,13 @@ class Orders:
 
     def follow_names(self) -> None:
         """Peers may have other names than before: those that are shut down are remembered by the new ones."""
-        if self.speaker.shutdowns != self.shutdowns.kept:
+        if self.speaker.sessions.shutdowns != self.shutdowns.kept:
             with contextlib.suppress(Impossible):  # it is logged
                 self._remember("")
 
     def _remember(self, otherwise: str) -> None:
         try:
-            self.shutdowns.write(self.speaker.shutdowns)
+            self.shutdowns.write(self.speaker.sessions.shutdowns)
         except OSError as error:
             why = f"{error.filename or self.shutdowns.directory}: {error.strerror}"
             event(log, "state_not_kept", logging.WARNING, cause=why)

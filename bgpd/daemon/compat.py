@@ -50,7 +50,7 @@ async def _report(config: Config, views: Views, parts: Parts, in_sync: asyncio.E
 
     def sessions() -> dict[str, tuple[bool, float, str]]:
         found = {}
-        for peer in parts.speaker.statuses():
+        for peer in parts.speaker.sessions.statuses():
             words = f": {peer.last_down or peer.last_error}" if peer.last_down or peer.last_error else ""
             found[str(peer.id)] = (peer.state is SessionState.ESTABLISHED, peer.since, words)
         return found

@@ -94,7 +94,7 @@ class Daemon:
         }
         self._router = router = Router(kernel.resolve)
         self._speaker = speaker = Speaker(self, restarted=False, shutdowns=shutdowns.read())
-        self._outbound = outbound = Outbound(speaker.send)
+        self._outbound = outbound = Outbound(speaker.sessions.send)
         self._convergence = Convergence()
         draining = Draining(config.state_directory)
         self._intent = intent = Intent(config, kernel, router, outbound, speaker, self._convergence, draining)
@@ -164,7 +164,7 @@ class Daemon:
         for programming in self._fibs.values():
             await programming.adopt()
         adopted = sum(len(programming.target.installed.entries) for programming in self._fibs.values())
-        self._speaker.restarted = adopted > 0
+        self._speaker.sessions.restarted = adopted > 0
         self._intent.reconfigured(config)
         if not runs:
             self._take_control(Claim(config.api.socket))

@@ -139,7 +139,7 @@ class Intent:
     def await_peers(self) -> None:
         """The start waits for every peer that is wanted, but for those that the operator has shut down."""
         if self.peering is not None:
-            down: Mapping[PeerId, str] = self.speaker.shutdowns
+            down: Mapping[PeerId, str] = self.speaker.sessions.shutdowns
             wanted = {peer: config for peer, config in self.peering.peers.items() if peer not in down}
             self.convergence.configured(wanted, time.monotonic())
 

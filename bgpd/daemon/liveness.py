@@ -35,7 +35,7 @@ class Liveness:
 
     def review(self) -> None:
         """The peers that are wanted, or the subnets on our links, may differ."""
-        wanted = bfd_sessions(self._speaker.wanted(), self._on_link, self._wanted)
+        wanted = bfd_sessions(self._speaker.sessions.wanted(), self._on_link, self._wanted)
         if wanted != self._wanted:
             self._wanted = wanted
             self._bfd.configure(wanted)
@@ -57,7 +57,9 @@ class Liveness:
         if not change.failed:
             return
         for peer in change.peers:
-            if self._speaker.path_down(peer, f"BFD: {change.reason}", change.control_plane_independent):
+            if self._speaker.sessions.path_down(
+                peer, f"BFD: {change.reason}", change.control_plane_independent
+            ):
                 event(
                     log, "restart_abandoned", logging.WARNING, peer=peer, cause="its forwarding plane is dead"
                 )

@@ -107,7 +107,7 @@ class Memory:
             return False
         began = time.monotonic()
         cost = self._cost_of_prefix()
-        held = {peer: self._of(peer, cost) for peer in self.speaker.ids}
+        held = {peer: self._of(peer, cost) for peer in self.speaker.sessions.ids}
         self._due = now + max(REVIEW_EVERY, MOST_OF_THE_TIME * (time.monotonic() - began))
         total = whole = sum(held.values())
         while total > self.limit:
@@ -135,14 +135,14 @@ class Memory:
     def _of(self, peer: PeerId, cost: float) -> int:
         counts = [self.router.counts(peer, family) for family in Family]
         prefixes, stale = sum(count[0] for count in counts), any(count[2] for count in counts)
-        return round(prefixes * cost) + self.speaker.memory(peer, stale)
+        return round(prefixes * cost) + self.speaker.sessions.memory(peer, stale)
 
     def _end(self, peer: PeerId, octets: int, total: int) -> None:
         words = (
             f"it held {_mebibytes(octets)}, the most of all peers, which held {_mebibytes(total)} "
             f"of the {_mebibytes(self.limit)} that bgp.memory_limit lets them"
         )
-        idle = self.speaker.out_of_memory(peer, words)
+        idle = self.speaker.sessions.out_of_memory(peer, words)
         self.router.forget_peer(peer)  # stale routes of a session before
         now = time.time()
         self.evictions[peer] = Eviction(peer, words, now, now + idle)

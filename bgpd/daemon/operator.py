@@ -130,7 +130,9 @@ class OperatorViews:
             address for family in Family for address in self._parts.kernel.addresses(family)
         )
         up = {
-            status.id for status in self._parts.speaker.statuses() if status.state is SessionState.ESTABLISHED
+            status.id
+            for status in self._parts.speaker.sessions.statuses()
+            if status.state is SessionState.ESTABLISHED
         }
         config, passwords, encoded = self._intent.config, self._intent.passwords, self._parts.router.encoded
 

@@ -42,7 +42,7 @@ class ServiceManager:
 
     def _report_state(self, now: float) -> None:
         wrong = [check for check in ready(self._parts, self._facts) if not check.ok]
-        up, sessions = self._parts.speaker.count()
+        up, sessions = self._parts.speaker.sessions.count()
         held = sum(len(programming.target.installed.entries) for programming in self._parts.fibs.values())
         text = f"{up}/{sessions} peers up, {held} routes in the kernel"
         if wrong:

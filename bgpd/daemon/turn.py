@@ -92,7 +92,7 @@ class Turn:
             self._cause_at = None
         behind = self._outbound.work(settled=not more)
         for peer, family, count in self._router.take_over_limit():
-            self._speaker.check_limit(peer, family, count)
+            self._speaker.sessions.check_limit(peer, family, count)
         self.review_backlog()
         if self._memory.review(time.monotonic()) or more or behind:
             self.kick()

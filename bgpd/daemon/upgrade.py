@@ -181,7 +181,7 @@ class Upgrade:
         self._resumed += 1
         self._hearing[peer.id] = set(peer.families)
         if peer.enhanced_refresh:
-            self._speaker.request_refresh(peer.id)
+            self._speaker.sessions.request_refresh(peer.id)
         if not self._frozen:
             self._document = None
 

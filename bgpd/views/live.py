@@ -74,7 +74,7 @@ class Parts:
 
     def peers(self, name: str | None = None) -> list[PeerStatus]:
         """Every wanted session, or those of a name (``NotFound``), the counts filled in."""
-        statuses = self.speaker.statuses() if name is None else self.find_peers(name)
+        statuses = self.speaker.sessions.statuses() if name is None else self.find_peers(name)
         return [self._with_counts(status) for status in statuses]
 
     def _with_counts(self, status: PeerStatus) -> PeerStatus:
@@ -103,7 +103,7 @@ class Parts:
 
     def find_peers(self, name: str) -> list[PeerStatus]:
         """The peers of a name (``views.names``), one at least; ``NotFound``."""
-        found = peers_of(name, self.intent.snapshot, self.speaker.statuses())
+        found = peers_of(name, self.intent.snapshot, self.speaker.sessions.statuses())
         if not found:
             raise NotFound(
                 f"no peer is named {name!r}, none has that address, and no BGPPeer, node or pod of that name is one; "
@@ -120,7 +120,7 @@ class Parts:
 
     def addresses(self, name: str) -> list[Address]:
         """The addresses of a pod, a node or a peer; ``ValueError``."""
-        found = addresses_of(name, self.intent.snapshot, self.speaker.statuses())
+        found = addresses_of(name, self.intent.snapshot, self.speaker.sessions.statuses())
         if not found:
             raise ValueError(
                 f"{name!r} is not a prefix such as 10.48.0.0/26, nor an address, nor a pod, node or peer known here"
@@ -130,9 +130,9 @@ class Parts:
     def established(self, family: Family) -> list[Peer]:
         """The sessions that carry a family now."""
         found = []
-        for status in self.speaker.statuses():
+        for status in self.speaker.sessions.statuses():
             if status.state is SessionState.ESTABLISHED:
-                peer = self.speaker.peer(status.id)
+                peer = self.speaker.sessions.peer(status.id)
                 if peer and family in peer.families:
                     found.append(peer)
         return found

@@ -128,7 +128,9 @@ class Ownership:
             yield Step("heard", f"there is no Node {owner.node!r} in the resources", False)
             return
         addresses = {address_text(address) for address in (node.ipv4, node.ipv6) if address is not None}
-        sessions = [status for status in self._parts.speaker.statuses() if status.address in addresses]
+        sessions = [
+            status for status in self._parts.speaker.sessions.statuses() if status.address in addresses
+        ]
         for status in sessions:
             up = status.state is SessionState.ESTABLISHED
             down = status.state.name.lower() if status.admin_up else "shut down by the operator"

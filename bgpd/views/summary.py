@@ -137,7 +137,7 @@ def fib_status(parts: Parts, family: Family) -> FibStatus:
 
 def status(parts: Parts, facts: Facts) -> Status:
     """One screen."""
-    peering, sessions = parts.intent.peering, parts.speaker.statuses()
+    peering, sessions = parts.intent.peering, parts.speaker.sessions.statuses()
     desired: Counter[tuple[str, str]] = Counter(
         {(kind.value, f.label): 0 for kind in OriginKind for f in Family}
     )

@@ -144,11 +144,11 @@ async def test_a_peer_that_never_reads() -> None:
         await until(lambda: BAD.id in here.up)
         peer = here.up[BAD.id]
         octets, sent = framed(update(1, prefixes=900)), 0
-        while here.speaker.send(peer, octets):
+        while here.speaker.sessions.send(peer, octets):
             sent += len(octets)
             if sent % 50 == 0:
                 await asyncio.sleep(0)
-        held = here.speaker.memory(BAD.id, stale=False)
+        held = here.speaker.sessions.memory(BAD.id, stale=False)
         assert HIGH_WATER <= held < HIGH_WATER + 2 * READ_SIZE
         assert here.memory.of(BAD.id) >= held, "it is on its account"
         await asyncio.sleep(1.0)
@@ -158,7 +158,7 @@ async def test_connections_from_unknown_addresses(caplog: pytest.LogCaptureFixtu
     """Refused before any state of them is kept; the log has a line now and then, not one each."""
     caplog.set_level(logging.WARNING)
     async with beside() as here:
-        before = len(here.speaker.ids)
+        before = len(here.speaker.sessions.ids)
         socks = []
         for number in range(300):
             sock = socket.socket()
@@ -170,7 +170,7 @@ async def test_connections_from_unknown_addresses(caplog: pytest.LogCaptureFixtu
             if number % 20 == 0:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(1.0)
-        assert len(here.speaker.ids) == before and len(here.speaker._links) < 320
+        assert len(here.speaker.sessions.ids) == before and len(here.speaker._links) < 320
         for sock in socks:
             sock.close()
         await until(lambda: len(here.speaker._links) == 1)

@@ -43,8 +43,8 @@ class Handler:
         for family, prefix in OURS.items():
             prefixes = [parse_prefix(prefix)[1]]
             for octets in encode_announcements(family, attributes, peer.next_hop(family), prefixes, peer.asn4):
-                speaker.send(peer, octets)
-            speaker.send(peer, end_of_rib(family))
+                speaker.sessions.send(peer, octets)
+            speaker.sessions.send(peer, end_of_rib(family))
 
     def session_ended(self, peer, down):
         report(down=down.reason.value, keep=sorted(family.label for family in down.keep))
@@ -83,18 +83,18 @@ async def main():
     orders = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     async for line in orders:
-        peer = speaker.peer(config.id)
+        peer = speaker.sessions.peer(config.id)
         match line.split():
             case [b"withdraw"]:
                 for family, prefix in OURS.items():
                     for octets in encode_withdrawals(family, [parse_prefix(prefix)[1]]):
-                        speaker.send(peer, octets)
+                        speaker.sessions.send(peer, octets)
             case [b"refresh"]:
-                report(asked=speaker.request_refresh(config.id))
+                report(asked=speaker.sessions.request_refresh(config.id))
             case [b"shutdown"]:
-                speaker.shutdown(config.id, "night")
+                speaker.sessions.shutdown(config.id, "night")
             case [b"enable"]:
-                speaker.enable(config.id)
+                speaker.sessions.enable(config.id)
     running.cancel()
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from bgpd.bgp.outbound import Earlier, Outbound
+from bgpd.bgp.member import Earlier
+from bgpd.bgp.outbound import Outbound
 from bgpd.bgp.wire.update import Decoder, Framer
 from bgpd.model.peer import Down, DownReason, Peer, PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Address, Family, Prefix, parse_address, parse_prefix, prefix_text

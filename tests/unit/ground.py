@@ -74,9 +74,8 @@ class Ground:
 
     @property
     def parts(self) -> Parts:
-        speaker: Any = SimpleNamespace(
-            statuses=lambda: self.statuses, peer=self.sessions.get, listen_error=None
-        )
+        sessions = SimpleNamespace(statuses=lambda: self.statuses, peer=self.sessions.get)
+        speaker: Any = SimpleNamespace(sessions=sessions, listen_error=None)
         kernel: Any = SimpleNamespace(
             resolve=self.core.resolver,
             interface_name={1: "lo", 2: "ens5"}.__getitem__,

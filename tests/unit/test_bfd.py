@@ -184,7 +184,7 @@ def test_a_session_that_is_not_up_has_nothing_to_lose() -> None:
 class FakeSpeaker:
     def __init__(self, abandons: bool = False) -> None:
         self.reported: list[tuple[str, str, bool]] = []
-        self.abandons = abandons
+        self.abandons, self.sessions = abandons, self
 
     def path_down(self, peer: PeerId, reason: str, independent: bool) -> bool:
         self.reported.append((peer, reason, independent))

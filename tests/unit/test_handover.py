@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bgpd.bgp.connection import Connection, Resumed, Routes
 from bgpd.bgp.frozen import Ends, FrozenRib, FrozenSession, Unfit, differences
 from bgpd.bgp.handover import Document, Inherited, boot_id, decode, earlier, encode, encode_received
-from bgpd.bgp.outbound import UNKNOWN
+from bgpd.bgp.member import UNKNOWN
 from bgpd.bgp.session import Ended, Session
 from bgpd.bgp.wire.exa.messages import KEEPALIVE_MESSAGE
 from bgpd.bgp.wire.update import encode_announcements, encode_withdrawals, end_of_rib
@@ -433,7 +433,7 @@ class Upgraded:
         digests.update(left.other)
         for nlri in left.never:
             digests.pop(nlri, None)
-        from bgpd.bgp.outbound import Earlier
+        from bgpd.bgp.member import Earlier
 
         self.after, self.session = Line(), again(self.peer)
         self.after.resume(self.session, {V4: Earlier(digests, left.end_of_rib_due, left.refresh_due)})

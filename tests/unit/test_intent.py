@@ -37,6 +37,7 @@ class Around:
         self.shutdowns: dict[Any, str] = {}
         self.up: set[Any] = set()
         self.refreshes = True
+        self.sessions = self
 
     # the kernel
 

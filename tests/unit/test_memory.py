@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bgpd.bgp.session import MEMORY_IDLE
+from bgpd.bgp.attempts import MEMORY_IDLE
 from bgpd.bgp.speaker import Speaker
 from bgpd.bgp.wire.exa.messages import Notification
 from bgpd.bgp.wire.update import Decoder
@@ -172,7 +172,7 @@ class Node(Recorder):
         while self.router.work():
             pass
         self.router.take_changes()
-        self.highest = max(self.highest, sum(map(self.memory.of, self.speaker.ids)))
+        self.highest = max(self.highest, sum(map(self.memory.of, self.speaker.sessions.ids)))
         self.now += 1.0
         self.memory.review(self.now)
 
@@ -223,11 +223,11 @@ async def test_the_peer_that_holds_most_is_ended_and_the_others_live(flood: obje
         assert here.highest < 8 * MEBI
         assert here.router.counts(good, V4)[0] == 100 and good in here.up
         here.turn()
-        assert sum(map(here.memory.of, here.speaker.ids)) < MEBI, "what it left is counted no longer"
+        assert sum(map(here.memory.of, here.speaker.sessions.ids)) < MEBI, "what it left is counted no longer"
         [problem] = here.memory.problems()
         assert (problem.source, problem.path) == (bad, "bgp.memory_limit")
         assert "it may return at" in problem.message and "of the 4.0 MiB" in problem.message
-        states = {status.id: status for status in here.speaker.statuses()}
+        states = {status.id: status for status in here.speaker.sessions.statuses()}
         assert states[bad].state is SessionState.IDLE and "it held" in states[bad].last_error
         async with Raw.connected(4, 2) as again:
             assert await again.notification() == Notification(6, 5)
@@ -264,6 +264,7 @@ def test_one_after_the_other_until_it_is_enough() -> None:
     class Held:
         def __init__(self) -> None:
             self.octets = {"a": 300, "b": 500, "c": 450, "d": 100}
+            self.sessions = self
             self.ids, self.ended = tuple(map(PeerId, self.octets)), list[str]()
 
         def memory(self, peer_id: str, stale: bool) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bgpd.bgp import outbound as module
+from bgpd.bgp import encoding as module
 from bgpd.bgp.outbound import CHUNK, Outbound
 from bgpd.bgp.wire.update import Framer, message, message_types
 from bgpd.model.peer import Peer

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from bgpd.bgp import connection as connection_module
+from bgpd.bgp.attempts import AFTER_HARD_RESET
 from bgpd.bgp.connection import Connection, Refresh, Routes, Up
-from bgpd.bgp.session import AFTER_HARD_RESET, Ended, Session, SessionEvent
+from bgpd.bgp.session import Ended, Session, SessionEvent
 from bgpd.bgp.wire.exa.messages import (
     KEEPALIVE_MESSAGE,
     Notification,

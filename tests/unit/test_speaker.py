@@ -182,17 +182,17 @@ async def test_two_speakers() -> None:
     async with speaking(2, config(2, 3)) as (one, ours), speaking(3, config(3, 2)) as (two, theirs):
         await until(lambda: ours.up and theirs.up)
         peer = ours.up[PeerId("peer3")]
-        assert one.peer(peer.id) is peer
+        assert one.sessions.peer(peer.id) is peer
         assert peer.local_address == peer.next_hop(V4) == address(2)
         for octets in encode_announcements(V4, Attributes(local_pref=100), HOP, TABLE, True):
-            one.send(peer, octets)
-        one.send(peer, end_of_rib(V4))
+            one.sessions.send(peer, octets)
+        one.sessions.send(peer, end_of_rib(V4))
         await until(lambda: theirs.end_of_rib)
         assert list(theirs.table) == TABLE
-        assert two.request_refresh(PeerId("peer2"))
+        assert two.sessions.request_refresh(PeerId("peer2"))
         await until(lambda: ours.refreshes == [V4])
 
-        (status,) = one.statuses()
+        (status,) = one.sessions.statuses()
         assert (status.id, status.state, status.router_id) == (
             "peer3",
             SessionState.ESTABLISHED,
@@ -204,16 +204,16 @@ async def test_two_speakers() -> None:
         )
         assert "route refresh" in status.capabilities_received
 
-        one.shutdown(peer.id, "night")
+        one.sessions.shutdown(peer.id, "night")
         await until(lambda: theirs.downs and ours.downs)
         assert ours.downs[0].reason is DownReason.ADMIN
         assert (
             theirs.downs[0].message
             == "NOTIFICATION received 6/9 Hard Reset: 6/2 Administrative Shutdown: night"
         )
-        assert one.statuses()[0].state is SessionState.DOWN
-        assert not one.send(peer, end_of_rib(V4))
-        one.enable(peer.id)
+        assert one.sessions.statuses()[0].state is SessionState.DOWN
+        assert not one.sessions.send(peer, end_of_rib(V4))
+        one.sessions.enable(peer.id)
         await until(lambda: ours.up and theirs.up)
 
 
@@ -239,7 +239,7 @@ async def test_configuration_leaves_what_is_equal() -> None:
         assert four.downs[0].message == "NOTIFICATION received 6/9 Hard Reset: 6/3 Peer De-configured"
         assert [down.reason for down in ours.downs] == [DownReason.CONFIG]
         speaker.configure({PeerId("peer3"): config(2, 3, source="renamed")}, [address(2), address(5)], PORT)
-        assert speaker.peer(kept.id) is kept
+        assert speaker.sessions.peer(kept.id) is kept
         speaker.configure({PeerId("peer3"): config(2, 3, hold_time=30.0)}, [address(2)], PORT)
         await until(lambda: three.downs and three.up)
         assert three.downs[0].message == "NOTIFICATION received 6/6 Other Configuration Change"
@@ -254,11 +254,11 @@ async def test_prefix_limit() -> None:
         await raw.open(3)
         await until(lambda: ours.up)
         peer = ours.up[PeerId("peer3")]
-        assert speaker.check_limit(peer, V4, 5)
-        assert not speaker.check_limit(peer, V4, 6)
+        assert speaker.sessions.check_limit(peer, V4, 5)
+        assert not speaker.sessions.check_limit(peer, V4, 6)
         assert await raw.notification() == Notification(6, 1, b"\0\1\1\0\0\0\5")
         assert ours.downs[0].reason is DownReason.NOTIFICATION_TX
-        assert speaker.check_limit(peer, V4, 7)  # over already
+        assert speaker.sessions.check_limit(peer, V4, 7)  # over already
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ async def test_garbage_gets_a_notification_and_harms_nobody(octets: bytes) -> No
             assert sent.code == 1
         async with Raw.connected(3, 2) as raw:
             assert await raw.notification() == Notification(6, 5)
-        assert speaker.peer(good.id) is good
+        assert speaker.sessions.peer(good.id) is good
 
 
 async def test_strangers_are_rejected() -> None:
@@ -293,10 +293,10 @@ async def test_a_neighbour_under_another_name_keeps_its_history_and_its_shutdown
 
     async with speaking(2, named("a")) as (speaker, ours), speaking(3, config(3, 2)) as (other, three):
         await until(lambda: ours.up and three.up)
-        other.reset(PeerId("peer2"), "first")
+        other.sessions.reset(PeerId("peer2"), "first")
         await until(lambda: len(ours.downs) == 1 and ours.up)
         speaker.configure({PeerId("b"): named("b")}, [address(2)], PORT)
-        (status,) = speaker.statuses()
+        (status,) = speaker.sessions.statuses()
         assert status.id == "b" and status.flaps == {"notification_rx": 1, "config": 1}
         assert status.notifications["received", 6, 4] == 1
         opens = status.messages_received["OPEN"]
@@ -304,12 +304,15 @@ async def test_a_neighbour_under_another_name_keeps_its_history_and_its_shutdown
         assert status.last_down == "NOTIFICATION sent 6/9 Hard Reset: 6/3 Peer De-configured"
         assert status.last_down_at is not None and abs(status.last_down_at - time.time()) < 5
         await until(lambda: "b" in ours.up)
-        assert speaker.statuses()[0].messages_received["OPEN"] > opens
-        speaker.shutdown(PeerId("b"), "rack move")
+        assert speaker.sessions.statuses()[0].messages_received["OPEN"] > opens
+        speaker.sessions.shutdown(PeerId("b"), "rack move")
         speaker.configure({PeerId("c"): named("c")}, [address(2)], PORT)
-        assert speaker.shutdowns == {"c": "rack move"} and speaker.statuses()[0].state is SessionState.DOWN
+        assert (
+            speaker.sessions.shutdowns == {"c": "rack move"}
+            and speaker.sessions.statuses()[0].state is SessionState.DOWN
+        )
         speaker.configure({PeerId("d"): named("d", port=PORT + 1)}, [address(2)], PORT)  # not the same end
-        assert not speaker.statuses()[0].flaps and speaker.shutdowns == {"c": "rack move"}
+        assert not speaker.sessions.statuses()[0].flaps and speaker.sessions.shutdowns == {"c": "rack move"}
 
 
 async def test_refused_dials_are_reported() -> None:
@@ -317,7 +320,7 @@ async def test_refused_dials_are_reported() -> None:
         await until(lambda: len(ours.attempts) >= 2)
         assert set(ours.attempts) == {DialAnswer.REFUSED}
         assert (
-            speaker.statuses()[0].last_error
+            speaker.sessions.statuses()[0].last_error
             == f"connect: {address_text(address(3))} port {PORT}: Connection refused"
         )
 
@@ -346,7 +349,7 @@ async def test_an_address_that_is_not_ours_is_no_refusal() -> None:
     async with speaking(2, config(2, 3, local_address=stranger)) as (speaker, ours):
         await until(lambda: ours.attempts)
         assert ours.attempts[0] is DialAnswer.NONE
-        assert "Cannot assign requested address" in speaker.statuses()[0].last_error
+        assert "Cannot assign requested address" in speaker.sessions.statuses()[0].last_error
 
 
 async def test_a_port_that_is_taken_is_reported_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,14 +405,14 @@ async def test_a_peer_that_does_not_read_holds_up_nobody() -> None:
         messages = encode_announcements(V4, Attributes(local_pref=1), HOP, TABLE, True)
         raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
         sent = 0
-        while speaker.send(slow, messages[sent % len(messages)]):
+        while speaker.sessions.send(slow, messages[sent % len(messages)]):
             sent += 1
             if sent % 100 == 0:
                 await asyncio.sleep(0)
         assert sent * 4096 > HIGH_WATER // 2
-        assert not speaker.send(slow, end_of_rib(V4))
+        assert not speaker.sessions.send(slow, end_of_rib(V4))
         for octets in messages:
-            speaker.send(quick, octets)
+            speaker.sessions.send(quick, octets)
         await until(lambda: len(four.table) == len(TABLE))
         assert ours.drained == 0
         raw.writer.transport.resume_reading()  # type: ignore[attr-defined]
@@ -417,7 +420,7 @@ async def test_a_peer_that_does_not_read_holds_up_nobody() -> None:
             while (await raw.message())[1] != bytes(4):
                 pass
         await until(lambda: ours.drained == 1)
-        assert speaker.send(slow, end_of_rib(V4))
+        assert speaker.sessions.send(slow, end_of_rib(V4))
 
 
 async def test_a_flood_is_read_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,18 +447,18 @@ async def test_a_throttled_speaker_reads_no_session_but_makes_them() -> None:
         speaking(2, config(2, 3), config(2, 4)) as (slow, ours),
         speaking(3, config(3, 2)) as (one, _),
     ):
-        await until(lambda: slow.count()[0] == 1 and one.count()[0] == 1)
+        await until(lambda: slow.sessions.count()[0] == 1 and one.sessions.count()[0] == 1)
         slow.throttle(True)
-        peer = one.peer(PeerId("peer2"))
+        peer = one.sessions.peer(PeerId("peer2"))
         assert peer is not None
         for octets in encode_announcements(V4, Attributes(local_pref=100), HOP, TABLE, True):
-            one.send(peer, octets)
-        one.send(peer, end_of_rib(V4))
+            one.sessions.send(peer, octets)
+        one.sessions.send(peer, end_of_rib(V4))
         await until(lambda: len(ours.table) > 0)  # what was asked for before it was heard
         async with speaking(4, config(4, 2)) as (other, _):
-            await until(lambda: slow.count()[0] == 2 and other.count()[0] == 1)
+            await until(lambda: slow.sessions.count()[0] == 2 and other.sessions.count()[0] == 1)
         for octets in encode_announcements(V4, Attributes(local_pref=100), HOP, MORE, True):
-            one.send(peer, octets)
+            one.sessions.send(peer, octets)
         await asyncio.sleep(0.1)
         assert not ours.table.keys() & set(MORE)
         slow.throttle(False)
@@ -467,7 +470,7 @@ async def test_a_peer_that_we_do_not_get_to_read_is_not_dead() -> None:
     async with speaking(2, config(2, 3, passive=True)) as (speaker, ours), Raw.connected(3, 2) as raw:
         await raw.open(3, hold_time=3)
         await until(lambda: ours.up)
-        [runner] = speaker._runners.values()
+        [runner] = speaker.sessions.runners.values()
         [link] = runner.links.values()
         assert not link.unread
         speaker.throttle(True)
@@ -475,15 +478,15 @@ async def test_a_peer_that_we_do_not_get_to_read_is_not_dead() -> None:
         raw.writer.write(KEEPALIVE_MESSAGE)
         await until(lambda: link.unread)
         runner.session.tick(now() + 100, runner._unread)
-        assert speaker.count() == (1, 1)
+        assert speaker.sessions.count() == (1, 1)
         speaker.throttle(False)
         await until(lambda: not link.unread)
         link.waiting = 1
         runner.session.tick(now() + 200, runner._unread)
-        assert speaker.count() == (1, 1)
+        assert speaker.sessions.count() == (1, 1)
         link.waiting = 0
         runner.session.tick(now() + 300, runner._unread)
-        assert speaker.count() == (0, 1)
+        assert speaker.sessions.count() == (0, 1)
 
 
 async def test_a_dial_under_way_to_a_peer_that_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -511,7 +514,7 @@ async def test_a_dial_under_way_to_a_peer_that_is_removed(monkeypatch: pytest.Mo
         connected.set()
         await until(lambda: ours.attempts)
         await asyncio.sleep(0.05)
-        assert not (ours.up or theirs.up or begun.is_set()) and other.count() == (0, 1)
+        assert not (ours.up or theirs.up or begun.is_set()) and other.sessions.count() == (0, 1)
 
 
 async def test_a_bug_of_ours_ends_the_speaker() -> None:
@@ -520,7 +523,7 @@ async def test_a_bug_of_ours_ends_the_speaker() -> None:
     def trip(*_: object) -> None:
         raise ZeroDivisionError
 
-    handler.established = trip  # type: ignore[method-assign]
+    handler.session_established = trip  # type: ignore[method-assign]
     speaker = Speaker(handler, restarted=False)
     speaker.configure({PeerId("peer3"): config(2, 3, passive=True)}, [address(2)], PORT)
 
@@ -544,9 +547,9 @@ async def test_a_handler_may_end_the_session_it_hears_of() -> None:
 
         def reset(peer: Peer, events: Sequence[RibEvent]) -> None:
             received(peer, events)
-            speaker.reset(peer.id)
+            speaker.sessions.reset(peer.id)
 
-        ours.received = reset  # type: ignore[method-assign]
+        ours.routes_received = reset  # type: ignore[method-assign]
         await raw.open(3)
         raw.writer.write(end_of_rib(V4))
         assert (await raw.notification()).subcode == 4
@@ -571,16 +574,16 @@ async def test_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (
             theirs.downs[0].message == "NOTIFICATION received 6/9 Hard Reset: 6/6 Other Configuration Change"
         )
-        await until(lambda: "TCP MD5" in speaker.statuses()[0].last_error)
+        await until(lambda: "TCP MD5" in speaker.sessions.statuses()[0].last_error)
         error = f"connect: {address_text(address(3))} port {PORT}: timed out; perhaps it has another TCP MD5 password"
-        assert speaker.statuses()[0].last_error == error
-        await until(lambda: "TCP MD5" in three.statuses()[0].last_error)
+        assert speaker.sessions.statuses()[0].last_error == error
+        await until(lambda: "TCP MD5" in three.sessions.statuses()[0].last_error)
         assert PeerId("peer3") not in ours.up and not theirs.up
         three.configure({PeerId("peer2"): replace(there, password="new")}, [address(3)], PORT)
         await until(lambda: PeerId("peer3") in ours.up and theirs.up)
-        assert speaker.statuses()[0].last_error == ""
+        assert speaker.sessions.statuses()[0].last_error == ""
         assert ours.up[PeerId("peer4")] is kept and not four.downs
-        assert not any("secret" in repr(each) or "new" in repr(each) for each in speaker.statuses())
+        assert not any("secret" in repr(each) or "new" in repr(each) for each in speaker.sessions.statuses())
 
 
 async def test_a_password_that_is_taken_away() -> None:
@@ -626,7 +629,7 @@ async def test_another_port_to_listen_on_leaves_the_sessions() -> None:
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(place, PORT)
         assert ours.up[here.id] is kept and not ours.downs and not theirs.downs
-        other.reset(there.id)
+        other.sessions.reset(there.id)
         await until(lambda: ours.downs and ours.up and theirs.up)
         assert ours.up[here.id] is not kept
 
@@ -640,7 +643,7 @@ async def test_two_peers_of_one_address_with_two_passwords() -> None:
         speaking(3, config(3, 2, password="first")) as (_, three),
     ):
         await until(lambda: PeerId("a") in ours.up and three.up)
-        status = {status.id: status for status in speaker.statuses()}
+        status = {status.id: status for status in speaker.sessions.statuses()}
         assert status[PeerId("a")].last_error == ""
         assert status[PeerId("b")].last_error.endswith(
             "connections from it are not taken: another peer of this address has another TCP MD5 password"
@@ -653,7 +656,7 @@ async def test_a_password_that_the_kernel_does_not_take() -> None:
         assert await raw.notification() == Notification(6, 5)
         await until(lambda: ours.attempts)
         assert not ours.up
-        error = speaker.statuses()[0].last_error
+        error = speaker.sessions.statuses()[0].last_error
         assert "a TCP MD5 password has 1 to 80 octets" in error and "xx" not in error
 
 
@@ -668,8 +671,8 @@ async def test_ttl_security(monkeypatch: pytest.MonkeyPatch) -> None:
         # Without it, what it sends has TTL 64, as from far away.
         three.configure({PeerId("peer2"): replace(there, ttl_security=None)}, [address(3)], PORT)
         await until(lambda: ours.downs and theirs.downs)
-        await until(lambda: "it came with TTL 64" in speaker.statuses()[0].last_error)
-        assert speaker.statuses()[0].last_error == (
+        await until(lambda: "it came with TTL 64" in speaker.sessions.statuses()[0].last_error)
+        assert speaker.sessions.statuses()[0].last_error == (
             "connect: its connection is refused: it came with TTL 64, and ttl security asks for at least 255"
         )
         assert not ours.up and not theirs.up
@@ -681,7 +684,7 @@ async def test_ttl_security_of_one_who_does_not_answer(monkeypatch: pytest.Monke
         far.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 64)
         async with speaking(2, config(2, 3, ttl_security=1)) as (speaker, ours):
             await until(lambda: ours.attempts)
-            assert speaker.statuses()[0].last_error.endswith(
+            assert speaker.sessions.statuses()[0].last_error.endswith(
                 "timed out; perhaps it is more than 1 hop away or has no ttl security"
             )
             assert ours.attempts[0] is DialAnswer.SILENT
@@ -707,7 +710,7 @@ async def test_dynamic_neighbours() -> None:
                 name[3]: (65000, True),
                 name[4]: (65001, False),
             }
-            assert {s.id: s.kind for s in speaker.statuses()} == {
+            assert {s.id: s.kind for s in speaker.sessions.statuses()} == {
                 "peer9": "global",
                 name[3]: "dynamic",
                 name[4]: "dynamic",
@@ -725,7 +728,7 @@ async def test_dynamic_neighbours() -> None:
             assert speaker.configure(peers, [address(2)], PORT) == {name[3]}
             await until(lambda: three.downs)
             assert three.downs[0].message == "NOTIFICATION received 6/9 Hard Reset: 6/3 Peer De-configured"
-            assert len(speaker.statuses()) == 2 and PeerId("peer4") in ours.up
+            assert len(speaker.sessions.statuses()) == 2 and PeerId("peer4") in ours.up
 
 
 async def test_a_dynamic_neighbour_that_goes_is_forgotten() -> None:
@@ -737,7 +740,7 @@ async def test_a_dynamic_neighbour_that_goes_is_forgotten() -> None:
             await until(lambda: ours.up)
         await until(lambda: ours.downs)
         assert ours.downs[0].keep == {V4}
-        (status,) = speaker.statuses()
+        (status,) = speaker.sessions.statuses()
         assert status.graceful_restart_active
         async with Raw.connected(4, 2) as raw:
             assert await raw.notification() == Notification(6, 5)
@@ -746,7 +749,7 @@ async def test_a_dynamic_neighbour_that_goes_is_forgotten() -> None:
             await until(lambda: ours.up)
             raw.writer.write(encode_notification(Notification(6, 2)))
             await until(lambda: len(ours.downs) == 2)
-        await until(lambda: not speaker.statuses())
+        await until(lambda: not speaker.sessions.statuses())
 
 
 async def test_dynamic_neighbours_of_another_as_or_password() -> None:
@@ -758,7 +761,9 @@ async def test_dynamic_neighbours_of_another_as_or_password() -> None:
             speaking(5, config(5, 2)) as (_, five),
         ):
             await until(lambda: ours.up and three.up and len(four.attempts) > 0)
-            await until(lambda: [s.last_error for s in speaker.statuses() if "65009" in s.last_error])
+            await until(
+                lambda: [s.last_error for s in speaker.sessions.statuses() if "65009" in s.last_error]
+            )
             assert len(ours.up) == 1 and not four.up and not five.up and not five.attempts
 
 
