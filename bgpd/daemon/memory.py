@@ -129,7 +129,7 @@ class Memory:
 
     def _cost_of_prefix(self) -> float:
         """Octets of a prefix in all tables; those of the update groups are shared out evenly."""
-        advertised, received = self.router.sizes()
+        advertised, received = self.router.explain.sizes()
         return COST_OF_PREFIX + (COST_OF_ADVERTISED * advertised / received if received else 0.0)
 
     def _of(self, peer: PeerId, cost: float) -> int:

@@ -1,4 +1,4 @@
-"""What was decided of a prefix or a peer's paths, and why: for the operator.
+"""What there is, what was decided of a prefix or a peer's paths, and why: for the operator.
 
 Reads what ``router`` keeps and asks the rules that the decision asked; changes nothing, and nothing depends on it.
 ``Router`` owns it as ``explain``, ``views`` call it.
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from bgpd.model.peer import PeerId
 from bgpd.model.prefix import Family, Prefix
-from bgpd.model.route import FibKey, Path, Reason, Via
+from bgpd.model.route import FibKey, Origination, Path, Reason, Via
 from bgpd.rib.family import FamilyRib, Resolve
 from bgpd.rib.groups import ExportVerdict, UpdateGroup, usable
 from bgpd.rules.decision import judge
@@ -19,7 +19,7 @@ from bgpd.rules.filters import Verdict
 from bgpd.rules.forwarding import KernelRefusal, place
 from bgpd.rules.imports import ImportRules, import_refusal, starts_elsewhere
 from bgpd.rules.own import Hiding
-from bgpd.rules.policy import KernelRule
+from bgpd.rules.policy import FamilyPolicy, KernelRule
 
 
 class Explain:
@@ -27,6 +27,23 @@ class Explain:
 
     def __init__(self, ribs: Mapping[Family, FamilyRib], resolve: Resolve, max_paths: int) -> None:
         self._ribs, self._resolve, self._max_paths = ribs, resolve, max_paths
+
+    def sizes(self) -> tuple[int, int]:
+        """(NLRI in the tables of all update groups, paths in Adj-RIB-In): what memory is reckoned by."""
+        advertised = sum(len(group.table) for rib in self._ribs.values() for group in rib.adj_ribs_out.groups)
+        return advertised, sum(rib.adj_rib_in.size for rib in self._ribs.values())
+
+    def origination(self, family: Family) -> Origination:
+        """What this node announces and keeps."""
+        return self._ribs[family].origination
+
+    def local(self, family: Family) -> Mapping[Prefix, str]:
+        """Own addresses and connected subnets."""
+        return self._ribs[family].local
+
+    def family_policy(self, family: Family) -> FamilyPolicy:
+        """What bears on a family."""
+        return self._ribs[family].policy
 
     def refusals(self, peer: PeerId, family: Family) -> Counter[Reason]:
         """Why import does not accept paths of a peer: reason -> how many."""

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from typing import NamedTuple
 
 from bgpd.model.peer import Down, DownReason, Peer, PeerId
@@ -37,6 +36,7 @@ from bgpd.rib.explain import Explain
 from bgpd.rib.family import FamilyRib, FibChanges, Resolve
 from bgpd.rib.groups import OutChanges, UpdateGroup
 from bgpd.rib.remembered import Remembered
+from bgpd.rib.stale import StaleTimes
 from bgpd.rib.tables import AdjRibIn, LocRib
 from bgpd.rules.communities import GRACEFUL_SHUTDOWN
 from bgpd.rules.exports import GroupKey, group_keys
@@ -46,12 +46,8 @@ from bgpd.rules.imports import (
     import_rules,
     long_lived,
 )
-from bgpd.rules.policy import FamilyPolicy, RoutePolicy
+from bgpd.rules.policy import RoutePolicy
 from bgpd.rules.priority import carries_metric, may_elevate
-
-STALE_TIME = 360.0
-"""Seconds that stale routes wait for End-of-RIB once their peer is back (RFC 4724 §4.2, the upper bound that it leaves
-to us): a peer may hold its End-of-RIB until it converged itself, in BIRD 240 s."""
 
 
 @dataclass(slots=True)
@@ -87,12 +83,7 @@ class Router:
         self._altered: Remembered[Path, Path] = Remembered()
         """Paths that are taken in otherwise than they were received."""
         self._prioritised = self._encoded = False
-        self._stale_until: dict[tuple[PeerId, Family], float] = {}
-        self._lives: dict[tuple[PeerId, Family], float] = {}
-        """Of stale routes whose peer is not back: seconds for which they live on as long-lived ones."""
-        self._life_ends: dict[tuple[PeerId, Family], float] = {}
-        """When long-lived stale routes go, whatever their peer does meanwhile but announce all anew (RFC 9494 §4.2)."""
-        self._refreshing: set[tuple[PeerId, Family]] = set()
+        self._stale = StaleTimes()
         self._over_limit: dict[PeerId, tuple[Peer, Family, int]] = {}
 
     # What happened.
@@ -113,12 +104,12 @@ class Router:
         kept = peer.families & peer.forwarding_preserved
         for family, rib in self._ribs.items():
             key = peer.id, family
-            if family not in kept or (key in self._life_ends and family not in peer.long_lived_preserved):
-                self._keep_no_more(key)
+            long_lived_lost = self._stale.is_long_lived(key) and family not in peer.long_lived_preserved
+            if family not in kept or long_lived_lost:
+                self._stale.keep_no_more(key)
                 rib.drop_paths_of(peer.id)
-            elif key in self._stale_until:
-                self._lives.pop(key, None)
-                self._stale_until[key] = min(now + STALE_TIME, self._life_ends.get(key, inf))
+            else:
+                self._stale.session_up(key, now)
             rib.set_rules(peer, import_rules(self._policy, peer, family))
         for family, group in group_keys(peer, self._policy).items():
             self._join(self._ribs[family], peer.id, group)
@@ -133,15 +124,14 @@ class Router:
         del self._peers[peer.id]
         self._over_limit.pop(peer.id, None)
         for family, rib in self._ribs.items():
-            self._refreshing.discard((peer.id, family))
             key = peer.id, family
+            self._stale.refresh_over(key)
             if family in down.keep:
-                rib.adj_rib_in.mark_stale(peer.id, keep=key in self._life_ends)
-                self._stale_until[key] = now + down.keep_seconds
-                if life := peer.long_lived.get(family):
-                    self._lives[key] = life
+                rib.adj_rib_in.mark_stale(peer.id, keep=self._stale.is_long_lived(key))
+                life = peer.long_lived.get(family, 0.0)
+                self._stale.session_ended(key, now + down.keep_seconds, life)
             else:
-                self._keep_no_more(key)
+                self._stale.keep_no_more(key)
                 rib.drop_paths_of(peer.id)
         for rib in self._ribs.values():
             self._leave(rib, peer.id)
@@ -151,7 +141,7 @@ class Router:
         if session := self._peers.get(peer):
             self.session_down(session, Down(DownReason.CONFIG, ""), 0.0)
         for family, rib in self._ribs.items():
-            self._keep_no_more((peer, family))
+            self._stale.keep_no_more((peer, family))
             rib.drop_paths_of(peer)
 
     def learn_routes(self, peer: Peer, events: Sequence[RibEvent], now: float = 0.0) -> None:
@@ -185,16 +175,10 @@ class Router:
         """End-of-RIB (RFC 4724), or the begin or end of a refresh (RFC 7313 §4)."""
         key = peer.id, rib.family
         if isinstance(event, BeginRefresh):
-            if key not in self._stale_until:  # otherwise the first announcement is still under way
+            if self._stale.refresh_begins(key, now):
                 rib.adj_rib_in.mark_stale(peer.id)
-                self._stale_until[key] = now + STALE_TIME
-                self._refreshing.add(key)
-            return
-        if isinstance(event, EndRefresh) != (key in self._refreshing):
-            return
-        self._refreshing.discard(key)
-        self._keep_no_more(key)
-        rib.adj_rib_in.sweep_stale(peer.id)
+        elif self._stale.all_announced(key, refresh=isinstance(event, EndRefresh)):
+            rib.adj_rib_in.sweep_stale(peer.id)
 
     def originated(self, originations: Mapping[Family, Origination]) -> None:
         """What this node announces and keeps, whole; only what differs from before is decided again."""
@@ -304,21 +288,16 @@ class Router:
 
     def tick(self, now: float) -> None:
         """Stale routes whose time is up go (RFC 4724 §4.2), or live on as the last resort (RFC 9494 §4.2)."""
-        for key in [key for key, deadline in self._stale_until.items() if deadline <= now]:
-            adj_rib_in = self._ribs[key[1]].adj_rib_in
-            if life := self._lives.pop(key, 0.0):
-                end = self._life_ends.setdefault(key, now + life)
-                if end > now:
-                    self._stale_until[key] = end
-                    adj_rib_in.age(key[0], long_lived)
-                    continue
-            self._keep_no_more(key)
-            self._refreshing.discard(key)
-            adj_rib_in.sweep_stale(key[0])
+        for (peer, family), lives_on in self._stale.due(now):
+            adj_rib_in = self._ribs[family].adj_rib_in
+            if lives_on:
+                adj_rib_in.age(peer, long_lived)
+            else:
+                adj_rib_in.sweep_stale(peer)
 
     def next_deadline(self) -> float | None:
         """When ``tick`` is next needed."""
-        return min(self._stale_until.values(), default=None)
+        return self._stale.next_deadline()
 
     # The work, and what comes of it.
 
@@ -375,7 +354,7 @@ class Router:
         """How many update groups there are."""
         return sum(len(rib.adj_ribs_out.groups) for rib in self._ribs.values())
 
-    # What is there, for the operator.
+    # What is there; ``explain`` has what only the operator asks for.
 
     @property
     def encoded(self) -> bool:
@@ -392,11 +371,6 @@ class Router:
         """(received, accepted, stale) paths of a peer."""
         return self._ribs[family].adj_rib_in.counts(peer)
 
-    def sizes(self) -> tuple[int, int]:
-        """(NLRI in the tables of all update groups, paths in Adj-RIB-In): what memory is reckoned by."""
-        advertised = sum(len(group.table) for rib in self._ribs.values() for group in rib.adj_ribs_out.groups)
-        return advertised, sum(rib.adj_rib_in.size for rib in self._ribs.values())
-
     def rib(self, family: Family) -> LocRib:
         """The Loc-RIB: prefix -> Selection of what was learned; live, to be read only."""
         return self._ribs[family].loc_rib
@@ -405,23 +379,7 @@ class Router:
         """The Adj-RIB-In; live, to be read only."""
         return self._ribs[family].adj_rib_in
 
-    def origination(self, family: Family) -> Origination:
-        """What this node announces and keeps."""
-        return self._ribs[family].origination
-
-    def local(self, family: Family) -> Mapping[Prefix, str]:
-        """Own addresses and connected subnets."""
-        return self._ribs[family].local
-
-    def family_policy(self, family: Family) -> FamilyPolicy:
-        """What bears on a family."""
-        return self._ribs[family].policy
-
     # Inside.
-
-    def _keep_no_more(self, key: tuple[PeerId, Family]) -> None:
-        for times in (self._stale_until, self._lives, self._life_ends):
-            times.pop(key, None)
 
     def _review_gateways(self) -> None:
         before = self._gateways

@@ -51,7 +51,7 @@ class Ownership:
     def announced_by(self, family: Family, prefix: Prefix) -> Prefix | None:
         """The block that announces a workload's address of this node, whose route is there: it needs no announcement by
         itself. ``None`` of anything else."""
-        origination = self._parts.router.origination(family)
+        origination = self._parts.router.explain.origination(family)
         if (
             not is_host(family, prefix)
             or prefix not in origination.offered
@@ -67,7 +67,7 @@ class Ownership:
         return (
             any(route.prefix == prefix for route in workloads)
             or prefix in self._parts.kernel.others(family)
-            or prefix in self._parts.router.local(family)
+            or prefix in self._parts.router.explain.local(family)
         )
 
     def learned_around(self, family: Family, prefix: Prefix) -> Prefix | None:

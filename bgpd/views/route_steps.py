@@ -76,7 +76,9 @@ class Steps:
             yield Step("kernel", f"not written: {word.value}" + (f" ({rule.reason})" if rule else ""), False)
         elif isinstance(word, Via) and rule is not None and rule.tunnel is not None:
             multipath = router.rib(family)[prefix].multipath
-            through = any(is_tunnelled(path, rule, router.family_policy(family)) for path in multipath)
+            through = any(
+                is_tunnelled(path, rule, router.explain.family_policy(family)) for path in multipath
+            )
             how = f"through {rule.tunnel}" if through else "straight, inside the node's own subnet"
             yield Step("kernel", f"written {how}: {rule.reason}")
         elif word is None and rule is not None and not rule.program:

@@ -116,7 +116,9 @@ def fib_status(parts: Parts, family: Family) -> FibStatus:
     """The kernel's side of one family."""
     state, fib = parts.fibs[family], parts.kernel.fibs[family]
     held, metric = state.delta.installed.entries, default_metric(family)
-    blackholes = sum((prefix, metric) in held for prefix in parts.router.origination(family).blackholes)
+    blackholes = sum(
+        (prefix, metric) in held for prefix in parts.router.explain.origination(family).blackholes
+    )
     return FibStatus(
         routes={"unicast": len(held) - blackholes, "blackhole": blackholes},
         wanted=len(state.delta.wanted),
@@ -190,7 +192,10 @@ def status(parts: Parts, facts: Facts) -> Status:
         routes_advertised=_advertised(parts, desired),
         rib_routes={
             **{(family.label, "bgp"): len(parts.router.rib(family)) for family in Family},
-            **{(family.label, "local"): len(parts.router.origination(family).announce) for family in Family},
+            **{
+                (family.label, "local"): len(parts.router.explain.origination(family).announce)
+                for family in Family
+            },
         },
         rib_paths={
             (f.label, "bgp"): sum(parts.router.adj_rib_in(f).counts(session.id)[0] for session in sessions)
@@ -263,7 +268,7 @@ def lacks(parts: Parts) -> Iterator[Problem]:
                 else "is 1 (strict): with a second uplink packets would be dropped"
             )
             yield Problem("the kernel", strict[0], f"{words}; expected 2 or 0", harmless=not several)
-    for rule in parts.router.family_policy(Family.IPV4).kernel_rules:
+    for rule in parts.router.explain.family_policy(Family.IPV4).kernel_rules:
         if rule.tunnel is not None and rule.tunnel not in parts.kernel.tunnels():
             message = f"{rule.tunnel} is not there or is down: its routes through it are not written"
             yield Problem(rule.reason, "", message)

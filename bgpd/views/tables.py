@@ -114,7 +114,10 @@ class Tables:
                 )
 
     def _rib_rows(self, family: Family, wanted: _Wanted, peer: PeerStatus | None) -> Iterator[RouteView]:
-        origination, table = self._parts.router.origination(family), self._parts.router.adj_rib_in(family)
+        origination, table = (
+            self._parts.router.explain.origination(family),
+            self._parts.router.adj_rib_in(family),
+        )
         if peer is None:
             for prefix in wanted.of(dict.fromkeys((*origination.announce, *origination.blackholes))):
                 own, hole = origination.announce.get(prefix), origination.blackholes.get(prefix)
@@ -190,7 +193,7 @@ class Tables:
                 prefix = without_path_id(nlri) if several else nlri
                 if out is None or peer_refusal(out, member):
                     continue
-                own = self._parts.router.origination(family).announce.get(prefix)
+                own = self._parts.router.explain.origination(family).announce.get(prefix)
                 advertised = self._parts.outbound.has_advertised(member.id, family, nlri)
                 yield RouteView(
                     prefix=prefix_text(family, prefix),

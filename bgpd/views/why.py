@@ -61,7 +61,7 @@ class Why:
         return found
 
     def _known(self, family: Family) -> Mapping[Prefix, object]:
-        origination = self._parts.router.origination(family)
+        origination = self._parts.router.explain.origination(family)
         held = self._parts.fibs[family].delta.installed.entries
         known: dict[Prefix, object] = dict.fromkeys(prefix for prefix, _ in held)
         for table in (
@@ -71,7 +71,7 @@ class Why:
             origination.hidden,
             origination.offered,
             origination.statics,
-            self._parts.router.local(family),
+            self._parts.router.explain.local(family),
         ):
             known.update(dict.fromkeys(table))
         known.update(dict.fromkeys(self._parts.recently.prefixes(family)))
@@ -81,7 +81,7 @@ class Why:
 
     def _explain(self, family: Family, prefix: Prefix) -> Explanation | None:
         """``None`` of a prefix that nobody announced, and no resource and no route of this node is a reason for."""
-        origination = self._parts.router.origination(family)
+        origination = self._parts.router.explain.origination(family)
         steps: list[Step] = []
         own, hole = origination.announce.get(prefix), origination.blackholes.get(prefix)
         held = self._ownership.by_ipam(family, prefix)
@@ -115,7 +115,7 @@ class Why:
 
         paths = self._parts.router.adj_rib_in(family).paths(prefix)
         best, multipath, rejected = self._parts.router.explain.judged(family, prefix)
-        local = self._parts.router.local(family).get(prefix)
+        local = self._parts.router.explain.local(family).get(prefix)
         known = own or hole or reason or paths or local or offer or static
         inside = self._ownership.learned_around(family, prefix)
         owner = None if known or inside or (held and held.block) else self._ownership.owner(family, prefix)

@@ -25,7 +25,7 @@ from bgpd.model.route import (
     Unresolved,
     Via,
 )
-from bgpd.rib.router import STALE_TIME
+from bgpd.rib.stale import STALE_TIME
 from bgpd.rules.decision import judge
 from bgpd.rules.exports import GroupKey, group_keys, learned_out, local_out
 from bgpd.rules.imports import import_refusal

@@ -6,7 +6,7 @@ import pytest
 
 from bgpd.model.route import BLACKHOLE, EndOfRib, Origination, Reason, Resolution, Unresolved
 from bgpd.rib.family import OCTETS_OF_PREFIX, SPARE_OCTETS
-from bgpd.rib.router import STALE_TIME
+from bgpd.rib.stale import STALE_TIME
 from bgpd.rules.communities import NO_EXPORT
 from bgpd.rules.exports import ExportRefusal
 from tests.unit.builders import (
@@ -264,7 +264,7 @@ def test_own_addresses_and_connected_subnets_are_never_taken_from_a_peer() -> No
     core.router.local_prefixes(V4, local)
     core.settle()
     assert core.routes() == {"10.0.0.0/16": UP_A, "0.0.0.0/0": UP_A}
-    assert core.router.local(V4) == local
+    assert core.router.explain.local(V4) == local
     core.router.local_prefixes(V4, {})
     core.settle()
     assert len(core.routes()) == 4

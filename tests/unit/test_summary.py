@@ -123,7 +123,7 @@ def test_routes_of_our_own_that_all_were_sent() -> None:
     ground = holding("10.48.0.0/26")
     ground.core.originate(origination(blocks=["10.48.0.64/26"]))
     ground.install()
-    ground.originations = {V4: ground.core.router.origination(V4)}
+    ground.originations = {V4: ground.core.router.explain.origination(V4)}
     found = status(ground.parts, facts())
     assert found.routes_desired["block", "ipv4"] == found.routes_advertised["block", "ipv4"] == 1
 
