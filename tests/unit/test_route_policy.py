@@ -457,7 +457,7 @@ def test_36_another_subnet_on_a_link_moves_the_external_session_in_it_and_no_oth
     made = core(stated, A, X, NEAR)
     made.hear(A, announce(path(A), BLOCK))
     assert advertised(made, NEAR)[BLOCK].next_hop == ME
-    moved = made.router.policy(replace(stated, subnets=LAN))
+    moved = made.router.set_policy(replace(stated, subnets=LAN))
     assert list(moved) == [NEAR]
     made.settle()
     assert (advertised(made, NEAR)[BLOCK].next_hop, advertised(made, X)[BLOCK].next_hop) == (
