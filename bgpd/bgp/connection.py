@@ -4,10 +4,7 @@
 sends what ``data_to_send`` holds. A connection is over when ``closure`` is set; it never raises for what a peer sent.
 
 Where we differ from the RFC: a peer has 60 s to send its OPEN, not four minutes; NOTIFICATION is also sent before our
-peer's OPEN came. Our OPEN always announces graceful restart with the forwarding bit, since the kernel keeps our routes
-while we are gone, with the N bit (RFC 8538), and enhanced refresh; ADD-PATH and IPv6 next hops for IPv4 where
-configured. Long-lived graceful restart is announced without families, as Calico's BIRD does, unless configured.
-Extended messages (RFC 8654) are not announced: none is longer than 4096.
+peer's OPEN came. What the OPENs say and make is ``negotiation``'s.
 """
 
 from __future__ import annotations
@@ -15,11 +12,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
 
 from bgpd.bgp.frozen import FrozenConnection
+from bgpd.bgp.negotiation import negotiate, our_open
 from bgpd.bgp.wire.exa.messages import (
     KEEPALIVE,
     KEEPALIVE_MESSAGE,
@@ -37,21 +35,13 @@ from bgpd.bgp.wire.exa.messages import (
     encode_refresh,
     hard_reset,
 )
-from bgpd.bgp.wire.exa.open import (
-    Capabilities,
-    GracefulRestart,
-    LongLived,
-    OpenMessage,
-    decode_open,
-    encode_open,
-    multiprotocol_data,
-)
+from bgpd.bgp.wire.exa.open import OpenMessage, decode_open, encode_open
 from bgpd.bgp.wire.held import Held
 from bgpd.bgp.wire.update import HEADER, Decoder, Framer, message_types
 from bgpd.bgp.wire.update import message as whole_message
 from bgpd.events import event, failure
 from bgpd.model.peer import DownReason, Peer, PeerConfig
-from bgpd.model.prefix import Address, Family, address_text
+from bgpd.model.prefix import Address, Family
 from bgpd.model.route import BeginRefresh, EndRefresh, RibEvent
 from bgpd.model.status import SessionState
 
@@ -66,8 +56,6 @@ LOG_EVERY = 10.0
 BUDGET = 3000.0
 """Work of the calls of ``next_event`` in one turn, in estimated microseconds, the RIB's part included; then
 ``work_due``."""
-_EXTENDED = frozenset((Family.IPV4,))
-"""What may have IPv6 next hops (RFC 8950)."""
 _COST_OF_UPDATE, _COST_OF_PREFIX, _COST_OF_KEEPALIVE, _COST_OF_MESSAGE = 2.5, 1.0, 1.0, 30.0
 
 
@@ -161,27 +149,7 @@ class Connection:
         self._hold_time = OPEN_TIME
         self._hold_at: float | None = now + OPEN_TIME
         self._keepalive_at: float | None = None
-        self.sent_open = OpenMessage(
-            asn=config.local_asn,
-            hold_time=int(config.hold_time),
-            router_id=config.router_id,
-            capabilities=Capabilities(
-                families=config.families,
-                asn4=config.local_asn,
-                route_refresh=True,
-                enhanced_refresh=True,
-                graceful_restart=GracefulRestart(
-                    restarted, config.restart_time, dict.fromkeys(sorted(config.families), True), True
-                ),
-                long_lived=dict.fromkeys(
-                    sorted(config.families), LongLived(True, config.long_lived_stale_time)
-                )
-                if config.long_lived_stale_time
-                else {},
-                add_path=dict.fromkeys(sorted(config.families), 3) if config.add_path else {},
-                extended_next_hop=config.families & _EXTENDED if config.extended_next_hop else frozenset(),
-            ),
-        )
+        self.sent_open = our_open(config, restarted=restarted)
         self.received_open: OpenMessage | None = None
         self._received_body = b""
         if frozen is None:
@@ -334,15 +302,15 @@ class Connection:
         """Goes on as established. A refresh that was under way counts for nothing: all is asked for again."""
         self.sent_open = decode_open(frozen.sent_open)
         self.received_open, self._received_body = decode_open(frozen.received_open), frozen.received_open
-        self.peer = self._negotiate(self.received_open)
+        peer = self._take_up(self.received_open)
         self.state = SessionState.ESTABLISHED
         self.started = self.established_at = now - frozen.up_seconds
-        self._decoder = Decoder(self.peer)
-        self._decoder.ended = set(frozen.ended & self.peer.families)
+        self._decoder = Decoder(peer)
+        self._decoder.ended = set(frozen.ended & peer.families)
         self._framer.feed(frozen.unread)
         self.work_due = bool(frozen.unread)
         self._out += frozen.unsent
-        self._hold_time = self.peer.hold_time
+        self._hold_time = peer.hold_time
         heard_at = now - frozen.silent_seconds
         self._hold_at = max(now + LOOK_AGAIN, heard_at + self._hold_time) if self._hold_time else None
         self.send_keepalive(now)
@@ -396,7 +364,7 @@ class Connection:
             self.closure = Closure(DownReason.NOTIFICATION_RX, str(notification), notification)
         elif kind == OPEN and self.state is SessionState.OPEN_SENT:
             self.received_open, self._received_body = decode_open(body), body
-            self.peer = self._negotiate(self.received_open)
+            self._take_up(self.received_open)
             return Opened()
         elif kind == KEEPALIVE and self.state is SessionState.OPEN_CONFIRM and self.peer is not None:
             self.state = SessionState.ESTABLISHED
@@ -431,63 +399,11 @@ class Connection:
         self._refreshing.discard(family)
         return Routes(peer, [EndRefresh(family)])
 
-    def _negotiate(self, theirs: OpenMessage) -> Peer:
-        """The session that two OPENs make (RFC 4271 §6.2); ``ProtocolError`` 2/x."""
-        config, ours, capabilities = self.config, self.sent_open.capabilities, theirs.capabilities
-        if config.asns:
-            if theirs.asn not in config.asns:
-                raise ProtocolError(2, 2, f"{theirs.asn} is not among those of {config.source}")
-            config = self.config = replace(config, asn=theirs.asn)
-        elif theirs.asn != config.asn:
-            raise ProtocolError(2, 2, f"expected {config.asn}, got {theirs.asn}")
-        if not any(theirs.router_id):
-            raise ProtocolError(2, 3, "the identifier is 0.0.0.0")
-        if config.ibgp and theirs.router_id == config.router_id:
-            raise ProtocolError(2, 3, f"{address_text(theirs.router_id)} is also ours")
-        if theirs.hold_time in (1, 2):
-            raise ProtocolError(2, 6, f"{theirs.hold_time} s, expected 0 or at least 3")
-        spoken = capabilities.families if capabilities.multiprotocol else frozenset((Family.IPV4,))
-        families = config.families & spoken
-        if not families:
-            wanted = ", ".join(family.label for family in sorted(config.families))
-            raise ProtocolError(
-                2, 7, f"no common family: we want {wanted}", multiprotocol_data(config.families)
-            )
-        hold_time = float(min(self.sent_open.hold_time, theirs.hold_time))
-        restart, long_lived = capabilities.graceful_restart, capabilities.long_lived or {}
-        kept = frozenset() if restart is None else families & restart.families.keys()
-        return Peer(
-            config=config,
-            router_id=theirs.router_id,
-            local_address=self._local_address,
-            families=families,
-            asn4=capabilities.asn4 is not None,
-            add_path_receive=frozenset(
-                f for f in families if ours.add_path and capabilities.add_path.get(f, 0) & 2
-            ),
-            add_path_send=frozenset(
-                f for f in families if ours.add_path and capabilities.add_path.get(f, 0) & 1
-            ),
-            extended_next_hop=families & ours.extended_next_hop & capabilities.extended_next_hop,
-            enhanced_refresh=capabilities.enhanced_refresh,
-            restart_families=kept,
-            restart_time=0.0 if restart is None else float(restart.time),
-            forwarding_preserved=frozenset()
-            if restart is None
-            else frozenset(f for f in families if restart.families.get(f)),
-            restarted=restart is not None and restart.restarted,
-            sends_end_of_rib=restart is not None,
-            hold_time=hold_time,
-            keepalive_time=config.keepalive(hold_time),
-            keeps_on_notification=restart is not None and restart.notification,
-            long_lived={
-                family: float(min(long_lived[family].time, config.long_lived_stale_time))
-                for family in kept
-                if family in long_lived and long_lived[family].time and config.long_lived_stale_time
-            },
-            long_lived_preserved=frozenset(f for f in kept if f in long_lived and long_lived[f].preserved),
-            knows_long_lived=capabilities.long_lived is not None,
-        )
+    def _take_up(self, theirs: OpenMessage) -> Peer:
+        """The session that the two OPENs make. Of a dynamic neighbour the AS number is known from now on."""
+        self.peer = negotiate(self.config, self.sent_open, theirs, self._local_address)
+        self.config = self.peer.config
+        return self.peer
 
     def _update_errors(self) -> int:
         decoder = self._decoder

@@ -280,13 +280,15 @@ class Daemon:
         """The resources or the configuration differ: sessions, policy and originations anew."""
         began, intent = time.monotonic(), self._intent
         self._memory.limit = self._facts.memory_limit = memory_limit(intent.config.bgp.memory_limit)
-        if intent.snapshot is not None:
-            intent.decide(intent.snapshot)
-        self._configure_log()
         if intent.snapshot is None:
+            self._configure_log()
             return
-        self._turn.intent_decided(began)  # what we announce is known before a session can come up
-        intent.engage()
+
+        def announce() -> None:
+            self._configure_log()
+            self._turn.intent_decided(began)
+
+        intent.follow(intent.snapshot, announce)
         self._orders.follow_names()
         self._liveness.review()
         self._outbound.release_end_of_rib()

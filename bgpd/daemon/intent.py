@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import operator
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from bgpd.bgp.outbound import Outbound
@@ -67,9 +67,15 @@ class Intent:
         self.config, self.passwords = config, read_passwords(config)
         self._causes = ()
 
-    def decide(self, snapshot: Snapshot) -> None:
-        """The resources or the configuration differ: what to announce and to keep is decided; ``engage`` must
-        follow."""
+    def follow(self, snapshot: Snapshot, announce: Callable[[], None]) -> None:
+        """The resources or the configuration differ: decides anew what to announce and to keep, and which sessions
+        there are. ``announce`` must put the first where sessions find it (a turn); only then the second is done: what
+        we announce is known before a session can come up."""
+        self._decide(snapshot)
+        announce()
+        self._engage()
+
+    def _decide(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         # A kind that did not change is the same object from snapshot to snapshot.
         causes = (
@@ -98,7 +104,7 @@ class Intent:
         self.originate()
 
     def drain_due(self, now: float) -> bool:
-        """Whether this node is to be drained further, or less, than ``decide`` had it."""
+        """Whether this node is to be drained further, or less, than ``follow`` had it."""
         if self.snapshot is None:
             return False
         own = self.snapshot.nodes.get(self.config.node)
@@ -125,7 +131,7 @@ class Intent:
             if not before or problem not in before.problems:
                 event(log, "peering_problem", logging.WARNING, source=problem.source, cause=str(problem))
 
-    def engage(self) -> None:
+    def _engage(self) -> None:
         """The sessions that are wanted: dialled, waited for, or ended."""
         before, found = self._engaged, self.peering
         if found is None or found is before:

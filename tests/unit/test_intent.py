@@ -120,8 +120,7 @@ def intent(around: Around, tmp_path: Path) -> Intent:
 
 
 def decided(intent: Intent, snapshot: Snapshot) -> list[str]:
-    intent.decide(snapshot)
-    intent.engage()
+    intent.follow(snapshot, lambda: None)
     assert intent.peering is not None
     return sorted(intent.peering.peers)
 
@@ -137,8 +136,9 @@ def test_sessions_are_engaged_only_when_they_differ(intent: Intent, around: Arou
 
 
 def test_nothing_is_dialled_before_what_is_announced_is_known(intent: Intent, around: Around) -> None:
-    intent.decide(RESOURCES)
-    assert around.calls == [] and intent.originations.keys() == {*Family}
+    seen: list[Any] = []
+    intent.follow(RESOURCES, lambda: seen.append((list(around.calls), set(intent.originations))))
+    assert seen == [([], {*Family})] and around.calls == [("configure", ["Global_10_0_1_1"])]
 
 
 def test_a_configuration_that_was_read_again_finds_the_peers_anew(intent: Intent, around: Around) -> None:
