@@ -1,24 +1,24 @@
 """The pod's link, as Calico lays it (ipam.md §4.6): a veth pair, the pod's end with its addresses as /32 and /128 and a
 default route by 169.254.1.1 or the host end's link-local address, the host's end answering for all by proxy ARP.
 
-Work in the pod's namespace is one run of ``nsenter`` and ``ip``, work on the host another: each costs milliseconds, and
-no Python library that speaks netlink starts in less. What a link is for is kept as its alias: by that it is found again
-though its container's namespace is gone. So it is distinguished from the link of a newer sandbox of the same pod.
+All of it is done in this process, by ``netlink`` on both sides. What a link is for is kept as its alias: by that it is
+found again though its container's namespace is gone, and distinguished from the link of a newer sandbox of the pod.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import subprocess
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
+from bgpd.cni.netlink import Inside, Link, Netlink
 from bgpd.cni.spec import KERNEL, Failed
 
 HOST_MAC = "ee:ee:ee:ee:ee:ee"
 HOST_LINK_LOCAL = "fe80::ecee:eeff:feee:eeee"
 GATEWAY = "169.254.1.1"
-_TIMEOUT = 20.0
+_IP_TIMEOUT = 20.0
 
 
 def host_name(container: str, interface: str, pod: str = "", namespace: str = "") -> str:
@@ -68,102 +68,108 @@ def lay(
     mark: str,
     mtu: int,
     addresses: Sequence[str],
-    routes: Iterable[str],
-) -> dict[str, Any]:
-    """Makes the pair and all on it; MAC and MTU of the pod's end. Raises ``Failed`` and leaves no link."""
-    v4 = [address for address in addresses if ":" not in address]
-    v6 = [address for address in addresses if ":" in address]
-    if os.path.exists(f"/sys/class/net/{host}"):
-        _ip(["link", "del", host])  # of an ADD that came before, or of the pod's last sandbox
-    size = f"mtu {mtu}" if mtu else ""
-    try:
-        _in(netns, f"link add {interface} {size} type veth peer name {host} {size} netns {os.getpid()}")
-        _batch([f"link set {host} address {HOST_MAC} alias '{mark}'"])
-        if v4:
-            _sysctl(f"ipv4/conf/{host}/route_localnet", 1)
-            _sysctl(f"ipv4/neigh/{host}/proxy_delay", 0)
-            _sysctl(f"ipv4/conf/{host}/proxy_arp", 1)
-            _sysctl(f"ipv4/conf/{host}/forwarding", 1)
-            _sysctl("ipv4/ip_forward", 1)
-        if v6:
-            _sysctl(f"ipv6/conf/{host}/accept_dad", 0)
-            _sysctl(f"ipv6/conf/{host}/disable_ipv6", 0)
-            _sysctl(f"ipv6/conf/{host}/proxy_ndp", 1)
-            _sysctl(f"ipv6/conf/{host}/forwarding", 1)
+    routes: Sequence[str],
+) -> Link:
+    """Makes the pair and all on it; the pod's end. Raises ``Failed`` and leaves no link."""
+    with _kernel() as here, _namespace(netns) as there:
+        with _doing(f"link {host}"):
+            here.delete(host)  # of an ADD that came before, or of the pod's last sandbox
+        with _doing(f"links {host} and {interface}"):
+            here.make_pair(host, HOST_MAC, interface, there, mtu)
+        try:
+            index = _host_side(here, host, mark, addresses)
+            with _doing(f"network namespace {netns}"), Inside(there), _kernel() as pod:
+                made = _pod_side(pod, interface, addresses, routes)
+            _host_routes(here, index, host, addresses)
+        except BaseException:
+            with suppress(OSError):
+                here.delete(host)
+            raise
+    return made
+
+
+def _host_side(here: Netlink, host: str, mark: str, addresses: Iterable[str]) -> int:
+    """The host's end, up; its index."""
+    versions = {":" in address for address in addresses}
+    if False in versions:
+        _sysctl(f"ipv4/conf/{host}/route_localnet", 1)
+        _sysctl(f"ipv4/neigh/{host}/proxy_delay", 0)
+        _sysctl(f"ipv4/conf/{host}/proxy_arp", 1)
+        _sysctl(f"ipv4/conf/{host}/forwarding", 1)
+        _sysctl("ipv4/ip_forward", 1)
+    if True in versions:
+        _sysctl(f"ipv6/conf/{host}/accept_dad", 0)
+        _sysctl(f"ipv6/conf/{host}/disable_ipv6", 0)
+        _sysctl(f"ipv6/conf/{host}/proxy_ndp", 1)
+        _sysctl(f"ipv6/conf/{host}/forwarding", 1)
+    if os.path.isdir("/proc/sys/net/ipv6"):
         _sysctl(f"ipv6/conf/{host}/accept_ra", 0)
-        _batch([f"link set {host} up"])
-        shown = _pod_side(netns, interface, v4, v6, routes)
-        _host_routes(host, addresses)
-    except Failed:
-        if os.path.exists(f"/sys/class/net/{host}"):
-            subprocess.run(["ip", "link", "del", host], capture_output=True, check=False, timeout=_TIMEOUT)
-        raise
-    return shown
+    with _doing(f"link {host}"):
+        index = here.link(host).ifindex
+        here.set_up(index, mark)
+    return index
 
 
-def _pod_side(
-    netns: str, interface: str, v4: Sequence[str], v6: Sequence[str], routes: Iterable[str]
-) -> dict[str, Any]:
-    wanted = list(routes)
-    settings = ""
-    if v6:
-        settings += "".join(
-            f"echo 0 > /proc/sys/net/ipv6/conf/{n}/disable_ipv6;" for n in ("all", "default", "lo")
-        )
-        settings += f"echo 0 > /proc/sys/net/ipv6/conf/{interface}/accept_dad;"
-        settings += "echo 0 > /proc/sys/net/ipv6/conf/all/forwarding;"
-    if v4:
-        settings += "echo 0 > /proc/sys/net/ipv4/ip_forward;"
-    lines = [f"link set lo up\nlink set {interface} up"]
-    if v4:
-        lines.append(f"route add {GATEWAY} dev {interface} scope link")
-        # A host without a default route answers no ARP for the gateway; who has the address is known anyway.
-        lines.append(f"neighbour add {GATEWAY} lladdr {HOST_MAC} dev {interface} nud permanent")
-        lines += (f"route add {dst} via {GATEWAY} dev {interface}" for dst in wanted if ":" not in dst)
-    if v6:
-        lines += (f"route add {dst} via {HOST_LINK_LOCAL} dev {interface}" for dst in wanted if ":" in dst)
-    lines += (f"address add {address} dev {interface}" for address in (*v4, *v6))
-    _enter(netns, f"{settings} ip -batch -", "\n".join(lines))
-    out = _enter(netns, f"ip -o link show dev {interface}", "").split()
-    return {"mac": out[out.index("link/ether") + 1], "mtu": int(out[out.index("mtu") + 1])}
+def _pod_side(pod: Netlink, interface: str, addresses: Sequence[str], routes: Iterable[str]) -> Link:
+    """Seen from inside the namespace. Addresses come last: nobody answers before there is a way back."""
+    versions = {":" in address for address in addresses}
+    if True in versions:
+        for name in ("all", "default", "lo"):
+            _sysctl(f"ipv6/conf/{name}/disable_ipv6", 0)
+        _sysctl(f"ipv6/conf/{interface}/accept_dad", 0)
+        _sysctl("ipv6/conf/all/forwarding", 0)
+    if False in versions:
+        _sysctl("ipv4/ip_forward", 0)
+    with _doing(f"link {interface}"):
+        pod.set_up(pod.link("lo").ifindex)
+        index = pod.link(interface).ifindex
+        pod.set_up(index)
+    if False in versions:
+        with _doing(f"route to {GATEWAY}"):
+            pod.add_route(index, GATEWAY)
+            # A host without a default route answers no ARP for the gateway; who has the address is known anyway.
+            pod.add_neighbour(index, GATEWAY, HOST_MAC)
+    for destination in routes:
+        with _doing(f"route to {destination}"):
+            pod.add_route(index, destination, HOST_LINK_LOCAL if ":" in destination else GATEWAY)
+    for address in addresses:
+        with _doing(f"address {address} on {interface}"):
+            pod.add_address(index, address)
+    with _doing(f"link {interface}"):
+        return pod.link(interface)
 
 
-def _host_routes(host: str, addresses: Iterable[str]) -> None:
+def _host_routes(here: Netlink, index: int, host: str, addresses: Iterable[str]) -> None:
     """A route an address. One that is there already on this link is somebody faster (Felix); on another link it is a
     pod whose address IPAM does not know, and that one's traffic is not taken from it."""
     for address in addresses:
-        done = subprocess.run(
-            ["ip", "route", "add", address, "dev", host, *(() if ":" in address else ("scope", "link"))],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_TIMEOUT,
-        )
-        if done.returncode == 0:
-            continue
-        shown = (
-            _ip(["route", "show", address]) if ":" not in address else _ip(["-6", "route", "show", address])
-        )
-        if f" dev {host} " in f"{shown} ":
-            continue
-        owner = shown.strip() or done.stderr.strip()
-        raise Failed(KERNEL, f"the host has a route to {address} already: {owner}")
+        try:
+            here.add_route(index, address)
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise Failed(KERNEL, f"route to {address} by {host}: {error.strerror or error}") from None
+            with _doing(f"route to {address}"):
+                if here.has_route(index, address):
+                    continue
+            owner = _ip(["-6" if ":" in address else "-4", "route", "show", address]).strip()
+            words = f"the host has a route to {address} already: {owner or error.strerror}"
+            raise Failed(KERNEL, words) from None
 
 
 def remove(netns: str, interface: str, host: str, mark: str) -> None:
     """Takes the pair away. What is not there is gone already; a host end of another container is left."""
-    if netns and os.path.exists(netns):
-        try:
-            _enter(netns, f"ip link del {interface} 2>/dev/null || true", "")
-        except Failed:
-            pass  # the namespace is on its way out; the host's end is looked at next
+    # A namespace may be on its way out, or be none: the host's end is looked at next.
+    with suppress(Failed), _namespace(netns) as there, _doing(netns), Inside(there), _kernel() as pod:
+        pod.delete(interface)
     for name in {host, *(n for text, n in ours(mark.split(" ")[1]).items() if text == mark)}:
         if alias_of(name) == mark:
-            subprocess.run(["ip", "link", "del", name], capture_output=True, check=False, timeout=_TIMEOUT)
+            delete(name)
 
 
 def delete(name: str) -> None:
-    _ip(["link", "del", name])
+    """A link of the host; none is as good."""
+    with _doing(f"link {name}"), _kernel() as here:
+        here.delete(name)
 
 
 def problems(netns: str, interface: str, host: str, addresses: Iterable[str]) -> list[str]:
@@ -171,7 +177,7 @@ def problems(netns: str, interface: str, host: str, addresses: Iterable[str]) ->
     found = []
     if not os.path.exists(f"/sys/class/net/{host}"):
         found.append(f"the host has no link {host}")
-    shown = _enter(netns, f"ip -o address show dev {interface}; ip route show; ip -6 route show", "")
+    shown = _enter(netns, f"ip -o address show dev {interface}; ip route show; ip -6 route show")
     words = shown.split()
     for address in addresses:
         if address not in words:
@@ -184,16 +190,17 @@ def problems(netns: str, interface: str, host: str, addresses: Iterable[str]) ->
     return found
 
 
-# -- running ip --------------------------------------------------------------------------------------------------------
+# -- asking ip ---------------------------------------------------------------------------------------------------------
 
 
-def _run(words: Sequence[str], text: str) -> str:
+def _run(words: Sequence[str]) -> str:
+    """What a command shows: for CHECK and for people, never on the way of an ADD or a DEL that goes well."""
+    import subprocess  # 8 ms
+
     try:
-        done = subprocess.run(
-            words, input=text, capture_output=True, text=True, check=False, timeout=_TIMEOUT
-        )
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=_IP_TIMEOUT)
     except subprocess.TimeoutExpired:
-        raise Failed(KERNEL, f"{words[0]} did not end within {_TIMEOUT:g} s", " ".join(words)) from None
+        raise Failed(KERNEL, f"{words[0]} did not end within {_IP_TIMEOUT:g} s", " ".join(words)) from None
     except OSError as error:
         raise Failed(KERNEL, f"{words[0]}: {error.strerror}") from None
     if done.returncode != 0:
@@ -202,19 +209,45 @@ def _run(words: Sequence[str], text: str) -> str:
 
 
 def _ip(words: Sequence[str]) -> str:
-    return _run(["ip", *words], "")
+    return _run(["ip", *words])
 
 
-def _batch(lines: Sequence[str]) -> None:
-    _run(["ip", "-batch", "-"], "\n".join(lines))
+def _enter(netns: str, script: str) -> str:
+    return _run(["nsenter", f"--net={netns}", "--", "sh", "-c", script])
 
 
-def _in(netns: str, line: str) -> None:
-    _enter(netns, "ip -batch -", line)
+# -- the kernel's doors ------------------------------------------------------------------------------------------------
 
 
-def _enter(netns: str, script: str, text: str) -> str:
-    return _run(["nsenter", f"--net={netns}", "--", "sh", "-c", script], text)
+@contextmanager
+def _doing(what: str) -> Iterator[None]:
+    """What the kernel refuses inside is a ``Failed`` that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise Failed(KERNEL, f"{what}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _kernel() -> Iterator[Netlink]:
+    """Of the namespace that the process is in now."""
+    with _doing("route netlink"):
+        kernel = Netlink()
+    try:
+        yield kernel
+    finally:
+        kernel.close()
+
+
+@contextmanager
+def _namespace(path: str) -> Iterator[int]:
+    """A descriptor of a network namespace."""
+    with _doing(f"network namespace {path}"):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _sysctl(path: str, value: int) -> None:

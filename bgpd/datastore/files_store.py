@@ -43,14 +43,14 @@ class _Entry(NamedTuple):
     """Which item of that document, if that is a list."""
 
 
-class _File(NamedTuple):
-    stamp: tuple[int, ...]
-    entries: tuple[_Entry, ...]
-
-
 class _Origin(NamedTuple):
     path: Path
     entry: _Entry
+
+
+class _File(NamedTuple):
+    stamp: tuple[int, ...]
+    objects: tuple[Stored[Any], ...]
 
 
 class FilesStore:
@@ -71,24 +71,23 @@ class FilesStore:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def get(self, ref: Ref) -> Stored[Any] | None:
-        own = self._path(ref)
-        for entry in self._read(own):
-            if entry.value.ref == ref:
-                return _stored(own, entry)
-        for path in _listed(self.directory):
-            if not _is_own(path):
-                for entry in self._read(path):
-                    if entry.value.ref == ref:
-                        return _stored(path, entry)
+        for stored in self._read(self._path(ref)):
+            if stored.value.ref == ref:
+                return stored
+        for name in _listed(self.directory):
+            if not _is_own(name):
+                for stored in self._read(self.directory / name):
+                    if stored.value.ref == ref:
+                        return stored
         return None
 
     def list(self, kind: Kind, owner: str = "") -> tuple[Stored[Any], ...]:
         found: dict[Ref, Stored[Any]] = {}
         for path in self._paths(kind):
-            for entry in self._read(path):
-                ref = entry.value.ref
+            for stored in self._read(path):
+                ref = stored.value.ref
                 if ref.kind is kind and (not owner or ref.owner == owner):
-                    found.setdefault(ref, _stored(path, entry))
+                    found.setdefault(ref, stored)
         return tuple(found[ref] for ref in sorted(found))
 
     def _path(self, ref: Ref) -> Path:
@@ -106,13 +105,13 @@ class FilesStore:
     def _paths(self, kind: Kind) -> Iterator[Path]:
         """The files that may say something of a kind: those of other kinds by their name do not."""
         prefix = f"{kind.lower()}."
-        for path in _listed(self.directory):
-            if path.name.startswith(prefix) or not _is_own(path):
-                yield path
+        for name in _listed(self.directory):
+            if name.startswith(prefix) or not _is_own(name):
+                yield self.directory / name
         if kind is Kind.HANDLE:
-            yield from _listed(self.directory / HANDLES)
+            yield from (self.directory / HANDLES / name for name in _listed(self.directory / HANDLES))
 
-    def _read(self, path: Path) -> tuple[_Entry, ...]:
+    def _read(self, path: Path) -> tuple[Stored[Any], ...]:
         """What IPAM reads of a file. One that is not there, or no YAML, has nothing."""
         try:
             seen = path.stat()
@@ -124,7 +123,7 @@ class FilesStore:
         with self._caching:
             known = self._cache.get(path)
         if known is not None and known.stamp == stamp:
-            return known.entries
+            return known.objects
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -133,12 +132,12 @@ class FilesStore:
             return ()
         except OSError as error:
             raise _failed(path, error) from None
-        entries = tuple(_entries(path, text))
+        objects = tuple(_stored(path, entry) for entry in _entries(path, text))
         with self._caching:
             if len(self._cache) > 10_000:
                 self._cache.clear()
-            self._cache[path] = _File(stamp, entries)
-        return entries
+            self._cache[path] = _File(stamp, objects)
+        return objects
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -204,7 +203,7 @@ class FilesStore:
 
     def _rewrite(self, path: Path, entry: _Entry, document: dict[str, Any] | None) -> None:
         """The file with one object changed or gone; an empty file goes too."""
-        if _is_own(path):
+        if _is_own(path.name):
             parts = [path.read_text(encoding="utf-8")]
         else:
             parts = [part for part, _ in _split(path.read_text(encoding="utf-8"))]
@@ -264,9 +263,9 @@ class FilesStore:
             os.close(file)
 
 
-def _is_own(path: Path) -> bool:
+def _is_own(name: str) -> bool:
     """Whether the store made a file: its name then says the kind."""
-    return path.suffix == ".json" and path.name.startswith(_OWN)
+    return name.endswith(".json") and name.startswith(_OWN)
 
 
 def _mode(path: Path) -> int:
@@ -290,16 +289,16 @@ def _free(path: Path) -> None:
     raise StoreUnwritten(f"{path}: is there and cannot be read as what its name says: mend it or remove it")
 
 
-def _listed(directory: Path) -> list[Path]:
+def _listed(directory: Path) -> list[str]:
+    """The names of its files that are read, in order."""
     try:
-        names = sorted(name for name in os.listdir(directory) if is_resource(name))
+        return sorted(name for name in os.listdir(directory) if is_resource(name))
     except FileNotFoundError:
         if directory.name == HANDLES:
             return []
         raise StoreUnwritten(f"{directory}: there is no such directory") from None
     except OSError as error:
         raise _failed(directory, error) from None
-    return [directory / name for name in names]
 
 
 def _split(text: str) -> list[tuple[str, int]]:
@@ -323,7 +322,7 @@ def _parsed(path: Path, text: str) -> Any:
 
 
 def _entries(path: Path, text: str) -> Iterator[_Entry]:
-    parts = [text] if _is_own(path) else [part for part, _ in _split(text)]
+    parts = [text] if _is_own(path.name) else [part for part, _ in _split(text)]
     for index, part in enumerate(parts):
         document = _parsed(path, part)
         if not isinstance(document, dict):

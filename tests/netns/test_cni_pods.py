@@ -56,10 +56,20 @@ class Ground:
         }
 
     def plugin(
-        self, verb: str, container: str, pod: Namespace | None, args: str = "", **config: Any
+        self,
+        verb: str,
+        container: str,
+        pod: Namespace | None,
+        args: str = "",
+        commands: str | None = None,
+        **config: Any,
     ) -> tuple[int, Any]:
+        """``commands`` is the PATH of the plugin."""
+        ip = shutil.which("ip")
+        assert ip is not None
         environment = {
             **os.environ,
+            "PATH": os.environ["PATH"] if commands is None else commands,
             "CNI_COMMAND": verb,
             "CNI_CONTAINERID": container,
             "CNI_NETNS": f"/run/netns/{pod.name}" if pod else "",
@@ -68,7 +78,7 @@ class Ground:
             "CNI_ARGS": args,
         }
         done = subprocess.run(
-            ["ip", "netns", "exec", self.host.name, PLUGIN],
+            [ip, "netns", "exec", self.host.name, PLUGIN],
             input=json.dumps({**self.config, **config}),
             capture_output=True,
             text=True,
@@ -156,6 +166,21 @@ def test_the_new_sandbox_of_a_pod_outlives_the_end_of_the_old_one(ground: Ground
     assert ground.plugin("DEL", "a", old, args) == (0, None)
     assert ground.cali() == [result["interfaces"][0]["name"]] and set(ground.used()) == {"net.b"}
     assert ground.plugin("CHECK", "b", new, args, prevResult=result) == (0, None)
+
+
+def test_no_other_program_is_needed(ground: Ground) -> None:
+    """A process costs milliseconds, and a node may have no iproute2: ADD, DEL and GC order the kernel themselves."""
+    pod = ground.net.namespace("pod")
+    code, result = ground.plugin("ADD", "c0", pod, commands="/nowhere")
+    assert code == 0, result
+    code, again = ground.plugin("ADD", "c1", pod, commands="/nowhere")
+    assert (code, again["code"]) == (1, 120) and "eth0: File exists" in again["msg"], again
+    assert ground.cali() == ["calic0"] and set(ground.used()) == {"net.c0"}
+    assert ground.plugin("DEL", "c0", pod, commands="/nowhere")[0] == 0
+    assert "eth0" not in [link["ifname"] for link in pod.ip_json("link")]
+    assert ground.plugin("ADD", "c1", pod, commands="/nowhere")[0] == 0
+    assert ground.plugin("GC", "", None, commands="/nowhere", **{"cni.dev/valid-attachments": []})[0] == 0
+    assert ground.cali() == [] and ground.used() == []
 
 
 def test_a_namespace_that_is_gone_leaves_no_link_and_no_address(ground: Ground) -> None:

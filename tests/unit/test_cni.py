@@ -439,7 +439,18 @@ def test_a_plugin_starts_with_the_standard_library_alone(tmp_path: Path) -> None
     """What costs time at start: no YAML, no netaddr, no event loop, no HTTP library before an order is carried out."""
     script = "import sys, bgpd.cni.network; print(*sorted(sys.modules))"
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    heavy = {"yaml", "netaddr", "asyncio", "aiohttp", "http.client", "pyroute2", "pydantic", "ssl", "logging"}
+    heavy = {
+        "yaml",
+        "netaddr",
+        "asyncio",
+        "aiohttp",
+        "http.client",
+        "pyroute2",
+        "pydantic",
+        "ssl",
+        "logging",
+        "subprocess",
+    }
     assert not heavy & set(out.split())
 
 
