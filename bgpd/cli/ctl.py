@@ -15,26 +15,30 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from bgpd.cli.client import Client, Denied, Refused, Unreachable
-from bgpd.cli.ctl_commands import Answer, Unreadable, complain, json_text, plan
+from bgpd.cli.ctl_commands import Answer, Unreadable, complain, plan
 from bgpd.cli.ctl_words import parser
 from bgpd.cli.exits import Exit
-from bgpd.cli.streams import ended_well, say, sent
+from bgpd.cli.streams import ended_well, failure, say, say_json, sent
 from bgpd.cli.tables import ASCII_MARKS, MARKS, Look, can_mark, cell, lines, on_terminal, stamp
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
     given = sys.argv[1:] if argv is None else argv
-    return ended_well("bgpctl", lambda: _run(given), Exit.DEGRADED)
+    return ended_well("bgpctl", given, lambda: _run(given), Exit.DEGRADED)
 
 
 def _run(argv: Sequence[str]) -> int:
     arguments, strange = parser().parse_known_args(argv)
     if strange:
         arguments.fail(f"unrecognized arguments: {' '.join(strange)}")
+    if arguments.output not in arguments.outputs:
+        arguments.fail(
+            f"argument -o/--output: {arguments.output!r} is none of {', '.join(arguments.outputs)}"
+        )
     client = Client(arguments.socket)
     problems: tuple[str, ...] = ()
     printed = False
@@ -64,13 +68,8 @@ def _run(argv: Sequence[str]) -> int:
         code = Exit.DEGRADED
     complain(words, problems)
     if arguments.output == "json" and not printed:
-        say(json_text(_failure(words, problems, code)))
+        say_json(failure(words, code, problems))
     return code
-
-
-def _failure(words: str, problems: Sequence[str], code: Exit) -> dict[str, Any]:
-    """What ``-o json`` prints in place of an answer."""
-    return {"schema_version": 1, "error": words, "problems": list(problems), "exit_code": int(code)}
 
 
 def _look(terminal: bool) -> Look:
@@ -103,7 +102,7 @@ def _watch(client: Client, arguments: argparse.Namespace, argv: Sequence[str]) -
                 text = []
                 if arguments.output == "json":
                     code = Exit.PERMISSION if isinstance(error, Denied) else Exit.UNREACHABLE
-                    text = [json.dumps(_failure(str(error), (), code), ensure_ascii=False)]
+                    text = [json.dumps(failure(str(error), code), ensure_ascii=False)]
                     complain(str(error))
                 elif terminal:
                     text = [f"bgpctl: {cell(error).text}"]

@@ -356,11 +356,12 @@ def doctor(client: Client, arguments: argparse.Namespace) -> Answer:
 
     from bgpd.cli import doctor as checks
 
-    findings = list(checks.examine(checks.ask(client, arguments.socket)))
+    machine = checks.ask(client, arguments.socket, arguments.config)
+    findings = list(checks.examine(machine))
     found: dict[str, Any] = {"schema_version": 1, "findings": [each._asdict() for each in findings]}
     if arguments.bundle:
         try:
-            found["bundle"] = checks.bundle(Path(arguments.bundle), client, findings, Path(arguments.config))
+            found["bundle"] = checks.bundle(Path(arguments.bundle), client, findings, machine.config)
         except OSError as error:
             raise Unreadable(f"{arguments.bundle}: {error.strerror}") from None
     hindered = any(each.state == checks.BAD for each in findings)

@@ -17,9 +17,13 @@ from bgpd.cli import screens, stored
 from bgpd.cli.ctl_commands import Command
 from bgpd.cli.exits import Exit
 from bgpd.cli.streams import Parser
+from bgpd.config.places import DEFAULT_CONFIG
 
 DEFAULT_SOCKET = "/run/bgpd/api.sock"
 OUTPUTS = ("table", "json")
+"""What every command has."""
+ANY_OUTPUT = (*OUTPUTS, "jsonl", "wide", "yaml")
+"""What may stand in front of a command: all that any of them has."""
 
 
 _EXAMPLES = """\
@@ -52,7 +56,7 @@ def parser() -> Parser:
         formatter_class=_Help,
     )
     top.add_argument("--version", action="version", version=f"bgpctl {__version__}")
-    _common(top, os.environ.get("BGPCTL_SOCKET") or DEFAULT_SOCKET, "table")
+    _common(top, os.environ.get("BGPCTL_SOCKET") or DEFAULT_SOCKET, "table", ANY_OUTPUT)
     top.set_defaults(raw=False)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
@@ -79,7 +83,7 @@ def parser() -> Parser:
                 metavar="SECONDS",
                 help="show it again every 2 s, or as often as given",
             )
-        command.set_defaults(ask=ask, fail=command.error)
+        command.set_defaults(ask=ask, fail=command.error, outputs=outputs)
         return command
 
     add(
@@ -225,7 +229,7 @@ def parser() -> Parser:
     )
     command.add_argument("--bundle", metavar="FILE", help="write an archive too, as FILE.tar.gz, mode 0600")
     command.add_argument(
-        "--config", metavar="FILE", default="/etc/bgpd/bgpd.yaml", help="for the archive: /etc/bgpd/bgpd.yaml"
+        "--config", metavar="FILE", default="", help=f"the daemon's, if it does not answer: {DEFAULT_CONFIG}"
     )
 
     command = add(
@@ -289,8 +293,10 @@ def _common(
     parser: argparse.ArgumentParser, socket: str, output: str, outputs: Sequence[str] = OUTPUTS
 ) -> None:
     """Options that stand before the command or after it; after it they have no default of their own."""
-    words = f"{', '.join((f'{outputs[0]} (default)', *outputs[1:-1]))} or {outputs[-1]}"
-    parser.add_argument("-o", "--output", choices=outputs, default=output, help=words)
+    shown = OUTPUTS if outputs is ANY_OUTPUT else outputs
+    words = f"{', '.join((f'{shown[0]} (default)', *shown[1:-1]))} or {shown[-1]}"
+    metavar = f"{{{','.join(shown)}}}"
+    parser.add_argument("-o", "--output", choices=outputs, default=output, metavar=metavar, help=words)
     parser.add_argument(
         "--socket",
         default=socket,

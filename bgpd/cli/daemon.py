@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from bgpd import __version__
 from bgpd.cli.exits import Exit
-from bgpd.cli.streams import Parser, complain, ended_well, say
+from bgpd.cli.streams import Parser, complain, ended_well, say, say_json
 from bgpd.config.places import DEFAULT_CONFIG
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
         return code
 
-    return ended_well("bgpd", command)
+    return ended_well("bgpd", given, command)
 
 
 def _parser(word: str) -> argparse.ArgumentParser:
@@ -161,7 +160,7 @@ def _config_check(arguments: argparse.Namespace) -> int:
 def _config_schema(arguments: argparse.Namespace) -> int:
     from bgpd.config.schema import schema
 
-    say(json.dumps(schema(), indent=2, ensure_ascii=False) + "\n")
+    say_json(schema())
     return Exit.OK
 
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from bgpd import __version__
 from bgpd.cli.client import Client, Denied, Refused, Unreachable
+from bgpd.config.places import DEFAULT_CONFIG
 
 GOOD, WARN, BAD = "good", "warn", "bad"
 BGP_PORT = 179
@@ -55,6 +56,9 @@ class Machine(NamedTuple):
     """The daemon's process, if it answers."""
     no_daemon: str = ""
     """Why there are no answers."""
+    config: Path = Path(DEFAULT_CONFIG)
+    state: str = "/var/lib/bgpd"
+    """Where the daemon keeps what outlasts it."""
 
     def read(self, path: str) -> str | None:
         """A file's text without white space around it; ``None`` where it cannot be read."""
@@ -75,13 +79,28 @@ class Machine(NamedTuple):
             return []
 
 
-def ask(client: Client, path: str, root: Path = Path("/")) -> Machine:
-    """The machine with the answers of the daemon behind a socket, or with the reason why there are none."""
+def ask(client: Client, path: str, config: str = "", root: Path = Path("/")) -> Machine:
+    """The machine with the answers of the daemon behind a socket, or with the reason why there are none. ``config``:
+    the daemon's configuration, where another is meant than it says."""
     try:
         status, peers = client.get("/v1/status"), client.get("/v1/peers")["peers"]
     except (Unreachable, Denied, Refused) as error:
-        return Machine(root, {}, (), None, str(error))
-    return Machine(root, status, tuple(peers), _process_behind(path))
+        file = Path(config or DEFAULT_CONFIG)
+        return Machine(root, {}, (), None, str(error), file, _state_directory(file))
+    process = _process_behind(path)
+    file = Path(config) if config else Path(f"/proc/{process or 'self'}/cwd", status["config_file"])
+    return Machine(root, status, tuple(peers), process, "", file, _state_directory(file))
+
+
+def _state_directory(config: Path) -> str:
+    """By the configuration, if it can be read."""
+    from bgpd.config.config import Config
+    from bgpd.config.reading import ConfigError, load
+
+    try:
+        return str(load(config).state_directory)
+    except ConfigError:
+        return str(Config.model_fields["state_directory"].default)
 
 
 def _process_behind(path: str) -> int | None:
@@ -339,22 +358,20 @@ def _clock(machine: Machine) -> Finding:
 
 
 def _disk(machine: Machine) -> Finding:
-    folder = machine.root / "var/lib/bgpd"
+    state = machine.state
     try:
-        found = os.statvfs(folder)
+        found = os.statvfs(machine.root / state.lstrip("/"))
     except OSError:
-        return Finding(
-            "disk", WARN, "/var/lib/bgpd is not there", "what must outlast a restart is kept in it"
-        )
+        return Finding("disk", WARN, f"{state} is not there", "what must outlast a restart is kept in it")
     free = found.f_bavail * found.f_frsize
     if free < LEAST_FREE:
         return Finding(
             "disk",
             BAD,
-            f"/var/lib/bgpd has {free >> 20} MiB free",
+            f"{state} has {free >> 20} MiB free",
             "free some: state is not kept on a full disk",
         )
-    return Finding("disk", GOOD, f"/var/lib/bgpd has {free >> 20} MiB free")
+    return Finding("disk", GOOD, f"{state} has {free >> 20} MiB free")
 
 
 # The archive.

@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pydantic import SecretBytes
 from bgpd.cli import plans
 from bgpd.cli.exits import Exit
 from bgpd.cli.kernelfacts import KernelFactsError, read_kernel
-from bgpd.cli.streams import complain, say
+from bgpd.cli.streams import complain, failure, say, say_json
 from bgpd.cli.tables import Look, lines, on_terminal
 from bgpd.config.config import Config, Passwords
 from bgpd.config.reading import ConfigError, load, read_passwords
@@ -62,19 +62,25 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         made = _plan(arguments)
     except ConfigError as error:
-        complain(f"bgpd: {error}\n")
-        return Exit.CONFIG
+        return _failed(arguments, "the configuration was not taken", Exit.CONFIG, error.problems)
     except (Unreadable, KernelFactsError) as error:
-        complain(f"bgpd: {error}\n")
-        return Exit.USAGE
+        return _failed(arguments, str(error), Exit.USAGE)
     found = document(made)
     if arguments.output == "json":
-        say(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        say_json(found)
         return Exit.OK
     terminal = on_terminal(sys.stdout)
     for line in lines(plans.plan(found, Look(time.time(), terminal=terminal)), terminal=terminal):
         say(line + "\n")
     return Exit.OK
+
+
+def _failed(arguments: argparse.Namespace, words: str, code: Exit, problems: Iterable[Problem] = ()) -> Exit:
+    lines = [str(problem) for problem in problems]
+    complain("".join(f"bgpd: {line}\n" for line in lines or [words]))
+    if arguments.output == "json":
+        say_json(failure(words, code, lines))
+    return code
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:

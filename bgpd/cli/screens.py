@@ -15,12 +15,16 @@ from bgpd.cli.tables import BLANK, Cell, Document, Line, Look, Screen, Table, ag
 
 def history(entries: Iterable[Document]) -> Screen:
     """A line an entry, as it comes."""
+    none = True
     for entry in entries:
+        none = False
         fields = " ".join(
             f"{key}={_field(value)}" for key, value in entry.items() if key not in ("time", "event", "level")
         )
         style = {"warning": "warn", "error": "bad"}.get(entry.get("level", ""), "")
         yield cell(f"{stamp(entry['time'])}  "), cell(f"{entry['event']:<20} ", style), cell(fields)
+    if none:
+        yield (cell("no entries: nothing of this kind is in the history"),)
 
 
 def why_at(found: Document, look: Look) -> Screen:

@@ -3,20 +3,30 @@
 Every command says its answer with ``say`` and its complaints with ``complain``; both programs run their commands by
 ``ended_well``. A reader that has seen enough, as head does, ends a command with 141, as the signal would. Where the
 output cannot be written otherwise, a full disk say, the command has failed, with one line that says why. A complaint
-that nobody can hear changes nothing: the exit code is the answer then.
+that nobody can hear changes nothing: the exit code is the answer then. Who asked for JSON gets an error as an object
+too, a wrong usage included.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
 SIGPIPE_CODE = 128 + 13
 INTERRUPTED = 130
+
+
+class Misuse(SystemExit):
+    """The command line is wrong; says how. The complaint is written already."""
+
+    def __init__(self, code: int, words: str) -> None:
+        super().__init__(code)
+        self.words = words
 
 
 class Unwritten(Exception):
@@ -52,8 +62,25 @@ def complain(text: str) -> None:
         _discard(sys.stderr)
 
 
-def ended_well(program: str, command: Callable[[], int], failed: int = 1) -> int:
-    """Runs a command and sees its output out; returns its exit code, or ``failed`` where that could not be written."""
+def failure(words: str, code: int, problems: Sequence[str] = ()) -> dict[str, Any]:
+    """What ``-o json`` prints in place of an answer."""
+    return {"schema_version": 1, "error": words, "problems": list(problems), "exit_code": int(code)}
+
+
+def say_json(found: object) -> None:
+    """An answer as ``-o json`` prints it."""
+    say(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+
+
+def wants_json(argv: Sequence[str]) -> bool:
+    """Whether a command line that may be wrong asks for JSON."""
+    texts = " ".join(argv).replace("--output", "-o").replace("-o=", "-o ").replace("-ojson", "-o json")
+    return " -o json " in f" {texts} "
+
+
+def ended_well(program: str, argv: Sequence[str], command: Callable[[], int], failed: int = 1) -> int:
+    """Runs a command, which was called by the words ``argv``, and sees its output out; returns its exit code, or
+    ``failed`` where that could not be written."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us: what is written goes nowhere
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
@@ -64,6 +91,8 @@ def ended_well(program: str, command: Callable[[], int], failed: int = 1) -> int
             code = command()
         except SystemExit as stopped:  # of argparse: its help or its complaint is written
             code = stopped.code if isinstance(stopped.code, int) else 1 if stopped.code else 0
+            if isinstance(stopped, Misuse) and wants_json(argv):
+                say_json(failure(stopped.words, code))
             sent()
             raise
         sent()
@@ -96,7 +125,8 @@ class Parser(argparse.ArgumentParser):
                 if action.metavar in required and action.choices:
                     message += f"; {action.metavar} is one of {', '.join(map(str, action.choices))}"
         self.print_usage(sys.stderr)
-        self.exit(self.misused, f"{self.prog}: error: {message}\n")
+        complain(f"{self.prog}: error: {message}\n")
+        raise Misuse(self.misused, message)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Argparse's own passes over a help that could not be written."""

@@ -78,8 +78,8 @@ class Turn:
         changes = self._router.take_changes()
         for family, fib in changes.fib.items():
             if fib:
+                self._history.routes(family, fib, self._fibs[family].delta.wanted)
                 self._fibs[family].want_routes(fib)
-                self._history.routes(family, fib)
         for programming in self._fibs.values():
             programming.settled(not more)
         for group, advertised in changes.adj_rib_out.items():

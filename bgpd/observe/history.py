@@ -67,16 +67,23 @@ class History(logging.Handler):
         if isinstance(record.msg, Event):
             self._add(record.created, record.msg.name, record.msg.fields, record.levelname.lower())
 
-    def routes(self, family: Family, changes: Mapping[FibKey, Forwarding | None]) -> None:
-        """What the kernel is to have from now on; ``None``: no route any more."""
+    def routes(
+        self,
+        family: Family,
+        changes: Mapping[FibKey, Forwarding | None],
+        before: Mapping[FibKey, Forwarding],
+    ) -> None:
+        """What the kernel is to have from now on, and what it was to have ``before``; ``None``: no route any more.
+        What was decided again and is as it was did not happen."""
         if len(self._routes) + len(changes) <= ROUTES_ONE_BY_ONE:
             now = time.time()
             for key, forwarding in changes.items():
-                self._routes[family, key] = now, "" if forwarding is None else self._describe(forwarding)
+                if before.get(key) != forwarding:
+                    self._routes[family, key] = now, "" if forwarding is None else self._describe(forwarding)
             return
-        gone = sum(forwarding is None for forwarding in changes.values())
+        gone = sum(forwarding is None and key in before for key, forwarding in changes.items())
         self._counted[family, False] += gone
-        self._counted[family, True] += len(changes) - gone
+        self._counted[family, True] += sum(forwarding is not None for forwarding in changes.values())
 
     def _add(self, at: float, name: str, fields: Mapping[str, object], level: str) -> None:
         entry = {"event": name, "level": level} | {key: _plain(value) for key, value in fields.items()}
@@ -132,6 +139,7 @@ class History(logging.Handler):
             with contextlib.suppress(FileNotFoundError):
                 if newer.stat().st_size > self._size // 2:
                     newer.replace(older)
+            newer.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
             cut = self._cut(newer)
             descriptor = os.open(newer, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:

@@ -518,7 +518,36 @@ def test_errors_as_json(bgpctl: Bgpctl, argv: tuple[str, ...], code: int, words:
     assert f"bgpctl: {found['error']}" in result.err  # for who does not read JSON
 
 
-def test_an_empty_table_says_so(bgpctl: Bgpctl, views: FakeViews) -> None:
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("-o", "json", "health", "fine"), "invalid choice: 'fine'"),
+        (("health", "fine", "--output=json"), "invalid choice: 'fine'"),
+        (("-ojson", "peer"), "ACTION is one of shutdown"),
+        (("routes", "in", "a", "b", "-o", "json"), "'b' is one word too many"),
+        (("-o", "json", "nonsense"), "invalid choice: 'nonsense'"),
+    ],
+)
+def test_wrong_usage_as_json(bgpctl: Bgpctl, argv: tuple[str, ...], words: str) -> None:
+    result = bgpctl(*argv)
+    found = json.loads(result.out)
+    assert words in found["error"] and found["exit_code"] == result.code == 2
+    assert found["error"] in result.err
+
+
+def test_every_output_of_a_command_may_stand_in_front_of_it_and_no_other(bgpctl: Bgpctl) -> None:
+    assert bgpctl("-o", "jsonl", "history").out == bgpctl("history", "-o", "jsonl").out != ""
+    wrong = bgpctl("-o", "jsonl", "status")
+    assert (wrong.code, wrong.out) == (2, "") and "'jsonl' is none of table, json" in wrong.err
+
+
+def test_an_empty_table_says_so(bgpctl: Bgpctl, views: FakeViews, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(*asked: object) -> list[str]:
+        return []
+
+    monkeypatch.setattr(views, "history", nothing)
+    assert bgpctl("history").out == "no entries: nothing of this kind is in the history\n"
+    assert json.loads(bgpctl("history", "-o", "json").out)["entries"] == []
     views.peers_now, views.blocks_now = [], []
     views.routes_now = dict.fromkeys(views.routes_now, ())
     assert bgpctl("peers").out == "no peers: no resource asks for a session of this node\n"

@@ -160,3 +160,18 @@ def test_the_archive_has_no_secret(tmp_path: Path) -> None:
     assert json.loads(texts["bgpd-support/doctor.json"])[0]["name"] == "a"
     with pytest.raises(FileExistsError):
         doctor.bundle(path, cast(Client, Away()), [], config)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_state_is_looked_for_where_the_daemon_keeps_it(tmp_path: Path, named: bool) -> None:
+    config = tmp_path / "mine.yaml"
+    config.write_text(f"state_directory: {tmp_path}/state\n")
+
+    class Answers:
+        def get(self, path: str) -> Any:
+            return {"peers": [], "config_file": "/nowhere" if named else str(config)}
+
+    machine = doctor.ask(cast(Client, Answers()), "/nowhere", str(config) if named else "")
+    assert (machine.config, machine.state) == (config, f"{tmp_path}/state")
+    found = [each for each in doctor.examine(machine._replace(no_daemon="x")) if each.name == "disk"]
+    assert [each.text for each in found] == [f"{tmp_path}/state is not there"]

@@ -91,8 +91,9 @@ def test_the_log_may_be_quieter(history: History, capsys: pytest.CaptureFixture[
 
 
 def test_few_routes_are_entries_of_their_own(history: History) -> None:
-    history.routes(Family.IPV4, {key("10.48.0.0/26"): BLACKHOLE, key("10.48.0.64/26", 512): BLACKHOLE})
-    history.routes(Family.IPV4, {key("10.48.0.0/26"): None})
+    both = {key("10.48.0.0/26"): BLACKHOLE, key("10.48.0.64/26", 512): BLACKHOLE}
+    history.routes(Family.IPV4, both, {})
+    history.routes(Family.IPV4, {key("10.48.0.0/26"): None}, both)
     write(history)
     entries = found(history)
     assert names(entries) == ["route_gone", "route"]
@@ -102,13 +103,22 @@ def test_few_routes_are_entries_of_their_own(history: History) -> None:
 
 def test_many_are_one_with_counts(history: History) -> None:
     many = {key(f"10.{n >> 8}.{n & 255}.0/24"): BLACKHOLE for n in range(5000)}
-    history.routes(Family.IPV4, many)
-    history.routes(Family.IPV4, dict.fromkeys(list(many)[: ROUTES_ONE_BY_ONE + 1]))
-    history.routes(Family.IPV6, {key("fd00::/64"): BLACKHOLE})
+    history.routes(Family.IPV4, many, {})
+    history.routes(Family.IPV4, dict.fromkeys(list(many)[: ROUTES_ONE_BY_ONE + 1]), many)
+    history.routes(Family.IPV6, {key("fd00::/64"): BLACKHOLE}, {})
     write(history)
     entries = found(history)
     assert names(entries) == ["route", "routes"]
     assert (entries[1]["changed"], entries[1]["gone"]) == (5000, ROUTES_ONE_BY_ONE + 1)
+
+
+def test_what_is_decided_again_and_stays_as_it_was_did_not_happen(history: History) -> None:
+    """At a start the router looks at the node's own addresses: no route of ours went."""
+    there = {key("10.48.0.0/26"): BLACKHOLE}
+    history.routes(Family.IPV4, {key("127.0.0.1/32"): None, **there}, there)
+    history.routes(Family.IPV6, {key(f"fd00:{n:x}::/32"): None for n in range(ROUTES_ONE_BY_ONE + 1)}, {})
+    write(history)
+    assert found(history) == []
 
 
 def test_questions(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,9 +126,9 @@ def test_questions(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.time, "time", lambda: now[0])
     for at, text in ((1000.0, "10.48.0.0/16"), (1010.0, "10.48.0.0/26"), (1020.0, "10.48.0.64/26")):
         now[0] = at
-        history.routes(Family.IPV4, {key(text): BLACKHOLE})
+        history.routes(Family.IPV4, {key(text): BLACKHOLE}, {})
         write(history)
-    history.routes(Family.IPV6, {key("::/0"): BLACKHOLE})
+    history.routes(Family.IPV6, {key("::/0"): BLACKHOLE}, {})
     event(log, "peer_up", peer="Mesh_10_0_1_3")
     event(log, "peer_up", peer="Mesh_10_0_1_30", address="10.0.1.30")
     write(history)
@@ -176,6 +186,14 @@ def test_a_disk_that_fails_is_said_once_and_not_for_ever(history: History, tmp_p
     (tmp_path / "history.jsonl").rmdir()
     write(history)
     assert names(found(history)) == ["peer_up", "history_not_kept", "peer_up", "peer_up"]
+
+
+def test_a_directory_that_is_not_there_is_made(tmp_path: Path) -> None:
+    history = History(tmp_path / "var" / "bgpd", 1 << 20, words)
+    history._add(1.0, "started", {}, "info")
+    write(history)
+    assert names(found(history)) == ["started"]
+    assert stat.S_IMODE((tmp_path / "var" / "bgpd").stat().st_mode) & 0o007 == 0
 
 
 def test_without_a_disk_the_newest_are_in_memory(tmp_path: Path) -> None:

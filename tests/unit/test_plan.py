@@ -505,3 +505,24 @@ def test_no_daemon_no_doors() -> None:
     code = f"import sys; from bgpd.cli import plan; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_what_cannot_be_planned_is_an_object_for_programs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "bgpd.yaml"
+    config.write_text("nod: a\nbgp: {defaults: {hold_time: soon}}\n")
+    (tmp_path / "r").mkdir()
+    directory = ["plan", "--resources", str(tmp_path / "r"), "--node", "a", "-o", "json"]
+    for argv, code, count in (
+        (["plan", "--resources", "/nowhere", "--node", "a", "-o", "json"], 2, 0),
+        (directory, 2, 0),
+        ([*directory, "--config", str(config)], 78, 2),
+        ([*directory, "--kernel", str(tmp_path / "r")], 2, 0),
+    ):
+        assert daemon.main(argv) == code
+        found = json.loads(capsys.readouterr().out)
+        assert found["error"] and found["exit_code"] == code and len(found["problems"]) == count
+    with pytest.raises(SystemExit):
+        daemon.main(["plan", "-o", "json"])
+    assert "--resources" in json.loads(capsys.readouterr().out)["error"]
