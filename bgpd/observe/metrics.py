@@ -8,19 +8,21 @@ peer are gone with it.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, disable_created_metrics
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import Metric
-
+from bgpd.lean_import import lean_import
 from bgpd.model.bfd import BfdReport
 from bgpd.model.doors import Views
 from bgpd.model.status import PeerStatus, Status
 from bgpd.observe.samples import bfd_families, counter, families
+
+with lean_import("prometheus_client"):
+    from prometheus_client.metrics import Histogram, disable_created_metrics
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.process_collector import ProcessCollector
+    from prometheus_client.registry import CollectorRegistry
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -73,11 +75,6 @@ class Metrics:
         self._reconcile_errors = dict.fromkeys(STAGES, 0)
         for stage in STAGES:
             self._reconcile.labels(stage)
-        try:
-            exabgp = version("exabgp")
-        except PackageNotFoundError:
-            exabgp = ""
-        self._versions = (platform.python_version(), exabgp)
 
     def observe_propagation(self, kind: str, seconds: float) -> None:
         """A change went out to the peers this long after its cause; ``origination`` is that of our own routes."""
@@ -98,16 +95,30 @@ class Metrics:
 
     def render(self, accept: str, scrape: Scrape) -> tuple[bytes, str]:
         """The exposition and its content type, text or OpenMetrics by the Accept header; in any thread."""
+        from prometheus_client.exposition import choose_encoder  # brings HTTP servers: no start waits for them
+
         encode, content_type = choose_encoder(accept)
         return encode(_Exposition(self, scrape)), content_type
 
     def collect(self, scrape: Scrape) -> Iterator[Metric]:
         """Every family of a scrape: the snapshot's, the histograms, and those of the process."""
-        yield from families(scrape.status, scrape.peers, self._versions)
+        yield from families(scrape.status, scrape.peers, _versions())
         yield from bfd_families(scrape.bfd)
         errors = dict(self._reconcile_errors)
         yield counter("bgpd_reconcile_errors", "Rounds of a stage that failed.", ("stage",), errors)
         yield from self._registry.collect()
+
+
+@cache
+def _versions() -> tuple[str, str]:
+    """Python's and ExaBGP's. What packages say of themselves takes 20 ms to read: at the first scrape."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return platform.python_version(), version("exabgp")
+    except PackageNotFoundError:
+        return platform.python_version(), ""
 
 
 class _Exposition:

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 from typing import TypeVar
 
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-
+from bgpd.lean_import import lean_import
 from bgpd.model.bfd import BfdReport, BfdState, BfdStatus
 from bgpd.model.peer import DownReason
 from bgpd.model.route import OriginKind
 from bgpd.model.status import FamilyCounts, FibStatus, PeerStatus, SessionState, Status
+
+with lean_import("prometheus_client"):
+    from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 MESH_DETAIL_LIMIT = 100
 """With more mesh peers than this, a node shows them as ``bgpd_mesh_peers`` only: per-peer series in a full mesh grow
