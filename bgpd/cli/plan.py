@@ -14,8 +14,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretBytes
-
 from bgpd.cli import plans
 from bgpd.cli.exits import Exit
 from bgpd.cli.kernelfacts import KernelFactsError, read_kernel
@@ -23,6 +21,7 @@ from bgpd.cli.streams import complain, failure, say, say_json
 from bgpd.cli.tables import Look, lines, on_terminal
 from bgpd.config.config import Config, Passwords
 from bgpd.config.reading import ConfigError, load, read_passwords
+from bgpd.config.values import Password
 from bgpd.datastore.offline import Unreadable, read
 from bgpd.model.resources import Problem
 from bgpd.views.plan import KernelFacts, Plan, document, plan
@@ -85,7 +84,7 @@ def _failed(arguments: argparse.Namespace, words: str, code: Exit, problems: Ite
 
 def _plan(arguments: argparse.Namespace) -> Plan:
     given = load(arguments.config) if arguments.config is not None else Config(node=arguments.node)
-    config = given.model_copy(update={"node": arguments.node})
+    config = given.replace({"node": arguments.node})
     kernel = read_kernel(arguments.kernel, config.kernel) if arguments.kernel else KernelFacts()
     passwords, absent = _passwords(config)
     made = plan(read(arguments.resources, config.node), config, passwords, kernel)
@@ -94,12 +93,12 @@ def _plan(arguments: argparse.Namespace) -> Plan:
 
 def _passwords(config: Config) -> tuple[Passwords, list[Problem]]:
     """What the password files hold. One that cannot be read here may well be there on the node: it counts as good."""
-    passwords: dict[Path, SecretBytes | str] = {}
+    passwords: dict[Path, Password | str] = {}
     problems = []
     for path, found in read_passwords(config).items():
         if isinstance(found, str):
             message = f"{found} here: the plan takes it that the node has a password there"
             problems.append(Problem("configuration", f"password_file {path}", message))
-            found = SecretBytes(b"unknown")
+            found = Password(b"unknown")
         passwords[path] = found
     return passwords, problems

@@ -6,31 +6,18 @@ the configuration, since what is in them may change without it.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, SecretBytes, ValidationError
-from pydantic_core import ErrorDetails
-
-from bgpd.config.config import BfdSettings, Config, ListenRange, Passwords, PeerOptions
-from bgpd.config.values import short
+from bgpd.config.config import Config, Passwords, PeerOptions
+from bgpd.config.section import Mistake, mistakes_of
+from bgpd.config.values import Password
 from bgpd.config.yaml import YamlError, load_documents
 from bgpd.model.bfd import BfdOptions
 from bgpd.model.resources import Problem
 
 _PASSWORD_READ = 1024
 """More than a password may have, so that a longer one is noticed."""
-_EXPECTED = {
-    "string_type": "expected text",
-    "string_too_short": "expected text that is not empty",
-    "int_type": "expected a whole number",
-    "bool_type": "expected true or false",
-    "tuple_type": "expected a list",
-    "mapping_type": "expected keys and values",
-    "model_type": "expected keys and values",
-    "dict_type": "expected keys and values",
-}
 
 
 class ConfigError(Exception):
@@ -65,9 +52,9 @@ def parse(text: str | bytes, source: str) -> Config:
     if value is not None and not isinstance(value, dict):
         raise ConfigError([Problem(source, "", "expected keys and values, such as node: worker1")])
     try:
-        return Config.model_validate(value or {})
-    except ValidationError as error:
-        raise ConfigError([_problem(source, details) for details in error.errors()]) from None
+        return Config.parse(value or {})
+    except ValueError as error:
+        raise ConfigError([_problem(source, mistake) for mistake in mistakes_of(error)]) from None
 
 
 def parse_bfd(text: str) -> BfdOptions | None:
@@ -80,9 +67,9 @@ def parse_bfd(text: str) -> BfdOptions | None:
     if len(documents) != 1:
         raise ValueError("expected keys and values such as {min_tx: 300ms}, {} or null")
     try:
-        settings = PeerOptions.model_validate({"bfd": documents[0].value}).bfd
-    except ValidationError as error:
-        problem = _problem("", error.errors()[0])
+        settings = PeerOptions.parse({"bfd": documents[0].value}).bfd
+    except ValueError as error:
+        problem = _problem("", next(iter(mistakes_of(error))))
         raise ValueError(f"{problem.path.removeprefix('bfd.')}: {problem.message}") from None
     return None if settings is None else settings.options
 
@@ -110,47 +97,15 @@ def absent(config: Config, source: str) -> list[Problem]:
 def read_passwords(config: Config) -> Passwords:
     """The files that a configuration names as ``password_file``, for ``rules.peering``; never raises."""
     options = (config.bgp.defaults, *config.bgp.peers.values(), *config.bgp.listen_ranges)
-    found: dict[Path, SecretBytes | str] = {}
+    found: dict[Path, Password | str] = {}
     for path in {each.password_file for each in options if each.password_file is not None}:
         try:
             with path.open("rb") as file:
-                found[path] = SecretBytes(file.read(_PASSWORD_READ))
+                found[path] = Password(file.read(_PASSWORD_READ))
         except OSError as error:
             found[path] = f"cannot be read: {error.strerror}"
     return found
 
 
-def _problem(source: str, details: ErrorDetails) -> Problem:
-    kind, found = details["type"], details["input"]
-    path = ".".join(str(part) for part in details["loc"])
-    if kind == "extra_forbidden":
-        section = _section(details["loc"][:-1])
-        close = difflib.get_close_matches(str(details["loc"][-1]), section, 1)
-        known = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(section)}"
-        return Problem(source, path, f"unknown key: {known}")
-    if kind == "missing":
-        return Problem(source, path, "expected, but not there")
-    if kind == "value_error":
-        return Problem(source, path, str(details["ctx"]["error"]))
-    if kind == "literal_error":
-        return Problem(
-            source, path, f"expected {details['ctx']['expected'].replace(chr(39), '')}, not {found!r}"
-        )
-    if kind in _EXPECTED:
-        return Problem(source, path, f"{_EXPECTED[kind]}, not {short(found)}")
-    message = details["msg"].removeprefix("Input should be ")
-    return Problem(
-        source, path, message if message == details["msg"] else f"expected {message}, not {short(found)}"
-    )
-
-
-def _section(location: tuple[int | str, ...]) -> list[str]:
-    """The keys that are known at a place of the file."""
-    section: type[BaseModel] = Config
-    for part in location:
-        if part in section.model_fields:
-            kind = section.model_fields[str(part)].annotation
-            section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else PeerOptions
-            beneath: dict[str, type[BaseModel]] = {"listen_ranges": ListenRange, "bfd": BfdSettings}
-            section = beneath.get(str(part), section)
-    return list(section.model_fields)
+def _problem(source: str, mistake: Mistake) -> Problem:
+    return Problem(source, ".".join(str(part) for part in mistake.path), mistake.message)

@@ -1,16 +1,15 @@
 """The values of the configuration that have a text of their own: addresses, prefixes, paths, endpoints, each with its
-parser (``ValueError`` says what was expected) and its JSON Schema. ``config`` puts them together.
+parser (``ValueError`` says what was expected), its JSON Schema and its text. ``config`` puts them together.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, StrictInt, WithJsonSchema
-
+from bgpd.config.section import Kind, checked, list_of, text, whole
 from bgpd.model.prefix import (
     Address,
     Family,
@@ -22,6 +21,24 @@ from bgpd.model.prefix import (
     prefix_text,
 )
 from bgpd.model.resources import ClusterRoutes
+
+
+class Password:
+    """Its octets, which no text of this object shows."""
+
+    __slots__ = ("octets",)
+
+    def __init__(self, octets: bytes) -> None:
+        self.octets = octets
+
+    def __repr__(self) -> str:
+        return "Password(...)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Password) and other.octets == self.octets
+
+    def __hash__(self) -> int:
+        return hash(self.octets)
 
 
 class Endpoint(NamedTuple):
@@ -94,15 +111,15 @@ def _url(value: object) -> str:
     return text
 
 
-def _families(value: object) -> object:
+def _families(value: object) -> frozenset[Family]:
     names = {family.label: family for family in Family}
     if not isinstance(value, list) or not value or any(name not in names for name in value):
         raise ValueError(f"{value!r} is not a list of ipv4 and ipv6")
     return frozenset(names[name] for name in value)
 
 
-def _router_id(value: object) -> object:
-    if value in ("auto", "hash"):
+def _router_id(value: object) -> Literal["auto", "hash"] | Address:
+    if value == "auto" or value == "hash":
         return value
     try:
         address = _address(value)
@@ -130,7 +147,7 @@ INTERVALS = (10_000, 60_000_000)
 """Of BFD, microseconds: the shortest and the longest that may be asked for."""
 
 
-def _interval(value: object) -> object:
+def _interval(value: object) -> int:
     found = re.fullmatch(r"(\d{1,9})(us|ms|s)", value) if isinstance(value, str) else None
     if found is None:
         raise ValueError(f"expected a time such as 300ms, not {value!r}")
@@ -152,10 +169,10 @@ _SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 LEAST_MEMORY = 1 << 20
 
 
-def _memory(value: object) -> object:
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value == 0):
-        return value
-    if value == "off":
+def _memory(value: object) -> Literal["auto"] | int:
+    if value == "auto":
+        return "auto"
+    if value == "off" or (isinstance(value, int) and not isinstance(value, bool) and value == 0):
         return 0
     found = re.fullmatch(r"(\d{1,9})(KiB|MiB|GiB)", value) if isinstance(value, str) else None
     if found is None:
@@ -166,14 +183,11 @@ def _memory(value: object) -> object:
     return octets
 
 
-def _disk(value: object) -> object:
-    if value == "auto":
+def _disk(value: object) -> int:
+    size = "auto" if value == "auto" else _memory(value)
+    if size == "auto":
         raise ValueError("expected off or a size such as 64MiB (of KiB, MiB, GiB), not 'auto'")
-    return (
-        value
-        if isinstance(value, int) and not isinstance(value, bool) and value >= LEAST_MEMORY
-        else _memory(value)
-    )
+    return size
 
 
 def memory_text(value: Literal["auto"] | int) -> str:
@@ -198,78 +212,29 @@ def _node(value: str) -> str:
     return value
 
 
-AddressText = Annotated[
-    Address,
-    BeforeValidator(_address),
-    PlainSerializer(address_text, return_type=str),
-    WithJsonSchema({"type": "string", "description": "IPv4 or IPv6"}),
-]
-AbsolutePath = Annotated[
-    Path, BeforeValidator(_path), WithJsonSchema({"type": "string", "pattern": "^/", "format": "path"})
-]
-Url = Annotated[
-    str, BeforeValidator(_url), WithJsonSchema({"type": "string", "pattern": "^https?://[^/@]+/?$"})
-]
-ListenEndpoint = Annotated[
-    Endpoint,
-    BeforeValidator(_endpoint),
-    PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": "^.+:[0-9]+$"}),
-]
-RouterId = Annotated[
-    Literal["auto", "hash"] | Address,
-    BeforeValidator(_router_id),
-    WithJsonSchema({"anyOf": [{"enum": ["auto", "hash"]}, {"type": "string", "format": "ipv4"}]}),
-]
-Families = Annotated[
-    frozenset[Family],
-    BeforeValidator(_families),
-    WithJsonSchema({"type": "array", "items": {"enum": ["ipv4", "ipv6"]}, "minItems": 1}),
-]
-NetworkText = Annotated[
-    Network,
-    BeforeValidator(_network),
-    PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "description": "IPv4 or IPv6 prefix"}),
-]
-ClusterRoutesMode = Annotated[
-    ClusterRoutes,
-    BeforeValidator(_cluster_routes),
-    WithJsonSchema({"enum": [mode.value for mode in ClusterRoutes]}),
-]
-Interval = Annotated[
-    int,
-    BeforeValidator(_interval),
-    PlainSerializer(interval_text, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": "^[0-9]+(us|ms|s)$"}),
-]
-MemorySize = Annotated[
-    Literal["auto"] | int,
-    BeforeValidator(_memory),
-    PlainSerializer(memory_text, return_type=str),
-    WithJsonSchema(
-        {"anyOf": [{"enum": ["auto", "off", 0]}, {"type": "string", "pattern": "^[0-9]+(KiB|MiB|GiB)$"}]}
-    ),
-]
-DiskSize = Annotated[
-    int,
-    BeforeValidator(_disk),
-    PlainSerializer(memory_text, return_type=str),
-    WithJsonSchema({"anyOf": [{"enum": ["off", 0]}, {"type": "string", "pattern": "^[0-9]+(KiB|MiB|GiB)$"}]}),
-]
-Port = Annotated[StrictInt, Field(ge=1, le=65535)]
-Asns = Annotated[
-    tuple[Annotated[StrictInt, Field(ge=1, le=0xFFFFFFFF)], ...],
-    AfterValidator(_asns),
-    Field(json_schema_extra={"minItems": 1}),
-]
-InterfacePattern = Annotated[str, Field(min_length=1, max_length=15)]
-HoldTime = Annotated[StrictInt, Field(ge=0, le=65535), AfterValidator(_hold_time)]
-NodeName = Annotated[str, Field(min_length=1, max_length=253), AfterValidator(_node)]
-
-
-def short(value: object) -> str:
-    """A value of YAML as an error text names it, cut to 60 characters."""
-    if isinstance(value, dict | list):
-        return "a list" if isinstance(value, list) else "keys and values"
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else repr(value)[:60]
+ADDRESS = Kind(_address, {"type": "string", "description": "IPv4 or IPv6"}, address_text)
+PATH = Kind(_path, {"type": "string", "pattern": "^/", "format": "path"}, str)
+URL = Kind(_url, {"type": "string", "pattern": "^https?://[^/@]+/?$"})
+ENDPOINT = Kind(_endpoint, {"type": "string", "pattern": "^.+:[0-9]+$"}, str)
+ROUTER_ID: Kind[Literal["auto", "hash"] | Address] = Kind(
+    _router_id, {"anyOf": [{"enum": ["auto", "hash"]}, {"type": "string", "format": "ipv4"}]}
+)
+FAMILIES = Kind(
+    _families,
+    {"type": "array", "items": {"enum": ["ipv4", "ipv6"]}, "minItems": 1},
+    lambda families: sorted(family.label for family in families),
+)
+NETWORK = Kind(_network, {"type": "string", "description": "IPv4 or IPv6 prefix"}, str)
+CLUSTER_ROUTES = Kind(
+    _cluster_routes, {"enum": [mode.value for mode in ClusterRoutes]}, lambda mode: mode.value
+)
+INTERVAL = Kind(_interval, {"type": "string", "pattern": "^[0-9]+(us|ms|s)$"}, interval_text)
+_SIZE = {"type": "string", "pattern": "^[0-9]+(KiB|MiB|GiB)$"}
+MEMORY_SIZE = Kind(_memory, {"anyOf": [{"enum": ["auto", "off", 0]}, _SIZE]}, memory_text)
+DISK_SIZE = Kind(_disk, {"anyOf": [{"enum": ["off", 0]}, _SIZE]}, memory_text)
+PORT = whole(1, 65535)
+ASN = whole(1, 0xFFFFFFFF)
+ASNS = checked(list_of(ASN), _asns)
+INTERFACE_PATTERN = text(15)
+HOLD_TIME = checked(whole(0, 65535), _hold_time)
+NODE_NAME = checked(text(253), _node)

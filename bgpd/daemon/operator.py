@@ -195,11 +195,11 @@ class OperatorActions:
             self._manager.reloaded()
         facts.reloads["success"] += 1
         facts.config_error, facts.config_loaded = "", time.time()
-        changed = [key for key in type(new).model_fields if getattr(new, key) != getattr(before, key)]
+        changed = [key for key in new.keys if getattr(new, key) != getattr(before, key)]
         facts.waiting = tuple(key for key in AT_START if key in changed)
         words = [key for key in changed if key not in facts.waiting]
         passwords = self._intent.passwords
-        self._intent.reconfigured(new.model_copy(update={key: getattr(before, key) for key in facts.waiting}))
+        self._intent.reconfigured(new.replace({key: getattr(before, key) for key in facts.waiting}))
         if self._intent.passwords != passwords:
             words.append("password files")
         self._intent_changed()

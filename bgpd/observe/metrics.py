@@ -95,7 +95,9 @@ class Metrics:
 
     def render(self, accept: str, scrape: Scrape) -> tuple[bytes, str]:
         """The exposition and its content type, text or OpenMetrics by the Accept header; in any thread."""
-        from prometheus_client.exposition import choose_encoder  # brings HTTP servers: no start waits for them
+        from prometheus_client.exposition import (
+            choose_encoder,  # brings HTTP servers: no start waits for them
+        )
 
         encode, content_type = choose_encoder(accept)
         return encode(_Exposition(self, scrape)), content_type

@@ -303,7 +303,7 @@ class _Peering:
         found = self.passwords.get(path, "was not read")
         if isinstance(found, str):
             raise ValueError(f"{path} {found}")
-        return _password(found.get_secret_value(), str(path))
+        return _password(found.octets, str(path))
 
     def password_of(self, reference: SecretKey) -> str:
         secret = self.snapshot.secrets.get(reference.name)
@@ -333,7 +333,7 @@ class _Peering:
         try:
             password = self.password_in(options.password_file) if options.password_file else None
         except ValueError as error:
-            where = path if "password_file" in of.model_fields_set else "bgp.defaults"
+            where = path if "password_file" in of.given else "bgp.defaults"
             raise _Refused("configuration", f"{where}.password_file", f"{error}: {consequence}") from None
         template = PeerConfig(
             id=PeerId(f"Dynamic_{name_part(str(of.prefix))}"),

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
-from pydantic import SecretBytes
 
 from bgpd.bgp.session import Session
 from bgpd.config.reading import parse
+from bgpd.config.values import Password
 from bgpd.datastore.offline import read
 from bgpd.model.bfd import BfdOptions
 from bgpd.model.peer import PeerConfig, PeerPolicy
@@ -47,7 +47,7 @@ def planned(tmp_path: Path) -> Any:
         parsed = parse(config, "test")
         route = WorkloadRoute(parse_prefix("10.48.9.9")[1], "cali1")
         kernel = KernelFacts({Family.IPV4: frozenset({route})}, {}, frozenset(Family))
-        passwords = MappingProxyType({Path("/tor"): SecretBytes(b"from a file")})
+        passwords = MappingProxyType({Path("/tor"): Password(b"from a file")})
         return plan(read(tmp_path, "worker1"), parsed, passwords, kernel, encoded)
 
     return go

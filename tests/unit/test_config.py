@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 
-from bgpd.config.config import Config
+from bgpd.config.config import Config, ListenRange, PeerOptions
 from bgpd.config.environment import unread
 from bgpd.config.reading import ConfigError, load, parse, read_passwords
 from bgpd.config.schema import schema
+from bgpd.config.section import Section
 from bgpd.config.values import Endpoint
 from bgpd.model.peer import PeerId
 from bgpd.model.prefix import Family, parse_address
@@ -108,9 +108,60 @@ def test_all_mistakes_at_once() -> None:
     }
 
 
-def test_an_empty_pattern() -> None:
-    found = problems("kernel: {workload_interfaces: ['']}")
-    assert found == {"kernel.workload_interfaces.0": "expected text that is not empty, not ''"}
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        (
+            "kernel: {workload_interfaces: ['']}",
+            "kernel.workload_interfaces.0",
+            "expected text that is not empty, not ''",
+        ),
+        (
+            "kernel: {workload_interfaces: [a, abcdefghijklmnop]}",
+            "kernel.workload_interfaces.1",
+            "expected at most 15 characters, not 16",
+        ),
+        ("kernel: {workload_interfaces: [5]}", "kernel.workload_interfaces.0", "expected text, not 5"),
+        (
+            f"datastore: {{type: etcd, endpoints: [{', '.join(['http://a:1'] * 17)}]}}",
+            "datastore.endpoints",
+            "expected a list of at most 16, not 17",
+        ),
+        (
+            "datastore: {type: etcd, endpoints: ['http://a:1'], prefix: calico/}",
+            "datastore.prefix",
+            "expected text such as (/[^/]+)+, not 'calico/'",
+        ),
+        ("bgp: {port: true}", "bgp.port", "expected a whole number, not true"),
+        ("bgp: {port: 1.0}", "bgp.port", "expected a whole number, not 1.0"),
+        ("bgp: {port: null}", "bgp.port", "expected a whole number, not null"),
+        ("bgp: {route_priority: [on]}", "bgp.route_priority", "expected auto, on or off, not a list"),
+        ("bgp: {peers: {7: {}}}", "bgp.peers.7", "expected a name that is text, not 7"),
+        ("bgp: {peers: [a]}", "bgp.peers", "expected keys and values, not a list"),
+        ("bgp: {defaults: {bfd: {min_tx: 1s, min_rx: 1}}}", "bgp.defaults.bfd.min_rx", "expected a time"),
+        ("bgp: {defaults: {bfd: 300ms}}", "bgp.defaults.bfd", "expected keys and values such as"),
+        ("{5: a}", "5", "unknown key: expected one of node, router_id, datastore"),
+        ("history: {size: auto}", "history.size", "expected off or a size such as 64MiB"),
+        ("history: {size: 1000000}", "history.size", "expected auto, off or a size such as 512MiB"),
+    ],
+)
+def test_values_of_the_wrong_kind(text: str, path: str, message: str) -> None:
+    found = problems(text)
+    assert list(found) == [path] and found[path].startswith(message)
+
+
+def test_a_section_is_frozen_and_knows_what_was_given() -> None:
+    options = parse("bgp: {defaults: {hold_time: 90}}", "x").bgp.defaults
+    assert (options.given, options) == ({"hold_time"}, PeerOptions())
+    other = options.replace({"add_path": False})
+    assert (other.given, other.hold_time, other.add_path) == ({"hold_time", "add_path"}, 90, False)
+    assert options != other and options.add_path
+    with pytest.raises(AttributeError, match="frozen"):
+        options.hold_time = 3
+    with pytest.raises(TypeError, match="PeerOptions has no hold_tme"):
+        PeerOptions(hold_tme=3)
+    with pytest.raises(TypeError, match="ListenRange needs prefix"):
+        ListenRange(asns=(1,))
 
 
 @pytest.mark.parametrize("listen", ["::1:9179", "[127.0.0.1]:9179", "127.0.0.1", "127.0.0.1:99999", "host:1"])
@@ -254,15 +305,13 @@ def test_passwords_are_read_and_never_shown(tmp_path: Path) -> None:
         "x",
     )
     found = read_passwords(config)
-    assert {
-        path.name: text if isinstance(text, str) else text.get_secret_value() for path, text in found.items()
-    } == {
+    assert {path.name: text if isinstance(text, str) else text.octets for path, text in found.items()} == {
         "defaults": b"secret of defaults\n",
         "peer": b"secret of peer\n",
         "range": b"secret of range\n",
         "none": "cannot be read: No such file or directory",
     }
-    assert "secret of" not in f"{found!r} {config!r} {config.model_dump_json()}"
+    assert "secret of" not in f"{found!r} {config!r}"
 
 
 def test_which_key_decides() -> None:
@@ -280,13 +329,26 @@ def test_the_schema_documents_every_key() -> None:
     keys = [(name, key) for section in sections for name, key in section["properties"].items()]
     assert all(key.get("description") or "$ref" in key or name in ("first", "last") for name, key in keys)
     assert all(section["additionalProperties"] is False for section in sections)
+    assert document["$defs"]["ListenRange"]["required"] == ["prefix", "asns"]
+    defaults = {
+        name: key["default"]
+        for name, key in document["$defs"]["BgpOptions"]["properties"].items()
+        if "default" in key
+    }
+    assert defaults == {
+        "listen": ["0.0.0.0", "::"],
+        "port": 179,
+        "memory_limit": "auto",
+        "listen_ranges": [],
+        "route_priority": "auto",
+    }
 
 
-def keys_of(section: BaseModel, path: str = "") -> set[str]:
+def keys_of(section: Section, path: str = "") -> set[str]:
     keys: set[str] = set()
-    for name in type(section).model_fields:
+    for name in section.keys:
         value = getattr(section, name)
-        keys |= keys_of(value, f"{path}{name}.") if isinstance(value, BaseModel) else {f"{path}{name}"}
+        keys |= keys_of(value, f"{path}{name}.") if isinstance(value, Section) else {f"{path}{name}"}
     return keys
 
 

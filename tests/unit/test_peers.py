@@ -9,10 +9,10 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from pydantic import SecretBytes
 
 from bgpd.config.config import Passwords
 from bgpd.config.reading import parse
+from bgpd.config.values import Password
 from bgpd.model.peer import PeerConfig, PeerId, PeerKind, PeerPolicy
 from bgpd.model.prefix import Address, Family, parse_address, parse_prefix
 from bgpd.model.resources import (
@@ -138,7 +138,7 @@ OPTIONS: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("options", "config"), OPTIONS)
 def test_an_option_of_the_node(options: str, config: dict[str, Any], layer: str) -> None:
     text = f"bgp: {{{layer}{options}{'}' if layer.startswith('peers') else ''}}}"
-    files = {Path("/a"): SecretBytes(b"of the file\r\n")}
+    files = {Path("/a"): Password(b"of the file\r\n")}
     before = only(peering(snapshot(PEER)))
     after = only(peering(snapshot(PEER), config=text, passwords=files))
     assert (differences(after[0], before[0]), after[1]) == (config, before[1])
@@ -181,13 +181,13 @@ def test_without_its_password_there_is_no_session(key: SecretKey, message: str) 
     [
         (None, "/a was not read"),
         ("cannot be read: Permission denied", "/a cannot be read: Permission denied"),
-        (SecretBytes(b""), "/a: expected a password of 1 to 80 octets"),
-        (SecretBytes(b"x" * 81), "/a: expected a password of 1 to 80 octets"),
+        (Password(b""), "/a: expected a password of 1 to 80 octets"),
+        (Password(b"x" * 81), "/a: expected a password of 1 to 80 octets"),
     ],
 )
 @pytest.mark.parametrize("layer", ["defaults", "peers.10.0.1.1", "peers.Global_10_0_1_1"])
 def test_a_password_file_comes_first_and_must_be_there(
-    file: SecretBytes | str | None, message: str, layer: str
+    file: Password | str | None, message: str, layer: str
 ) -> None:
     section, _, name = layer.partition(".")
     options = "{password_file: /a}"
@@ -200,7 +200,7 @@ def test_a_password_file_comes_first_and_must_be_there(
 
 
 def test_a_file_wins_over_a_secret_and_null_gives_the_secret_back() -> None:
-    peer, files = replace(PEER, password=KEY), MappingProxyType({Path("/a"): SecretBytes(b"file")})
+    peer, files = replace(PEER, password=KEY), MappingProxyType({Path("/a"): Password(b"file")})
     config = "bgp: {defaults: {password_file: /a}}"
     assert only(peering(snapshot(peer), config=config, passwords=files))[0].password == "file"
     config = "bgp: {defaults: {password_file: /a}, peers: {10.0.1.1: {password_file: null}}}"
@@ -504,7 +504,7 @@ bgp:
   - {prefix: "2001:db8::/64", asns: [64512]}
 """
     reflector = replace(WORKER1, route_reflector_cluster_id=parse_address("1.0.0.1"))
-    files = {Path("/a"): SecretBytes(b"file")}
+    files = {Path("/a"): Password(b"file")}
     snap = snapshot(nodes=(reflector,), filters={"a": BGPFilter("a")})
     found = peering(snap, config=config, passwords=files)
     four, six = found.dynamic
@@ -565,7 +565,7 @@ def test_a_range_that_cannot_be_protected_lets_nobody_in(options: str, path: str
 
 
 def test_passwords_are_shown_nowhere() -> None:
-    files = {Path("/a"): SecretBytes(b"of the file")}
+    files = {Path("/a"): Password(b"of the file")}
     config = "bgp: {listen_ranges: [{prefix: 192.0.2.0/24, asns: [1], password_file: /a}]}"
     snap = snapshot(replace(PEER, password=KEY))
     found = peering(snap, config=config, passwords=files)

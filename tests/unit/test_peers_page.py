@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from pydantic import SecretBytes
-
 from bgpd.config.reading import parse
+from bgpd.config.values import Password
 from bgpd.config.yaml import load_documents
 from bgpd.datastore.calico.decode import decode
 from bgpd.model.prefix import Family, parse_address
@@ -83,7 +82,7 @@ def test_pods() -> None:
 
 def test_dynamic_neighbours() -> None:
     snapshot, config = example("Dynamic neighbours")
-    passwords = MappingProxyType({Path("/etc/bgpd/vms.password"): SecretBytes(b"x")})
+    passwords = MappingProxyType({Path("/etc/bgpd/vms.password"): Password(b"x")})
     found = peers(snapshot, "worker", parse(f"node: worker\n{config}", "peers.md"), passwords)
     (vms,) = found.dynamic
     assert (vms.limit, vms.policy.filters, vms.template.password) == (20, ("from-vms",), "x")
