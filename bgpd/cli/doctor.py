@@ -100,7 +100,7 @@ def _state_directory(config: Path) -> str:
     try:
         return str(load(config).state_directory)
     except ConfigError:
-        return str(Config.model_fields["state_directory"].default)
+        return str(Config.keys["state_directory"].default_value)
 
 
 def _process_behind(path: str) -> int | None:
