@@ -58,6 +58,9 @@ class Intent:
     drain: Drain = Drain.NONE
     """How far this node is taken out of service."""
     _causes: tuple[object, ...] = ()
+    """What the peering was made of."""
+    _policy_causes: tuple[object, ...] = ()
+    """What the policy was made of."""
     _here: frozenset[Address] = frozenset()
     _engaged: Peering | None = None
     """What the speaker was given."""
@@ -93,15 +96,35 @@ class Intent:
             self._find_peers(snapshot)
         assert self.peering is not None
         self.services = services(snapshot, self.config.node, self.services)
-        self.policy = route_policy(snapshot, self.config.node, self.config, self.peering, self.services)
         now = time.monotonic()
         if self.drain_due(now):
             self.drain = self.draining.level(now)
             event(log, "drained", step=self.drain.name.lower())
-        self.policy = replace(self.policy, drain=self.drain, subnets=self._subnets())
+        self._find_policy(snapshot, self.peering, self.services)
+        self.originate()
+
+    def _find_policy(self, snapshot: Snapshot, peering: Peering, of_services: Services) -> None:
+        """The policy, where anything that it follows from differs: a new block changes none of it, and with thousands
+        of peers to compare it is the larger part of what a block costs."""
+        causes = (
+            snapshot.nodes,
+            snapshot.pools,
+            snapshot.bgp_configurations,
+            snapshot.filters,
+            peering,
+            of_services,
+            self.config,
+            self.drain,
+        )
+        subnets = self._subnets()
+        same = self._policy_causes and not any(map(operator.is_not, causes, self._policy_causes))
+        if same and subnets == self.policy.subnets:
+            return
+        self._policy_causes = causes
+        policy = route_policy(snapshot, self.config.node, self.config, peering, of_services)
+        self.policy = replace(policy, drain=self.drain, subnets=subnets)
         self.kernel.follow_foreign = any(self.policy.filters_exports(family) for family in Family)
         self.outbound.move_sessions(self.router.set_policy(self.policy))
-        self.originate()
 
     def drain_due(self, now: float) -> bool:
         """Whether this node is to be drained further, or less, than ``follow`` had it."""

@@ -15,7 +15,7 @@ from bgpd.daemon.intent import Intent, resource_changes
 from bgpd.daemon.startup import Convergence
 from bgpd.model.doors import Impossible
 from bgpd.model.prefix import Address, Family, Prefix
-from bgpd.model.resources import BGPConfiguration, BGPPeer, Node, Snapshot
+from bgpd.model.resources import BGPConfiguration, BGPPeer, BlockAffinity, IPPool, Node, Snapshot
 from bgpd.rib.router import Router
 from tests.unit.builders import addr, pfx
 
@@ -171,6 +171,28 @@ def test_the_subnets_of_links_are_the_policys(intent: Intent, around: Around) ->
     assert intent.moved()
     decided(intent, RESOURCES)
     assert intent.policy.subnets[Family.IPV6] == (pfx("fd00::/64"),) and not intent.moved()
+
+
+def test_a_block_leaves_the_policy_as_it_is(intent: Intent) -> None:
+    """It is what is announced that differs by it; all else that the policy follows from makes it anew."""
+    decided(intent, RESOURCES)
+    before = intent.policy
+    block = BlockAffinity("b", "worker1", Family.IPV4, pfx("10.48.0.0/26"))
+    snapshot = replace(RESOURCES, affinities={"b": block})
+    decided(intent, snapshot)
+    assert intent.policy is before
+    assert pfx("10.48.0.0/26") in intent.originations[Family.IPV4].announce
+    hidden = IPPool("p", Family.IPV4, pfx("10.48.0.0/16"), 26, disable_bgp_export=True)
+    decided(intent, snapshot := replace(snapshot, pools={"p": hidden}))
+    assert intent.policy is not before
+    assert pfx("10.48.0.0/26") not in intent.originations[Family.IPV4].announce
+    before, cordoned = intent.policy, {"worker1": replace(NODE, unschedulable=True)}
+    decided(intent, snapshot := replace(snapshot, nodes=cordoned))
+    assert intent.policy is not before
+    before = intent.policy
+    intent.reconfigured(parse("node: worker1\nbgp: {route_priority: on}", "test"))
+    decided(intent, snapshot)
+    assert intent.policy is not before
 
 
 def test_changes_of_resources_in_words() -> None:
