@@ -167,6 +167,8 @@ class Cluster:
         """When what stands was last known to be true, while it is not known to be so now."""
         self._recalled = False
         """What was known before a restart is to be reported, whatever the server does."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        """All that run, those among them that were cancelled and are about to end."""
         self._bugs: list[asyncio.Task[None]] = []
 
     def status(self) -> DatastoreStatus:
@@ -178,11 +180,10 @@ class Cluster:
     async def watch(self) -> AsyncIterator[Snapshot]:
         """The newest whole snapshot at every change, for ever. While the consumer is busy changes add up."""
         self._objects.begin()
-        tasks: list[asyncio.Task[None]] = []
         if self._endpoints is not None:
-            tasks.append(self._task(self._follow_workloads(self._endpoints), "endpoint-status"))
+            self._task(self._follow_workloads(self._endpoints), "endpoint-status")
         if self._memory is not None:
-            tasks.append(self._task(self._remember(self._memory), "last-known"))
+            self._task(self._remember(self._memory), "last-known")
         yielded_at = 0.0
         try:
             while True:
@@ -204,12 +205,10 @@ class Cluster:
                 await asyncio.sleep(max(0.0, yielded_at + PACE - time.monotonic()))
         finally:
             for following in self._following.values():
-                if following.task is not None:
-                    tasks.append(following.task)
-                    following.task = None
-            for task in tasks:
+                following.task = None
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             await self._source.close()
 
     async def foresee(self, files: Mapping[str, bytes]) -> Snapshot:
@@ -218,8 +217,10 @@ class Cluster:
 
     def _task(self, what: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(what, name=name)
+        self._tasks.add(task)
 
         def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
             if not task.cancelled() and task.exception() is not None:
                 self._bugs.append(task)
                 self._news.set()

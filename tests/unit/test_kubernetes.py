@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from aiohttp import web
 
 from bgpd.datastore import reflector
 from bgpd.datastore.cluster import Cluster
-from bgpd.datastore.kubernetes.client import Access
+from bgpd.datastore.kubernetes.client import Access, KubernetesClient
 from bgpd.datastore.kubernetes.feeds import Kubernetes
 from bgpd.datastore.kubernetes.kinds import NODES, SERVICES, SLICES, reduced
 from bgpd.datastore.reflector import Put, Whole
@@ -189,3 +190,36 @@ def test_only_what_is_used_passes_the_door() -> None:
         ("n1", False),
         ("n1", True),
     ]
+
+
+async def test_nothing_stays_open_of_a_connection_that_nobody_waits_for_any_more(tmp_path: Path) -> None:
+    """Cancelled in the middle of a TLS handshake: what came before the first octet of HTTP is closed too."""
+    came: asyncio.Queue[asyncio.StreamReader] = asyncio.Queue()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)  # of the ClientHello, which is never answered
+        await came.put(reader)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(
+        f"""{{current-context: c, contexts: [{{name: c, context: {{cluster: c}}}}], users: [],
+        clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:{port}', insecure-skip-tls-verify: true}}}}]}}"""
+    )
+    client = KubernetesClient(Access(kubeconfig))
+    asking = asyncio.create_task(client.get("/version"))
+    reader = await came.get()
+    gc.disable()
+    try:
+        asking.cancel()
+        await asyncio.wait([asking])
+        await client.close()
+        async with asyncio.timeout(5):
+            while not reader.at_eof():  # noqa: ASYNC110 - the server's task reads it
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+        server.close()
