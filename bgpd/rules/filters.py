@@ -23,9 +23,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Literal, NamedTuple
 
+from bgpd.model.dataclass import dataclass
 from bgpd.model.prefix import Family, Prefix
 from bgpd.model.resources import (
     Action,

@@ -9,10 +9,11 @@ before and decides again what differs, while the sessions stay. ``rules.imports`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 from bgpd.config.config import Config
+from bgpd.model.dataclass import dataclass
 from bgpd.model.drain import Drain
 from bgpd.model.peer import DynamicRange, Peer, PeerId, PeerKind, PeerPolicy
 from bgpd.model.prefix import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NamedTuple
 
 from exabgp.bgp.message.direction import Direction
@@ -24,6 +24,7 @@ from exabgp.bgp.message.open.holdtime import HoldTime
 from exabgp.protocol.family import AFI, SAFI
 
 from bgpd.bgp.wire.exa.messages import FAMILIES, FAMILY, ProtocolError, notify_text
+from bgpd.model.dataclass import dataclass
 from bgpd.model.prefix import Address, Family, address_text
 
 
