@@ -120,7 +120,6 @@ class Node:
     """The subnet of the address, when its annotation had a length."""
     asn: int | None = None
     route_reflector_cluster_id: Address | None = None
-    tunnel_addresses: tuple[Address, ...] = ()
     wireguard: frozenset[Family] = frozenset()
     """Families in which it has WireGuard (a public key): nodes that both have it reach each other by Felix's routes."""
     unschedulable: bool = False

@@ -18,13 +18,6 @@ _ANNOTATION = "projectcalico.org/"
 def calico_node(name: str, fields: Fields) -> Node:
     spec, status = fields.section("spec"), fields.mapping("status")
     bgp, wireguard = spec.section("bgp"), spec.mapping("wireguard")
-    tunnels = [
-        (bgp, "ipv4IPIPTunnelAddr", Family.IPV4),
-        (spec, "ipv4VXLANTunnelAddr", Family.IPV4),
-        (spec, "ipv6VXLANTunnelAddr", Family.IPV6),
-        (wireguard, "interfaceIPv4Address", Family.IPV4),
-        (wireguard, "interfaceIPv6Address", Family.IPV6),
-    ]
     # A status does not survive every export of a resource: the interface's address says as much.
     protected = frozenset(
         family
@@ -37,22 +30,12 @@ def calico_node(name: str, fields: Fields) -> Node:
     metadata = fields.mapping("metadata")
     labels = _labels(metadata, _annotations(metadata), "")
     names = ("ipv4Address", "ipv6Address", "asNumber", "routeReflectorClusterID")
-    return _node(name, labels, bgp, names, tunnels, protected)
+    return _node(name, labels, bgp, names, protected)
 
 
 def kubernetes_node(name: str, fields: Fields) -> Node:
     metadata = fields.section("metadata")
     annotations = _annotations(metadata)
-    tunnels = [
-        (annotations, _ANNOTATION + key, Family.IPV6 if "IPv6" in key else Family.IPV4)
-        for key in (
-            "IPv4IPIPTunnelAddr",
-            "IPv4VXLANTunnelAddr",
-            "IPv6VXLANTunnelAddr",
-            "IPv4WireguardInterfaceAddr",
-            "IPv6WireguardInterfaceAddr",
-        )
-    ]
     protected = frozenset(
         family
         for family, key in ((Family.IPV4, "WireguardPublicKey"), (Family.IPV6, "WireguardPublicKeyV6"))
@@ -60,7 +43,7 @@ def kubernetes_node(name: str, fields: Fields) -> Node:
     )
     labels = _labels(metadata, annotations, _ANNOTATION + "labels")
     names = ("IPv4Address", "IPv6Address", "ASNumber", "RouteReflectorClusterID")
-    node = _node(name, labels, annotations, tuple(_ANNOTATION + key for key in names), tunnels, protected)
+    node = _node(name, labels, annotations, tuple(_ANNOTATION + key for key in names), protected)
     return replace(node, unschedulable=fields.mapping("spec").words("unschedulable") == "true")
 
 
@@ -69,13 +52,11 @@ def _node(
     labels: Mapping[str, str],
     bgp: Fields,
     names: tuple[str, ...],
-    tunnels: list[tuple[Fields, str, Family]],
     wireguard: frozenset[Family],
 ) -> Node:
     ipv4, ipv6, asn, cluster = names
     address4, network4 = bgp.parsed(ipv4, _of(Family.IPV4, _interface)) or (None, None)
     address6, network6 = bgp.parsed(ipv6, _of(Family.IPV6, _interface)) or (None, None)
-    addresses = [where.lenient(key, _of(family, _interface)) for where, key, family in tunnels]
     cluster_id = bgp.parsed(cluster, _of(Family.IPV4, _interface))
     return Node(
         name,
@@ -86,7 +67,6 @@ def _node(
         ipv6_network=network6,
         asn=bgp.asn(asn),
         route_reflector_cluster_id=cluster_id[0] if cluster_id else None,
-        tunnel_addresses=tuple(found[0] for found in addresses if found),
         wireguard=wireguard,
     )
 
