@@ -271,8 +271,9 @@ def blocks(found: Document, look: Look) -> Screen:
 
 
 def _block_row(block: Document) -> Line:
-    bits = 32 if block["family"] == "ipv4" else 128
-    size = 1 << (bits - int(block["cidr"].rpartition("/")[2]))
+    from bgpd.model.networks import IPNetwork  # most commands do without
+
+    size = IPNetwork(block["cidr"]).size
     return (
         cell(block["cidr"]),
         cell(block["pool"]),

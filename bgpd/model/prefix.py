@@ -5,6 +5,9 @@ hold that many bits, host bits zero. A slice of an UPDATE is therefore the key, 
 padded. ``10.48.0.128/26`` is ``b"\\x1a\\x0a\\x30\\x00\\x80"``. A prefix does not show its family (a /26 of IPv4 and one
 of IPv6 can be the same octets), so every table is of one family. An ``Address`` is 4 or 16 octets in network order
 and does show it. Text exists at the edges only: here are the parsers and printers.
+
+Pools and blocks of IPAM are netaddr's networks (``model.networks``). The tables of routes, and what is asked of them
+route by route, keep these octets and ``covers``: to make netaddr's objects of them would cost ten times the question.
 """
 
 from __future__ import annotations

@@ -443,11 +443,6 @@ def test_labels_that_are_no_labels_are_named(labels: object) -> None:
     [
         thing("Node", {"orchRefs": 3, "wireguard": ["x"], "bgp": {"ipv4IPIPTunnelAddr": ["x"]}}),
         kubernetes_node(IPv4IPIPTunnelAddr="x"),
-        {
-            **thing("Secret", {}, "bgp", "v1"),
-            "data": {"tor": "aGVsbG8=", "other": "%"},
-            "stringData": {"x": [1]},
-        },
         thing("Node", {"ipv4VXLANTunnelAddr": "nonsense", "vxlanTunnelMACAddr": 3}),
         {**thing("Node", {}), "status": ["x"]},
         {**thing("Node", {}), "status": {"wireguardPublicKey": {}}},

@@ -64,7 +64,8 @@ def block(name: str, fields: Fields) -> IPAMBlock | None:
 
 
 def _allocations(spec: Fields, family: Family, cidr: Prefix) -> Iterator[Allocation]:
-    """The addresses in use whose node is known (calico.md §4.6)."""
+    """The addresses in use whose node is known (calico.md §4.6). On octets, not netaddr's objects: a cluster may have
+    a hundred thousand of them, and each start reads all."""
     ordinals, attributes = spec.get("allocations") or [], spec.get("attributes") or []
     if not isinstance(ordinals, list) or len(ordinals) > 1 << (family.bits - cidr[0]):
         spec.bad("allocations", "expected a list of at most one entry an address")

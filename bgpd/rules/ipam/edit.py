@@ -9,6 +9,7 @@ from bgpd.model.ipam import Block, IPAMConfig, Pool
 from bgpd.model.networks import IPNetwork
 from bgpd.rules import selector
 from bgpd.rules.ipam import blocks as block_rules
+from bgpd.rules.ipam.pools import shared
 from bgpd.rules.ipam.steps import Invalid, NotEmpty
 
 _USES = frozenset({"Workload", "Tunnel", "LoadBalancer"})
@@ -30,13 +31,13 @@ def check_pool(new: Pool, old: Pool | None, pools: Iterable[Pool], blocks: Itera
             raise Invalid("spec.allowedUses: a pool of LoadBalancer cannot become one of others")
         return
     for network in _LINK_LOCAL:
-        if _overlap(new.cidr, network):
+        if shared(new.cidr, network):
             raise Invalid(f"spec.cidr: {new.cidr} overlaps the link-local {network}")
     for pool in pools:
-        if pool.name != new.name and _overlap(pool.cidr, new.cidr):
+        if pool.name != new.name and shared(pool.cidr, new.cidr):
             raise Invalid(f"spec.cidr: {new.cidr} overlaps {pool.cidr} of pool {pool.name}")
     for block in blocks:
-        if _overlap(block.cidr, new.cidr) and block.cidr.prefixlen != new.block_size:
+        if shared(block.cidr, new.cidr) and block.cidr.prefixlen != new.block_size:
             raise Invalid(
                 f"spec.blockSize: block {block.cidr} is there already, of an earlier pool: expected "
                 f"{block.cidr.prefixlen}, not {new.block_size}"
@@ -79,13 +80,9 @@ def check_pool_fields(spec: Mapping[str, Any]) -> None:
             raise Invalid("spec.nodeSelector: expected all() in a pool of LoadBalancer")
 
 
-def _overlap(one: IPNetwork, other: IPNetwork) -> bool:
-    return one in other or other in one
-
-
 def check_pool_unused(pool: Pool, blocks: Iterable[Block]) -> None:
     """Raises ``NotEmpty`` where somebody has an address of the pool."""
-    used = sum(len(list(block_rules.users(block))) for block in blocks if _overlap(block.cidr, pool.cidr))
+    used = sum(len(list(block_rules.users(block))) for block in blocks if shared(block.cidr, pool.cidr))
     if used:
         raise NotEmpty(
             f"pool {pool.name} has {used} addresses in use: they stay with their users, in blocks of no node, "
