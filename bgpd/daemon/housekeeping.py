@@ -78,7 +78,7 @@ class Housekeeping:
             self._turn.review_backlog()
             self._turn.review_memory()
             self._liveness.review()
-            if self._parts.intent.drain_due(now):
+            if self._parts.intent.due(now):
                 self._intent_changed()
             self._writing.check_alone()
             if self._writing.check_in_sync():

@@ -31,7 +31,7 @@ from bgpd.model.route import Origination
 from bgpd.rib.router import Router
 from bgpd.rules.originate import originate
 from bgpd.rules.peering import Peering, peers
-from bgpd.rules.policy import RoutePolicy, route_policy
+from bgpd.rules.policy import FormerServices, RoutePolicy, route_policy
 from bgpd.rules.priority import are_ranked
 from bgpd.rules.services import Services, services
 
@@ -58,6 +58,7 @@ class Intent:
     """As the configuration's files had them when it was read."""
     drain: Drain = Drain.NONE
     """How far this node is taken out of service."""
+    _former_services: FormerServices = field(default_factory=FormerServices)
     _causes: tuple[object, ...] = ()
     """What the peering was made of."""
     _policy_causes: tuple[object, ...] = ()
@@ -101,10 +102,10 @@ class Intent:
         if self.drain_due(now):
             self.drain = self.draining.level(now)
             event(log, "drained", step=self.drain.name.lower())
-        self._find_policy(snapshot, self.peering, self.services)
+        self._find_policy(snapshot, self.peering, self.services, now)
         self.originate()
 
-    def _find_policy(self, snapshot: Snapshot, peering: Peering, of_services: Services) -> None:
+    def _find_policy(self, snapshot: Snapshot, peering: Peering, of_services: Services, now: float) -> None:
         """The policy, where anything that it follows from differs: a new block changes none of it, and with thousands
         of peers to compare it is the larger part of what a block costs."""
         causes = (
@@ -119,13 +120,18 @@ class Intent:
         )
         subnets = self._subnets()
         same = self._policy_causes and not any(map(operator.is_not, causes, self._policy_causes))
-        if same and subnets == self.policy.subnets:
+        if same and subnets == self.policy.subnets and not self._former_services.due(now):
             return
         self._policy_causes = causes
         policy = route_policy(snapshot, self.config.node, self.config, peering, of_services)
-        self.policy = replace(policy, drain=self.drain, subnets=subnets)
+        policy = replace(policy, drain=self.drain, subnets=subnets)
+        self.policy = self._former_services.keep(policy, now)
         self.kernel.follow_foreign = any(self.policy.filters_exports(family) for family in Family)
         self.outbound.move_sessions(self.router.set_policy(self.policy))
+
+    def due(self, now: float) -> bool:
+        """Whether ``decide`` would find something else though no resource changed."""
+        return self.drain_due(now) or self._former_services.due(now)
 
     def drain_due(self, now: float) -> bool:
         """Whether this node is to be drained further, or less, than ``follow`` had it."""

@@ -9,7 +9,7 @@ before and decides again what differs, while the sessions stay. ``rules.imports`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from typing import NamedTuple
 
 from bgpd.config.config import Config
@@ -23,6 +23,7 @@ from bgpd.model.prefix import (
     covers,
     family_of,
     host_prefix,
+    is_host,
     make_prefix,
 )
 from bgpd.model.resources import (
@@ -44,6 +45,8 @@ from bgpd.rules.services import CLUSTER_IPS, Services, announced_ranges, is_excl
 TUNNEL = "tunl0"
 KEPT_INSIDE: tuple[str, ...] = ("*.cali", "*.calico")
 NOBODYS = PeerPolicy()
+FORMER_SECONDS = 5.0
+"""Seconds for which what was of services is not written: until the other nodes have heard of it too."""
 
 
 class KernelRule(NamedTuple):
@@ -57,6 +60,8 @@ class KernelRule(NamedTuple):
     """The device through which they lead, straight to the BGP next hop."""
     cross_subnet: bool = False
     """Only to next hops outside this node's own subnet; always otherwise."""
+    by_felix: bool = False
+    """Felix writes the routes instead. What nobody writes is a service's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,15 +285,65 @@ def _pool_rule(pool: IPPool, programmed: ClusterRoutes) -> KernelRule:
     """VXLAN is Felix's always; the rest is whose ``programClusterRoutes`` says (calico.md §8)."""
     name = f"IPPool {pool.name}"
     if pool.vxlan_mode is not EncapMode.NEVER:
-        return KernelRule(
-            pool.cidr, False, f"{name} has vxlanMode {pool.vxlan_mode.value}: Felix writes its routes"
-        )
+        words = f"{name} has vxlanMode {pool.vxlan_mode.value}: Felix writes its routes"
+        return KernelRule(pool.cidr, False, words, by_felix=True)
     tunnelled = pool.ipip_mode is not EncapMode.NEVER and pool.family is Family.IPV4
     kind = f"ipipMode {pool.ipip_mode.value}" if tunnelled else "no encapsulation"
     ours = ClusterRoutes.IPIP_ONLY if tunnelled else ClusterRoutes.NO_ENCAP_ONLY
     if programmed not in (ClusterRoutes.ENABLED, ours):
         words = f"{name} has {kind}, and programClusterRoutes is {programmed.value}: Felix writes its routes"
-        return KernelRule(pool.cidr, False, words)
+        return KernelRule(pool.cidr, False, words, by_felix=True)
     if not tunnelled:
         return KernelRule(pool.cidr, True, f"{name} has {kind}")
     return KernelRule(pool.cidr, True, f"{name} has {kind}", TUNNEL, pool.ipip_mode is EncapMode.CROSS_SUBNET)
+
+
+class FormerServices:
+    """Ranges and addresses that were of services until a moment ago. Other nodes announce them until they too have read
+    the resources: meanwhile they are written no more than before. Time is an argument, in seconds."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Family, Prefix], KernelRule] = {}
+        """The rules of services, as the resources have them."""
+        self._former: dict[tuple[Family, Prefix], tuple[KernelRule, float]] = {}
+        """Those that are gone, each with when it is forgotten."""
+
+    def due(self, now: float) -> bool:
+        """Whether one is to be forgotten."""
+        return any(until <= now for _, until in self._former.values())
+
+    def keep(self, policy: RoutePolicy, now: float) -> RoutePolicy:
+        """A policy as the resources make it, and in it the rules of what was of services until a moment ago."""
+        known = {
+            (family, rule.cidr): rule
+            for family, of_family in policy.families.items()
+            for rule in of_family.all_rules
+            if not rule.program and not rule.by_felix
+        }
+        for key in self._known.keys() - known.keys():
+            rule = self._known[key]
+            self._former[key] = (
+                rule._replace(reason=f"{rule.reason}, until a moment ago"),
+                now + FORMER_SECONDS,
+            )
+        self._known = known
+        self._former = {
+            key: (rule, until)
+            for key, (rule, until) in self._former.items()
+            if key not in known and now < until
+        }
+        if not self._former:
+            return policy
+        families = {}
+        for family, of_family in policy.families.items():
+            found = {prefix: rule for (of, prefix), (rule, _) in self._former.items() if of is family}
+            ranges_ = sorted(
+                (rule for rule in found.values() if not is_host(family, rule.cidr)), reverse=True
+            )
+            addresses = {prefix: rule for prefix, rule in found.items() if is_host(family, prefix)}
+            families[family] = replace(
+                of_family,
+                kernel_rules=(*ranges_, *of_family.kernel_rules),
+                service_addresses={**of_family.service_addresses, **addresses},
+            )
+        return replace(policy, families=families)

@@ -54,8 +54,8 @@ class Intent(Protocol):
         """How far this node is taken out of service."""
         ...
 
-    def drain_due(self, now: float) -> bool:
-        """Whether it is to be drained further, or less."""
+    def due(self, now: float) -> bool:
+        """Whether what it is meant to do is another by the time alone."""
         ...
 
 

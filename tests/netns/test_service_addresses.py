@@ -74,15 +74,17 @@ class World:
         self.tor = Bird(space, f"protocol device {{}} {protocols}", TOR)
         self.cluster.write("peers", bgp_peer("tor", TOR, 65001))
 
-    def write(self, excluded: str = "", **spec: Any) -> None:
-        """The resources of the cluster."""
+    def write(self, excluded: str = "", only: str = "", **spec: Any) -> None:
+        """The resources of the cluster, as all nodes see them, or one."""
         nodes = [
             node(each, f"{IPV4[each]}/24", f"{IPV6[each]}/64", labels=EXCLUDED if each == excluded else {})
             for each in NODES
         ]
         pools = [item for item in BASE if item["kind"] == "IPPool"]
-        settings = bgp_configuration(**RANGES, programClusterRoutes="Enabled", **spec)
-        self.cluster.write("cluster", settings, *nodes, *pools)
+        settings = bgp_configuration(**{**RANGES, "programClusterRoutes": "Enabled", **spec})
+        for name, bgpd in self.cluster.bgpds.items():
+            if name == (only or name):
+                bgpd.write("cluster", settings, *nodes, *pools)
 
     def start(self) -> None:
         self.tor.start()
@@ -150,11 +152,21 @@ def test_addresses_follow_their_endpoints(net: Net) -> None:
     world.write(serviceLoadBalancerAggregation="Disabled")
     one_by_one = (WHOLE | OF_WEB) - {"203.0.113.0/24"}
     world.soon(one_by_one, one_by_one, "one by one, by every node")
+    # Worker1 hears first of what is gone: what worker2 announces until it hears too is no route either.
+    ranges_left = WHOLE - {"203.0.113.0/24"}
+    cluster.bgpds["worker1"].remove("services")
+    world.soon(ranges_left, one_by_one, "worker1 has heard that the service is deleted")
+    cluster.bgpds["worker2"].remove("services")
+    world.soon(ranges_left, ranges_left, "the service is deleted")
+    none: dict[str, Any] = {key: [] for key in RANGES}
+    world.write(only="worker1", **none)
+    world.soon(set(), ranges_left, "worker1 has heard that there are no ranges")
+    assert "inside serviceClusterIPs: services are the kernel's own, until a moment ago" in world.why(
+        "worker1", "10.96.0.0/12"
+    )
+    world.write(**none)
+    world.soon(set(), set(), "there are no ranges")
     for monitor in monitors:
         assert monitor.stop() == [], "no route of any kernel was touched"
-    for bgpd in cluster.bgpds.values():
-        bgpd.remove("services")
-    ranges_left = WHOLE - {"203.0.113.0/24"}
-    world.soon(ranges_left, ranges_left, "the service is deleted")
     for name, bgpd in cluster.bgpds.items():
         assert {p["id"]: p["since"] for p in bgpd.peers().values()} == since[name], "nor any session"

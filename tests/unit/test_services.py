@@ -33,7 +33,7 @@ from bgpd.model.route import Origination, OriginKind, Out, RouteSource, Workload
 from bgpd.rules.exports import ExportRefusal, prefix_refusal
 from bgpd.rules.originate import originate
 from bgpd.rules.peering import peers
-from bgpd.rules.policy import RoutePolicy, route_policy
+from bgpd.rules.policy import FORMER_SECONDS, FormerServices, RoutePolicy, route_policy
 from bgpd.rules.priority import INT_MAX
 from bgpd.rules.services import EXCLUDE_SERVICES, Services, services
 from bgpd.views.plan import KernelFacts, document, plan
@@ -451,6 +451,30 @@ def test_43_44_nothing_of_services_is_the_kernels() -> None:
     (rule,) = policy(stated).families[V4].service_addresses.values()
     assert rule.reason == "clusterIP of Service default/web: services are the kernel's own"
     assert rule in policy(stated).families[V4].all_rules and not policy(stated).families[V4].plain
+
+
+def test_43_what_was_of_services_a_moment_ago_is_not_written_either() -> None:
+    """The other nodes announce a range until they too have heard that it is gone, and an address its service's end."""
+    address, inside = "172.30.0.1/32", "10.96.4.2/32"
+    before = policy(snapshot(service(cluster=("172.30.0.1",), local=True)))
+    ranges = {prefix_text(V4, rule.cidr) for rule in before.families[V4].kernel_rules}
+    assert "10.96.0.0/12" in ranges
+    after, former = policy(snapshot(config=BGPConfiguration("default"))), FormerServices()
+    assert former.keep(before, 0.0) is before and not former.due(100.0)
+    made = core(snapshot(service(cluster=("172.30.0.1",), local=True)), A)
+    made.hear(A, announce(path(A), *ranges, address, inside, "172.30.0.2/32"))
+    written = {"172.30.0.2/32"}
+    for now in (101.0, 101.0 + FORMER_SECONDS - 0.1):
+        made.router.set_policy(replace(former.keep(after, now), peers={A.id: PeerPolicy()}))
+        made.settle()
+        assert made.routes().keys() == written, now
+    rule, _ = made.router.explain.kernel_word(V4, pfx(inside))
+    assert rule is not None
+    assert rule.reason == "inside serviceClusterIPs: services are the kernel's own, until a moment ago"
+    assert not former.due(101.0) and former.due(101.0 + FORMER_SECONDS)
+    assert former.keep(after, 101.0 + FORMER_SECONDS) is after, "whoever announces it now means it"
+    assert former.keep(before, 107.0) is before and former.keep(after, 108.0) is not after
+    assert former.keep(before, 109.0) is before, "they are services' again"
 
 
 def test_44_an_excluded_node_says_nothing_and_keeps_nothing() -> None:
