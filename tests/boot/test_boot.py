@@ -101,12 +101,18 @@ def install(machine: Machine) -> None:
     """By the README's own lines; pip finds what it needs in the machine."""
     machine.write_resources("cluster", *CLUSTER)
     # Its sessions carry IPv6 too, which an operator has to allow: systemd/sysctl.d leaves that to him.
-    machine.script("sysctl --write net.ipv6.conf.all.forwarding=1")
+    forward_ipv6(machine)
     lines = shell_example(PROJECT / "README.md", INSTALL)
     machine.script(lines, timeout=240, env={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": WHEELS})
     more = shell_example(PROJECT / "systemd/README.md", INSTALL).splitlines()
-    machine.script("\n".join(line for line in more if "networkd" in line))
+    machine.script("\n".join(line for line in more if "networkd" in line or "bgpd-drain" in line))
     machine.script("useradd alice; usermod -aG bgpd alice; useradd bob")
+
+
+def forward_ipv6(machine: Machine) -> None:
+    """As an operator does: over a boot, too."""
+    machine.write("/etc/sysctl.d/99-forward-ipv6.conf", "net.ipv6.conf.all.forwarding = 1\n")
+    machine.script("sysctl --load /etc/sysctl.d/99-forward-ipv6.conf")
 
 
 @pytest.fixture
@@ -398,11 +404,27 @@ def test_beside_another_daemon_it_waits(running: Machine, peer: Bgpd) -> None:
 
 
 def test_it_comes_up_with_the_machine(running: Machine, peer: Bgpd) -> None:
+    """And before it goes down, ``bgpd-drain`` takes the traffic away while bgpd and the pods are still there; that is
+    forgotten after the boot."""
+    assert {route["local_pref"] for route in theirs(peer)} != {0}
+    running.run("systemctl", "poweroff", "--no-block")
+    wait_until(lambda: {route["local_pref"] for route in theirs(peer)} == {0}, 15, "the last resort")
+    assert len(theirs(peer)) == 2 and peer.established(), (
+        "and no more than that: who has no other way keeps this"
+    )
     running.shut_down()
     running.boot()
     assert state(running)[0::3] == ("active", 0)
     settled(running, peer)
+    assert running.show("bgpd-drain", "ActiveState")["ActiveState"] == "active"
+    wait_until(lambda: {route["local_pref"] for route in theirs(peer)} == {100}, 10, "back in service")
     assert "Traceback" not in running.journal()
+
+
+def theirs(peer: Bgpd) -> list[dict[str, Any]]:
+    """What the peer has of the machine."""
+    found = peer.ctl("routes", table="in")["routes"]
+    return [route for route in found if route["prefix"] in ("10.48.0.0/26", "fd48::/122")]
 
 
 def restarted(machine: Machine, pid: int, restarts: int) -> bool:

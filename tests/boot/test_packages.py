@@ -10,7 +10,20 @@ import pytest
 from testing.daemons import Bgpd
 from testing.namespaces import steady, wait_until
 from tests.boot.machine import Machine
-from tests.boot.test_boot import CLUSTER, CONFIG, HERE, HERE6, OURS, PREPARED, peer, routes, settled, state
+from tests.boot.test_boot import (
+    CLUSTER,
+    CONFIG,
+    HERE,
+    HERE6,
+    OURS,
+    PREPARED,
+    forward_ipv6,
+    peer,
+    routes,
+    sessions,
+    settled,
+    state,
+)
 
 pytestmark = [pytest.mark.boot, pytest.mark.timeout(300)]
 
@@ -26,9 +39,11 @@ def machine(peer: Bgpd) -> Iterator[Machine]:
     try:
         made.boot()
         made.write_resources("cluster", *CLUSTER)
-        made.script("sysctl --write net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
-        install(made, "1")
-        made.script("bgpd config check && systemctl restart systemd-networkd && systemctl enable --now bgpd")
+        forward_ipv6(made)
+        said = install(made, "1").splitlines()
+        (line,) = (line for line in said if "systemctl enable" in line)
+        made.script("sysctl --system; systemctl restart systemd-networkd")
+        made.script(line.partition("then: ")[2])
         settled(made, peer)
         yield made
         made.shut_down()
@@ -59,7 +74,7 @@ def test_what_it_installs(machine: Machine) -> None:
 
 def test_an_upgrade_keeps_the_configuration_and_every_route(machine: Machine, peer: Bgpd) -> None:
     machine.write(CONFIG, "log: {level: debug}\n")
-    before = state(machine)
+    before, heard = state(machine), sessions(peer)
     watches = [where.monitor("route") for where in (machine.inside, peer.namespace)]
     install(machine, "2")
     settled(machine, peer)
@@ -68,12 +83,14 @@ def test_an_upgrade_keeps_the_configuration_and_every_route(machine: Machine, pe
         watch.stop()
         assert [line for line in watch.deleted if "proto bird" in line] == []
     assert state(machine)[2] != before[2], "the new version runs"
+    assert sessions(peer) == heard, machine.journal()
     assert machine.run("dpkg-query", "--show", "--showformat=${Version}", "bgpd").stdout == "0.1.1"
     assert (machine.root / CONFIG.lstrip("/")).read_text() == "log: {level: debug}\n"
 
 
 def test_a_removal_and_a_purge(machine: Machine) -> None:
-    machine.run("dpkg", "--remove", "bgpd", timeout=120)
+    machine.run("dpkg", "--remove", "bgpd", timeout=15)  # no time for a drain: nobody said so
+    assert not machine.run("find", "/etc/systemd/system", "-name", "bgpd*").stdout
     assert not (machine.root / "opt/bgpd").exists()
     assert (machine.root / CONFIG.lstrip("/")).exists()
     assert machine.run("systemctl", "is-active", "bgpd", check=False).stdout.strip() == "inactive"
