@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from bench import nodes, report, tables
+from bench import nodes, pods, report, tables
 from bench.injector import SessionLost
 from bench.work import CASES, SIZES, Failed, Figures, Work, hopeless, plan, subjects
 from testing import daemons, namespaces
@@ -31,6 +31,7 @@ RUNNERS: dict[str, Callable[[Work, str], Awaitable[Figures]]] = {
     "mesh": nodes.mesh,
     "churn": tables.churn,
     "idle": tables.idle,
+    "cni": pods.cni,
 }
 
 

@@ -1,16 +1,14 @@
-"""``python -m bench.pods``: pods of one node by CNI, beside Debian's ``host-local`` and ``ptp`` in the same run; and
-how soon a pod is reached from another node.
+"""The case of one node's pods, by CNI: addresses alone and pods with their links, and how soon a pod is reached.
 
-bgpd and the other take turns, so that a busy moment of the machine is nobody's alone. Each figure is the time from the
-start of the plugin's process to its end, as a runtime waits for it. Needs root, and containernetworking-plugins.
+Called by ``__main__``, as ``tables`` is. Beside ``bgpd-ipam`` and ``bgpd-cni`` stand ``host-local`` and ``ptp`` of
+Debian's containernetworking-plugins, which do the same for a node that nobody hears of. A figure is the time from
+the start of a plugin's process to its end, as a runtime waits for it.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -18,6 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.nodes import quantile
+from bench.work import HOST_LOCAL, Failed, Figures, Work
 from testing.daemons import Bgpd
 from testing.namespaces import Namespace, Net, wait_until
 from testing.resources import bgp_configuration, node, pool
@@ -25,6 +25,8 @@ from testing.resources import bgp_configuration, node, pool
 THEIRS = Path("/usr/lib/cni")
 OURS = Path(sys.executable).parent
 ADDRESSES = {"node-a": "10.0.1.1", "node-b": "10.0.1.2"}
+PODS, REACHED = 100, 12
+"""Pods with links, and pods that another node reaches."""
 PATIENCE = 5.0
 """Seconds for a pod to be reached."""
 
@@ -32,9 +34,65 @@ Plugin = Callable[[str, str, str], dict[str, Any]]
 """(verb, container id, path of the network namespace) to the result."""
 
 
-def plugin(program: Path, host: Namespace, config: Mapping[str, Any]) -> Plugin:
+async def cni(work: Work, name: str) -> Figures:
+    """``work.size`` addresses that stay, as the pods of a node do; then pods that come and go."""
+    if name == HOST_LOCAL and not (THEIRS / HOST_LOCAL).exists():
+        raise Failed(f"{THEIRS / HOST_LOCAL}: expected containernetworking-plugins to be installed")
+    with Net() as net:
+        hosts = {label: net.namespace(label) for label in ADDRESSES}
+        host = hosts["node-a"]
+        if name == HOST_LOCAL:
+            ipam: dict[str, Any] = {
+                "type": HOST_LOCAL,
+                "ranges": [[{"subnet": "10.50.0.0/16"}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+                "dataDir": str(net.directory / HOST_LOCAL),
+            }
+            return {
+                **_addresses(_plugin(THEIRS / HOST_LOCAL, host, "x", ipam), work.size),
+                **_pods(_plugin(THEIRS / "ptp", host, "ptp", ipam), net),
+            }
+        first = _cluster(net, hosts)
+        ipam = {
+            "type": "bgpd-ipam",
+            "nodename": "node-a",
+            "socket": str(first.socket),
+            "ipv4_pools": ["pods"],
+        }
+        alone = {**ipam, "socket": "/none", "resources": str(first.resources)}
+        found = _addresses(_plugin(OURS / "bgpd-ipam", host, "x", ipam), work.size)
+        found |= _pods(_plugin(OURS / "bgpd-cni", host, "bgpd-cni", ipam), net)
+        away = _times(_plugin(OURS / "bgpd-ipam", host, "x", alone), work.size // 10, "away")
+        found["away_p50_ms"] = quantile(away, 0.5)
+        for metric, pools in (("reached_first_p50_ms", "single"), ("reached_p50_ms", "pods")):
+            plugin = _plugin(OURS / "bgpd-cni", host, "bgpd-cni", {**ipam, "ipv4_pools": [pools]})
+            found[metric] = quantile(_reached(plugin, net, hosts["node-b"], pools), 0.5)
+        return found
+
+
+def _cluster(net: Net, hosts: Mapping[str, Namespace]) -> Bgpd:
+    """Two nodes that follow one directory of resources; the daemon of the first."""
+    net.lan({host: [f"{ADDRESSES[name]}/24"] for name, host in hosts.items()})
+    single = pool("single", "10.49.0.0/24")
+    single["spec"] |= {"blockSize": 32, "nodeSelector": "!all()"}  # for who asks, a block an address
+    resources = [
+        bgp_configuration(),
+        *(node(name, f"{address}/24") for name, address in ADDRESSES.items()),
+        pool("pods", "10.48.0.0/16"),
+        single,
+    ]
+    first = Bgpd(hosts["node-a"], "node-a", {"cluster": resources})
+    second = Bgpd(hosts["node-b"], "node-b", config={"datastore": {"path": str(first.resources)}})
+    for bgpd in (first, second):
+        bgpd.start(wait=False)
+    for bgpd in (first, second):
+        bgpd.wait_in_sync()
+    return first
+
+
+def _plugin(program: Path, host: Namespace, kind: str, ipam: Mapping[str, Any]) -> Plugin:
     """One that is run on ``host``."""
-    text = json.dumps(config)
+    config = json.dumps({"cniVersion": "1.0.0", "name": "bench", "type": kind, "ipam": ipam})
 
     def call(verb: str, container: str, netns: str) -> dict[str, Any]:
         environment = {
@@ -46,122 +104,56 @@ def plugin(program: Path, host: Namespace, config: Mapping[str, Any]) -> Plugin:
             "CNI_PATH": str(THEIRS),
         }
         words = ["nsenter", f"--net=/run/netns/{host.name}", str(program)]
-        done = subprocess.run(words, input=text, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            words, input=config, env=environment, capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
-            raise SystemExit(f"{program.name} {verb}: {done.stdout}{done.stderr}")
-        found: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
-        return found
+            raise Failed(f"{program.name} {verb}: {(done.stdout + done.stderr).strip()}")
+        result: dict[str, Any] = json.loads(done.stdout) if done.stdout else {}
+        return result
 
     return call
 
 
-def percentiles(name: str, seconds: list[float]) -> str:
-    ordered = sorted(seconds)
-    p50, p99 = statistics.median(ordered), ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-    return f"{name:42} {len(ordered):5}  p50 {p50 * 1000:7.1f} ms  p99 {p99 * 1000:7.1f} ms"
-
-
-def timed(call: Plugin, container: str, netns: str) -> float:
+def _timed(plugin: Plugin, container: str, netns: str) -> float:
+    """Milliseconds of an ADD."""
     began = time.monotonic()
-    call("ADD", container, netns)
-    return time.monotonic() - began
+    plugin("ADD", container, netns)
+    return (time.monotonic() - began) * 1000
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.pods", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--adds", type=int, default=1000, help="of addresses alone (default 1000)")
-    parser.add_argument("--pods", type=int, default=100, help="with their links (default 100)")
-    arguments = parser.parse_args()
-    if not (THEIRS / "host-local").exists():
-        raise SystemExit(f"{THEIRS}/host-local: expected containernetworking-plugins to be installed")
-    with Net() as net:
-        run(net, arguments.adds, arguments.pods)
+def _times(plugin: Plugin, count: int, prefix: str) -> list[float]:
+    return [_timed(plugin, f"{prefix}{number}", "/none") for number in range(max(1, count))]
 
 
-def run(net: Net, adds: int, pods: int) -> None:
-    hosts = {name: net.namespace(name) for name in ADDRESSES}
-    net.lan({host: [f"{ADDRESSES[name]}/24"] for name, host in hosts.items()})
-    resources = [
-        bgp_configuration(),
-        *(node(name, f"{address}/24") for name, address in ADDRESSES.items()),
-        pool("pods", "10.48.0.0/16"),
-        {
-            **pool("single", "10.49.0.0/24"),
-            "spec": {"cidr": "10.49.0.0/24", "blockSize": 32, "nodeSelector": "!all()"},
-        },
-    ]
-    first = Bgpd(hosts["node-a"], "node-a", {"cluster": resources})
-    second = Bgpd(hosts["node-b"], "node-b", config={"datastore": {"path": str(first.resources)}})
-    for bgpd in (first, second):
-        bgpd.start(wait=False)
-    for bgpd in (first, second):
-        bgpd.wait_in_sync()
-    host = hosts["node-a"]
-    shared = {"cniVersion": "1.0.0", "name": "bench"}
-    ours = {"type": "bgpd-ipam", "nodename": "node-a", "socket": str(first.socket), "ipv4_pools": ["pods"]}
-    theirs = {
-        "type": "host-local",
-        "ranges": [[{"subnet": "10.50.0.0/16"}]],
-        "routes": [{"dst": "0.0.0.0/0"}],
-        "dataDir": str(first.directory / "host-local"),
-    }
-    without = {**ours, "socket": "/none", "resources": str(first.resources)}
-
-    addresses = {
-        "bgpd-ipam, by the daemon": plugin(OURS / "bgpd-ipam", host, {**shared, "type": "x", "ipam": ours}),
-        "host-local": plugin(THEIRS / "host-local", host, {**shared, "type": "x", "ipam": theirs}),
-    }
-    taken: dict[str, list[float]] = {name: [] for name in addresses}
-    for number in range(adds):
-        for name, call in addresses.items():
-            taken[name].append(timed(call, f"a{number}", "/none"))
-    for name, seconds in taken.items():
-        print(percentiles(f"address: {name}", seconds), flush=True)
-    direct = plugin(OURS / "bgpd-ipam", host, {**shared, "name": "direct", "type": "x", "ipam": without})
-    few = [timed(direct, f"d{number}", "/none") for number in range(max(1, adds // 10))]
-    print(percentiles("address: bgpd-ipam, its daemon away", few), flush=True)
-
-    links = {
-        "bgpd-cni": plugin(
-            OURS / "bgpd-cni", host, {**shared, "name": "pods", "type": "bgpd-cni", "ipam": ours}
-        ),
-        "ptp and host-local": plugin(
-            THEIRS / "ptp", host, {**shared, "name": "pods", "type": "ptp", "ipam": theirs}
-        ),
-    }
-    taken = {name: [] for name in links}
-    for number in range(pods):
-        for name, call in links.items():
-            pod = net.namespace(f"p{number}{name[0]}")
-            taken[name].append(timed(call, f"p{number}", f"/run/netns/{pod.name}"))
-            call("DEL", f"p{number}", f"/run/netns/{pod.name}")
-            net.remove(pod)
-    for name, seconds in taken.items():
-        print(percentiles(f"pod: {name}", seconds), flush=True)
-
-    config = {**shared, "name": "reach", "type": "bgpd-cni"}
-    for title, pool_name in (("first of its block", "single"), ("in a block that is known", "pods")):
-        call = plugin(OURS / "bgpd-cni", host, {**config, "ipam": {**ours, "ipv4_pools": [pool_name]}})
-        whole, after = [], []
-        for number in range(12):
-            pod = net.namespace(f"r{number}{pool_name[0]}")
-            began = time.monotonic()
-            result = call("ADD", f"r{number}{pool_name}", f"/run/netns/{pod.name}")
-            given = time.monotonic()
-            address = result["ips"][0]["address"].partition("/")[0]
-            wait_until(
-                lambda address=address: reached(hosts["node-b"], address), PATIENCE, address, interval=0.001
-            )
-            whole.append(time.monotonic() - began)
-            after.append(time.monotonic() - given)
-        print(percentiles(f"reached, from ADD: {title}", whole), flush=True)
-        print(percentiles(f"reached, after ADD: {title}", after), flush=True)
+def _addresses(plugin: Plugin, count: int) -> Figures:
+    times = _times(plugin, count, "a")
+    return {"address_p50_ms": quantile(times, 0.5), "address_p99_ms": quantile(times, 0.99)}
 
 
-def reached(host: Namespace, address: str) -> bool:
+def _pods(plugin: Plugin, net: Net) -> Figures:
+    times = []
+    for number in range(PODS):
+        pod = net.namespace(f"p{number}")
+        times.append(_timed(plugin, f"p{number}", f"/run/netns/{pod.name}"))
+        plugin("DEL", f"p{number}", f"/run/netns/{pod.name}")
+        net.remove(pod)
+    return {"pod_p50_ms": quantile(times, 0.5), "pod_p99_ms": quantile(times, 0.99)}
+
+
+def _reached(plugin: Plugin, net: Net, other: Namespace, label: str) -> list[float]:
+    """Milliseconds from the start of an ADD until the other node has an answer of the pod."""
+    times = []
+    for number in range(REACHED):
+        pod = net.namespace(f"{label}{number}")
+        began = time.monotonic()
+        result = plugin("ADD", f"{label}{number}", f"/run/netns/{pod.name}")
+        address = result["ips"][0]["address"].partition("/")[0]
+        wait_until(lambda address=address: _answers(other, address), PATIENCE, address, interval=0.001)
+        times.append((time.monotonic() - began) * 1000)
+    return times
+
+
+def _answers(host: Namespace, address: str) -> bool:
     words = ["nsenter", f"--net=/run/netns/{host.name}", "ping", "-q", "-c", "1", "-W", "0.05", address]
     return subprocess.run(words, capture_output=True, check=False).returncode == 0
-
-
-if __name__ == "__main__":
-    main()

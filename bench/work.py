@@ -12,6 +12,8 @@ from bench.injector import SHAPES, Family
 
 FLOORS = ("floor gateway", "floor nexthop-objects")
 """The kernel alone, in both of its ways (``floors``)."""
+HOST_LOCAL = "host-local"
+"""Debian's CNI plugins (``pods``)."""
 CASES = {
     "cold": ("bgpd", "bird", "frr", *FLOORS),
     "failover": ("bgpd", "bird", "frr"),
@@ -20,12 +22,15 @@ CASES = {
     "mesh": ("bgpd", "bird"),
     "churn": ("bgpd", "bird", "frr"),
     "idle": ("bgpd", "bird", "frr"),
+    "cni": ("bgpd", HOST_LOCAL),
 }
 """The cases and who can do their work. The withdrawal is the second half of ``cold``."""
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 LARGE = 100_000
 """The size of the cases that have only one, and the largest of all shapes but *shared*."""
 MESH_PEERS = 1_000
+ADDS = 1_000
+"""Addresses that the pods of one node have."""
 
 Figures = dict[str, float]
 """Metric -> value; the last word of a metric is its unit: ``_s``, ``_ms``, ``_mib``, ``_percent``, ``_count``."""
@@ -67,13 +72,15 @@ def plan(only: list[str], sizes: list[int]) -> Iterator[Work]:
             yield Work(case, "ipv4", "nodes", LARGE, once=True)
         elif case == "mesh":
             yield Work(case, size=MESH_PEERS, once=True)
+        elif case == "cni":
+            yield Work(case, size=ADDS, once=True)
         else:
             yield Work(case)
 
 
 def subjects(work: Work, peers: list[str]) -> list[str]:
-    """Who is given a work: bgpd, those of ``peers`` that can do it, and the floors where there are any."""
-    able = [name for name in CASES[work.case] if name in ("bgpd", *peers, *FLOORS)]
+    """Who is given a work: bgpd, those of ``peers`` that can do it, and what is no peer."""
+    able = [name for name in CASES[work.case] if name in ("bgpd", *peers, *FLOORS, HOST_LOCAL)]
     return [name for name in able if not hopeless(work, name)]
 
 
