@@ -38,6 +38,7 @@ boot: setup .stamps/boot/.ready ## the systemd unit in a machine really booted (
 cluster-test: setup ## the datastores on a real kube-apiserver (builds one the first time, with Go: minutes)
 	tests/cluster/build-apiserver
 	tests/cluster/build-cnitool
+	tests/debian-packages podman crun busybox-static
 	$(BIN)/pytest -m cluster tests/cluster $(ARGS)
 
 .stamps/boot/.ready: tests/boot/prepare pyproject.toml constraints.txt

@@ -3,6 +3,7 @@ theirs stays theirs, once; nothing is lost that the next call or the sweep does 
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -45,7 +46,20 @@ POOL = "10.48.0.0/20"
 KINDS = (Kind.POOL, Kind.NODE, Kind.BLOCK, Kind.AFFINITY, Kind.HANDLE)
 
 
-def resources(block_size: int = 27) -> list[dict[str, Any]]:
+class Size(NamedTuple):
+    """Of one run: processes at a time, allocations in all, how many of the processes are killed, and its end."""
+
+    writers: int
+    allocations: int
+    kills: int
+    seconds: float
+
+
+WHOLE = Size(20, int(os.environ["ALLOCATIONS"]), 40, 1200.0) if "ALLOCATIONS" in os.environ else None
+"""The size that was asked for (``make cluster-test ALLOCATIONS=10000``); otherwise each test has a small one."""
+
+
+def resources(block_size: int = 26 if WHOLE else 27) -> list[dict[str, Any]]:
     """What the store must have before: a pool and the writers' nodes."""
     v3 = "projectcalico.org/v3"
     pool = {"cidr": POOL, "blockSize": block_size}
@@ -74,18 +88,10 @@ class Outcome(NamedTuple):
         )
 
 
-def work_and_check(
-    store: Store,
-    configuration: str,
-    directory: Path,
-    *,
-    writers: int,
-    allocations: int,
-    kills: int,
-    seconds: float,
-) -> Outcome:
-    """Lets ``writers`` processes at a time allocate until that many allocations were printed, and kills ``kills`` of
-    them on the way; then checks what the store has. Two of three are released, of many nine of ten."""
+def work_and_check(store: Store, configuration: str, directory: Path, size: Size) -> Outcome:
+    """Lets processes allocate until so many allocations were printed, and kills some of them on the way; then checks
+    what the store has. Two of three are released, of many nine of ten."""
+    writers, allocations, kills, seconds = size
     keep = 3 if allocations < 1000 else 10
     draw = random.Random(7)
     running: dict[int, subprocess.Popen[bytes]] = {}

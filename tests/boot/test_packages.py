@@ -42,7 +42,7 @@ def machine(peer: Bgpd) -> Iterator[Machine]:
         forward_ipv6(made)
         said = install(made, "1").splitlines()
         (line,) = (line for line in said if "systemctl enable" in line)
-        made.script("sysctl --system; systemctl restart systemd-networkd")
+        made.script("sysctl --load /usr/lib/sysctl.d/60-bgpd.conf; systemctl restart systemd-networkd")
         made.script(line.partition("then: ")[2])
         settled(made, peer)
         yield made

@@ -23,9 +23,10 @@ from tests.cluster.servers import EtcdServer, missing
 from tests.unit.ipam_ground import NOW, ask
 from tests.unit.store_contract import StoreContract
 
-pytestmark = pytest.mark.skipif(
-    bool(missing("etcd", "etcdctl")), reason="etcd-server and etcd-client are missing"
-)
+pytestmark = [
+    pytest.mark.timeout(1300 if ipam_writers.WHOLE else 120),
+    pytest.mark.skipif(bool(missing("etcd", "etcdctl")), reason="etcd-server and etcd-client are missing"),
+]
 PLURAL = {"IPPool": "ippools", "Node": "nodes"}
 RESOURCES = "/calico/resources/v3/projectcalico.org"
 
@@ -171,12 +172,12 @@ def test_writers_that_are_killed_leave_nothing_double_and_nothing_lost(
     store = EtcdStore(Access((etcd.url,)))
     try:
         configuration = f"datastore: {{type: etcd, endpoints: ['{etcd.url}']}}"
-        outcome = ipam_writers.work_and_check(
-            store, configuration, tmp_path, writers=4, allocations=60, kills=4, seconds=60
-        )
+        size = ipam_writers.WHOLE or ipam_writers.Size(writers=4, allocations=60, kills=4, seconds=60)
+        outcome = ipam_writers.work_and_check(store, configuration, tmp_path, size)
+        print(f"etcd: {outcome}")
     finally:
         store.close()
-    assert outcome.killed == 4 and outcome.released > 10
+    assert outcome.killed == size.kills and outcome.released > 10
 
 
 def test_an_affinity_without_a_value_is_confirmed_and_of_node1_only(

@@ -136,7 +136,6 @@ def test_writers_that_are_killed_leave_nothing_double_and_nothing_lost(
     for document in ipam_writers.resources():
         plant(server, document)
     configuration = f"datastore: {{type: kubernetes, kubeconfig: {kubeconfig}}}"
-    outcome = ipam_writers.work_and_check(
-        store, configuration, tmp_path, writers=4, allocations=60, kills=4, seconds=300
-    )
+    size = ipam_writers.WHOLE or ipam_writers.Size(writers=4, allocations=60, kills=4, seconds=300)
+    outcome = ipam_writers.work_and_check(store, configuration, tmp_path, size)
     print(f"Kubernetes: {outcome}")

@@ -196,9 +196,8 @@ def test_writers_that_are_killed_leave_nothing_double_and_nothing_lost(tmp_path:
     directory.mkdir()
     (directory / "all.json").write_text(json.dumps({"kind": "List", "items": ipam_writers.resources()}))
     configuration = f"datastore: {{path: {directory}}}"
-    outcome = ipam_writers.work_and_check(
-        FilesStore(directory), configuration, tmp_path, writers=4, allocations=60, kills=4, seconds=60
-    )
+    size = ipam_writers.Size(writers=4, allocations=60, kills=4, seconds=60)
+    outcome = ipam_writers.work_and_check(FilesStore(directory), configuration, tmp_path, size)
     assert outcome.killed == 4 and outcome.released > 10
 
 
