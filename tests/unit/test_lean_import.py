@@ -5,6 +5,8 @@ import sys
 
 HEAVY = (
     "aiohttp",
+    "exabgp.bgp.message.update",
+    "exabgp.bgp.message.update.nlri",
     "http.client",
     "http.server",
     "importlib.metadata",
@@ -20,7 +22,8 @@ import bgpd.daemon.daemon
 print(sorted(name for name in {HEAVY!r} if name in sys.modules))
 import bgpd.observe.api
 print(sorted(name for name in ("aiohttp.client", "pyroute2.ndb", "pyroute2.iproute") if name in sys.modules))
-import aiohttp, pyroute2
+import aiohttp, exabgp.bgp.message, pyroute2
+from exabgp.bgp.message.update.attribute import PMSI
 print(aiohttp.ClientSession.__name__, pyroute2.IPRoute.__name__)
 """
 

@@ -14,6 +14,8 @@ Where we do not use it: the three lists of communities are arrays of integers, a
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 # Read once, at the first import of exabgp: without it, files and variables of an installed ExaBGP would reach us.
 os.environ.setdefault("EXABGP_ENVFILE", "/nonexistent")
@@ -25,4 +27,19 @@ vars(exabgp.util.dns).update(__host_name="localhost", __domain_name="localhost")
 
 from exabgp.logger import log as exa_log
 
+from bgpd.lean_import import lean_import
+
 exa_log.disable()  # every decoder logs, and fails where the log was not set up
+
+
+@contextmanager
+def lean_exabgp() -> Iterator[None]:
+    """Inside, ExaBGP's modules are imported without those that we never call: flow specifications, EVPN, BGP-LS and
+    thirty others, half of what it is."""
+    messages, update = "exabgp.bgp.message", "exabgp.bgp.message.update"
+    with ExitStack() as stack:
+        stack.enter_context(lean_import(messages))
+        stack.enter_context(lean_import(update))
+        stack.enter_context(lean_import(f"{update}.attribute", Attribute="attribute"))
+        stack.enter_context(lean_import(f"{update}.attribute.community", Communities="initial.communities"))
+        yield

@@ -6,27 +6,27 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from exabgp.bgp.message.direction import Direction
-from exabgp.bgp.message.notification import Notify
-from exabgp.bgp.message.open.asn import ASN
-from exabgp.bgp.message.open.capability import Negotiated
-from exabgp.bgp.message.update.attribute import MED as Med
-from exabgp.bgp.message.update.attribute import (
-    Aggregator,
-    AtomicAggregate,
-    Attribute,
-    ClusterList,
-    GenericAttribute,
-    LocalPreference,
-    OriginatorID,
-)
-from exabgp.bgp.message.update.attribute import Attributes as ExaAttributes
-from exabgp.bgp.message.update.attribute import Origin as ExaOrigin
-from exabgp.protocol.ip import IPv4
-
+from bgpd.bgp.wire.exa import lean_exabgp
 from bgpd.bgp.wire.exa.messages import notify_text
 from bgpd.model.prefix import Address, address_text
 from bgpd.model.route import AsPath, Attributes, Origin, Segment, SegmentType
+
+with lean_exabgp():
+    from exabgp.bgp.message.direction import Direction
+    from exabgp.bgp.message.notification import Notify
+    from exabgp.bgp.message.open.asn import ASN
+    from exabgp.bgp.message.open.capability import Negotiated
+    from exabgp.bgp.message.update.attribute.aggregator import Aggregator
+    from exabgp.bgp.message.update.attribute.atomicaggregate import AtomicAggregate
+    from exabgp.bgp.message.update.attribute.attribute import Attribute
+    from exabgp.bgp.message.update.attribute.attributes import Attributes as ExaAttributes
+    from exabgp.bgp.message.update.attribute.clusterlist import ClusterList
+    from exabgp.bgp.message.update.attribute.generic import GenericAttribute
+    from exabgp.bgp.message.update.attribute.localpref import LocalPreference
+    from exabgp.bgp.message.update.attribute.med import MED as Med
+    from exabgp.bgp.message.update.attribute.origin import Origin as ExaOrigin
+    from exabgp.bgp.message.update.attribute.originatorid import OriginatorID
+    from exabgp.protocol.ip import IPv4
 
 AS_TRANS = 23456
 """Stands for an AS number that does not fit two octets (RFC 6793 §9)."""

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
-from exabgp.bgp.message import Notification as ExaNotification
-from exabgp.bgp.message.notification import Notify
-from exabgp.bgp.message.refresh import RouteRefresh
-from exabgp.protocol.family import AFI, SAFI
-
+from bgpd.bgp.wire.exa import lean_exabgp
 from bgpd.model.dataclass import dataclass
 from bgpd.model.prefix import Family
+
+with lean_exabgp():
+    from exabgp.bgp.message.notification import Notification as ExaNotification
+    from exabgp.bgp.message.notification import Notify
+    from exabgp.bgp.message.refresh import RouteRefresh
+    from exabgp.protocol.family import AFI, SAFI
 
 OPEN, UPDATE, NOTIFICATION, KEEPALIVE, ROUTE_REFRESH = 1, 2, 3, 4, 5
 MESSAGE_NAMES: Mapping[int, str] = {

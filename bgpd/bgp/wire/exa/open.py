@@ -7,25 +7,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any, NamedTuple
 
-from exabgp.bgp.message.direction import Direction
-from exabgp.bgp.message.notification import Notify
-from exabgp.bgp.message.open import Open, RouterID, Version
-from exabgp.bgp.message.open.asn import ASN
-from exabgp.bgp.message.open.capability import Capabilities as ExaCapabilities
-from exabgp.bgp.message.open.capability import Capability
-from exabgp.bgp.message.open.capability.addpath import AddPath
-from exabgp.bgp.message.open.capability.asn4 import ASN4
-from exabgp.bgp.message.open.capability.graceful import Graceful
-from exabgp.bgp.message.open.capability.mp import MultiProtocol
-from exabgp.bgp.message.open.capability.nexthop import NextHop as NextHopCapability
-from exabgp.bgp.message.open.capability.refresh import EnhancedRouteRefresh
-from exabgp.bgp.message.open.capability.refresh import RouteRefresh as RefreshCapability
-from exabgp.bgp.message.open.holdtime import HoldTime
-from exabgp.protocol.family import AFI, SAFI
-
+from bgpd.bgp.wire.exa import lean_exabgp
 from bgpd.bgp.wire.exa.messages import FAMILIES, FAMILY, ProtocolError, notify_text
 from bgpd.model.dataclass import dataclass
 from bgpd.model.prefix import Address, Family, address_text
+
+with lean_exabgp():
+    from exabgp.bgp.message.direction import Direction
+    from exabgp.bgp.message.notification import Notify
+    from exabgp.bgp.message.open import Open, RouterID, Version
+    from exabgp.bgp.message.open.asn import ASN
+    from exabgp.bgp.message.open.capability import Capabilities as ExaCapabilities
+    from exabgp.bgp.message.open.capability import Capability
+    from exabgp.bgp.message.open.capability.addpath import AddPath
+    from exabgp.bgp.message.open.capability.asn4 import ASN4
+    from exabgp.bgp.message.open.capability.graceful import Graceful
+    from exabgp.bgp.message.open.capability.mp import MultiProtocol
+    from exabgp.bgp.message.open.capability.nexthop import NextHop as NextHopCapability
+    from exabgp.bgp.message.open.capability.refresh import EnhancedRouteRefresh
+    from exabgp.bgp.message.open.capability.refresh import RouteRefresh as RefreshCapability
+    from exabgp.bgp.message.open.holdtime import HoldTime
+    from exabgp.protocol.family import AFI, SAFI
 
 
 class GracefulRestart(NamedTuple):
