@@ -50,7 +50,8 @@ class Feed(Protocol):
 
     @property
     def scope(self) -> str:
-        """Which part of the collection: with another one it is read anew, and compared."""
+        """Which part of the collection. With another one the feed is followed anew: the same feed goes on where it
+        was, another one begins with a whole list, which is compared."""
 
     @property
     def essential(self) -> bool:
@@ -126,6 +127,8 @@ class _Following:
 
     def __init__(self, feed: Feed, reflector: Reflector, late: bool) -> None:
         self.feed = feed
+        self.scope = feed.scope
+        """That of the feed when it was last followed."""
         self.reflector = reflector
         self.late = late
         """Asked for when there was a whole snapshot already: that one goes on without it."""
@@ -246,9 +249,10 @@ class Cluster:
                 known = self._following[collection] = _Following(
                     feed, Reflector(random.random), self._whole_once
                 )
-            elif known.feed.scope != feed.scope:
-                known.feed = feed
-                known.reflector.position = None
+            elif known.scope != feed.scope:
+                if known.feed is not feed:
+                    known.reflector.position = None
+                known.feed, known.scope = feed, feed.scope
                 if known.task is not None:
                     known.task.cancel()
                     known.task = None

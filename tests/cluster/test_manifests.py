@@ -113,7 +113,7 @@ async def test_the_account_is_enough_and_may_no_more(
                 break
         await stories.aclose()  # type: ignore[attr-defined]  # an async generator
         assert set(snapshot.affinities) == {f"of-{OWN}"}
-        assert source._feeds["blockaffinities", ""]._select  # type: ignore[union-attr]  # by our definition's field
+        assert source._feeds["blockaffinities"]._select  # by our definition's field
     client = KubernetesClient(access)
     for method, path, body in (
         ("GET", "/api/v1/namespaces/kube-system/secrets", None),

@@ -98,6 +98,36 @@ async def test_a_broken_watch_goes_on_where_it_was(backend: Store) -> None:
         assert watch.datastore.status().resyncs == 0
 
 
+async def test_a_new_block_of_ours_is_read_and_no_other(backend: Store) -> None:
+    def claim(number: int) -> None:
+        cidr = f"10.48.{number}.0/26"
+        spec = {"node": OWN, "cidr": cidr, "state": "confirmed", "deleted": "false"}
+        backend.put({"kind": "BlockAffinity", "metadata": {"name": f"a{number}"}, "spec": spec})
+        spec = {"cidr": cidr, "affinity": f"host:{OWN}", "allocations": [], "attributes": []}
+        backend.put({"kind": "IPAMBlock", "metadata": {"name": f"10-48-{number}-0-26"}, "spec": spec})
+
+    def read() -> list[str]:
+        return [each.rpartition("/")[2] for each in backend.server.requests if "/ipamblocks/" in each]
+
+    backend.put(node())
+    claim(0)
+    claim(1)
+    async with watching(backend) as watch:
+        await watch.until(lambda s: len(s.blocks) == 2)
+        backend.server.requests.clear()
+        claim(2)
+        await watch.until(lambda s: len(s.blocks) == 3)
+        assert read() == ["10-48-2-0-26?"]
+        backend.delete("BlockAffinity", "a1")
+        await watch.until(lambda s: set(s.blocks) == {"10-48-0-0-26", "10-48-2-0-26"})
+        assert len(read()) == 1
+        backend.delete("IPAMBlock", "10-48-1-0-26")
+        claim(1)
+        await watch.until(lambda s: len(s.blocks) == 3)
+        assert read()[1:] == ["10-48-1-0-26?"]
+        assert watch.datastore.status().resyncs == 0
+
+
 async def test_an_expired_history_is_a_new_list_and_a_comparison(backend: Store) -> None:
     backend.put(node())
     for name in ("a", "b"):

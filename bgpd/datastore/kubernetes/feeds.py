@@ -47,7 +47,9 @@ class Kubernetes:
         self._namespace = namespace
         self._all_blocks = all_blocks
         self._calico: str | None = None
-        self._feeds: dict[tuple[str, str], KindFeed | BlocksFeed] = {}
+        self._feeds: dict[str, KindFeed] = {}
+        """By collection, those that are followed."""
+        self._blocks = BlocksFeed(self)
 
     @property
     def server(self) -> str:
@@ -92,21 +94,16 @@ class Kubernetes:
         passwords = {peer.password for peer in snapshot.peers.values()} | {settings.node_mesh_password}
         for name in {each.name for each in passwords if each is not None}:
             wanted[f"secrets/{name}"] = (kinds.SECRETS, name)
-        owned = ",".join(
-            sorted({prefix_text(each.family, each.cidr) for each in snapshot.affinities.values()})
-        )
-        if self._all_blocks or owned:
-            wanted["ipamblocks"] = (kinds.BLOCKS, "" if self._all_blocks else owned)
-        found: dict[str, KindFeed | BlocksFeed] = {}
-        for collection, (kind, scope) in wanted.items():
-            feed = self._feeds.get((collection, scope))
-            if feed is None:
-                feed = (
-                    BlocksFeed(self, scope) if kind is kinds.BLOCKS and scope else KindFeed(self, kind, scope)
-                )
-                self._feeds = {key: each for key, each in self._feeds.items() if key[0] != collection}
-                self._feeds[collection, scope] = feed
-            found[collection] = feed
+        if self._all_blocks:
+            wanted[kinds.BLOCKS.plural] = (kinds.BLOCKS, "")
+        self._feeds = {
+            collection: self._feeds.get(collection) or KindFeed(self, kind, name)
+            for collection, (kind, name) in wanted.items()
+        }
+        found: dict[str, KindFeed | BlocksFeed] = {**self._feeds}
+        if not self._all_blocks and snapshot.affinities:
+            self._blocks.want(prefix_text(each.family, each.cidr) for each in snapshot.affinities.values())
+            found[kinds.BLOCKS.plural] = self._blocks
         return found
 
     async def namespace(self) -> str:
@@ -218,28 +215,48 @@ class BlocksFeed:
 
     essential = False
 
-    def __init__(self, source: Kubernetes, scope: str) -> None:
+    def __init__(self, source: Kubernetes) -> None:
         self._source = source
-        self.scope = scope
+        self._read: set[str] = set()
+        """Names that were asked for with success."""
+        self._due = 0.0
+        """When all are to be read again."""
+        self.want(())
+
+    def want(self, cidrs: Iterable[str]) -> None:
+        """The blocks of these CIDRs from now on: what was read before is not read again for it."""
+        self._wanted = {cidr.replace(".", "-").replace(":", "-").replace("/", "-") for cidr in cidrs}
+        self.scope = ",".join(sorted(self._wanted))
 
     async def follow(self, position: str | None) -> AsyncGenerator[list[Event]]:
-        """``position`` says nothing here: the blocks are read anew from time to time."""
-        client = self._source.client
-        names = [cidr.replace(".", "-").replace(":", "-").replace("/", "-") for cidr in self.scope.split(",")]
+        """A ``position`` only says that there was a whole list: the blocks are read anew from time to time."""
+        wanted, clock = self._wanted, asyncio.get_running_loop().time
+        if position is None:
+            self._read, self._due = set(), 0.0
         while True:
-            api = await self._source.calico()
-            for name in names:
-                try:
-                    found = await client.get(f"{kinds.BLOCKS.path(api)}/{name}")
-                except Trouble as trouble:
-                    if trouble.kind is not Kind.MISSING:
-                        raise
-                    yield [Gone(name)]
-                    continue
-                document = kinds.reduced(kinds.BLOCKS, found, self._source.node, api)
-                yield [Put(name, _version(found), document)]
-            yield [Whole("read")]
-            await asyncio.sleep(REREAD * random.uniform(0.75, 1.25))
+            for name in sorted(self._read - wanted):
+                self._read.discard(name)
+                yield [Gone(name)]
+            again = clock() >= self._due
+            for name in sorted(wanted if again else wanted - self._read):
+                found = await self._block(name)
+                self._read.add(name)
+                yield [found]
+            if again:
+                self._due = clock() + REREAD * random.uniform(0.75, 1.25)
+            yield [Whole("read") if position is None else Progress("read")]
+            position = "read"
+            await asyncio.sleep(max(0.0, self._due - clock()))
+
+    async def _block(self, name: str) -> Event:
+        api = await self._source.calico()
+        try:
+            found = await self._source.client.get(f"{kinds.BLOCKS.path(api)}/{name}")
+        except Trouble as trouble:
+            if trouble.kind is not Kind.MISSING:
+                raise
+            return Gone(name)
+        return Put(name, _version(found), kinds.reduced(kinds.BLOCKS, found, self._source.node, api))
 
 
 def _version(found: Document) -> str:
