@@ -28,7 +28,7 @@ class Discard(Enum):
     LENGTH = "length"
     """A length that no packet has."""
     MULTIPLIER = "multiplier"
-    """Zero."""
+    """A multiplier of zero: the packet is discarded (RFC 5880 §6.8.6)."""
     MULTIPOINT = "multipoint"
     DISCRIMINATOR = "discriminator"
     """Its sender's is zero, or there is none for us in a state that needs one."""

@@ -64,12 +64,12 @@ class Session:
         """When the last packet came; ``None`` once it is so long ago that the peer is forgotten."""
         self._sent_at = now
         self._spread = 1.0
-        """Of the interval that runs: what jitter has left of it (§6.8.7)."""
+        """What jitter has left of the interval that runs (§6.8.7)."""
         self._due = True
         """A packet whose content is new."""
         self._final = False
         self._until: float | None = None
-        """Of a session that was taken down: when the peer knows, or has noticed."""
+        """When the peer knows of a session that was taken down, or has noticed."""
         self._out: list[Packet] = []
         self._changes: list[Change] = []
 

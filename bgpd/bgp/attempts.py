@@ -16,11 +16,11 @@ from bgpd.model.peer import DownReason
 
 DIAL_DELAYS = (0.0, 1.0, 2.0, 4.0, 5.0)
 IDLE_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-"""Both in seconds: the last one counts for all that follow."""
+"""Seconds, attempt by attempt; the last one counts for all that follow."""
 AFTER_HARD_RESET = 0.5
-"""Seconds until a peer is dialled by another AS number than before, after a hard reset: one that sees the new
-connection before it has read the NOTIFICATION on the old one takes it for a restart, and keeps the paths that must go
-(seen with FRR, for its restart time)."""
+"""Seconds until a peer is dialled by another AS number than before, after a hard reset. Some see the new connection
+before they have read the NOTIFICATION on the old one: they take it for a restart, and keep the paths that must go (seen
+with FRR, for its restart time)."""
 STABLE = 10.0
 """A session that lasted so many seconds starts the delays anew."""
 PREFIX_LIMIT_IDLE = 60.0

@@ -78,7 +78,7 @@ class Closure(NamedTuple):
     reason: DownReason
     message: str
     notification: Notification | None = None
-    """Sent or received."""
+    """The NOTIFICATION that was sent or received; ``None`` where there was none."""
 
 
 class Opened(NamedTuple):

@@ -3,7 +3,7 @@
 ``Connection`` and ``Session`` freeze to these and thaw from them, ``handover`` collects them with the sockets. What is
 read here was written by another process, perhaps of another version: every value is checked, and whatever is not as it
 should be is ``Unfit``, in words that name the key. No password is in it: of a TCP MD5 password there is a check of four
-octets, keyed with a salt of its own. It tells another password from the same one and helps nobody to guess it.
+octets, keyed with a salt of its own. It distinguishes another password from the same one and helps nobody to guess it.
 
 What was negotiated is not here: it follows from the two OPENs, and is worked out from them again.
 """
@@ -58,9 +58,9 @@ class FrozenConnection:
 
     outgoing: bool
     sent_open: bytes
-    """Body of our OPEN."""
+    """The body of our OPEN message."""
     received_open: bytes
-    """Body of the peer's."""
+    """The body of the peer's OPEN message."""
     unread: bytes = b""
     """What was read and not decoded; it may end inside a message."""
     unsent: bytes = b""
@@ -106,7 +106,7 @@ class FrozenSession:
     """Unix time at which it came up."""
     last_down: str = ""
     last_down_seconds: float = 0.0
-    """How long ago."""
+    """Seconds since then."""
     flaps: Mapping[str, int] = field(default_factory=dict)
     received: Mapping[str, int] = field(default_factory=dict)
     """Messages by type, over all connections of the peer; so is what follows."""

@@ -2,7 +2,7 @@
 
 ``speaker`` freezes what it has into a ``Document`` and, in the next process, takes from ``Inherited`` what its
 configuration wants. How document and sockets get from here to there is ``daemon.upgrade``'s. A socket is found again by
-its two ends, which the kernel tells; a listening one by its address and port.
+its two ends, which the kernel knows; a listening one by its address and port.
 
 The document is a line, ``bgpd-handover <version> <digest>``, and JSON (docs/restart.md, "Upgrade"). A line that is not
 as it should be is the end of it: all sessions fall back to graceful restart. Inside, failure stays with its session.
@@ -86,7 +86,7 @@ class Document:
     """Listening sockets, ``address port``, each with the prefixes that it has TCP MD5 keys of."""
     encoded: bool = False
     path_ids: Mapping[Family, Mapping[tuple[PeerId | None, int], int]] = field(default_factory=dict)
-    """Both as ``rib.router.FrozenRouter`` has them."""
+    """The path identifiers given to sources; like ``encoded``, what ``rib.router.FrozenRouter`` says."""
     bgpd: str = __version__
     unfit: Mapping[str, str] = field(default_factory=dict)
     """Sessions that could not be read: peer -> why."""
@@ -199,7 +199,7 @@ def place_of(sock: socket.socket) -> str:
 
 
 Received = Iterable[tuple[Prefix, Path, bool]]
-"""As ``AdjRibIn.peer_paths``: prefix, path, and whether it is stale."""
+"""What a peer announced: prefix, path, and whether it is stale (``AdjRibIn.peer_paths``)."""
 
 
 def freeze_routes(
@@ -209,8 +209,9 @@ def freeze_routes(
 ) -> tuple[dict[PeerId, dict[Family, FrozenRib]], list[Advertised]]:
     """What is to be known of the routes of sessions, of each its own and of all their update groups.
 
-    ``peers``: sessions, each with the families whose End-of-RIB has come. ``received`` is asked for the Adj-RIB-In of
-    those that cannot be asked to send all again with a begin and an end (RFC 7313), or have not sent all yet.
+    ``peers``: sessions, each with the families whose End-of-RIB has come. ``received`` is asked for the Adj-RIB-In
+    of two kinds of them: those that cannot be asked to send all again with a begin and an end (RFC 7313), and those
+    that have not sent all yet.
     """
     groups: list[Advertised] = []
     known: dict[UpdateGroup, int] = {}

@@ -1,8 +1,8 @@
 """What our OPEN says, and what session two OPENs make: pure (RFC 4271 §4.2 and §6.2, RFC 5492).
 
-``connection`` asks. Our OPEN always announces graceful restart with the forwarding bit, since the kernel keeps our
-routes while we are gone, with the N bit (RFC 8538), and enhanced refresh; ADD-PATH and IPv6 next hops for IPv4 where
-configured. Long-lived graceful restart is announced without families, as Calico's BIRD does, unless configured.
+``connection`` asks. Our OPEN always announces graceful restart, with the forwarding bit (the kernel keeps our routes
+while we are gone) and the N bit (RFC 8538), and enhanced refresh. ADD-PATH and IPv6 next hops for IPv4 are announced
+where configured. Long-lived graceful restart is announced without families, as Calico's BIRD does, unless configured.
 Extended messages (RFC 8654) are not announced: none is longer than 4096 octets.
 """
 

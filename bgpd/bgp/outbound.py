@@ -1,8 +1,8 @@
 """Adj-RIB-Out to the wire: a change of an update group is encoded once, however many sessions are in it.
 
 A session that reads too slowly leaves the common road: the prefixes it missed wait in a set of its own (the newest
-value of each wins), are encoded from the group's table when its socket drains, and it joins the others again. A new
-session starts that way, with a walk over the whole table before it. When it has caught up and the node knows all it
+value of each wins). They are encoded from the group's table when its socket drains, and it joins the others again. A
+new session starts that way, with a walk over the whole table before it. When it has caught up and the node knows all it
 will announce (``release_end_of_rib``), it is sent End-of-RIB (RFC 4724 §4.1), once. Nothing is advertised to the
 session it was learned from, nor to the peer that is its next hop. A session that another policy puts into another group
 is sent the difference: between what it was sent and the new group's table, once that is whole (``move``). The answer to
@@ -45,7 +45,7 @@ _NO_NLRI = Prefix(b"\0")
 CHUNK = 4096
 """Prefixes encoded at once for a session that catches up: fewer where their attribute sets are many."""
 BUDGET = 2 * CHUNK
-"""Of a turn: prefixes, and what costs as much as a prefix does."""
+"""What a turn may cost, in prefixes."""
 MOST_SETS = 3 * CHUNK
 """What the attribute sets of one chunk may cost, in prefixes: a hundred and more. Fewer would be encoded again and
 again where sets take turns in a table."""
@@ -358,8 +358,8 @@ class Outbound:
         return looked + cost
 
     def _is_as_before(self, member: Member, resumption: Resumption, nlri: Prefix, now: Out | None) -> bool:
-        """Whether a resumed session is not sent the present state of an NLRI, since it has it, or since that may only
-        be so until all is heard again."""
+        """Whether a resumed session is not sent the present state of an NLRI: it has it, or that state may only last
+        until all is heard again."""
         digest = resumption.before.get(nlri)
         resumption.deferred.pop(nlri, None)
         if now is None or member.group is None:

@@ -31,10 +31,10 @@ from bgpd.model.prefix import Family, Prefix, family_of, host_prefix, is_host, n
 log = logging.getLogger(__name__)
 
 TTL = 64
-"""Of a session without GTSM: some systems send 1 or 255 for BGP, which routed peers or GTSM would refuse."""
+"""The TTL of a session without GTSM: some systems send 1 or 255 for BGP, which routed peers or GTSM would refuse."""
 MAX_TTL = 255
 MAX_PASSWORD = 80
-"""Octets (TCP_MD5SIG_MAXKEYLEN)."""
+"""Octets of a password, at most (TCP_MD5SIG_MAXKEYLEN)."""
 _TCP_MD5SIG, _TCP_MD5SIG_EXT, _FLAG_PREFIX = 14, 32, 1
 _TCP_SAVE_SYN, _TCP_SAVED_SYN = 27, 28
 _IP_MINTTL, _IPV6_MINHOPCOUNT = 21, 73

@@ -15,7 +15,7 @@ from bgpd.bgp.runner import now
 from bgpd.bgp.transport import Link
 
 TURN_SECONDS = 0.005
-"""Of taking what peers sent in one turn of the event loop."""
+"""Seconds of taking what peers sent, in one turn of the event loop."""
 
 
 class ReadTurns:

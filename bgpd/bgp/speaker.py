@@ -43,7 +43,7 @@ class Frozen(NamedTuple):
     sockets: list[int]
     """Descriptors, of sessions and of listening sockets."""
     keys: dict[str, list[str]]
-    """``handover.Document.keys``."""
+    """What each listening socket has keys of (``handover.Document.keys``)."""
 
 
 class Speaker:

@@ -187,7 +187,7 @@ class Link(asyncio.BufferedProtocol):
     def __init__(self, owner: Owner, *, outgoing: bool) -> None:
         self.outgoing = outgoing
         self.epoch = 0
-        """Of the session's configuration that a dialled connection was made for."""
+        """The epoch of the session's configuration that a dialled connection was made for."""
         self.connection: Connection | None = None
         self.full = False
         """More than ``HIGH_WATER`` waits to be sent."""

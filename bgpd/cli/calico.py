@@ -21,7 +21,7 @@ STATES = {
     "open_confirm": ("start", "OpenConfirm"),
     "established": ("up", "Established"),
 }
-"""Of a session: the state of BIRD's protocol, and BGP's."""
+"""A session's state -> the state of BIRD's protocol, and BGP's."""
 WIDTH = 30
 """Letters of a cell, from which on calicoctl breaks the line."""
 A_TIME = 20 * 3600.0

@@ -21,7 +21,7 @@ from bgpd.config.places import DEFAULT_CONFIG
 
 DEFAULT_SOCKET = "/run/bgpd/api.sock"
 OUTPUTS = ("table", "json")
-"""What every command has."""
+"""The formats of output that every command has."""
 ANY_OUTPUT = (*OUTPUTS, "jsonl", "wide", "yaml")
 """What may stand in front of a command: all that any of them has."""
 

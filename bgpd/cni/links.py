@@ -1,5 +1,5 @@
-"""The pod's link, as Calico lays it (ipam.md §4.6): a veth pair, the pod's end with its addresses as /32 and /128 and a
-default route by 169.254.1.1 or the host end's link-local address, the host's end answering for all by proxy ARP.
+"""The pod's link, as Calico lays it (ipam.md §4.6): a veth pair. The pod's end has its addresses as /32 and /128, and a
+default route by 169.254.1.1 or the host end's link-local address; the host's end answers for all by proxy ARP.
 
 All of it is done in this process, by ``netlink`` on both sides. What a link is for is kept as its alias: by that it is
 found again though its container's namespace is gone, and distinguished from the link of a newer sandbox of the pod.

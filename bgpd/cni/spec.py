@@ -87,7 +87,7 @@ class Call(NamedTuple):
             key, equals, value = word.partition("=")
             if equals:
                 found[key] = value
-            elif self.verb != "DEL":  # which takes away what is there, whatever else it is told
+            elif self.verb != "DEL":  # which takes away what is there, whatever else it is given
                 raise Failed(ENVIRONMENT, f"CNI_ARGS: expected KEY=value, not {word!r}")
         return found
 

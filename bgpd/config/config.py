@@ -181,7 +181,7 @@ class ListenRange(PeerOptions):
     asns: tuple[int, ...] = setting(ASNS)
     """The AS numbers that they may have."""
     max_sessions: int = setting(whole(1), 100)
-    """At a time."""
+    """Sessions that the range may have at a time."""
     filters: tuple[str, ...] = setting(list_of(text()), ())
     """Names of BGPFilters, in order."""
     ttl_security: int | None = setting(optional(whole(1, 255)), None)
@@ -222,7 +222,7 @@ class BgpOptions(Section):
     ended (Cease 6/8) and stays out for a minute or more. ``auto`` is a quarter of the machine's memory or of what its
     cgroup may have, whichever is less; ``off`` (or 0) is no limit."""
     defaults: PeerOptions = setting(section(PeerOptions), made_by=PeerOptions)
-    """For every peer."""
+    """Options for every peer that does not say otherwise."""
     peers: Mapping[str, PeerOptions] = setting(
         checked(mapping_of(section(PeerOptions)), _canonical_names), made_by=dict
     )

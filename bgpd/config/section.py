@@ -46,7 +46,7 @@ class Kind(NamedTuple, Generic[T]):
     """From a value of YAML. A ``ValueError`` says what was expected, ``Mistakes`` what is wrong inside."""
     schema: Mapping[str, Any]
     text: Callable[[T], object] = _as_it_is
-    """As the file has it."""
+    """The value's text, as the file has it."""
     section: type[Section] | None = None
     """The one that is somewhere inside."""
 

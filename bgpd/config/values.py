@@ -144,7 +144,7 @@ def _hold_time(value: int) -> int:
 
 _UNITS = {"us": 1, "ms": 1000, "s": 1_000_000}
 INTERVALS = (10_000, 60_000_000)
-"""Of BFD, microseconds: the shortest and the longest that may be asked for."""
+"""The shortest and the longest interval of BFD that may be asked for, in microseconds."""
 
 
 def _interval(value: object) -> int:

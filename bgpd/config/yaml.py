@@ -127,7 +127,7 @@ def _scalar(text: str) -> Any:
 _cached: dict[Callable[[str], Any], Callable[[str], Any]] = {
     function: lru_cache(maxsize=4096)(function) for function in (_plain, _scalar)
 }
-"""Of the same texts a stream says many: ``null``, ``name``, small numbers. What they mean is immutable."""
+"""A stream has the same texts often: ``null``, ``name``, small numbers. What they mean is immutable."""
 SHORT = 24
 """Characters of a scalar up to which its value is cached: longer ones are seldom said twice."""
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 LEASE = "bgpd-ipam"
 LEASE_SECONDS = 60
 RENEW_EVERY = 20.0
-"""Seconds."""
+"""Seconds between two renewals."""
 LOOKS = 3
 """So often is looked at something before it is removed."""
 

@@ -55,7 +55,7 @@ class Intent:
     services: Services | None = None
     originations: Mapping[Family, Origination] = field(default_factory=dict)
     passwords: Passwords = field(default_factory=dict, repr=False)
-    """As the configuration's files had them when it was read."""
+    """The passwords that the configuration's files had when it was read."""
     drain: Drain = Drain.NONE
     """How far this node is taken out of service."""
     _former_services: FormerServices = field(default_factory=FormerServices)

@@ -1,10 +1,10 @@
 """What peers hold of this machine's memory, and who goes when it is too much (``bgp.memory_limit``).
 
-A peer's part is reckoned, not measured: its prefixes, its attribute sets and paths as long as anybody refers to them
-(``bgp.wire.held``), what waits of it to be read, and for it to be sent. The sum of these is what is limited, and not
-what the kernel says of the whole process (RSS): that does not sink when a peer has gone, since freed memory is kept for
-the next use. One peer after another would have to go for the first one's sake. ``tests/unit/test_memory.py`` holds the
-reckoning beside RSS.
+A peer's part is reckoned, not measured: its prefixes, and its attribute sets and paths as long as anybody refers to
+them (``bgp.wire.held``). What waits of it to be read, and for it to be sent, is part of it too. The sum of these is
+what is limited, and not what the kernel says of the whole process (RSS): that does not sink when a peer has gone, since
+freed memory is kept for the next use. One peer after another would have to go for the first one's sake.
+``tests/unit/test_memory.py`` holds the reckoning beside RSS.
 
 ``daemon`` asks after each turn and each second. What an ended peer leaves is taken out of the tables within a second or
 two, so it is counted no longer; nobody else has to go for it.
@@ -33,7 +33,7 @@ COST_OF_PREFIX, COST_OF_ADVERTISED = 350, 150
 """Octets of a prefix: in Adj-RIB-In, Loc-RIB and what the kernel is kept equal to, and in the table of each update
 group that advertises it. Measured (``tests/unit/test_memory.py``)."""
 SHARE = 4
-"""Of the machine's memory a fourth may be the peers'."""
+"""The peers may hold one part in so many of the machine's memory."""
 REVIEW_EVERY, MOST_OF_THE_TIME = 0.1, 30.0
 """Seconds between two reviews at least, and how many times what one took."""
 SHOWN_FOR = 3600.0
@@ -82,9 +82,9 @@ class Eviction:
     peer: PeerId
     words: str
     ended: float
-    """Unix time, as below."""
+    """When its session was ended, Unix time."""
     until: float
-    """It stays out."""
+    """Until when it stays out, Unix time."""
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class Memory:
     router: Router
     limit: int
     evictions: dict[PeerId, Eviction] = field(default_factory=dict)
-    """Of the last hour, the last of each peer."""
+    """The last one of each peer, within the last hour."""
     _due: float = 0.0
 
     def of(self, peer: PeerId) -> int:

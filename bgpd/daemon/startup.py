@@ -41,7 +41,7 @@ class Convergence:
         self._came: set[PeerId] = set()
         """Peers that had a session since."""
         self._last_words: dict[PeerId, float] = {}
-        """Of peers that say no End-of-RIB: when routes last came, or the session."""
+        """When routes last came, or the session: of peers that send no End-of-RIB."""
         self._over = False
 
     def configured(self, peers: Mapping[PeerId, PeerConfig], now: float) -> None:

@@ -1,7 +1,7 @@
 """An upgrade that no peer notices: the sessions go from one process to the next, sockets and all (docs/restart.md).
 
 ``daemon`` has one of these. It hands over (``store`` to the service manager at a stop, ``hand_over`` to a process that
-asked on the control socket), starts such a process (``succeed``), takes over at a start (``receive_stored``,
+asked on the control socket), and starts such a process (``succeed``). It takes over at a start (``receive_stored``,
 ``take_over``), and says how far what was taken over is heard again. What is handed over is ``bgp.handover``'s document,
 in a memory file, and the sockets.
 
@@ -73,9 +73,9 @@ class Received(NamedTuple):
 
     inherited: Inherited | None
     control: socket.socket | None = None
-    """The control socket, listening."""
+    """The listening control socket."""
     other: socket.socket | None = None
-    """The connection to the process that handed over: its end tells that it is gone."""
+    """The connection to the process that handed over: its end shows that it is gone."""
 
 
 class Upgrade:

@@ -37,7 +37,7 @@ class Writing:
         self._swept = False
         """What was left over from before the start is gone."""
         self.in_sync = asyncio.Event()
-        """The start is over."""
+        """Set once the start is over."""
 
     def follow_rival(self, who: str | None) -> None:
         """Another daemon writes routes of our protocol; ``None``: it is gone."""

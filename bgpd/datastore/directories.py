@@ -49,7 +49,7 @@ class _Role(NamedTuple):
 
     path: Path
     above: Path | None
-    """Of a directory that holds ``path``: the part of ``path`` that it is."""
+    """The part of ``path`` that this directory is, where it holds ``path``."""
 
 
 class _Watched(NamedTuple):

@@ -47,7 +47,7 @@ class _Unit(NamedTuple):
     """Kind and ``apiVersion`` that its List says of all its items."""
     json: bool = False
     kind: tuple[str, str] = ("", "")
-    """Of JSON: kind and ``apiVersion``, where they are texts."""
+    """Kind and ``apiVersion`` of an object in JSON, where they are texts."""
 
 
 def parse(name: str, data: bytes, known: Known) -> Parsed:

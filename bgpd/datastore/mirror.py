@@ -42,7 +42,7 @@ class Mirror:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._items: dict[str, dict[tuple[str, str], str]] = {kind: {} for kind in KINDS}
-        """Of each file its objects as JSON, by collection and key."""
+        """The objects of each file as JSON, by collection and key."""
         self._dirty = set(KINDS)
 
     # -- cluster.Memory ------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class _Place(NamedTuple):
     failures: tuple[Failure, ...]
     whole: bool
     ignored: int = 0
-    """Of the objects, those that are none of our business."""
+    """How many of the objects are none of our business."""
 
 
 def _by_key(objects: Iterable[Decoded]) -> dict[Key, list[Decoded]]:

@@ -69,7 +69,7 @@ class InstalledRoutes:
         self.duplicates: dict[FibKey, int] = {}
         """Keys that several routes of ours have, and how many more than one."""
         self.uses: dict[Via, _Use] = {}
-        """Distinct next hops."""
+        """The distinct next hops, and how many routes use each."""
         self.metrics: Counter[int] = Counter()
         self.objects: dict[Via, Object] = {}
         """The object that new routes of a forwarding are written over."""

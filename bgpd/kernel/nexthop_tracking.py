@@ -36,7 +36,7 @@ from bgpd.rules.workloads import connected_route, is_learned, is_workload, tunne
 _LINK_LOCAL = Prefix(b"\x0a\xfe\x80")
 _LOCAL_TYPES = (2, 3, 4, 5)
 _UNREACHABLE_TYPES = (6, 7, 8)
-"""Blackhole, unreachable, prohibit."""
+"""The kernel's numbers for blackhole, unreachable and prohibit."""
 
 
 class Neighbours:

@@ -101,7 +101,7 @@ class Body(NamedTuple):
     table: int
     tos: int
     hops: tuple[Hop, ...]
-    """As the message spells them; over a nexthop object possibly none."""
+    """The next hops as the message spells them; over a nexthop object possibly none."""
     nexthop: int
     """Id of the nexthop object, or 0."""
     source: Address | None

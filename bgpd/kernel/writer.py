@@ -29,7 +29,7 @@ BATCH = 500
 ALOFT = 16
 """Batches under way at once: enough that the kernel has work while the event loop does other things."""
 MOST_LEGS = 256
-"""Of a group; the kernel's own limit is one attribute's length."""
+"""Next hops of a group, at most; the kernel's own limit is one attribute's length."""
 
 
 class Conflict(rt.Refusal):

@@ -85,7 +85,7 @@ class BfdWanted(NamedTuple):
     local_address: Address | None
     """``None`` leaves it to the kernel."""
     min_ttl: int
-    """Of the peer's packets: 255 on one hop (RFC 5881 §5)."""
+    """The least TTL of the peer's packets: 255 on one hop (RFC 5881 §5)."""
     peers: tuple[PeerId, ...]
     """Whose sessions of BGP depend on it."""
 

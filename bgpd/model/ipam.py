@@ -18,7 +18,7 @@ from bgpd.model.dataclass import dataclass
 from bgpd.model.networks import IPAddress, IPNetwork
 
 SECOND = 1_000_000_000
-"""Nanoseconds."""
+"""One second in nanoseconds, in which times are kept."""
 
 
 class Kind(StrEnum):
@@ -40,7 +40,7 @@ class Ref(NamedTuple):
 
     kind: Kind
     name: str
-    """Of a block and of an affinity the block's CIDR, of a handle its id, else ``metadata.name``."""
+    """The block's CIDR for a block or an affinity, the id for a handle, else ``metadata.name``."""
     owner: str = ""
     """Whose affinity it is."""
 
@@ -131,7 +131,7 @@ class IPAMConfig:
     """Addresses only from own blocks: no borrowing."""
     auto_allocate_blocks: bool = True
     max_blocks_per_host: int = 0
-    """0 is ``DEFAULT_BLOCKS``."""
+    """Blocks that a node may have; 0 is ``DEFAULT_BLOCKS``."""
     cooldown_seconds: int = 0
     """How long a released address is not given out."""
 

@@ -61,7 +61,7 @@ class PeerConfig:
     families: frozenset[Family]
     passive: bool
     interface: str | None = None
-    """Of a link-local address (RFC 4007): the zone that it is in."""
+    """The zone that a link-local address is in (RFC 4007)."""
     hold_time: float = 90.0
     keepalive_time: float | None = None
     """``None`` is a third of the negotiated hold time (RFC 4271 §4.4)."""
@@ -74,7 +74,7 @@ class PeerConfig:
     extended_next_hop: bool = False
     """Announce IPv4 routes over IPv6 next hops (RFC 8950)."""
     asns: frozenset[int] = frozenset()
-    """Of a dynamic neighbour: the AS numbers that it may have; ``asn`` is then known from its OPEN only."""
+    """The AS numbers that a dynamic neighbour may have; ``asn`` is then known from its OPEN only."""
     reachable_by: Address | None = None
     """A gateway: this node keeps a host route to the peer over it."""
     restart_time: int = 120
@@ -136,11 +136,11 @@ class DynamicRange(NamedTuple):
     family: Family
     prefix: Prefix
     template: PeerConfig
-    """Of every session; its ``id`` and ``address`` are replaced by the neighbour's own (``Dynamic_192_0_2_7``)."""
+    """The configuration of every session; ``id`` and ``address`` become the neighbour's own (``Dynamic_192_0_2_7``)."""
     limit: int
-    """Sessions at a time."""
+    """Sessions that it may have at a time."""
     policy: PeerPolicy = PeerPolicy()
-    """Of every neighbour; ``client`` concerns those that turn out to be internal."""
+    """The policy of every neighbour; ``client`` concerns those that turn out to be internal."""
     refused: frozenset[Address] = frozenset()
     """Peers that are named but not peered with (a password that is missing): they may not come in here either."""
 

@@ -181,7 +181,7 @@ class BGPConfiguration:
     """Seconds."""
     prefix_advertisements: tuple[PrefixAdvertisement, ...] | None = None
     ignored_interfaces: tuple[str, ...] | None = None
-    """Patterns with ``*``."""
+    """Patterns of interfaces' names, with ``*``."""
     local_workload_peering_ipv4: Address | None = None
     local_workload_peering_ipv6: Address | None = None
     program_cluster_routes: ClusterRoutes | None = None
@@ -282,7 +282,7 @@ class FilterRule:
     interface: str | None = None
     """A glob of the outgoing interface's name."""
     ibgp: bool | None = None
-    """``peerType``."""
+    """Whether only internal peers are meant, or only external ones (``peerType``)."""
     community: Community | None = None
     as_path_prefix: tuple[int, ...] = ()
     priority: int | None = None
@@ -364,7 +364,7 @@ class Snapshot:
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     services: Mapping[str, Service] = field(default_factory=dict)
     endpoint_slices: Mapping[str, EndpointSlice] = field(default_factory=dict)
-    """Both by ``namespace/name``."""
+    """By ``namespace/name``, as ``services`` is."""
     local_workloads: tuple[LocalWorkload, ...] = ()
     problems: tuple[Problem, ...] = ()
     """Objects that could not be read or that hold something unsupported; the last good version of each stands."""

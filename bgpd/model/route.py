@@ -128,7 +128,7 @@ class Attributes:
     neighbor_as: int = field(init=False, compare=False)
     """The AS the route came from, for MED (RFC 4271 §9.1.2.2 c); 0 for an empty path or one that starts with a set."""
     size: int = field(init=False, repr=False, compare=False)
-    """Octets of memory, about."""
+    """Octets of memory that it takes, about."""
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -327,7 +327,7 @@ UNUSABLE = frozenset(
         Reason.UNRESOLVED,
     )
 )
-"""Of a path that could not be used were it the only one."""
+"""Why a path could not be used were it the only one."""
 
 
 class Selection(NamedTuple):
@@ -449,4 +449,4 @@ class Out(NamedTuple):
     """The peer it was learned from, to which it is not advertised; ``None`` for our own. (Not its session: a peer that
     comes back and says the same changes nothing for others.)"""
     path_id: int = 0
-    """Of a group that is sent several paths of a prefix (RFC 7911): the source's, the same for all prefixes."""
+    """The source's path identifier, the same for all prefixes, in a group that is sent several paths (RFC 7911)."""

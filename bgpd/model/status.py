@@ -24,7 +24,7 @@ class DatastoreStatus:
     """In words, why it is not up or not in sync; empty when all is well."""
     problems: tuple[Problem, ...] = ()
     resources: Mapping[str, int] = field(default_factory=dict)
-    """Kind -> count."""
+    """How many there are: kind -> count."""
     events: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(kind, action) -> count; action is ``add``, ``change`` or ``delete``."""
     errors: Mapping[str, int] = field(default_factory=dict)
@@ -91,7 +91,7 @@ class PeerStatus:
     last_error_at: float | None = None
     """The moment at which the last error happened."""
     flaps: Mapping[str, int] = field(default_factory=dict)
-    """DownReason value -> count."""
+    """How often sessions ended: DownReason value -> count."""
     messages_received: Mapping[str, int] = field(default_factory=dict)
     """``OPEN UPDATE NOTIFICATION KEEPALIVE ROUTE-REFRESH`` -> count."""
     messages_sent: Mapping[str, int] = field(default_factory=dict)
@@ -167,7 +167,7 @@ class Explanation:
     prefix: str
     family: str
     verdict: str
-    """One line."""
+    """The outcome, in one line."""
     steps: tuple[Step, ...]
 
 

@@ -1,7 +1,7 @@
 """BIRD's control sockets, for the tools that look there: ``bird.ctl`` (IPv4) and ``bird6.ctl`` in one directory.
 
-The protocol is that of BIRD 1.6 (``doc/reply_codes``): a greeting, then a command a line; each line of an answer is a
-code and a hyphen, or a space where the code is that of the line before, and the last one has a space behind its code.
+The protocol is that of BIRD 1.6 (``doc/reply_codes``): a greeting, then a command a line. Each line of an answer is a
+code and a hyphen, or a space where the code is that of the line before; the last one has a space behind its code.
 Nothing follows it until the next command: readers drop what they did not ask for. ``views.bird`` has the words; here is
 who may ask, and how much. ``daemon`` runs it where the configuration wants it.
 """

@@ -16,7 +16,7 @@ from typing import cast
 from bgpd.descriptors import scarce
 
 MOST = 64
-"""Connections of one door."""
+"""Connections that one door may have."""
 FIRST_REQUEST = 10.0
 """Seconds from connecting until the head of the first request is whole."""
 IDLE = 75.0

@@ -34,7 +34,7 @@ EVERY = 1.0
 ROUTES_ONE_BY_ONE = 100
 """Routes that change in one interval and are entries of their own; of more there are counts."""
 LONGEST = 4096
-"""Octets of an entry."""
+"""Octets of an entry, at most."""
 MOST_WAITING = 10_000
 """Entries that wait to be written; beyond that the oldest are dropped, and a later entry says how many."""
 MOST_ANSWERED = 10_000

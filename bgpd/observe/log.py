@@ -4,7 +4,7 @@ The daemon calls ``configure`` once its configuration is read, and after a reloa
 What we log is events (``bgpd.events``): ``event(log, "peer_removed", peer="a")`` is
 ``2026-11-23T14:02:11.250+00:00 INFO bgpd.bgp.speaker: event=peer_removed peer=a``, or an object with the keys ``event``
 and ``peer``. What libraries log has its text in ``msg``. Under the service manager (JOURNAL_STREAM names our standard
-error) a text line has no time of its own, and every line starts with ``<N>`` as sd-daemon(3) says, so that
+error) a text line has no time of its own. There every line starts with ``<N>`` as sd-daemon(3) says, so that
 ``journalctl -p warning`` works. No line is longer than ``LONGEST`` octets: peers write some of what is logged.
 """
 

@@ -63,7 +63,7 @@ class _Decision:
     paths: Path | tuple[Path, ...]
     """Held, so that the ids by which this is found are not another's."""
     epoch: object
-    """Of the next hops, when this was made: once one of them changed, this is no longer true."""
+    """The next hops' epoch when this was made: once one of them changed, this is no longer true."""
     selection: Selection | None
     forwarding: Forwarding | None
     """The kernel's route, where no kernel rule bears on the prefix."""
@@ -114,7 +114,7 @@ class FamilyRib:
         """Peers whose paths are looked at prefix by prefix: those with import filters, and those whose rules have
         changed since they were heard, so that what is refused is counted anew."""
         self.altered: Remembered[tuple[Path, tuple[Operation, ...]], Path] = Remembered()
-        """Paths that import altered."""
+        """Paths that import altered, by path and operations."""
         self.placed: dict[Prefix, int] = {}
         """Prefixes whose route in the kernel has another metric than the usual one."""
         self.dirty: Dirty = {}

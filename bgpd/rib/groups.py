@@ -65,7 +65,7 @@ class UpdateGroup:
     key: GroupKey
     """What they have in common."""
     chain: Chain | None = None
-    """The export filters."""
+    """The export filters of its sessions."""
     members: dict[PeerId, None] = field(default_factory=dict)
     """Peers whose present session belongs here."""
     table: AdjRibOut = field(default_factory=dict)
@@ -114,7 +114,7 @@ class ExportVerdict(NamedTuple):
     """What one group is sent of one route, and which rule decided; for ``bgpctl why``."""
 
     path: Path | None
-    """``None``: this node's own."""
+    """The learned path; ``None`` for this node's own route."""
     out: Out | ExportRefusal
     rule: str
     """The filter's rule that decided; empty for the built-in ones."""

@@ -63,7 +63,7 @@ class FrozenRouter(NamedTuple):
     """What a router knows and another process cannot find out in time."""
 
     encoded: bool
-    """``Router.encoded``."""
+    """Whether LOCAL_PREF was seen to carry the kernel's metric (``Router.encoded``)."""
     path_ids: Mapping[Family, Mapping[tuple[PeerId | None, int], int]]
     """Source of routes, ``None`` for this node, and its own path identifier -> the identifier that sessions know."""
 
@@ -235,7 +235,7 @@ class Router:
                 rib.revalue()
 
     def freeze(self) -> FrozenRouter:
-        """What is known here that what the peers send again does not tell."""
+        """What is known here that what the peers send again does not say."""
         return FrozenRouter(
             self._encoded, {family: dict(rib.adj_ribs_out.path_ids) for family, rib in self._ribs.items()}
         )

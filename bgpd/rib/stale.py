@@ -25,7 +25,7 @@ class StaleTimes:
     def __init__(self) -> None:
         self._until: dict[Key, float] = {}
         self._lives: dict[Key, float] = {}
-        """Of stale routes whose peer is not back: seconds for which they live on as long-lived ones."""
+        """Seconds for which stale routes live on as long-lived ones, where their peer is not back."""
         self._life_ends: dict[Key, float] = {}
         """When long-lived stale routes go, whatever their peer does meanwhile but announce all anew (RFC 9494 §4.2)."""
         self._refreshing: set[Key] = set()

@@ -2,8 +2,8 @@
 
 Adj-RIB-In holds every path twice: by session, so that a session's end finds its routes, and by prefix, so that the
 decision finds its candidates. A prefix with one path (nearly all) holds that path itself, not a list. A session that
-ends gives up its table at once; taking the paths out of the candidates is then done a slice at a time
-(``AdjRibIn.sweep``), distinguished from paths of the peer's next session by identity.
+ends gives up its table at once; the paths are then taken out of the candidates a slice at a time
+(``AdjRibIn.sweep``). Identity distinguishes them from paths of the peer's next session.
 
 Of the paths that a session has of one prefix (RFC 7911), those with the lowest identifiers are candidates, as many as
 its peer may have; the others are heard and refused, and take a place that becomes free.
@@ -70,7 +70,7 @@ class _Table:
     refused: set[Key] = field(default_factory=set)
     """Keys whose path import refuses: heard, counted, never used."""
     surplus: dict[Prefix, _Surplus] = field(default_factory=dict)
-    """Of prefixes with more paths than the peer may have: fresh and refused, and not among the candidates."""
+    """Paths beyond those that the peer may have of a prefix: fresh and refused, and not among the candidates."""
 
     def own(self, paths: Iterable[Path], prefix: Prefix) -> list[Path]:
         """Those of some candidates that the present session has announced."""

@@ -12,7 +12,7 @@ from bgpd.model.prefix import Address, Family, Prefix, covers, host_prefix
 from bgpd.model.resources import AffinityState, Allocation, BlockAffinity, IPAMBlock, Snapshot
 
 STATE_RANK = {AffinityState.CONFIRMED: 0, AffinityState.PENDING_DELETION: 1, AffinityState.PENDING: 2}
-"""Of two BlockAffinities of one CIDR the one that says more comes first."""
+"""The rank of a BlockAffinity among those of one CIDR: the one that says more comes first."""
 
 
 class OwnBlock(NamedTuple):

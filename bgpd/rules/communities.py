@@ -11,15 +11,15 @@ from bgpd.model.resources import Community
 from bgpd.model.route import Attributes
 
 GRACEFUL_SHUTDOWN = 0xFFFF0000
-"""RFC 8326."""
+"""GRACEFUL_SHUTDOWN of RFC 8326."""
 LLGR_STALE, NO_LLGR = 0xFFFF0006, 0xFFFF0007
 """RFC 9494 §4.6 and §4.7."""
 NO_EXPORT = 0xFFFFFF01
 NO_ADVERTISE = 0xFFFFFF02
 NO_EXPORT_SUBCONFED = 0xFFFFFF03
-"""These three: RFC 1997."""
+"""The last of the three of RFC 1997."""
 NO_PEER = 0xFFFFFF04
-"""RFC 3765."""
+"""NOPEER of RFC 3765."""
 STAYS_INSIDE = frozenset((NO_EXPORT, NO_EXPORT_SUBCONFED))
 """What has one of these leaves the AS no more."""
 NON_TRANSITIVE = 0x40

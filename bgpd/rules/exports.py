@@ -89,7 +89,7 @@ class GroupKey(NamedTuple):
     link_local: Address | None = None
     """Our address on the peer's link, sent beside the global one."""
     subnet: Prefix | None = None
-    """Of an external peer: the subnet that it shares with us, of the next hop's family. Next hops in it are as near to
+    """The subnet that an external peer shares with us, of the next hop's family. Next hops in it are as near to
     the peer as we are, and stay (RFC 4271 §5.1.3)."""
     knows_long_lived: bool = False
     """Long-lived stale routes may be advertised (RFC 9494 §4.3)."""
@@ -133,7 +133,7 @@ def _subnet(peer: Peer, mode: NextHopMode, next_hop: Address, policy: RoutePolic
 
 
 def peer_refusal(out: Out, peer: Peer) -> ExportRefusal | None:
-    """Why one session of a group is not sent what the group is: the peer has it already, or would be told to send to
+    """Why one session of a group is not sent what the group is: the peer has it already, or would be made to send to
     itself (RFC 4271 §5.1.3)."""
     if out.source == peer.id:
         return ExportRefusal.SOURCE

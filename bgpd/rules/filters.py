@@ -80,7 +80,7 @@ class Chain:
     """Each with the name that ``Verdict.rule`` gives it: where it stands in the resource, counted from 0 as there."""
     _external: tuple[_Compiled, ...] = field(init=False, repr=False, compare=False)
     _internal: tuple[_Compiled, ...] = field(init=False, repr=False, compare=False)
-    """As compiled: those that can match on an external, or an internal session."""
+    """The compiled rules: those that can match on an external, or an internal session."""
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -1,8 +1,8 @@
 """Import: which received paths may be used, and what they are once a peer's filters have had their word.
 
-The protocol forbids loops: our own AS on the AS path more often than the peer may have it (RFC 4271 §9.1.2), our own
-ORIGINATOR_ID (RFC 4456 §8), and our own cluster on what a client of ours announces. What another reflector of our
-cluster announces has our cluster on it by its nature: we take that, as BIRD does, and ORIGINATOR_ID ends the loops;
+The protocol forbids loops: our own AS on the AS path more often than the peer may have it (RFC 4271 §9.1.2), and our
+own ORIGINATOR_ID (RFC 4456 §8). Our own cluster is a loop on what a client of ours announces. What another reflector of
+our cluster announces has our cluster on it by its nature: we take that, as BIRD does, and ORIGINATOR_ID ends the loops;
 ``strict_cluster_list`` is the RFC's letter. An external path may start with another AS than the peer's: a route
 server's does (RFC 7947 §2.2.2.1), and RFC 4271 §6.3 leaves it to us; ``enforce_first_as`` refuses it.
 
@@ -35,7 +35,7 @@ class ImportRules:
 
     allow_own_as: int = 0
     cluster_id: Address | None = None
-    """Our own cluster."""
+    """The cluster ID of ours that counts as a loop; ``None`` for none."""
     chain: Chain | None = None
     ibgp: bool = True
     client: bool = False
@@ -127,8 +127,8 @@ def long_lived(path: Path) -> Path | None:
 
 
 def as_taken(path: Path) -> Path:
-    """A path as it is taken into Adj-RIB-In: LOCAL_PREF 0 where the peer says that it goes away, and a link-local next
-    hop with the interface that it is on, ``fe80::1%eth0`` (RFC 4007 §11), which ``kernel`` resolves there. The
+    """A path as it is taken into Adj-RIB-In: LOCAL_PREF is 0 where the peer says that it goes away. A link-local
+    next hop has the interface that it is on, ``fe80::1%eth0`` (RFC 4007 §11), which ``kernel`` resolves there. The
     caller asks where either may be."""
     attributes = path.attributes
     if GRACEFUL_SHUTDOWN in attributes.communities and attributes.local_pref != 0:

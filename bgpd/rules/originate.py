@@ -50,8 +50,8 @@ from bgpd.rules.services import ServiceAddresses, Services, services
 NOT_DIRECT = ("cali*", "kube-ipvs*")
 """Interfaces whose addresses are no candidates: workloads' ends, and services'."""
 FEW = 512
-"""Blocks up to which all of our own are looked through for what IPAM has just given to this node, not only those in
-which a workload's route is: IPAM lets a node have 20 by default, and thousands would hold the event loop."""
+"""Up to so many blocks of our own, all are looked through for what IPAM has just given to this node; beyond, only those
+in which a workload's route is. IPAM lets a node have 20 by default, and thousands would hold the event loop."""
 
 
 def originate(

@@ -1,7 +1,7 @@
 """What of this node hides a peer's route: its own prefixes are not up for decision.
 
-What it announces, keeps as a blackhole or as a static route, and its own addresses and connected subnets are this
-node's, whatever peers say of them; but a workload that has moved takes its address with it (calico.md §3.5). The
+What this node announces, or keeps as a blackhole or a static route, is its own, whatever peers say of it. So are its
+addresses and connected subnets. But a workload that has moved takes its address with it (calico.md §3.5). The
 decision asks this (``rib.family``), and so do ``bgpctl why`` and the tables, through the router.
 """
 

@@ -53,7 +53,7 @@ class Peering(NamedTuple):
 
     peers: Mapping[PeerId, PeerConfig]
     policies: Mapping[PeerId, PeerPolicy]
-    """Of the same peers; those of dynamic neighbours are in ``dynamic``."""
+    """The policies of the same peers; those of dynamic neighbours are in ``dynamic``."""
     dynamic: tuple[DynamicRange, ...]
     listen: Listen
     asn: int

@@ -74,9 +74,9 @@ class FamilyPolicy:
     kernel_rules: tuple[KernelRule, ...] = ()
     """The rules of the kernel's routes, in the order in which they are asked."""
     service_addresses: Mapping[Prefix, KernelRule] = field(default_factory=dict)
-    """Of services' addresses outside the ranges of services: each decides, before all others."""
+    """Rules for services' addresses outside the ranges of services: each decides, before all others."""
     own_subnet: Prefix | None = None
-    """Of this node's address, where its length is known."""
+    """The subnet of this node's address, where its length is known."""
     encrypted: Mapping[Address, str] = field(default_factory=dict)
     """Next hops that Felix's WireGuard routes lead to -> the node's name."""
     services: Mapping[Prefix, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """Which routes and addresses in the kernel are what: workloads', tunnels', or others' that a filter may want.
 
 Asked by the kernel door (``kernel.nexthop_tracking``), by the reader of what ``ip -j`` prints (``cli.kernelfacts``) and
-by ``policy test``, so that a plan of another machine says what the daemon there would do. calico.md §3.1 and §3.2.
+by ``policy test``. So a plan of another machine says what the daemon there would do. calico.md §3.1 and §3.2.
 """
 
 from __future__ import annotations

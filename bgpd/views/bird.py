@@ -62,9 +62,9 @@ class Ground(NamedTuple):
     """What rows of routes do not say."""
 
     way: Callable[[str], tuple[str, str]]
-    """Of a next hop: the gateway and the interface; both empty where it leads nowhere."""
+    """A next hop -> the gateway and the interface; both empty where it leads nowhere."""
     workload: Callable[[str], str]
-    """Of a prefix: the interface of the workload that has it here; empty where none has."""
+    """A prefix -> the interface of the workload that has it here; empty where none has."""
     connected: Callable[[Family], Iterable[tuple[str, str]]]
     """Subnets of this node's links, each with the interface."""
     patience: float

@@ -13,13 +13,13 @@ from bgpd.model.status import PeerStatus, RouteView, SessionState
 from bgpd.views.bird import EVERYTHING, STATES, VERSION, Ground
 
 MOST_ROUTES = 2000
-"""Of a family that are reported: an object of the API has at most 1.5 MiB."""
+"""Routes of a family that are reported: an object of the API has at most 1.5 MiB."""
 KINDS = {
     "mesh": ("NodeMesh", "NodeMesh"),
     "node": ("NodePeer", "BGPPeer"),
     "global": ("GlobalPeer", "BGPPeer"),
 }
-"""Of a session: its type, and that of the source of its routes."""
+"""A session's kind -> its type, and that of the source of its routes."""
 
 
 def node_status(views: Views, ground: Ground, classes: Collection[str], now: float) -> dict[str, Any]:

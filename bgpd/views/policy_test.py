@@ -131,7 +131,7 @@ class Outcome:
     accepted: bool
     rule: str
     attributes: Attributes
-    """As taken in, or as sent to the peer; of what is rejected, as the filters saw it."""
+    """The attributes as taken in, or as sent to the peer; where it is rejected, as the filters saw them."""
 
 
 def _imported(node: NodeView, peer: Peer, route: Route) -> Outcome:

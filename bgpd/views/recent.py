@@ -18,7 +18,7 @@ from bgpd.model.route import Withdraw
 MOST = 32_768
 """Prefixes that are remembered, of all peers."""
 MOST_OF_A_SESSION = 8_192
-"""Of one session that ends: the first that it announced."""
+"""Prefixes that are kept of one session that ends: the first that it announced."""
 LONGEST = 3600.0
 """Seconds for which anything is remembered."""
 

@@ -1,6 +1,6 @@
-"""Which of the stories with real peers are told in ``make test``.
+"""Which of the stories with real peers are run in ``make test``.
 
-With BIRD each is told over internal and external sessions. With FRR and GoBGP one kind is in ``make test``, external
+With BIRD each is run over internal and external sessions. With FRR and GoBGP one kind is in ``make test``, external
 and internal; the other is in ``make long``.
 """
 

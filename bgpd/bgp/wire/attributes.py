@@ -161,7 +161,7 @@ class AttributeSet:
         self.attributes = attributes
         self.charge = charge
         self.malformed = malformed
-        """Treat as withdraw: why."""
+        """Why the UPDATE is treated as withdraw; empty where it is not."""
         self.missing = missing
         """The attribute that an announcement must have and this lacks."""
         self.next_hop_at = -1
@@ -186,7 +186,7 @@ class Cache:
         self.spent = 0.0
         """What they cost, in estimated microseconds."""
         self.discarded = 0
-        """Attributes discarded."""
+        """How many attributes were discarded (RFC 7606)."""
         self.last_error = ""
         self.elsewhere = 0
         """Attribute sets of an external peer whose AS path does not start with its AS."""

@@ -38,7 +38,7 @@ class Kind(NamedTuple):
     flags: int
     malformed: Callable[[bytes], bool]
     handling: Handling
-    """Of a malformed one, or one with wrong flags."""
+    """What is done with a malformed one, or one with wrong flags."""
     external: bool = True
     """Whether it is taken from an external peer."""
 

@@ -33,7 +33,7 @@ _RESTART_TIME = 4095
 """The most seconds that the twelve bits of RFC 4724 §3 hold."""
 _HOLD_TIME = 65535
 _INTERFACE_NAME = 15
-"""Linux's longest, in characters."""
+"""Characters of an interface's name, at most (Linux)."""
 
 # -- BGPConfiguration --------------------------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ CREATED = 1.0
 QUEUED = 4
 """Lines of watches that wait for their reader."""
 PAGE = 500
-"""Keys of one read."""
+"""Keys that one read asks for."""
 LONGEST_LINE = 64 << 20
 """Octets. etcd takes requests of 1.5 MiB; a watch that catches up sends many events in one line."""
 
@@ -194,8 +194,8 @@ class EtcdClient:
 
         Of one range it comes in order; a range may be behind another. ``Trouble`` EXPIRED: a revision was compacted.
 
-        All ranges are asked for in one request, but the gateway drops what of a request it had not read when its
-        answer began (as Go's HTTP/1 server does), and a watch that was never made looks like a quiet one. So each
+        All ranges are asked for in one request. But the gateway drops what of a request it had not read when its
+        answer began (as Go's HTTP/1 server does); and a watch that was never made looks like a quiet one. So each
         range is waited for until the server says that its watch is there; those of which it does not are asked for
         over another connection. The first of a request is always made: this comes to an end.
         """
@@ -473,7 +473,7 @@ def _events(line: Any) -> WatchEvents:
 
 
 _CODES = {7: Kind.FORBIDDEN, 16: Kind.UNKNOWN, 8: Kind.BUSY, 14: Kind.AWAY, 4: Kind.AWAY, 11: Kind.EXPIRED}
-"""gRPC's status codes."""
+"""What gRPC's status codes mean."""
 _WORDS = (
     ("invalid auth token", Kind.UNKNOWN),
     ("auth revision", Kind.UNKNOWN),  # the users changed: the token is of the time before

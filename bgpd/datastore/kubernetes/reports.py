@@ -70,7 +70,7 @@ class NodeStatuses:
         """``make`` makes a status of some classes; ``sessions()`` differs when they changed."""
         self._source, self._make, self._sessions, self._refusals = source, make, sessions, refusals
         self._wanted: dict[str, Document] = {}
-        """Name -> the spec."""
+        """The objects that are wanted: name -> spec."""
         self._due: dict[str, float] = {}
         self._written: dict[str, tuple[float, object]] = {}
 

@@ -14,7 +14,7 @@ from bgpd.model.ipam import SECOND, Attribute, Block
 from bgpd.model.networks import IPAddress, IPNetwork
 
 WINDOWS_RESERVED = "windows-reserved-ipam-handle"
-"""Of addresses that Windows nodes keep for themselves; a block with no others is empty."""
+"""The handle of addresses that Windows nodes keep for themselves; a block with no others is empty."""
 
 
 def new_block(cidr: IPNetwork, owner: str | None, now: int) -> Block:

@@ -69,7 +69,7 @@ class Capabilities:
     extended_next_hop: frozenset[Family] = frozenset()
     """Families that may have an IPv6 next hop without being IPv6 (RFC 8950 §4)."""
     others: tuple[str, ...] = ()
-    """The rest, in words."""
+    """All other capabilities, in words."""
 
     def words(self) -> tuple[str, ...]:
         """Each capability in words, for ``bgpctl``."""
@@ -207,7 +207,7 @@ _LENGTH_OF_CAPABILITY: Mapping[int, tuple[int, int]] = {
 }
 """Capabilities that we use: code -> (octets at least, octets of each entry beyond; 0 where there are none)."""
 _PRESENT = frozenset((int(Capability.CODE.ROUTE_REFRESH_CISCO),))
-"""Of these we ask only whether they are there."""
+"""Capabilities of which we ask only whether they are there."""
 _CAPABILITIES = 2
 """The optional parameter that holds capabilities (RFC 5492 §4)."""
 
