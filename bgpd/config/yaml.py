@@ -265,7 +265,9 @@ class _Builder:
             if value in frame.value:
                 message = f"the key {value!r} is given twice"
                 raise self.error(event.start_mark, message, "a key is given twice")
-            if value == "<<":
+            if (
+                value == "<<" and isinstance(event, yaml.ScalarEvent) and event.implicit[0]
+            ):  # in quotes it is text
                 raise self.error(
                     event.start_mark, "merge keys (<<) are not part of YAML 1.2: write the keys out"
                 )

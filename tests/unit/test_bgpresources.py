@@ -132,7 +132,7 @@ def test_configuration(key: str, value: object, field: str, read: object, group:
     [
         ("asNumber", 1.1, "asNumber", "put it in quotes"),
         ("asNumber", 0, "asNumber", "expected an AS number"),
-        ("nodeToNodeMeshEnabled", "yes", "nodeToNodeMeshEnabled", "expected true or false"),
+        ("nodeToNodeMeshEnabled", "si", "nodeToNodeMeshEnabled", "expected true or false"),
         ("listenPort", 0, "listenPort", "from 1 to 65535, not 0"),
         ("listenPort", "179", "listenPort", "from 1 to 65535"),
         ("bindMode", "Any", "bindMode", "expected one of None, NodeIP, not 'Any'"),

@@ -53,6 +53,10 @@ def test_values(text: str, value: object) -> None:
     assert type(loaded["key"]) is type(value)  # type: ignore[index]
 
 
+def test_a_merge_key_in_quotes_is_text() -> None:
+    assert load("{'<<': 1, \"b\": <<}") == {"<<": 1, "b": "<<"}
+
+
 def test_nan() -> None:
     assert math.isnan(load(".NaN"))  # type: ignore[arg-type]
 
@@ -63,6 +67,7 @@ def test_nan() -> None:
         ("a: 1\nb: 2\na: 3", "3:1", "the key 'a' is given twice"),
         ("{a: {b: 1, b: 2}}", "1:12", "the key 'b' is given twice"),
         ("<<: {a: 1}", "1:1", "merge keys"),
+        ("{b: {<<: 1}}", "1:6", "merge keys"),
         ("a: *b", "1:4", "names no anchor"),
         ("&a [*a]", "1:5", "inside what it names"),
         ("a: !!python/name:os.system x", "1:4", "not one of YAML's core types"),

@@ -19,6 +19,7 @@ from bgpd.model.prefix import Family, parse_address, parse_prefix
 from bgpd.model.resources import (
     AffinityState,
     Allocation,
+    BGPConfiguration,
     BGPPeer,
     BlockAffinity,
     EncapMode,
@@ -77,7 +78,7 @@ def test_pools(group: str) -> None:
         ({"cidr": "10.48.0.0/24", "blockSize": 19}, "spec.blockSize", "from 20 to 32, not 19"),
         ({"cidr": "10.48.0.0/24", "blockSize": 23}, "spec.blockSize", "do not fit into 10.48.0.0/24"),
         ({"cidr": "fd00::/64", "blockSize": 26}, "spec.blockSize", "from 116 to 128"),
-        ({"cidr": "10.48.0.0/24", "disabled": "yes"}, "spec.disabled", "expected true or false, not 'yes'"),
+        ({"cidr": "10.48.0.0/24", "disabled": "ja"}, "spec.disabled", "expected true or false, not 'ja'"),
         ({"cidr": "10.48.0.0/24", "ipipMode": "On"}, "spec.ipipMode", "one of Never, CrossSubnet, Always"),
         ([], "spec", "expected keys and values"),
     ],
@@ -385,6 +386,62 @@ def test_every_field_of_text_takes_scalars(text: str, read: Callable[[Any], str]
     source = f"{{apiVersion: projectcalico.org/v3, metadata: {{name: default}}, {text % scalar}}}"
     (document,) = load_documents(source, "f.yaml", keep_text=True)
     assert read(one(document.value).resource) == scalar
+
+
+def in_flow(kind: str, spec: str) -> str:
+    return f"{{apiVersion: {V3}, kind: {kind}, metadata: {{name: default}}, spec: {{{spec}}}}}"
+
+
+@pytest.mark.parametrize(
+    ("scalar", "number"),
+    [
+        ("29", 29),
+        ("0x1d", 29),
+        ("035", 29),
+        ("0o35", 29),
+        ("0b11101", 29),
+        ("2_9", 29),
+        ("+29", 29),
+        ("29.0", None),
+        ("'29'", None),
+        ("09", None),
+        ("1e1", None),
+        (".inf", None),
+        ("true", None),
+        ("0x" + "1" * 90, None),
+    ],
+)
+def test_numbers_are_read_as_go_reads_them(scalar: str, number: int | None) -> None:
+    text = in_flow("IPPool", f"cidr: 10.48.0.0/16, blockSize: {scalar}")
+    (decoded,) = parse("f.yaml", text.encode(), {}).objects
+    assert (decoded.verdict is Verdict.GOOD) == (number is not None)
+    if number is None:
+        assert "expected a whole number" in decoded.problems[0].message
+    else:
+        pool: Any = decoded.resource
+        assert pool.block_size == number
+
+
+@pytest.mark.parametrize("scalar", ["64512", "'64512'", "64_512", "0xfc00", "+64512", "0.64512", "'0.64512'"])
+def test_as_numbers_are_read_as_go_reads_them(scalar: str) -> None:
+    text = in_flow("BGPConfiguration", f"asNumber: {scalar}")
+    (decoded,) = parse("f.yaml", text.encode(), {}).objects
+    if scalar == "0.64512":  # YAML takes it for a fraction, and calicoctl refuses it
+        assert "put it in quotes" in decoded.problems[0].message
+    else:
+        assert decoded.resource == BGPConfiguration("default", as_number=64512)
+
+
+@pytest.mark.parametrize("word", ["true", "True", "yes", "on", "On", "y", "'true'"])
+@pytest.mark.parametrize("negative", [False, True])
+def test_booleans_are_spelled_as_go_takes_them(word: str, negative: bool) -> None:
+    """``natOutgoing: yes`` is good YAML for kubectl and calicoctl, which is of 1.1 there."""
+    opposite = {"true": "false", "True": "False", "yes": "no", "on": "off", "On": "Off", "y": "n"}
+    said = opposite.get(word, "'false'") if negative else word
+    text = in_flow("IPPool", f"cidr: 10.48.0.0/16, disabled: {said}")
+    (decoded,) = parse("f.yaml", text.encode(), {}).objects
+    pool: Any = decoded.resource
+    assert (decoded.verdict, pool.disabled) == (Verdict.GOOD, not negative)
 
 
 def test_fields_that_are_no_text_stay_what_they_are() -> None:

@@ -158,7 +158,7 @@ def test_endpoint_slices_of_no_service(document: object) -> None:
         (endpoints(kind="IPv5"), "addressType", "one of IPv4, IPv6, FQDN"),
         (endpoints(kind=None), "addressType", "expected, but not there"),
         (endpoints({"nodeName": [7]}), "endpoints.0.nodeName", "expected text"),
-        (endpoints({"conditions": {"ready": "no"}}), "endpoints.0.conditions.ready", "true or false"),
+        (endpoints({"conditions": {"ready": "nein"}}), "endpoints.0.conditions.ready", "true or false"),
         (endpoints("a"), "endpoints.0", "expected keys and values"),
         ({**endpoints(), "endpoints": {}}, "endpoints", "expected a list"),
     ],

@@ -1,7 +1,8 @@
 """Reading the keys of one object from YAML or JSON, each mistake noted with its path. Every decoder uses it.
 
 A field of text takes any scalar, as calicoctl does, since Go prints some text that YAML takes for a number without
-quotes (``12e4567``): what counts is the text that stands there.
+quotes (``12e4567``): what counts is the text that stands there. Booleans and numbers are spelled as Go's YAML takes
+them, which is that of 1.1 there: ``yes``, ``0b11010``, ``1_000``, and ``010`` is eight.
 """
 
 from __future__ import annotations
@@ -30,6 +31,12 @@ T = TypeVar("T")
 _MAPPED = bytes(10) + b"\xff\xff"
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ns": 1e-9}
 _TERM = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ms|us|µs|μs|ns|h|m|s)"
+
+
+_TRUE = ("true", "True", "TRUE", "yes", "Yes", "YES", "on", "On", "ON", "y", "Y")
+_FALSE = ("false", "False", "FALSE", "no", "No", "NO", "off", "Off", "OFF", "n", "N")
+_BOOL = {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}
+_NUMBER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|0[oO]?[0-7]+|0[bB][01]+|[1-9][0-9]*|0)")
 
 
 class Bad(Exception):
@@ -145,13 +152,14 @@ class Fields:
         value = self.get(key)
         if value is None:
             return default
-        if not isinstance(value, bool) and value not in ("true", "false"):
+        found = _BOOL.get(value) if isinstance(value, str) else value
+        if not isinstance(found, bool):
             self.bad(key, f"expected true or false, not {value!r}")
-        return value in (True, "true")
+        return found
 
     def integer(self, key: str, low: int, high: int) -> int | None:
-        value = self.get(key)
-        if value is None:
+        value = as_number(self.data.get(key))
+        if value is None or value == "":
             return None
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             self.bad(key, f"expected a whole number from {low} to {high}, not {value!r}")
@@ -190,7 +198,7 @@ class Fields:
 
     def asn(self, key: str, zero_is_unset: bool = False) -> int | None:
         """An AS number as 65000, "65000" or "1.10" (RFC 5396 asdot)."""
-        value = self.get(key)
+        value = self.get(key) and as_number(self.data[key])
         if value is None or (zero_is_unset and value in (0, "0") and not isinstance(value, bool)):
             return None
         try:
@@ -203,7 +211,7 @@ class Fields:
         found = []
         for at, entry in self.entries(key):
             try:
-                found.append(parse_asn(entry.value if isinstance(entry, Scalar) else entry))
+                found.append(parse_asn(as_number(entry)))
             except ValueError as error:
                 self.bad(at, str(error))
         return tuple(found)
@@ -271,6 +279,19 @@ def as_text(value: object) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     return str(value) if isinstance(value, int | float) else None
+
+
+def as_number(value: Any) -> Any:
+    """A scalar that YAML or Go takes for a whole number as that number, in Go's reading; anything else as YAML has it.
+    Text of digits alone stays text: it stood in quotes."""
+    if not isinstance(value, str) or (not isinstance(value, Scalar) and value.isdecimal()):
+        return value
+    digits = value.replace("_", "")
+    if len(digits) > 80 or not _NUMBER.fullmatch(digits):
+        return value.value if isinstance(value, Scalar) else value
+    sign, magnitude = ("-", digits[1:]) if digits[0] == "-" else ("", digits.lstrip("+"))
+    octal = magnitude[0] == "0" and magnitude[1:].isdecimal()
+    return int(f"{sign}{magnitude}", 8 if octal else 0)
 
 
 def parse_asn(value: object) -> int:
