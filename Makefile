@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cluster-test boot long lint types imports format fuzz chaos bench reference packages clean
+.PHONY: help setup demo test cluster-test boot containerlab long lint types imports format fuzz chaos bench reference packages clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ cluster-test: setup ## the datastores on a real kube-apiserver (builds one the f
 	tests/cluster/build-cnitool
 	tests/debian-packages podman crun busybox-static
 	$(BIN)/pytest -m cluster tests/cluster $(ARGS)
+
+containerlab: setup ## all topologies under the real containerlab (skipped, with the reason, where there is none)
+	$(BIN)/pytest -n 0 -m containerlab tests/containerlab $(ARGS)
 
 .stamps/boot/.ready: tests/boot/prepare pyproject.toml constraints.txt
 	tests/boot/prepare $(@D)

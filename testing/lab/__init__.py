@@ -1,7 +1,8 @@
 """Topologies in network namespaces, from the same files containerlab reads.
 
 ``topology`` reads and checks a ``*.clab.yml``; ``lab`` lays it, a set of namespaces a node, and ends it; ``init`` is
-the first process of a node; ``commands`` is ``bgpd lab``; ``demo`` runs the story of the cluster in ``containerlab/``.
+the first process of a node; ``commands`` is ``bgpd lab``; ``checks`` holds a laid one
+against what must be true of it; ``demo`` runs the story of the cluster in ``containerlab/``.
 Called by ``cli`` and by the tests::
 
     with Lab.load(Path("pair.clab.yml"), name="pair-gw3") as lab:

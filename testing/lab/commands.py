@@ -1,4 +1,4 @@
-"""``bgpd lab up | status | exec | down | demo``: the lab from a terminal.
+"""``bgpd lab up | status | exec | down | check | demo``: the lab from a terminal.
 
 ``cli.daemon`` calls ``add_parser`` with its sub-parsers; each command sets ``run`` to a function that takes the parsed
 arguments and returns the exit code: 0, 1 when the lab failed, 78 when the topology is wrong, 130 on Ctrl-C; ``exec``
@@ -43,6 +43,9 @@ def add_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
     status = add("status", _status, "show the nodes of a lab, or of all labs")
     execute = add("exec", _exec, "run a command in a node of a lab")
     demo = add("demo", _demo, "lay the cluster of containerlab/workers.clab.yml, run its story, end it")
+    checking = add("check", _check, "lay the topology of a file of checks, hold it against them, end it")
+    checking.add_argument("checks", metavar="CHECKS", type=Path, help="a file of containerlab/checks")
+    checking.add_argument("--name", help="call the lab so, instead of what the topology says")
     for parser in (up, demo):
         parser.add_argument("topology", metavar="TOPOLOGY", type=Path, help="a *.clab.yml file")
         parser.add_argument("--name", help="call the lab so, instead of what the file says")
@@ -127,6 +130,21 @@ def _exec(arguments: argparse.Namespace) -> int:
     words = node.entry(command or [os.environ.get("SHELL", "/bin/sh")])
     sys.stdout.flush()
     os.execvpe(words[0], words, node.environment)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """1 when something does not hold."""
+    from testing.lab.checks import LabGround, check, load_checks
+
+    checks = load_checks(arguments.checks)
+    with Lab(checks.load(arguments.name)) as lab:
+        for outcome in check(checks, LabGround(lab)):
+            say(f"{'NOT ' if outcome.wrong else ''}ok: {outcome.what}\n")
+            for line in outcome.wrong:
+                say(f"    {line}\n")
+            if outcome.wrong:
+                return 1
+    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

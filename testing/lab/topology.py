@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -183,13 +183,16 @@ class _File(_Strict):
     topology: _Sections
 
 
-def load_topology(path: Path, name: str | None = None) -> Topology:
-    """Reads and checks a file; ``name`` replaces the one it gives. ``TopologyError`` names every mistake."""
+def load_topology(
+    path: Path, name: str | None = None, environment: Mapping[str, str] | None = None
+) -> Topology:
+    """Reads and checks a file; ``name`` replaces the one it gives, ``environment`` is laid over this process's.
+    ``TopologyError`` names every mistake."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TopologyError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from None
-    document = _read_yaml(_expand(text, path), path)
+    document = _read_yaml(_expand(text, path, {**os.environ, **(environment or {})}), path)
     if name is not None and isinstance(document, dict):
         document = {**document, "name": name}
     try:
@@ -210,7 +213,7 @@ def load_topology(path: Path, name: str | None = None) -> Topology:
     return Topology(name=file.name, source=path.absolute(), nodes=nodes, links=tuple(file.topology.links))
 
 
-def _expand(text: str, path: Path) -> str:
+def _expand(text: str, path: Path, environment: Mapping[str, str]) -> str:
     """Replaces environment variables, as containerlab does before it reads the YAML."""
 
     def value(found: re.Match[str]) -> str:
@@ -222,7 +225,7 @@ def _expand(text: str, path: Path) -> str:
             raise TopologyError(
                 f"{path}:{line}: {found[0]!r}: expected ${{VAR}} or ${{VAR:-default}}, and $$ for a dollar sign"
             )
-        set_to, operator, word = os.environ.get(name), found["operator"] or "", found["word"] or ""
+        set_to, operator, word = environment.get(name), found["operator"] or "", found["word"] or ""
         there = bool(set_to) if operator.startswith(":") else set_to is not None
         if operator.endswith("+"):
             return word if there else ""
