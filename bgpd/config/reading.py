@@ -6,6 +6,8 @@ the configuration, since what is in them may change without it.
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -100,8 +102,12 @@ def read_passwords(config: Config) -> Passwords:
     found: dict[Path, Password | str] = {}
     for path in {each.password_file for each in options if each.password_file is not None}:
         try:
-            with path.open("rb") as file:
-                found[path] = Password(file.read(_PASSWORD_READ))
+            # A FIFO in its place must not hold the daemon.
+            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+                regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+                found[path] = (
+                    Password(file.read(_PASSWORD_READ)) if regular else "cannot be read: it is no file"
+                )
         except OSError as error:
             found[path] = f"cannot be read: {error.strerror}"
     return found

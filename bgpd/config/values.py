@@ -94,7 +94,7 @@ def _endpoint(value: object) -> Endpoint:
 
 
 def _path(value: object) -> Path:
-    if isinstance(value, str) and value.startswith("/"):
+    if isinstance(value, str) and value.startswith("/") and "\0" not in value and value.isprintable():
         return Path(value)
     raise ValueError(f"{value!r} is not an absolute path")
 
@@ -113,9 +113,10 @@ def _url(value: object) -> str:
 
 def _families(value: object) -> frozenset[Family]:
     names = {family.label: family for family in Family}
-    if not isinstance(value, list) or not value or any(name not in names for name in value):
+    given = value if isinstance(value, list) else []
+    if not given or not all(isinstance(name, str) and name in names for name in given):
         raise ValueError(f"{value!r} is not a list of ipv4 and ipv6")
-    return frozenset(names[name] for name in value)
+    return frozenset(names[name] for name in given)
 
 
 def _router_id(value: object) -> Literal["auto", "hash"] | Address:
@@ -131,7 +132,7 @@ def _router_id(value: object) -> Literal["auto", "hash"] | Address:
 
 
 def _cluster_routes(value: object) -> ClusterRoutes:
-    if value in {mode.value for mode in ClusterRoutes}:
+    if isinstance(value, str) and value in {mode.value for mode in ClusterRoutes}:
         return ClusterRoutes(value)
     raise ValueError(f"expected {', '.join(mode.value for mode in ClusterRoutes)}, not {value!r}")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from bgpd.bgp.wire.update import HEADER, MAX_MESSAGE, Decoder, encode_announceme
 from bgpd.cni import request, spec
 from bgpd.config.config import Config
 from bgpd.config.reading import ConfigError, parse, parse_bfd
+from bgpd.config.yaml import load_documents
 from bgpd.datastore import documents
 from bgpd.datastore.calico.decode import decode as decode_resource
 from bgpd.datastore.etcd import client as etcd
@@ -179,7 +181,7 @@ RESOURCES: tuple[dict[str, Any], ...] = (
             ],
             "importV6": [
                 {
-                    "action": "Reject",
+                    "action": "Accept",
                     "communities": {"values": ["65000:1"]},
                     "asPathPrefix": [65001],
                     "operations": [{"addCommunity": {"value": "65000:1:2"}}, {"setPriority": {"value": 5}}],
@@ -218,7 +220,7 @@ RESOURCES: tuple[dict[str, Any], ...] = (
         "spec": {
             "cidr": "10.48.0.0/26",
             "affinity": "host:worker1",
-            "allocations": [0, None, 1],
+            "allocations": [0, None, 0],
             "unallocated": [1, 3],
             "attributes": [
                 {"handle_id": "h", "secondary": {"node": "worker2", "pod": "p", "namespace": "n"}}
@@ -305,6 +307,18 @@ kernel: {nexthop_ids: {first: 0x62600000, last: 0x626fffff}}
 metrics: {listen: "127.0.0.1:9179"}
 log: {level: info}
 """
+
+
+_EXAMPLE = Path(__file__).parents[2] / "config" / "bgpd.yaml"
+WHOLE_CONFIG: dict[str, Any] = load_documents(
+    re.sub(r"^( *)#(?! )", r"\1", _EXAMPLE.read_text(), flags=re.MULTILINE), "bgpd.yaml"
+)[0].value
+"""Every key, with its default; and what has none."""
+WHOLE_CONFIG["bgp"] |= {
+    "defaults": {**WHOLE_CONFIG["bgp"]["defaults"], "families": ["ipv4"], "password_file": "/etc/a"},
+    "peers": {"tor": {"bfd": {"min_tx": "300ms", "multiplier": 3}, "max_prefixes": 5}},
+    "listen_ranges": [{"prefix": "192.0.2.0/24", "asns": [65010], "hold_time": 9}],
+}
 
 
 def read_config(data: bytes) -> None:
@@ -523,6 +537,15 @@ NASTY: tuple[Any, ...] = (
     "[]",
     "{}",
     "~",
+    "%",
+    "/",
+    "/\x00",
+    ":",
+    "[]:1",
+    "1:2:3",
+    "a in (",
+    "1.2.3.4%",
+    "\u0661",
     [],
     {},
     [[]],
@@ -535,8 +558,8 @@ NASTY: tuple[Any, ...] = (
 )
 
 
-def changed(value: Any, random: Random) -> Any:
-    """A JSON value with one place of it replaced, removed, doubled or moved."""
+def places_of(value: Any) -> list[tuple[Any, Any]]:
+    """Each place of a JSON value: what it is in, and its key or index there."""
     places: list[tuple[Any, Any]] = []
 
     def walk(each: Any) -> None:
@@ -550,6 +573,23 @@ def changed(value: Any, random: Random) -> Any:
                 walk(below)
 
     walk(value)
+    return places
+
+
+def anything_at_each_place(value: Any) -> Iterator[Any]:
+    """The value with each of its places replaced by each nasty one in turn."""
+    copy = deepcopy(value)
+    for container, key in places_of(copy):
+        good = container[key]
+        for nasty in NASTY:
+            container[key] = deepcopy(nasty)
+            yield copy
+        container[key] = good
+
+
+def changed(value: Any, random: Random) -> Any:
+    """A JSON value with one place of it replaced, removed, doubled or moved."""
+    places = places_of(value)
     if not places:
         return deepcopy(random.choice(NASTY))
     container, key = random.choice(places)

@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 import time
 from random import Random
+from typing import Any
 
 import pytest
 
-from tests.hostile.inputs import CORPUS, READERS, mutated
+from bgpd.config.config import Config
+from bgpd.config.section import mistakes_of
+from bgpd.datastore.calico.decode import decode
+from tests.hostile.inputs import CORPUS, READERS, RESOURCES, WHOLE_CONFIG, anything_at_each_place, mutated
 
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
 MOST = 1.5
@@ -48,6 +52,20 @@ def test_mutations(name: str) -> None:
         story(name, seed)
         if time.process_time() > end:
             break
+
+
+@pytest.mark.parametrize("example", RESOURCES, ids=lambda each: each["kind"])
+def test_anything_at_each_place_of_a_resource(example: dict[str, Any]) -> None:
+    for value in anything_at_each_place(example):
+        list(decode(value, "x.yaml"))
+
+
+def test_anything_at_each_place_of_the_configuration() -> None:
+    for value in anything_at_each_place(WHOLE_CONFIG):
+        try:
+            Config.parse(value)
+        except ValueError as error:
+            assert mistakes_of(error)
 
 
 @pytest.mark.skipif(not MINUTES, reason="make fuzz MINUTES=n")

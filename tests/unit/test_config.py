@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -295,11 +296,13 @@ def test_what_kernel_routes_are_ours_and_how_they_weigh() -> None:
 def test_passwords_are_read_and_never_shown(tmp_path: Path) -> None:
     for name in ("defaults", "peer", "range"):
         (tmp_path / name).write_text(f"secret of {name}\n")
+    os.mkfifo(tmp_path / "fifo")
     config = parse(
         f"""
         bgp:
           defaults: {{password_file: {tmp_path}/defaults}}
-          peers: {{a: {{password_file: {tmp_path}/peer}}, b: {{password_file: {tmp_path}/none}}, c: {{}}}}
+          peers: {{a: {{password_file: {tmp_path}/peer}}, b: {{password_file: {tmp_path}/none}}, c: {{}},
+                   d: {{password_file: {tmp_path}/fifo}}}}
           listen_ranges: [{{prefix: 10.0.0.0/8, asns: [1], password_file: {tmp_path}/range}}]
         """,
         "x",
@@ -310,6 +313,7 @@ def test_passwords_are_read_and_never_shown(tmp_path: Path) -> None:
         "peer": b"secret of peer\n",
         "range": b"secret of range\n",
         "none": "cannot be read: No such file or directory",
+        "fifo": "cannot be read: it is no file",
     }
     assert "secret of" not in f"{found!r} {config!r}"
 

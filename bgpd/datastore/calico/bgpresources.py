@@ -212,7 +212,7 @@ def _next_hop_mode(spec: Fields) -> NextHopMode:
 def _peer_address(text: str) -> tuple[Address, str | None, int | None]:
     """Address, zone and port of ``ip``, ``ip:port``, ``[v6]:port``; a link-local one is ``fe80::1%eth0`` (RFC 4007)."""
     match = re.fullmatch(r"\[([^]]*)\](?::([0-9]{1,5}))?|([0-9.]+):([0-9]{1,5})", text)
-    host, port = (text, None) if match is None else (match[1] or match[3], match[2] or match[4])
+    host, port = (text, None) if match is None else (match[1] or match[3] or "", match[2] or match[4])
     host, percent, zone = host.partition("%")
     try:
         parse_address(host)
