@@ -108,7 +108,7 @@ def read_stream(data: bytes) -> None:
             session.work(1.0)
         watch(session)
     session.tick(1.5)
-    session.lost(connection, "the end", 2.0)
+    session.tcp_lost(connection, "the end", 2.0)
     watch(session)
     assert connection.closure is not None
 

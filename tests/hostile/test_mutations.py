@@ -124,7 +124,7 @@ def story(seed: int) -> None:
         deadline, peer = connection.next_deadline(), connection.peer
         timeless = peer is not None and peer.hold_time == 0  # its OPEN was mutated to that
         assert timeless or (deadline is not None and deadline > now), "it keeps time"
-        session.lost(connection, "the end", now)
+        session.tcp_lost(connection, "the end", now)
     assert connection.closure is not None and str(
         connection.closure.message or connection.closure.notification
     )
