@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
 
@@ -40,7 +40,6 @@ from bgpd.bgp.wire.held import Held
 from bgpd.bgp.wire.update import HEADER, Decoder, Framer, message_types
 from bgpd.bgp.wire.update import message as whole_message
 from bgpd.events import event, failure
-from bgpd.model.dataclass import dataclass
 from bgpd.model.peer import DownReason, Peer, PeerConfig
 from bgpd.model.prefix import Address, Family
 from bgpd.model.route import BeginRefresh, EndRefresh, RibEvent

@@ -15,13 +15,12 @@ import binascii
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import field, fields
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import Any, NamedTuple
 
 from bgpd.bgp.protection import Socket
 from bgpd.bgp.wire.update import parse_nlri, parse_nlri_with_ids
-from bgpd.model.dataclass import dataclass
 from bgpd.model.peer import PeerConfig, PeerId, PeerKind
 from bgpd.model.prefix import Family, Prefix, address_text
 

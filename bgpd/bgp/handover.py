@@ -20,7 +20,7 @@ import logging
 import pathlib
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from bgpd import __version__
@@ -44,7 +44,6 @@ from bgpd.bgp.protection import Net
 from bgpd.bgp.wire.exa.messages import KEEPALIVE_MESSAGE, Cease, Notification, encode_notification
 from bgpd.bgp.wire.update import encode_announcements, end_of_rib
 from bgpd.events import event
-from bgpd.model.dataclass import dataclass
 from bgpd.model.peer import Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix, is_address, parse_address, parse_prefix
 from bgpd.model.route import Path

@@ -8,11 +8,10 @@ another (``Move``), or be one that another process had (``Resumption``); its ``p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from bgpd.model.dataclass import dataclass
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Family, Prefix
 from bgpd.model.route import Out

@@ -10,13 +10,13 @@ import contextlib
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from bgpd.bgp.outbound import Outbound
 from bgpd.bgp.speaker import Speaker
 from bgpd.daemon.intent import Intent
 from bgpd.events import event
-from bgpd.model.dataclass import dataclass
 from bgpd.model.doors import Impossible
 from bgpd.model.peer import PeerId
 from bgpd.model.status import PeerAction

@@ -12,7 +12,7 @@ import logging
 import operator
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 
 from bgpd.bgp.outbound import Outbound
 from bgpd.bgp.speaker import Speaker
@@ -22,7 +22,6 @@ from bgpd.daemon.drain import Draining
 from bgpd.daemon.startup import Convergence
 from bgpd.events import event
 from bgpd.kernel.kernel import Kernel
-from bgpd.model.dataclass import dataclass
 from bgpd.model.drain import Drain
 from bgpd.model.peer import PeerId
 from bgpd.model.prefix import Address, Family, Prefix

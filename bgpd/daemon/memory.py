@@ -15,13 +15,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bgpd.bgp.speaker import Speaker
 from bgpd.events import Seconds, event
-from bgpd.model.dataclass import dataclass
 from bgpd.model.peer import PeerId
 from bgpd.model.prefix import Family
 from bgpd.model.resources import Problem

@@ -14,12 +14,12 @@ adopted. So when nothing is pending and nothing is adopted, wanted and installed
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from bgpd.fib.adoption import Adopted
 from bgpd.fib.retry import Retries
-from bgpd.model.dataclass import dataclass
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

@@ -12,7 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
 from typing import NamedTuple, Protocol
@@ -20,7 +20,6 @@ from typing import NamedTuple, Protocol
 from bgpd.events import event
 from bgpd.fib.adoption import WideRoutes
 from bgpd.fib.delta import Delta, Target
-from bgpd.model.dataclass import dataclass
 from bgpd.model.prefix import Family, prefix_text
 from bgpd.model.route import FibKey, Forwarding
 

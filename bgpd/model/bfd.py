@@ -7,11 +7,10 @@ has them, ``views`` shows them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
-from bgpd.model.dataclass import dataclass
 from bgpd.model.prefix import Address
 
 if TYPE_CHECKING:

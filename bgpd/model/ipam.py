@@ -10,11 +10,10 @@ inside an attribute is in ``Attribute.rest``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from bgpd.model.dataclass import dataclass
 from bgpd.model.networks import IPAddress, IPNetwork
 
 SECOND = 1_000_000_000

@@ -8,12 +8,11 @@ this session from those of the one before (RFC 4724 §4.2).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, NewType
 
 from bgpd.model.bfd import BfdOptions
-from bgpd.model.dataclass import dataclass
 from bgpd.model.prefix import Address, Family, Prefix, address_text, is_link_local
 from bgpd.model.resources import NextHopMode
 

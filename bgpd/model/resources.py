@@ -7,12 +7,11 @@ snake_case (calico.md §4). IPAM arithmetic is netaddr's, where tables are small
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, NamedTuple
 
 from bgpd.model.bfd import BfdOptions
-from bgpd.model.dataclass import dataclass
 from bgpd.model.networks import IPNetwork
 from bgpd.model.prefix import Address, Family, Prefix
 

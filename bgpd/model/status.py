@@ -6,11 +6,10 @@ Prefixes and addresses are text here: this is the edge. Times are Unix seconds. 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal
 
-from bgpd.model.dataclass import dataclass
 from bgpd.model.peer import PeerId
 from bgpd.model.resources import Problem
 

@@ -16,10 +16,9 @@ candidates' identities. The other roads pay for what they ask, prefix by prefix.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from bgpd.model.dataclass import dataclass
 from bgpd.model.peer import Down, DownReason, Peer, PeerId
 from bgpd.model.prefix import Address, Family, Prefix, is_host
 from bgpd.model.route import (

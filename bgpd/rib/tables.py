@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import chain, islice
 from random import Random
 
-from bgpd.model.dataclass import dataclass
 from bgpd.model.peer import MOST_PATHS, Peer, PeerId
 from bgpd.model.prefix import Prefix
 from bgpd.model.route import Out, Path, Selection

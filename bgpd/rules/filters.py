@@ -23,10 +23,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
-from bgpd.model.dataclass import dataclass
 from bgpd.model.prefix import Family, Prefix
 from bgpd.model.resources import (
     Action,

@@ -16,9 +16,8 @@ that is drained says it to internal peers. A stale path that outlives its peer's
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from bgpd.model.dataclass import dataclass
 from bgpd.model.peer import MOST_PATHS, Peer
 from bgpd.model.prefix import Address, Family, Prefix, is_link_local
 from bgpd.model.resources import Action, Operation

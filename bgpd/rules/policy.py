@@ -9,11 +9,10 @@ before and decides again what differs, while the sessions stay. ``rules.imports`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from bgpd.config.config import Config
-from bgpd.model.dataclass import dataclass
 from bgpd.model.drain import Drain
 from bgpd.model.peer import DynamicRange, Peer, PeerId, PeerKind, PeerPolicy
 from bgpd.model.prefix import (

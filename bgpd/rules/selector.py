@@ -16,11 +16,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, NoReturn
-
-from bgpd.model.dataclass import dataclass
 
 MAX_DEPTH = 100
 Labels = Mapping[str, str]

@@ -20,10 +20,9 @@ says so, and no EndpointSlice is remembered that is gone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from bgpd.model.dataclass import dataclass
 from bgpd.model.prefix import Address, Family, Prefix, covers, family_of, host_prefix, is_host
 from bgpd.model.resources import BGPConfiguration, Endpoint, EndpointSlice, Node, Service, Snapshot
 from bgpd.model.route import Originated, OriginKind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from bgpd.bgp.outbound import Outbound
@@ -12,7 +12,6 @@ from bgpd.bgp.speaker import Speaker
 from bgpd.config.config import Config
 from bgpd.fib.programmer import Programming
 from bgpd.kernel.kernel import Kernel
-from bgpd.model.dataclass import dataclass
 from bgpd.model.doors import Ambiguous, NotFound
 from bgpd.model.drain import Drain
 from bgpd.model.peer import Peer, PeerId

@@ -8,12 +8,11 @@ plans. docs/plan.md says what each key of the document means.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bgpd.config.config import Config, Passwords
 from bgpd.model.bfd import BfdOptions
-from bgpd.model.dataclass import dataclass
 from bgpd.model.peer import PeerConfig, PeerPolicy
 from bgpd.model.prefix import (
     Address,

@@ -8,11 +8,10 @@ here, so a pipeline need not have the Secrets.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from bgpd.config.config import Config
-from bgpd.model.dataclass import dataclass
 from bgpd.model.peer import Peer, PeerConfig, PeerId
 from bgpd.model.prefix import Address, Family, Prefix, address_text, covers, family_of
 from bgpd.model.resources import IPPool, Snapshot

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
 from bgpd import __version__
 from bgpd.kernel.settings import forwarding_setting, reverse_path_settings
-from bgpd.model.dataclass import dataclass
 from bgpd.model.doors import Datastore
 from bgpd.model.peer import PeerKind
 from bgpd.model.prefix import Family, address_text, is_default, prefix_text

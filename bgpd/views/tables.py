@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from bgpd.model.dataclass import dataclass
 from bgpd.model.prefix import Family, Prefix, address_text, covers, parse_prefix, prefix_text, without_path_id
 from bgpd.model.route import BLACKHOLE, FibKey, Origin, Out, Path, Reason, default_metric
 from bgpd.model.status import PeerStatus, RouteTable, RouteView

@@ -11,12 +11,12 @@ key that nobody knows, an entry that is left out) is a problem of it. The kinds 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
 from bgpd.datastore.calico import bgpfilters, bgpresources, ipam, nodes, services
 from bgpd.datastore.calico.fields import Bad, Fields, as_text
-from bgpd.model.dataclass import dataclass
 from bgpd.model.resources import (
     BGPConfiguration,
     BGPFilter,

@@ -19,13 +19,13 @@ import socket
 import ssl
 from base64 import b64decode, b64encode
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
 
 from bgpd.datastore.trouble import Kind, Trouble
-from bgpd.model.dataclass import dataclass
 
 CONNECT_TIMEOUT = 3.0
 ANSWER_TIMEOUT = 10.0

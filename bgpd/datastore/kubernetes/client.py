@@ -17,6 +17,7 @@ import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ import httpx2 as httpx
 from bgpd.datastore.kubernetes.pieces import ListPieces
 from bgpd.datastore.trouble import Kind, Trouble
 from bgpd.lean_import import lean_import
-from bgpd.model.dataclass import dataclass
 
 with lean_import("lightkube"):
     from lightkube.config.client_adapter import AsyncClient, ConnectionParams

@@ -10,9 +10,8 @@ An ADD that comes again, since its runtime did not hear the answer, gets what it
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from bgpd.model.dataclass import dataclass
 from bgpd.model.ipam import Block, IPAMConfig, Pool, Stored, StoreFailed
 from bgpd.model.networks import IPAddress, IPNetwork
 from bgpd.rules.ipam import blocks as block_rules

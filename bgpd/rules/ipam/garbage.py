@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from bgpd.model.dataclass import dataclass
 from bgpd.model.ipam import (
     SECOND,
     Affinity,

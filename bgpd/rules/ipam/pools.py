@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
-from bgpd.model.dataclass import dataclass
 from bgpd.model.ipam import Block, Pool, Reservation
 from bgpd.model.networks import AddrFormatError, IPAddress, IPNetwork, cidr_merge
 from bgpd.rules import selector

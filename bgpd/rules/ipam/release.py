@@ -9,9 +9,8 @@ address.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from bgpd.model.dataclass import dataclass
 from bgpd.model.ipam import Affinity, Block, Conflict, IPAMConfig
 from bgpd.model.networks import IPAddress, IPNetwork
 from bgpd.rules.ipam import blocks as block_rules

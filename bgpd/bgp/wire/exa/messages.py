@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
 from bgpd.bgp.wire.exa import lean_exabgp
-from bgpd.model.dataclass import dataclass
 from bgpd.model.prefix import Family
 
 with lean_exabgp():

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bgpd.bgp.wire.exa import lean_exabgp
 from bgpd.bgp.wire.exa.messages import FAMILIES, FAMILY, ProtocolError, notify_text
-from bgpd.model.dataclass import dataclass
 from bgpd.model.prefix import Address, Family, address_text
 
 with lean_exabgp():
