@@ -21,7 +21,7 @@ from bgpd.cli.client import Client, Denied, Refused, Unreachable
 from bgpd.cli.ctl_commands import Answer, Unreadable, complain, plan
 from bgpd.cli.ctl_words import parser
 from bgpd.cli.exits import Exit
-from bgpd.cli.streams import ended_well, failure, say, say_json, sent
+from bgpd.cli.streams import ended_well, error_object, say, say_json, sent
 from bgpd.cli.tables import ASCII_MARKS, MARKS, Look, can_mark, cell, lines, on_terminal, stamp
 
 
@@ -68,7 +68,7 @@ def _run(argv: Sequence[str]) -> int:
         code = Exit.DEGRADED
     complain(words, problems)
     if arguments.output == "json" and not printed:
-        say_json(failure(words, code, problems))
+        say_json(error_object(words, code, problems))
     return code
 
 
@@ -102,7 +102,7 @@ def _watch(client: Client, arguments: argparse.Namespace, argv: Sequence[str]) -
                 text = []
                 if arguments.output == "json":
                     code = Exit.PERMISSION if isinstance(error, Denied) else Exit.UNREACHABLE
-                    text = [json.dumps(failure(str(error), code), ensure_ascii=False)]
+                    text = [json.dumps(error_object(str(error), code), ensure_ascii=False)]
                     complain(str(error))
                 elif terminal:
                     text = [f"bgpctl: {cell(error).text}"]

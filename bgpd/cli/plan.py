@@ -17,7 +17,7 @@ from typing import Any
 from bgpd.cli import plans
 from bgpd.cli.exits import Exit
 from bgpd.cli.kernelfacts import KernelFactsError, read_kernel
-from bgpd.cli.streams import complain, failure, say, say_json
+from bgpd.cli.streams import complain, error_object, say, say_json
 from bgpd.cli.tables import Look, lines, on_terminal
 from bgpd.config.config import Config, Passwords
 from bgpd.config.reading import ConfigError, load, read_passwords
@@ -78,7 +78,7 @@ def _failed(arguments: argparse.Namespace, words: str, code: Exit, problems: Ite
     lines = [str(problem) for problem in problems]
     complain("".join(f"bgpd: {line}\n" for line in lines or [words]))
     if arguments.output == "json":
-        say_json(failure(words, code, lines))
+        say_json(error_object(words, code, lines))
     return code
 
 

@@ -62,7 +62,7 @@ def complain(text: str) -> None:
         _discard(sys.stderr)
 
 
-def failure(words: str, code: int, problems: Sequence[str] = ()) -> dict[str, Any]:
+def error_object(words: str, code: int, problems: Sequence[str] = ()) -> dict[str, Any]:
     """What ``-o json`` prints in place of an answer."""
     return {"schema_version": 1, "error": words, "problems": list(problems), "exit_code": int(code)}
 
@@ -92,7 +92,7 @@ def ended_well(program: str, argv: Sequence[str], command: Callable[[], int], fa
         except SystemExit as stopped:  # of argparse: its help or its complaint is written
             code = stopped.code if isinstance(stopped.code, int) else 1 if stopped.code else 0
             if isinstance(stopped, Misuse) and wants_json(argv):
-                say_json(failure(stopped.words, code))
+                say_json(error_object(stopped.words, code))
             sent()
             raise
         sent()
