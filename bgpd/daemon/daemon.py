@@ -89,7 +89,7 @@ class Daemon:
         facts.problems.extend(unread(os.environ))
         self._kernel = kernel = make_kernel(config, self)
         self._fibs = fibs = {
-            family: Programming(family, fib, metrics, resigned=fib.resign)
+            family: Programming(family, fib, metrics, resigned=fib.resign, stands=fib.is_anothers)
             for family, fib in kernel.fibs.items()
         }
         self._router = router = Router(kernel.resolve)

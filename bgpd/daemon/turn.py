@@ -79,7 +79,7 @@ class Turn:
         for family, fib in changes.fib.items():
             if fib:
                 self._history.routes(family, fib, self._fibs[family].delta.wanted)
-                self._fibs[family].want_routes(fib)
+                self._fibs[family].want_routes(fib, changes.left.get(family, ()))
         for programming in self._fibs.values():
             programming.settled(not more)
         for group, advertised in changes.adj_rib_out.items():

@@ -20,7 +20,8 @@ from typing import NamedTuple, Protocol
 from bgpd.events import event
 from bgpd.fib.adoption import WideRoutes
 from bgpd.fib.delta import Delta, Target
-from bgpd.model.prefix import Family, prefix_text
+from bgpd.fib.leaving import LOOK_EVERY, LeavingRoutes
+from bgpd.model.prefix import Family, Prefix, prefix_text
 from bgpd.model.route import FibKey, Forwarding
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ class Programming:
     """Called after each batch."""
     resigned: Callable[[Iterable[FibKey]], None] = lambda keys: None
     """Called with keys that are not wanted, or not any more: a conflict there is over."""
+    stands: Callable[[Prefix], bool] = lambda prefix: False
+    """Whether a route of another is there for a prefix."""
     drift: Drift = field(default_factory=Drift)
     """What the last whole compare found."""
     repairs: Counter[str] = field(default_factory=Counter)
@@ -69,6 +72,7 @@ class Programming:
     """Unix time of the last write or compare."""
     _unreported: Counter[str] = field(default_factory=Counter)
     """The ``repairs`` that were not logged yet."""
+    _leaving: LeavingRoutes = field(init=False)
     _wide: WideRoutes = field(default_factory=WideRoutes)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _compare_cause: str = ""
@@ -76,6 +80,7 @@ class Programming:
 
     def __post_init__(self) -> None:
         self.delta = Delta(self.target.installed, group=itemgetter(0))
+        self._leaving = LeavingRoutes(self.stands)
 
     async def adopt(self) -> None:
         """What the target has of ours is from before. Nothing is written until ``pause(False)``."""
@@ -93,8 +98,10 @@ class Programming:
         if self._measured_from is None:
             self._measured_from = now
 
-    def want_routes(self, changes: Mapping[FibKey, Forwarding | None]) -> None:
-        """What the router decided."""
+    def want_routes(self, changes: Mapping[FibKey, Forwarding | None], left: Collection[FibKey] = ()) -> None:
+        """What the router decided. ``left``: those that another writes from now on."""
+        if left or self._leaving:
+            changes = self._leaving.keep(changes, left, self.delta.wanted, time.monotonic())
         self.delta.want(self._wide.keep(changes) if self._wide else changes)
         self._resign(changes)
         self._wake.set()
@@ -118,6 +125,8 @@ class Programming:
 
     def kernel_changed(self, keys: Collection[FibKey]) -> None:
         """Somebody else changed what is ours at these keys."""
+        if self._leaving:
+            self.delta.want(self._leaving.changed(keys))
         installed, wanted = self.target.installed.get, self.delta.wanted.get
         kinds: Counter[str] = Counter()
         for key in keys:
@@ -150,10 +159,15 @@ class Programming:
         while True:
             deadline = delta.next_deadline()
             timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if self._leaving:
+                timeout = LOOK_EVERY if timeout is None else min(timeout, LOOK_EVERY)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._wake.wait()
             self._wake.clear()
+            if self._leaving and (gone := self._leaving.due(time.monotonic())):
+                self.delta.want(gone)
+                self._resign(gone)
             if self._compare_cause:
                 await self._compare()
             while not self._compare_cause and (batch := delta.due(time.monotonic())):

@@ -269,6 +269,10 @@ class Fib:
         await self._door.collect()
         return len(keys)
 
+    def is_anothers(self, prefix: Prefix) -> bool:
+        """Whether another's route of a prefix stands there, by itself or beside ours."""
+        return prefix in self._others.table
+
     def resign(self, keys: Iterable[FibKey]) -> None:
         """These are wanted no longer: what stands in the place of one that we do not hold is in nobody's way."""
         if self.conflicts:

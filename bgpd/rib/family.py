@@ -106,6 +106,8 @@ class FamilyRib:
         """Tunnel devices that are up, name -> index."""
         self.fib: FibChanges = {}
         """What was decided for the kernel since it was taken."""
+        self.left: set[FibKey] = set()
+        """Keys of it that are Felix's to write."""
         self.adj_ribs_out = AdjRibsOut(family, is_client)
         self.rules: dict[PeerId, ImportRules] = {}
         """The import rules of peers that were heard, found when first asked for."""
@@ -297,7 +299,7 @@ class FamilyRib:
                     loc_rib[prefix] = selection
                     if not plain:
                         assert decision is not None
-                        wanted = self._place(prefix, decision)
+                        wanted = self._place(prefix, decision, at)
                     if placed or at != usual:
                         self.program(fib, prefix, at, wanted)
                     else:
@@ -383,8 +385,8 @@ class FamilyRib:
             return None  # what is refused has been left out
         return import_refusal(path, self.rules.get(path.peer.id))
 
-    def _place(self, prefix: Prefix, decision: _Decision) -> Via | None:
-        """The forwarding under the kernel rule of a prefix."""
+    def _place(self, prefix: Prefix, decision: _Decision, at: int) -> Via | None:
+        """The forwarding under the kernel rule of a prefix; what is Felix's to write instead is noted."""
         rule = self.policy.kernel_rule(prefix)
         made = decision.placed.get(rule)
         if made is None:
@@ -392,7 +394,11 @@ class FamilyRib:
             made = decision.placed[rule] = place(
                 decision.selection, rule, self.policy, self.tunnels.get, self._resolve, self._max_paths
             )
-        return made if isinstance(made, Via) else None
+        if isinstance(made, Via):
+            return made
+        if made is KernelRefusal.ENCRYPTED or (rule is not None and rule.by_felix):
+            self.left.update(((prefix, at), (prefix, self.placed.get(prefix, at))))
+        return None
 
     def has_moved(self, prefix: Prefix, learned: Selection | None) -> bool:
         """Whether an address that we announce has gone to another node with its workload, by what was learned of it."""

@@ -25,6 +25,7 @@ from bgpd.model.route import (
     Announce,
     BeginRefresh,
     EndRefresh,
+    FibKey,
     Origination,
     Path,
     Resolution,
@@ -55,6 +56,8 @@ class Changes:
     """What one turn of work decided. ``None`` is "gone"."""
 
     fib: dict[Family, FibChanges] = field(default_factory=dict)
+    left: dict[Family, set[FibKey]] = field(default_factory=dict)
+    """Keys of them whose routes another writes (Felix), where they end."""
     adj_rib_out: dict[UpdateGroup, OutChanges] = field(default_factory=dict)
 
 
@@ -335,6 +338,7 @@ class Router:
         for family, rib in self._ribs.items():
             if rib.fib:
                 changes.fib[family], rib.fib = rib.fib, {}
+                changes.left[family], rib.left = rib.left, set()
             changes.adj_rib_out.update(rib.adj_ribs_out.take_changes())
         return changes
 

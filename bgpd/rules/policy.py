@@ -44,7 +44,7 @@ from bgpd.rules.services import CLUSTER_IPS, Services, announced_ranges, is_excl
 TUNNEL = "tunl0"
 KEPT_INSIDE: tuple[str, ...] = ("*.cali", "*.calico")
 NOBODYS = PeerPolicy()
-FORMER_SECONDS = 5.0
+FORMER_SECONDS = 2.0
 """Seconds for which what was of services is not written: until the other nodes have heard of it too."""
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from bgpd.rules.policy import FORMER_SECONDS
 from testing.daemons import Bird
 from testing.namespaces import Net, wait_until
 from testing.resources import affinity, bgp_configuration, bgp_peer, node, pool
@@ -136,9 +137,9 @@ class World:
     def soon(self, predicate: Callable[[], object], what: str) -> None:
         wait_until(predicate, SOON, what, report=self.net.report)
 
-    def routes(self, **which: Any) -> None:
+    def routes(self, timeout: float = SOON, **which: Any) -> None:
         """Until worker2 has exactly the expected routes."""
-        self.cluster.wait_routes(HERE, self.expected(**which), SOON)
+        self.cluster.wait_routes(HERE, self.expected(**which), timeout)
 
     def advertised(self, prefix: str) -> set[str]:
         """The peers to which worker2 advertised a prefix."""
@@ -151,6 +152,17 @@ class World:
 
     def sessions(self) -> dict[str, object]:
         return {name: peer["since"] for name, peer in self.bgpd.peers().items()}
+
+    def felix(self) -> None:
+        """Felix's routes to all blocks of others, beside ours and behind them: what becomes its own to write is left to
+        it at once."""
+        for of in POOLS:
+            for name in (NEAR, FAR):
+                route = (block(of, name), "via", IPV4[name], "dev", "ens5", "proto", "80", "metric", "4096")
+                self.space.ip("route", "add", *route)
+        for name in (NEAR, FAR):
+            route = (BLOCK6[name], "via", IPV6[name], "dev", "ens5", "proto", "80", "metric", "4096")
+            self.space.ip("-6", "route", "add", *route)
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -260,12 +272,13 @@ def service_ranges(world: World) -> None:
     world.routes(from_tor=(OUTSIDE,))
     for name in (NEAR, FAR, HERE):
         world.write(name=name)
-    world.routes()
+    world.routes(timeout=SOON + FORMER_SECONDS)  # other nodes may have announced them a moment longer
 
 
 def test_kernel_rules(net: Net) -> None:
     world = World(net)
     world.start()
+    world.felix()
     for story in (through_the_tunnel, who_writes_what, wireguard, service_ranges):
         with world.undisturbed():
             story(world)

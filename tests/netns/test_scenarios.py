@@ -11,9 +11,35 @@ from pathlib import Path
 import pytest
 
 from testing.daemons import Bgpd
-from testing.namespaces import Net, wait_until
+from testing.namespaces import Net, steady, wait_until
 from testing.resources import affinity, bgp_configuration, node, pool
 from tests.netns.cluster import BASE, BLOCK, BLOCK6, BLOCKS, IPV4, IPV6, Cluster, Ping
+
+
+def test_a_pool_that_becomes_felixs_loses_nothing(net: Net) -> None:
+    """It gets an encapsulation: Felix, played here, writes its routes a second later. Ours stand until then, and fight
+    for no key."""
+    cluster = Cluster(net, "control", "worker1").start()
+    here, bgpd = cluster.nodes["control"], cluster.bgpds["control"]
+    cluster.pod("worker1", "10.48.0.193")
+    ping = Ping(here, "10.48.0.193", 0.01)
+    others = [route for route in cluster.routes("control") if not route.startswith("blackhole")]
+    pools = [
+        pool("default-ipv4", "10.48.0.0/24", vxlanMode="CrossSubnet"),
+        pool("default-ipv6", "fd48::/120", vxlanMode="Always"),
+    ]
+    cluster.write("cluster", *(item for item in BASE if item["kind"] != "IPPool"), *pools)
+    cluster.wait_routes("control", others, 3)
+    steady(lambda: cluster.routes("control") == others, 1.0, "no route of Felix's is there")
+    via = ("dev", "ens5", "proto", "80")
+    here.ip("route", "replace", BLOCK["worker1"], "via", IPV4["worker1"], *via)  # in our route's place
+    here.ip(
+        "-6", "route", "add", BLOCK6["worker1"], "via", IPV6["worker1"], *via, "metric", "2048"
+    )  # beside it
+    cluster.wait_routes("control", [], 1)
+    sent, lost = ping.lost()
+    assert sent > 40 and lost == 0, (sent, lost)
+    assert "repairs" not in bgpd.log and not bgpd.status()["conflicts"]
 
 
 def test_pools_appear_while_running(net: Net) -> None:

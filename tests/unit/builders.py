@@ -14,6 +14,7 @@ from bgpd.model.route import (
     AsPath,
     Attributes,
     EndOfRib,
+    FibKey,
     Forwarding,
     Hop,
     LocalBlackhole,
@@ -235,6 +236,7 @@ class Core:
         self.advertised: dict[UpdateGroup, dict[Prefix, Out]] = {}
         self.fib_changes: dict[str, Forwarding | None] = {}
         self.out_changes: dict[UpdateGroup, OutChanges] = {}
+        self.left: set[FibKey] = set()
         self.now = 1000.0
 
     def settle(self, limit: int = 128) -> Core:
@@ -247,6 +249,7 @@ class Core:
     def apply(self) -> Changes:
         """Apply what was decided; returns it."""
         changes = self.router.take_changes()
+        self.left = {key for keys in changes.left.values() for key in keys}
         self.fib_changes, self.out_changes = {}, changes.adj_rib_out
         for family, entries in changes.fib.items():
             for (prefix, metric), value in entries.items():

@@ -948,6 +948,26 @@ def test_15_16_what_felix_writes_is_decided_and_advertised_but_not_written() -> 
     assert set(made.settle().routes()) == {BLOCK, "192.0.2.0/24"}, "the pool is another now"
 
 
+@pytest.mark.parametrize("before", [{}, {"ipip_mode": EncapMode.CROSS_SUBNET}])
+def test_15_16_what_felix_writes_from_now_on_is_said_to_be_left_to_it(before: dict[str, Any]) -> None:
+    """The route that is there stays until Felix's stands (``fib.leaving``); one that goes for another reason does not,
+    nor what a service's range takes from the kernel."""
+    clear = BGPConfiguration(
+        "default", ipv4_normal_route_priority=1024, program_cluster_routes=ClusterRoutes.ENABLED
+    )
+    made = kernel_core(resources(clear, pools=(pool(**before),)), A, X)
+    made.hear(A, announce(path(A, attributes(local_pref=ENCODED)), BLOCK, OTHER, "192.0.2.0/24"))
+    assert not made.left and (V4, BLOCK, 1024) in made.fib
+    made.router.set_policy(resources(clear, pools=(pool(**VXLAN),)))
+    assert set(made.settle().routes()) == {"192.0.2.0/24"}
+    assert made.left == {(pfx(BLOCK), 1024), (pfx(OTHER), 1024)}
+    made.router.set_policy(resources(clear, pools=(pool(),)))
+    assert made.settle().left == set() and set(made.routes()) == {BLOCK, OTHER, "192.0.2.0/24"}
+    taken = replace(clear, service_cluster_ips=(ServiceRange(V4, pfx(BLOCK)),))
+    made.router.set_policy(resources(taken, pools=(pool(),)))
+    assert made.settle().left == set() and set(made.routes()) == {OTHER, "192.0.2.0/24"}
+
+
 def test_4_a_blackhole_only_where_the_pools_routes_are_ours() -> None:
     for modes, holes in (({}, {pfx(BLOCK)}), (VXLAN, set()), (IPIP, set())):
         snap = snapshot(pool(**modes), affinity(BLOCK))
