@@ -37,7 +37,7 @@ class Event:
 
     def __str__(self) -> str:
         return " ".join(
-            (f"event={self.name}", *(f"{key}={_text(key, of)}" for key, of in self.fields.items()))
+            (f"event={self.name}", *(f"{key}={field_text(key, of)}" for key, of in self.fields.items()))
         )
 
 
@@ -52,7 +52,8 @@ def failure(log: logging.Logger, name: str, /, **fields: object) -> None:
     log.error(Event(name, fields), exc_info=True)
 
 
-def _text(key: str, value: object) -> str:
+def field_text(key: str, value: object) -> str:
+    """The value of a field as a line of text has it."""
     if isinstance(value, list | tuple):
         return ",".join(map(str, value)) or "none"
     text = f"{value:g}" if type(value) is float else str(value)

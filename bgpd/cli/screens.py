@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from bgpd.cli.tables import BLANK, Cell, Document, Line, Look, Screen, Table, ago, cell, plural, stamp
+from bgpd.events import field_text
 
 # history
 
@@ -19,7 +20,9 @@ def history(entries: Iterable[Document]) -> Screen:
     for entry in entries:
         none = False
         fields = " ".join(
-            f"{key}={_field(value)}" for key, value in entry.items() if key not in ("time", "event", "level")
+            f"{key}={field_text(key, value)}"
+            for key, value in entry.items()
+            if key not in ("time", "event", "level")
         )
         style = {"warning": "warn", "error": "bad"}.get(entry.get("level", ""), "")
         yield cell(f"{stamp(entry['time'])}  "), cell(f"{entry['event']:<20} ", style), cell(fields)
@@ -40,11 +43,6 @@ def why_at(found: Document, look: Look) -> Screen:
     changed = found["many_changed_at"]
     if changed and any(entry["time"] <= changed for entry in found["routes"]):
         yield (cell(f"  Many routes changed together at {stamp(changed)}: this may be among them.", "warn"),)
-
-
-def _field(value: object) -> str:
-    text = ",".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-    return repr(text) if " " in text else text
 
 
 # doctor

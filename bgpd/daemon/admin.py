@@ -7,51 +7,41 @@ directory.
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bgpd.bgp.outbound import Outbound
 from bgpd.bgp.speaker import Speaker
 from bgpd.daemon.intent import Intent
-from bgpd.events import event
+from bgpd.daemon.state_file import StateFile
 from bgpd.model.doors import Impossible
 from bgpd.model.peer import PeerId
 from bgpd.model.status import PeerAction
-
-log = logging.getLogger(__name__)
 
 
 class Shutdowns:
     """Peers that the operator shut down, each with the words, kept over restarts in the state directory."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self._file = directory / "shutdowns.json"
+        self._file = StateFile(directory, "shutdowns.json")
         self.kept: Mapping[PeerId, str] = {}
         """What was read or given to be kept last."""
 
     def read(self) -> dict[PeerId, str]:
-        """All of them; a file that cannot be read is logged and counts as empty."""
-        try:
-            found = json.loads(self._file.read_text())
-            self.kept = {PeerId(peer): str(words) for peer, words in found.items()}
-            return dict(self.kept)
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, AttributeError) as error:
-            event(log, "state_unreadable", logging.WARNING, file=self._file, error=str(error))
-            return {}
+        """All of them; a file that cannot be read counts as empty."""
+        self.kept = self._file.read(_decode, absent={}, unreadable={}, counts_as="none")
+        return dict(self.kept)
 
-    def write(self, shutdowns: Mapping[PeerId, str]) -> None:
-        """Raises ``OSError`` where they cannot be kept."""
+    def write(self, shutdowns: Mapping[PeerId, str], otherwise: str) -> None:
+        """``Impossible`` where they cannot be kept; ``otherwise``: what is true then."""
         self.kept = dict(shutdowns)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._file.with_suffix(".new")
-        fresh.write_text(json.dumps(dict(shutdowns)))
-        fresh.replace(self._file)
+        self._file.write(self.kept, otherwise)
+
+
+def _decode(found: Any) -> dict[PeerId, str]:
+    return {PeerId(peer): str(words) for peer, words in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +89,4 @@ class Orders:
                 self._remember("")
 
     def _remember(self, otherwise: str) -> None:
-        try:
-            self.shutdowns.write(self.speaker.sessions.shutdowns)
-        except OSError as error:
-            why = f"{error.filename or self.shutdowns.directory}: {error.strerror}"
-            event(log, "state_not_kept", logging.WARNING, cause=why)
-            raise Impossible(f"{otherwise}: {why}") from None
+        self.shutdowns.write(self.speaker.sessions.shutdowns, otherwise)

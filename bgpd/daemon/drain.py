@@ -8,14 +8,13 @@ followed as ``drain.on_cordon`` says. ``daemon`` asks for the level at each chan
 
 from __future__ import annotations
 
-import json
 import logging
 from math import inf
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from bgpd.daemon.state_file import StateFile
 from bgpd.events import event
-from bgpd.model.doors import Impossible
 from bgpd.model.drain import Drain, OnCordon
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ class Draining:
     """The order, the cordon, and how far they are."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory, self._file = directory, directory / "drain.json"
+        self._file = StateFile(directory, "drain.json")
         self._order = self._read()
         self._cordon: OnCordon = "none"
         self._cordoned_at: float | None = None
@@ -93,26 +92,14 @@ class Draining:
         return Drain.ALL if now >= began + STEP else Drain.SERVICES
 
     def _read(self) -> _Order | None:
-        try:
-            found = json.loads(self._file.read_text())
-            return _Order(bool(found["withdraw"]), 0.0, -inf)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            # Who was ordered out of service must not come back because of a file.
-            event(log, "state_unreadable", logging.WARNING, file=self._file, error=str(error), drained=True)
-            return _Order(False, 0.0, -inf)
+        # Who was ordered out of service must not come back because of a file.
+        out = _Order(False, 0.0, -inf)
+        return self._file.read(_decode, absent=None, unreadable=out, counts_as="drained")
 
     def _keep(self, otherwise: str) -> None:
-        try:
-            if self._order is None:
-                self._file.unlink(missing_ok=True)
-                return
-            self._directory.mkdir(parents=True, exist_ok=True)
-            fresh = self._file.with_suffix(".new")
-            fresh.write_text(json.dumps({"withdraw": self._order.withdraw}))
-            fresh.replace(self._file)
-        except OSError as error:
-            why = f"{error.filename or self._directory}: {error.strerror}"
-            event(log, "state_not_kept", logging.WARNING, cause=why)
-            raise Impossible(f"{otherwise}: {why}") from None
+        order = self._order
+        self._file.write(None if order is None else {"withdraw": order.withdraw}, otherwise)
+
+
+def _decode(found: Any) -> _Order | None:
+    return _Order(bool(found["withdraw"]), 0.0, -inf)

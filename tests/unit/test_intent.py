@@ -86,14 +86,13 @@ class Around:
 
     # what is remembered
 
-    directory = "/var/lib/bgpd"
     full = False
     kept: Any = None
 
-    def write(self, shutdowns: Any) -> None:
+    def write(self, shutdowns: Any, otherwise: str) -> None:
         self.kept = dict(shutdowns)
         if self.full:
-            raise OSError(28, "No space left on device", self.directory)
+            raise Impossible(f"{otherwise}: the disk is full")
         self.calls.append(("write", dict(shutdowns)))
 
 
@@ -225,7 +224,7 @@ def test_a_shutdown_is_not_waited_for_and_remembered(orders: Orders, intent: Int
 
 def test_what_cannot_be_remembered_is_done_and_reported(orders: Orders, around: Around) -> None:
     around.full = True
-    with pytest.raises(Impossible, match="only until bgpd restarts: /var/lib/bgpd: No space left on device"):
+    with pytest.raises(Impossible, match="only until bgpd restarts: the disk is full"):
         orders.carry_out("shutdown", PEER, "")
     assert PEER in around.shutdowns
 
