@@ -27,7 +27,11 @@ def of_the_code() -> dict[str, Logged]:
         for node in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
                 continue
-            if node.func.id not in ("event", "failure") or path.name == "events.py" or "bgpd/cli" in str(path):
+            if (
+                node.func.id not in ("event", "failure")
+                or path.name == "events.py"
+                or "bgpd/cli" in str(path)
+            ):
                 continue  # the commands' own ``failure`` prints
             level = "error" if node.func.id == "failure" else "info"
             if len(node.args) > 2:
