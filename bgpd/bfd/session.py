@@ -14,11 +14,12 @@ at all, and died, would never hear of us again.
 from __future__ import annotations
 
 from collections import Counter
+from math import ceil
 from random import Random
 from typing import NamedTuple
 
 from bgpd.bfd.packet import Discard, Packet, Refused
-from bgpd.model.bfd import BfdState, BfdTiming, Diagnostic
+from bgpd.model.bfd import BfdState, BfdTiming, Diagnostic, FrozenBfd
 
 SLOW = 1_000_000
 """The least interval of sending while a session is not up (§6.8.3)."""
@@ -72,6 +73,52 @@ class Session:
         """When the peer knows of a session that was taken down, or has noticed."""
         self._out: list[Packet] = []
         self._changes: list[Change] = []
+
+    # From one process to the next.
+
+    def freeze(self) -> FrozenBfd | None:
+        """What is to be known to go on; of a session that is not up there is nothing to go on with."""
+        if self.state is not BfdState.UP:
+            return None
+        return FrozenBfd(
+            min_tx=self.timing.min_tx,
+            min_rx=self.timing.min_rx,
+            multiplier=self.timing.multiplier,
+            local_discriminator=self.local_discr,
+            remote_discriminator=self.remote_discr,
+            remote_min_tx=self.remote_min_tx,
+            remote_min_rx=self.remote_min_rx,
+            remote_multiplier=self.remote_multiplier,
+            remote_demand=self.remote_demand,
+            control_plane_independent=self.remote_independent,
+            tx_in_use=self._tx_in_use,
+            rx_in_use=self._rx_in_use,
+            polling=self.polling,
+            ups=self.ups,
+        )
+
+    @classmethod
+    def thaw(cls, frozen: FrozenBfd, random: Random, now: float) -> Session:
+        """The same session, as if the peer's last packet came now. What it sends first takes back a ``patience``."""
+        timing = BfdTiming(frozen.min_tx, frozen.min_rx, frozen.multiplier)
+        session = cls(timing, frozen.local_discriminator, random, now)
+        session.state = session.remote_state = BfdState.UP
+        session.remote_discr = frozen.remote_discriminator
+        session.remote_min_tx, session.remote_min_rx = frozen.remote_min_tx, frozen.remote_min_rx
+        session.remote_multiplier = frozen.remote_multiplier
+        session.remote_demand = frozen.remote_demand
+        session.remote_independent = frozen.control_plane_independent
+        session._tx_in_use, session._rx_in_use = frozen.tx_in_use, frozen.rx_in_use
+        session.polling, session.ups = frozen.polling, frozen.ups
+        session._heard_at = now
+        return session
+
+    def patience(self, seconds: float) -> Packet:
+        """A packet that lets the peer wait so long for the next, as far as 255 intervals reach: the Detect Mult of the
+        newest packet is what counts (§6.8.4)."""
+        interval = max(self.desired_min_tx, self.remote_min_rx) * _MICRO
+        most = min(255, max(self.timing.multiplier, ceil(seconds / interval)))
+        return self._packet(final=False)._replace(multiplier=most)
 
     # State.
 
@@ -146,6 +193,10 @@ class Session:
         self._emit(now)
 
     # Orders.
+
+    def remind(self) -> None:
+        """The peer is to hear what we say once more, at once."""
+        self._due = True
 
     def configure(self, timing: BfdTiming, now: float) -> None:
         """Other options of the same session: the peer learns them by a Poll Sequence (§6.8.3)."""

@@ -25,7 +25,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 
 from bgpd.bfd.packet import Discard, Packet, Refused, decode, encode
@@ -38,9 +38,10 @@ from bgpd.model.bfd import (
     BfdState,
     BfdStatus,
     BfdWanted,
+    FrozenBfd,
     diagnostic_words,
 )
-from bgpd.model.prefix import Address, address_text, family_of, parse_address
+from bgpd.model.prefix import address_text, family_of, parse_address
 
 READ_AT_ONCE = 512
 """Datagrams of one socket between two looks at the timers."""
@@ -53,8 +54,8 @@ SOCKET_LASTS = 10.0
 """Seconds for which a peer that says nothing is sent packets from the same socket."""
 _PASSING = frozenset((errno.EPERM, errno.ENOBUFS, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN))
 """A filter, a full queue, a route that is missing: the socket is as good as another."""
-FAREWELLS = 2
-"""Packets that say AdminDown to a peer when we stop: there is no time to say it again later."""
+COPIES = 2
+"""Of a packet that ends what we say to a peer: there is no time to say it again later."""
 
 
 class Speaker:
@@ -80,6 +81,9 @@ class Speaker:
         """The worst of the window before and of this one."""
         self._window_ends = 0.0
         self._stopping = False
+        self._inherited: list[FrozenBfd] = []
+        self._held = False
+        """Nothing is heard or sent: the next process goes on with the sessions, or is asked to."""
         self._wanted = asyncio.Event()
         self._report: Callable[[BfdChange], None] = lambda change: None
 
@@ -118,12 +122,15 @@ class Speaker:
             self._ring()
             if thread.ident is not None:
                 thread.join()
-            self._close()
+            self.close()
 
     def configure(self, wanted: Mapping[BfdPlace, BfdWanted]) -> None:
         """The sessions to have. Idempotent: what is equal is left alone."""
         with self._lock:
             now = time.monotonic()
+            thawed, self._inherited = self._inherited, []
+            for frozen in thawed:
+                self._thaw(frozen, now)
             for place in [place for place in self._sessions if place not in wanted]:
                 entry = self._sessions.pop(place)
                 entry.session.take_down(now)
@@ -143,9 +150,43 @@ class Speaker:
                         self._drop(old)
                 self._add(place, want, now)
             self._listen(now)
-        if wanted:
+        if wanted or thawed:
             self._wanted.set()
         self._ring()
+
+    # From one process to the next.
+
+    def freeze(self, seconds: float) -> list[FrozenBfd]:
+        """The sessions that are up. Their peers are asked to wait so long; from now on nothing is heard or sent, and
+        the ports are free, until ``go_on``."""
+        with self._lock:
+            self._held = True
+            found = []
+            for entry in self._sessions.values():
+                frozen = entry.freeze()
+                if frozen is not None:
+                    found.append(frozen)
+                    for _ in range(COPIES):
+                        entry.send(entry.session.patience(seconds), self._random)
+            for ear in list(self._ears):
+                self._deafen(ear)
+            return found
+
+    def go_on(self) -> None:
+        """Nobody took what was frozen."""
+        with self._lock:
+            self._held = False
+            now = time.monotonic()
+            for entry in self._sessions.values():
+                entry.session.remind()
+                self._settle(entry, now)
+            self._listen(now)
+        self._ring()
+
+    def inherit(self, sessions: Iterable[Mapping[str, object]]) -> None:
+        """What another process has frozen, as ``FrozenBfd._asdict``; ``configure`` says what becomes of it. One that
+        cannot be read begins anew."""
+        self._inherited = [frozen for each in sessions if (frozen := _read(each)) is not None]
 
     def report(self) -> BfdReport:
         """All sessions, and how the thread fares."""
@@ -171,12 +212,15 @@ class Speaker:
                 timeout = self._work()
             self._selector.select(timeout)
         with self._lock:
-            self._farewell()
+            if not self._held:
+                self._farewell()
 
     def _work(self) -> float | None:
         """All that is due; returns after how many seconds something will be."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._bell)
+        if self._held:
+            return None
         for ear, sock in list(self._ears.items()):
             if not isinstance(sock, OSError):
                 self._hear(ear, sock)
@@ -279,6 +323,18 @@ class Speaker:
         entry = self._sessions[place] = self._by_discriminator[discriminator] = _Entry(place, wanted, session)
         self._settle(entry, now)
 
+    def _thaw(self, frozen: FrozenBfd, now: float) -> None:
+        session = Session.thaw(frozen, self._random, now)
+        place = BfdPlace(parse_address(frozen.address), frozen.interface or None)
+        if place in self._sessions or session.local_discr in self._by_discriminator:
+            return
+        local = parse_address(frozen.local_address) if frozen.local_address else None
+        wanted = BfdWanted(session.timing, frozen.multihop, local, frozen.min_ttl, ())
+        entry = _Entry(place, wanted, session)
+        entry.since = frozen.since
+        self._sessions[place] = self._by_discriminator[session.local_discr] = entry
+        self._settle(entry, now)
+
     def _drop(self, entry: _Entry) -> None:
         self._leaving.discard(entry)
         self._by_discriminator.pop(entry.session.local_discr, None)
@@ -320,10 +376,11 @@ class Speaker:
         for entry in (*self._sessions.values(), *self._leaving):
             entry.session.take_down(now)
             for packet in entry.session.packets_to_send():
-                for _ in range(FAREWELLS):
+                for _ in range(COPIES):
                     entry.send(packet, self._random)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Ends what is open; the thread has ended, or never began."""
         for entry in (*self._sessions.values(), *self._leaving):
             entry.close()
         self._sessions.clear()
@@ -340,6 +397,23 @@ class Speaker:
 def _call(loop: asyncio.AbstractEventLoop, call: Callable[[BfdChange], None], change: BfdChange) -> None:
     with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to hear it
         loop.call_soon_threadsafe(call, change)
+
+
+def _read(given: Mapping[str, object]) -> FrozenBfd | None:
+    """Whether it is one, with values of its kinds: of a discriminator, an interval or an address nothing else goes."""
+    try:
+        found, kinds = FrozenBfd(**given), FrozenBfd()  # type: ignore[arg-type]
+        if any(type(value) is not type(kind) for value, kind in zip(found, kinds, strict=True)):
+            return None
+        parse_address(found.address)
+        parse_address(found.local_address or found.address)
+        numbers = [value for value in found if type(value) is int]
+        intervals = (found.min_tx, found.min_rx, found.multiplier, found.tx_in_use, found.rx_in_use)
+        sound = max(numbers) < 1 << 32 and min(numbers) >= 0 and min(intervals) > 0
+        sound = sound and max(found.multiplier, found.remote_multiplier) <= 255
+    except (TypeError, ValueError):
+        return None
+    return found if sound and found.local_discriminator and found.remote_discriminator else None
 
 
 class _Entry:
@@ -363,6 +437,20 @@ class _Entry:
         """Whether the session can take on what is wanted now."""
         was = self.wanted
         return (was.multihop, was.local_address) == (wanted.multihop, wanted.local_address)
+
+    def freeze(self) -> FrozenBfd | None:
+        """The session, with its ends."""
+        frozen, local = self.session.freeze(), self.wanted.local_address
+        if frozen is None:
+            return None
+        return frozen._replace(
+            address=address_text(self.place.address),
+            interface=self.place.interface or "",
+            local_address="" if local is None else address_text(local),
+            multihop=self.wanted.multihop,
+            min_ttl=self.wanted.min_ttl,
+            since=self.since,
+        )
 
     def close(self) -> None:
         """The next packet goes from a new socket."""
@@ -419,7 +507,7 @@ class _Entry:
             peers=self.wanted.peers,
             address=address_text(self.place.address),
             interface=self.place.interface or "",
-            local_address=address_text(local) if local is not None else address_text(self._own_address()),
+            local_address=self._own_address() if local is None else address_text(local),
             multihop=self.wanted.multihop,
             state=session.state,
             remote_state=session.remote_state,
@@ -445,9 +533,10 @@ class _Entry:
             downs={diagnostic.words: count for diagnostic, count in session.downs.items()},
         )
 
-    def _own_address(self) -> Address:
+    def _own_address(self) -> str:
+        """As the kernel has chosen it; empty while nothing could be sent."""
         if self._socket is None:
-            return Address(b"")
+            return ""
         with contextlib.suppress(OSError):
-            return parse_address(self._socket.getsockname()[0].partition("%")[0])
-        return Address(b"")
+            return str(self._socket.getsockname()[0]).partition("%")[0]
+        return ""

@@ -86,6 +86,8 @@ class Document:
     encoded: bool = False
     path_ids: Mapping[Family, Mapping[tuple[PeerId | None, int], int]] = field(default_factory=dict)
     """The path identifiers given to sources; like ``encoded``, what ``rib.router.FrozenRouter`` says."""
+    bfd: Sequence[Mapping[str, object]] = ()
+    """Sessions of BFD that are up, as ``bfd.speaker`` writes and reads them."""
     bgpd: str = __version__
     unfit: Mapping[str, str] = field(default_factory=dict)
     """Sessions that could not be read: peer -> why."""
@@ -118,6 +120,7 @@ def encode(document: Document) -> bytes:
             family.label: [[*source, path_id] for source, path_id in path_ids.items()]
             for family, path_ids in document.path_ids.items()
         },
+        "bfd": list(document.bfd),
     }
     body = json.dumps(content, separators=(",", ":")).encode()
     return b"%s %d %s\n" % (MAGIC, VERSION, hashlib.blake2b(body, digest_size=16).hexdigest().encode()) + body
@@ -173,9 +176,15 @@ def decode(octets: bytes) -> Document:
         path_ids={
             family_labelled(label): _decode_path_ids(each) for label, each in has.mapping("path_ids").items()
         },
+        bfd=[each for each in _listed(given.get("bfd")) if isinstance(each, dict)],
         bgpd=has.text("bgpd"),
         unfit=unfit,
     )
+
+
+def _listed(given: object) -> list[object]:
+    """Of a process before BFD went along there is none."""
+    return given if isinstance(given, list) else []
 
 
 def _decode_path_ids(given: object) -> dict[tuple[PeerId | None, int], int]:

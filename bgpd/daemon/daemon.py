@@ -105,9 +105,11 @@ class Daemon:
         self._history = history = History(config.state_directory, config.history.size, parts.forwarding_text)
         self._turn = Turn(parts, facts, intent, metrics, memory, history)
         self._manager = ServiceManager(parts, facts)
-        self._upgrade = Upgrade(speaker, outbound, router, self._manager.notifier, self._stop)
-        self._writing = Writing(parts, facts, self._convergence, self._upgrade)
         self._liveness = Liveness(speaker, kernel, router, self._turn.kick)
+        self._upgrade = Upgrade(
+            speaker, outbound, router, self._liveness.bfd, self._manager.notifier, self._stop
+        )
+        self._writing = Writing(parts, facts, self._convergence, self._upgrade)
         self._housekeeping = Housekeeping(
             parts, facts, self._turn, self._writing, self._liveness, self._manager, self._intent_changed
         )

@@ -26,23 +26,23 @@ class Liveness:
 
     def __init__(self, speaker: Speaker, kernel: Kernel, router: Router, acted: Callable[[], None]) -> None:
         self._speaker, self._kernel, self._router, self._acted = speaker, kernel, router, acted
-        self._bfd = Bfd(self._changed)
-        self._wanted: dict[BfdPlace, BfdWanted] = {}
+        self.bfd = Bfd(self._changed)
+        self._wanted: dict[BfdPlace, BfdWanted] | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
-        await self._bfd.run()
+        await self.bfd.run()
 
     def review(self) -> None:
         """The peers that are wanted, or the subnets on our links, may differ."""
-        wanted = bfd_sessions(self._speaker.sessions.wanted(), self._on_link, self._wanted)
+        wanted = bfd_sessions(self._speaker.sessions.wanted(), self._on_link, self._wanted or {})
         if wanted != self._wanted:
             self._wanted = wanted
-            self._bfd.configure(wanted)
+            self.bfd.configure(wanted)
 
     def report(self) -> BfdReport:
         """All sessions."""
-        return self._bfd.report()
+        return self.bfd.report()
 
     def _on_link(self, address: Address) -> bool:
         host = host_prefix(address)

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from bgpd.bfd.speaker import Speaker as Bfd
 from bgpd.bgp.frozen import FrozenSession, Unfit
 from bgpd.bgp.handover import (
     MOST_OCTETS,
@@ -60,6 +61,8 @@ SUCCESSION_SECONDS = 60.0
 """For a process that we start to ask for the sessions."""
 GONE_SECONDS = 5.0
 """For a process that has handed over to end."""
+BFD_SECONDS = 10.0
+"""For the next process to go on with the sessions of BFD, once their peers were asked to wait."""
 AT_ONCE = 200
 """Descriptors in one message (SCM_MAX_FD is 253)."""
 REQUEST = b"POST /v1/takeover HTTP/1.1\r\nHost: bgpd\r\nContent-Length: 0\r\n\r\n"
@@ -86,12 +89,13 @@ class Upgrade:
         speaker: Speaker,
         outbound: Outbound,
         router: Router,
+        bfd: Bfd,
         notifier: Notifier,
         stop: Callable[[], None],
     ) -> None:
         """``stop`` is called once another process has the sessions."""
         self._speaker, self._outbound, self._router = speaker, outbound, router
-        self._notifier, self._stop = notifier, stop
+        self._bfd, self._notifier, self._stop = bfd, notifier, stop
         self._inherited: Inherited | None = None
         self._document: Document | None = None
         self._frozen: dict[PeerId, FrozenSession] = {}
@@ -165,6 +169,7 @@ class Upgrade:
         self._hearing_until = time.monotonic() + HEARING_SECONDS
         self._router.thaw(FrozenRouter(inherited.document.encoded, inherited.document.path_ids))
         self._speaker.inherit(inherited)
+        self._bfd.inherit(inherited.document.bfd)
         self._on_beat()
 
     def _on_beat(self) -> None:
@@ -211,7 +216,8 @@ class Upgrade:
     # This process, at its end.
 
     def _freeze(self) -> tuple[bytes, Sequence[int], int]:
-        """The document, the descriptors of the sockets, and how many sessions there are. Changes nothing."""
+        """The document, the descriptors of the sockets, and how many sessions there are. Changes nothing but BFD, which
+        waits: ``bfd.go_on`` ends that."""
         speaker, router = self._speaker, self._router
         peers = speaker.prepare_to_freeze()
         ribs, groups = freeze_routes(
@@ -229,6 +235,7 @@ class Upgrade:
             keys=frozen.keys,
             encoded=known.encoded,
             path_ids=known.path_ids,
+            bfd=[session._asdict() for session in self._bfd.freeze(BFD_SECONDS)],
         )
         return encode(document), frozen.sockets, len(frozen.sessions)
 
@@ -244,6 +251,8 @@ class Upgrade:
                 self._speaker.let_go()
                 took = time.monotonic() - started
                 event(log, "sessions_stored", sessions=count, octets=len(octets), took=Seconds(took, 3))
+            else:
+                self._bfd.go_on()
         finally:
             os.close(memory)
 
@@ -266,6 +275,7 @@ class Upgrade:
                 raise ConnectionError("it ended before it had them")
         except OSError as error:
             other.close()
+            self._bfd.go_on()
             event(log, "not_handed_over", logging.ERROR, cause=str(error))
             return False
         finally:

@@ -89,6 +89,33 @@ class BfdWanted(NamedTuple):
     """Whose sessions of BGP depend on it."""
 
 
+class FrozenBfd(NamedTuple):
+    """A session that is up, on its way from one process to the next: texts and numbers, as they go into a document."""
+
+    address: str = ""
+    interface: str = ""
+    local_address: str = ""
+    """Empty where it was left to the kernel."""
+    multihop: bool = False
+    min_ttl: int = 255
+    min_tx: int = 0
+    min_rx: int = 0
+    multiplier: int = 0
+    local_discriminator: int = 0
+    remote_discriminator: int = 0
+    remote_min_tx: int = 0
+    remote_min_rx: int = 0
+    remote_multiplier: int = 0
+    remote_demand: bool = False
+    control_plane_independent: bool = False
+    tx_in_use: int = 0
+    rx_in_use: int = 0
+    polling: bool = False
+    ups: int = 0
+    since: float = 0.0
+    """Unix time."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class BfdChange:
     """A session came up, or left Up."""

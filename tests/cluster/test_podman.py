@@ -30,7 +30,8 @@ pytestmark = [
 ]
 PLUGINS = Path(sys.executable).parent
 ENTER = """
-umount --recursive --lazy /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup
+umount --recursive --lazy /sys/fs/cgroup 2>/dev/null || true
+mount -t cgroup2 none /sys/fs/cgroup
 exec "$@"
 """
 LIMITS = ("--cgroups=disabled", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +34,8 @@ class Router:
     def bfd_up(self) -> bool:
         raise NotImplementedError
 
-    def last_notification(self) -> str:
+    def since(self) -> float:
+        """When its session of BGP came up, on a clock of its own."""
         raise NotImplementedError
 
 
@@ -66,6 +68,9 @@ class BirdRouter(Router):
             self.ours in line and " Up " in line for line in self.bird.birdc("show bfd sessions").splitlines()
         )
 
+    def since(self) -> float:
+        return self.bird.since("node")
+
 
 class FrrRouter(Router):
     kind = "frr"
@@ -92,6 +97,10 @@ class FrrRouter(Router):
 
     def bfd_up(self) -> bool:
         return any(peer["status"] == "up" for peer in self.frr.bfd_peers())
+
+    def since(self) -> float:
+        found = json.loads(self.frr.vtysh("show bgp neighbors json"))[self.ours]
+        return float(found["bgpTimerUpEstablishedEpoch"])
 
 
 class Ground:
@@ -197,6 +206,34 @@ def test_who_stops_says_so_and_keeps_its_routes(net: Net, kind: type[Router]) ->
     steady(lambda: ground.sessions()[router.theirs]["state"] == "up", 1.0, "and stays")
     assert ground.bgpd.stop() == 0
     assert SHARED in ground.node.routes()
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.long)])
+def test_no_peer_ends_its_session_over_an_upgrade(net: Net, times: int) -> None:
+    """The next process goes on with the sessions of BFD, whose peers wait meanwhile: no session of BGP ends, no route
+    moves, and a path that is cut then is left as before."""
+    routers: list[Router] = [BirdRouter(net, 1), FrrRouter(net, 2)]
+    ground = Ground(net, *routers)
+    ground.start()
+    since = [router.since() for router in routers]
+    peers, bfd = ground.bgpd.peers(), ground.sessions()
+    monitor = ground.node.monitor()
+    for _ in range(times):
+        ground.bgpd.upgrade()
+        ground.wait(lambda: all(each["state"] == "up" for each in ground.sessions().values()), "BFD is up")
+        ground.wait(lambda: all(router.bfd_up() for router in routers), "BFD is up there")
+    assert monitor.stop() == []
+    assert [router.since() for router in routers] == pytest.approx(since, abs=1.1)
+    for name, peer in ground.bgpd.peers().items():
+        assert not any(peer["flaps"].values()) and peer["since"] == pytest.approx(
+            peers[name]["since"], abs=0.1
+        )
+    assert "event=session_not_taken_over" not in ground.bgpd.log and "event=bfd_down" not in ground.bgpd.log
+    for address, session in ground.sessions().items():
+        for key in ("local_discriminator", "remote_discriminator", "ups", "downs", "since"):
+            assert session[key] == bfd[address][key], key
+    ground.cut(routers[0])
+    ground.wait(lambda: ground.gateways() == {routers[1].theirs}, "the route moved", 5)
 
 
 def test_several_hops(net: Net) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from bgpd.bfd.speaker import Speaker as Bfd
 from bgpd.cli import screens
 from bgpd.cli.tables import Look
 from bgpd.config.config import Config
 from bgpd.config.reading import ConfigError, parse, parse_bfd
 from bgpd.daemon.liveness import Liveness
 from bgpd.datastore.calico.decode import Decoded, decode
-from bgpd.model.bfd import BfdChange, BfdOptions, BfdPlace, BfdState, BfdTiming
+from bgpd.model.bfd import BfdChange, BfdOptions, BfdPlace, BfdState, BfdTiming, BfdWanted, FrozenBfd
 from bgpd.model.peer import DownReason, PeerId
 from bgpd.model.prefix import parse_address
 from bgpd.model.resources import BGPPeer, Node, Snapshot
@@ -231,6 +233,52 @@ async def test_what_bfd_says_reaches_the_sessions(
 
 
 # What the operator sees.
+
+
+FROZEN = FrozenBfd(
+    address="127.0.0.9", min_tx=100_000, min_rx=100_000, multiplier=3, local_discriminator=7, remote_discriminator=9,
+    remote_min_tx=100_000, remote_min_rx=100_000, remote_multiplier=3, tx_in_use=100_000, rx_in_use=100_000, ups=4,
+    since=1.5,
+)._asdict()  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"address": "nowhere"},
+        {"address": 7},
+        {"local_address": "10.0.0.0/8"},
+        {"min_tx": 0},
+        {"min_rx": -1},
+        {"multiplier": 256},
+        {"multiplier": True},
+        {"remote_min_rx": 1 << 32},
+        {"remote_discriminator": 0},
+        {"local_discriminator": 1.0},
+        {"since": None},
+        {"of_a_later_version": 1},
+    ],
+)
+def test_what_another_process_had_goes_on_or_begins_anew(broken: dict[str, Any]) -> None:
+    """As JSON brings it; what cannot be read costs its own session only."""
+    place = BfdPlace(parse_address("127.0.0.9"))
+    wanted = BfdWanted(BfdTiming(200_000, 100_000, 5), False, None, 255, (PeerId("p"),))
+    speaker = Bfd(lambda change: None)
+    try:
+        speaker.inherit(json.loads(json.dumps([FROZEN | broken])))
+        speaker.configure({place: wanted})
+        (session,) = speaker.report().sessions
+    finally:
+        speaker.close()
+    assert (session.peers, session.address) == (("p",), "127.0.0.9")
+    assert session.multiplier == 5, "as it is configured now"
+    if broken:
+        assert (session.state, session.ups) == (BfdState.DOWN, 0)
+    else:
+        assert (session.state, session.ups, session.since) == (BfdState.UP, 4, 1.5)
+        assert (session.local_discriminator, session.remote_discriminator) == (7, 9)
+        assert session.polling, "the peer is informed of what is configured otherwise"
 
 
 def test_the_screen() -> None:

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from bgpd.bfd.packet import Packet, Refused
+from bgpd.bfd.packet import Packet, Refused, decode, encode
 from bgpd.bfd.session import SLOW, Session
 from bgpd.model.bfd import BfdState, BfdTiming, Diagnostic
 from tests.unit.bfd_pair import Pair
@@ -320,6 +320,45 @@ def test_a_peer_forgotten_may_come_back_as_another() -> None:
     pair.sessions["b"] = Session(FAST, 99, Random(5), pair.now)
     pair.run(2.0)
     assert pair.a.state is UP and pair.a.remote_discr == 99
+
+
+@pytest.mark.parametrize("timing", [FAST, USUAL, BfdTiming(100_000, 1_000_000, 200)])
+def test_it_goes_on_in_the_next_process_and_the_peer_sees_nothing(timing: BfdTiming) -> None:
+    """The peer is asked for patience, waits for it, and afterwards finds a dead one as soon as before."""
+    pair = up(timing, FAST)
+    frozen, patience = pair.a.freeze(), pair.a.patience(10)
+    assert frozen is not None
+    pair.b.receive(decode(encode(patience)), pair.now)
+    pair.collect("b")
+    before, discriminator = len(pair.changes), pair.a.local_discr
+    pair.dead.add("a")
+    pair.run(5)
+    pair.dead.discard("a")
+    pair.sessions["a"] = Session.thaw(frozen, Random(1), pair.now)
+    pair.run(20)
+    assert pair.changes[before:] == [] and pair.a.local_discr == discriminator
+    assert (pair.a.state, pair.b.state) == (UP, UP)
+    assert pair.b.remote_multiplier == timing.multiplier, "the patience was taken back"
+    pair.dead.add("a")
+    detection = pair.b.detection_time / 1e6
+    died = pair.now
+    pair.run(detection + 0.1)
+    ((at, name, change),) = pair.changes[before:]
+    assert name == "b" and not change.up and at <= died + detection + pair.delay
+
+
+def test_patience_reaches_as_far_as_its_octet() -> None:
+    quick = BfdTiming(10_000, 10_000, 3)
+    assert up(quick, quick).a.patience(10).multiplier == 255
+    assert up(FAST, BfdTiming(100_000, 300_000, 3)).a.patience(10).multiplier == 34
+    assert up(BfdTiming(10_000_000, 100_000, 3)).a.patience(10).multiplier == 3
+
+
+def test_what_is_not_up_does_not_go_along() -> None:
+    session = alone()
+    assert session.freeze() is None
+    session.receive(packet(DOWN, my_discriminator=5), 0.0)
+    assert session.state is BfdState.INIT and session.freeze() is None
 
 
 def test_counters() -> None:
