@@ -271,6 +271,13 @@ class Outbound:
             for member in self._by_peer.get(peer, {}).values()
         )
 
+    def waiting(self, peer: PeerId, family: Family) -> list[tuple[Prefix, Out | None]]:
+        """What a session has yet to be sent: NLRI and what is to be announced of it, ``None`` a withdrawal."""
+        member = self._by_peer.get(peer, {}).get(family)
+        if member is None:
+            return []
+        return [(nlri, _seen_by(member.peer, member.table.get(nlri))) for nlri in member.waiting]
+
     def has_advertised(self, peer: PeerId, family: Family, prefix: Prefix) -> bool:
         """Whether a session has been sent the present state of a prefix (or NLRI), where there is one."""
         member = self._by_peer.get(peer, {}).get(family)

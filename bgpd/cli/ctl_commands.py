@@ -137,6 +137,21 @@ def blocks(client: Client, arguments: argparse.Namespace) -> Answer:
     return _answer(client.get("/v1/blocks"), screens.blocks)
 
 
+def diff(client: Client, arguments: argparse.Namespace) -> Answer:
+    """Where wanted, sent and installed differ."""
+    found = client.get("/v1/diff")
+    return _answer(found, screens.diff, Exit.DEGRADED if found["differences"] else Exit.OK)
+
+
+def config_show(client: Client, arguments: argparse.Namespace) -> Answer:
+    """The configuration in force, and what of the file waits."""
+    found = client.get("/v1/config")
+    if arguments.changed:
+        keys = [row for row in found["keys"] if not row["default"] or "after" in row]
+        found = {**found, "keys": keys}
+    return _answer(found, screens.config, Exit.DEGRADED if found["error"] else Exit.OK)
+
+
 def bfd(client: Client, arguments: argparse.Namespace) -> Answer:
     """BFD's sessions."""
     return _answer(client.get("/v1/bfd"), screens.bfd)

@@ -122,6 +122,28 @@ def parser() -> Parser:
 
     add("blocks", commands_of.blocks, "IPAM blocks that are ours, that we lend from or borrow of", watch=True)
 
+    add(
+        "diff",
+        commands_of.diff,
+        "where what is wanted, what peers were sent and what the kernel has differ; exit code 1 when anything does",
+        watch=True,
+    )
+
+    group: Parser = commands.add_parser(
+        "config",
+        help="the configuration in force",
+        description="The configuration in force.",
+        formatter_class=_Help,
+    )
+    group.set_defaults(fail=group.error)
+    command = add(
+        "show",
+        commands_of.config_show,
+        "every key, and what of the file waits for a reload or a restart; exit code 1 when the file cannot be taken",
+        to=group.add_subparsers(metavar="COMMAND", required=True),
+    )
+    command.add_argument("--changed", action="store_true", help="only what is not the default")
+
     add("bfd", commands_of.bfd, "BFD sessions: state, intervals, detection time, why one is down", watch=True)
 
     command = add(

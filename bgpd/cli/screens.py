@@ -6,6 +6,7 @@ Each function takes an answer of the API (``observe.document`` says what is in i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from bgpd.cli.tables import BLANK, Cell, Document, Line, Look, Screen, Table, ago, cell, plural, stamp
@@ -283,6 +284,49 @@ def _block_row(block: Document) -> Line:
         cell("; ".join(block["borrowed"])),
         cell(block["reason"], "warn"),
     )
+
+
+# diff
+
+
+def diff(found: Document, look: Look) -> Screen:
+    """A line a route that is not as it is wanted."""
+    empty = "no differences: peers and the kernel have what is wanted"
+    rows = (
+        (
+            cell(row["prefix"]),
+            cell(row["where"]),
+            cell(row["wanted"] or "gone", "" if row["wanted"] else "dim"),
+            cell(row["found"] or ("nothing" if row["where"] == "kernel" else "as before"), "warn"),
+            cell(row["reason"]),
+        )
+        for row in found["differences"]
+    )
+    yield Table(("PREFIX", "WHERE", "WANTED", "FOUND", "REASON"), rows, empty=empty)
+
+
+# config
+
+
+def config(found: Document, look: Look) -> Screen:
+    """A line a key; those that are not the default in bold."""
+    yield (cell(f"In force, read from {found['file']}.", "dim"),)
+    for line in found["error"].splitlines():
+        yield (cell(f"The file cannot be taken now: {line}", "bad"),)
+    rows = (
+        (
+            cell(row["key"], "" if row["default"] else "bold"),
+            cell(_yaml(row["value"]), "" if row["default"] else "bold"),
+            cell(f"{_yaml(row['file'])}, after a {row['after']}" if "after" in row else "", "warn"),
+        )
+        for row in found["keys"]
+    )
+    yield Table(("KEY", "VALUE", "IN THE FILE"), rows, empty="nothing is set: all is the default")
+
+
+def _yaml(value: object) -> str:
+    """A value as the file would have it, on one line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 # bfd

@@ -28,6 +28,7 @@ from bgpd.model.prefix import Address, Family, Prefix, family_of, make_prefix, p
 from bgpd.model.status import (
     BlockView,
     Check,
+    Difference,
     Explanation,
     PeerAction,
     PeerStatus,
@@ -39,6 +40,8 @@ from bgpd.model.status import (
 from bgpd.observe.history import History
 from bgpd.rules.policy import RoutePolicy
 from bgpd.views import summary
+from bgpd.views.configuration import configuration
+from bgpd.views.diff import differences
 from bgpd.views.live import Parts
 from bgpd.views.summary import Facts
 from bgpd.views.tables import Tables
@@ -107,6 +110,20 @@ class OperatorViews:
         except ValueError:
             found = self._parts.addresses(name)
             return [(family_of(each), make_prefix(each, 8 * len(each))) for each in found]
+
+    def diff(self) -> Iterable[Difference | None]:
+        """Where wanted, sent and installed differ."""
+        return differences(self._parts)
+
+    async def configuration(self) -> Mapping[str, object]:
+        """What is in force, beside what the file says now."""
+        path, file, error = self._facts.config_file, None, ""
+        try:
+            file = await asyncio.to_thread(load, path)
+        except ConfigError as problem:
+            error = str(problem)
+        keys = configuration(self._intent.config, file, AT_START)
+        return {"file": str(path), "error": error, "keys": keys}
 
     def live(self) -> list[Check]:
         """Liveness."""

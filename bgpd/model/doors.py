@@ -16,6 +16,7 @@ from bgpd.model.status import (
     BlockView,
     Check,
     DatastoreStatus,
+    Difference,
     Explanation,
     PeerAction,
     PeerStatus,
@@ -89,6 +90,16 @@ class Views(Protocol):
 
         ``peer`` and ``target`` are empty or names, as elsewhere. ``ValueError``, ``NotFound``: nothing has this name.
         """
+        ...
+
+    def diff(self) -> Iterable[Difference | None]:
+        """Where what is wanted, sent and in the kernel differ; as ``routes``, and ``None`` is no row but a
+        chance to look elsewhere."""
+        ...
+
+    def configuration(self) -> Awaitable[Mapping[str, object]]:
+        """``keys``: the configuration in force (``views.configuration``); ``file`` and ``error``: where it is from,
+        and why that cannot be taken now."""
         ...
 
     def live(self) -> list[Check]: ...

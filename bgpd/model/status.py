@@ -254,5 +254,23 @@ class Status:
     """The same in words; empty for not at all."""
 
 
+KERNEL = "kernel"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One row of ``bgpctl diff``: a route that is not yet where it is wanted, or still where it is not."""
+
+    prefix: str
+    family: str
+    where: str
+    """``KERNEL``, or the peer that is to be told."""
+    wanted: str
+    """In words; empty: that it be gone."""
+    found: str
+    """What is there instead; empty: nothing, or, of a peer, what it was sent before."""
+    reason: str
+
+
 RouteTable = Literal["in", "out", "rib", "fib"]
 PeerAction = Literal["shutdown", "enable", "reset", "soft-in", "soft-out"]

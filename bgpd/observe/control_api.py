@@ -9,6 +9,8 @@ GET   /v1/routes?table=&prefix=&peer=     ``{"table": ..., "routes": [RouteView]
                                           the prefix; a bare address, or a name of one, asks for every prefix that
                                           covers it
 GET   /v1/blocks                          ``{"blocks": [BlockView]}``
+GET   /v1/diff                            ``{"differences": [Difference]}``
+GET   /v1/config                          ``{"file": ..., "error": ..., "keys": [...]}`` (``views.configuration``)
 GET   /v1/bfd                             BfdReport (``model.bfd``)
 GET   /v1/why?target=                     ``{"explanations": [Explanation]}``
 GET   /v1/history?since=&until=&peer=&prefix=&most=
@@ -79,6 +81,8 @@ class ControlApi:
                 web.get("/v1/peers", self._peers),
                 web.get("/v1/routes", self._routes),
                 web.get("/v1/blocks", self._blocks),
+                web.get("/v1/diff", self._diff),
+                web.get("/v1/config", self._config),
                 web.get("/v1/bfd", self._bfd),
                 web.get("/v1/why", self._why),
                 web.get("/v1/history", self._history),
@@ -129,6 +133,13 @@ class ControlApi:
 
     async def _blocks(self, request: web.Request) -> web.StreamResponse:
         return await stream(request, {}, "blocks", map(encode, self._views.blocks()))
+
+    async def _diff(self, request: web.Request) -> web.StreamResponse:
+        rows = (None if row is None else encode(row) for row in self._views.diff())
+        return await stream(request, {}, "differences", rows)
+
+    async def _config(self, request: web.Request) -> web.StreamResponse:
+        return answer(dict(await self._views.configuration()))
 
     async def _bfd(self, request: web.Request) -> web.StreamResponse:
         return answer(document(self._views.bfd()))

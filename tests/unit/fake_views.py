@@ -18,6 +18,7 @@ from bgpd.model.status import (
     BlockView,
     Check,
     DatastoreStatus,
+    Difference,
     Explanation,
     FamilyCounts,
     FibStatus,
@@ -262,6 +263,15 @@ WHY = (
 )
 
 
+CONFIG_KEYS = [
+    {"key": "node", "value": "worker2", "default": True},
+    {"key": "bgp.listen", "value": ["0.0.0.0", "::"], "default": True},
+    {"key": "bgp.defaults.hold_time", "value": 90, "default": True, "file": 30, "after": "reload"},
+    {"key": "metrics.listen", "value": None, "default": False, "file": "127.0.0.1:9179", "after": "restart"},
+]
+"""What ``views.configuration`` makes."""
+
+
 class FakeViews:
     """Fulfils ``model.doors.Views``."""
 
@@ -284,6 +294,12 @@ class FakeViews:
         self.plan_now: Mapping[str, object] = NO_CHANGES
         self.refuse_plan = ""
         self.drained = 0
+        self.differences_now: list[Difference] = []
+        self.configuration_now: dict[str, object] = {
+            "file": "/etc/bgpd/bgpd.yaml",
+            "error": "",
+            "keys": CONFIG_KEYS,
+        }
 
     def status(self) -> Status:
         return Status(
@@ -383,6 +399,13 @@ class FakeViews:
     def why(self, target: str) -> list[Explanation]:
         parse_prefix(target)
         return [one for one in WHY if one.prefix == target]
+
+    def diff(self) -> Iterator[Difference | None]:
+        yield None
+        yield from self.differences_now
+
+    async def configuration(self) -> Mapping[str, object]:
+        return self.configuration_now
 
     def live(self) -> list[Check]:
         return self.live_now

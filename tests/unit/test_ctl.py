@@ -31,7 +31,7 @@ from bgpd.cli.ctl_words import moment
 from bgpd.cli.tables import SAMPLE, Look, Table, ago, cell, lines, short_stamp
 from bgpd.model.peer import PeerId
 from bgpd.model.resources import Problem
-from bgpd.model.status import Check, RouteTable, RouteView
+from bgpd.model.status import Check, Difference, RouteTable, RouteView
 from bgpd.observe.api import Api
 from bgpd.observe.as_json import document
 from bgpd.observe.control_socket import Claim
@@ -328,6 +328,42 @@ def test_blocks(bgpctl: Bgpctl) -> None:
         *("10.48.0.40 by worker1 (default/web-9)", "-"),
     ]
     assert rows[2][4:] == ["0/8", "no", "no", "-", "its affinity is pending"]
+
+
+def test_diff(bgpctl: Bgpctl, views: FakeViews) -> None:
+    assert (bgpctl("diff").code, bgpctl("diff").out) == (
+        0,
+        "no differences: peers and the kernel have what is wanted\n",
+    )
+    views.differences_now = [
+        Difference("10.48.2.0/29", "ipv4", "kernel", "blackhole", "", "not yet written"),
+        Difference("10.48.0.0/26", "ipv4", "Mesh_10_0_1_20", "", "", "waiting for the peer to read"),
+    ]
+    shown = bgpctl("diff")
+    assert shown.code == 1
+    assert table(shown.out)[1:] == [
+        ["10.48.2.0/29", "kernel", "blackhole", "nothing", "not yet written"],
+        ["10.48.0.0/26", "Mesh_10_0_1_20", "gone", "as before", "waiting for the peer to read"],
+    ]
+    assert json.loads(bgpctl("diff", "-o", "json").out)["differences"][0]["prefix"] == "10.48.2.0/29"
+
+
+def test_config_show(bgpctl: Bgpctl, views: FakeViews) -> None:
+    shown = bgpctl("config", "show")
+    assert shown.code == 0
+    head, *rows = shown.out.splitlines()
+    assert head == "In force, read from /etc/bgpd/bgpd.yaml."
+    assert table("\n".join(rows))[2:] == [
+        ["bgp.listen", '["0.0.0.0", "::"]', "-"],
+        ["bgp.defaults.hold_time", "90", "30, after a reload"],
+        ["metrics.listen", "null", "127.0.0.1:9179, after a restart"],
+    ]
+    changed = json.loads(bgpctl("config", "show", "--changed", "-o", "json").out)["keys"]
+    assert [row["key"] for row in changed] == ["bgp.defaults.hold_time", "metrics.listen"]
+    views.configuration_now["error"] = "bgpd.yaml:3: nodde: unknown key"
+    broken = bgpctl("config", "show")
+    assert broken.code == 1 and "cannot be taken now: bgpd.yaml:3: nodde: unknown key" in broken.out
+    assert bgpctl("config").code == 2
 
 
 def test_history(bgpctl: Bgpctl) -> None:
