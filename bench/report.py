@@ -48,6 +48,12 @@ METRICS = {
     "pod_p99_ms": "ADD of a pod with its link, p99",
     "reached_p50_ms": "from ADD until another node reaches the pod, p50",
     "reached_first_p50_ms": "the same, the first pod of its block, p50",
+    "bare_p50_ms": "a block written to a server until a bare watch client has it, p50",
+    "bare_p99_ms": "the same, p99",
+    "written_p50_ms": "until another node's kernel has it, p50",
+    "written_p99_ms": "the same, p99",
+    "added_p50_ms": "what comes on top of the bare client, p50",
+    "added_p99_ms": "the same, p99",
 }
 UNITS = {"s": "s", "ms": "ms", "mib": "MiB", "percent": "%", "count": ""}
 COLOURS = {"bgpd": "#1f6feb", "bird": "#8b949e", "frr": "#bf8700", "floor": "#2da44e"}
@@ -111,6 +117,8 @@ TARGETS = (
     Target("idle", "resident_mib", 75),
     Target("cni", "address_p50_ms", 100),
     Target("cni", "pod_p50_ms", 150),
+    Target("watch", "added_p50_ms", 15, "", "etcd"),
+    Target("watch", "added_p50_ms", 15, "", "kubernetes"),
 )
 HOLD_LIMIT = 50.0
 """Milliseconds; of every run of bgpd in every case, not of a median."""
@@ -281,6 +289,9 @@ are in `bench/peers`. GoBGP writes no kernel routes by itself, so it is not here
 Of *cni* a figure is the life of the plugin's process. *host-local* is Debian's plugin, with *ptp* for a pod's link: no
 other node hears of its addresses, and it syncs nothing to the disk, where bgpd-ipam syncs the block and the handle. The
 1,000 addresses stay, in 16 blocks of the node; the pods come after them.
+
+In *watch* two nodes read one real etcd, or one real kube-apiserver, and a block of one is written there; the bare
+client does nothing but read the server's watch, in the same run.
 """
 
 

@@ -1,19 +1,18 @@
-"""``python -m bench.watch``: from a BlockAffinity's write to another node's kernel, beside a bare watch client.
+"""The case *watch*: from a BlockAffinity's write to another node's kernel, beside a bare watch client.
 
 Two nodes in namespaces run bgpd over one real etcd, or one real API server (``tests/cluster`` builds it): one owns the
 block, the kernel of the other gets the route. A bare client watches the same objects in the same run, so that what
-counts is what comes on top of the server's own latency: p50 at most 15 ms. Needs root.
+counts is what comes on top of the server's own latency. Called by ``__main__``, as ``nodes`` is.
 """
 
 from __future__ import annotations
 
-import argparse
+import asyncio
 import http.client
 import json
 import random
 import socket
 import ssl
-import sys
 import tempfile
 import threading
 import time
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.kernel import RTM_NEWROUTE, Watch
+from bench.nodes import quantile
+from bench.work import Failed, Figures, Work
 from testing.daemons import Bgpd
 from testing.namespaces import Net, wait_until
 from tests.cluster.definitions import CALICO
@@ -29,8 +30,7 @@ from tests.cluster.servers import ApiServer, EtcdServer
 from tests.cluster.stores import STORE, InEtcd, InKubernetes, Store, inside
 
 NODES = {"n1": "10.0.1.11", "n2": "10.0.1.12"}
-MOST = 0.015
-"""Seconds that may be added at the median."""
+SAMPLES = 100
 
 
 class Bare(threading.Thread):
@@ -110,12 +110,23 @@ class Writer:
         answer = self._connection.getresponse()
         found = answer.read()
         if answer.status >= 300:
-            raise RuntimeError(f"{path}: {answer.status} {found[:200]!r}")
+            raise Failed(f"{path}: {answer.status} {found[:200]!r}")
 
 
-def measure(make: type[Store], samples: int) -> dict[str, list[float]]:
+async def watch(work: Work, name: str) -> Figures:
+    """A block of one node written to the server that the work's shape names, until the other node has it."""
+    make: type[Store] = {"etcd": InEtcd, "kubernetes": InKubernetes}[work.shape]
+    found = await asyncio.to_thread(_measure, make, SAMPLES)
+    return {
+        f"{key}_p{percent}_ms": quantile([1000 * value for value in values], percent / 100)
+        for key, values in found.items()
+        for percent in (50, 99)
+    }
+
+
+def _measure(make: type[Store], samples: int) -> dict[str, list[float]]:
     """Seconds from the write to the bare client, to the other kernel, and what is between the two."""
-    found: dict[str, list[float]] = {"bare": [], "kernel": [], "added": []}
+    found: dict[str, list[float]] = {"bare": [], "written": [], "added": []}
     with Net() as net, tempfile.TemporaryDirectory() as directory:
         nodes = {name: net.namespace(name) for name in NODES}
         place = net.namespace("store")
@@ -145,11 +156,11 @@ def measure(make: type[Store], samples: int) -> dict[str, list[float]]:
                     octets = socket.inet_aton(cidr.partition("/")[0])
                     there = watch.wait(RTM_NEWROUTE, (octets, 26))
                     if there is None:
-                        raise RuntimeError(f"{cidr} is not in the kernel within 5 s")
+                        raise Failed(f"{cidr} is not in the kernel within 5 s")
                     wait_until(lambda cidr=cidr: cidr in bare.seen, 5, "the bare client")
                     store.release("n1", cidr)  # a node has few
                     found["bare"].append(bare.seen[cidr] - began)
-                    found["kernel"].append(there - began)
+                    found["written"].append(there - began)
                     found["added"].append(there - bare.seen[cidr])
                 watch.close()
             finally:
@@ -157,33 +168,3 @@ def measure(make: type[Store], samples: int) -> dict[str, list[float]]:
                 if isinstance(store.server, ApiServer):
                     store.server.etcd.stop()
     return found
-
-
-def quantile(values: list[float], fraction: float) -> float:
-    """Of the sorted values the one at a fraction of them."""
-    return sorted(values)[min(len(values) - 1, int(fraction * len(values)))]
-
-
-def main() -> int:
-    """0; 1 when a median is more than it may be."""
-    parser = argparse.ArgumentParser(prog="python -m bench.watch", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--only", nargs="+", choices=("etcd", "kubernetes"), default=["etcd", "kubernetes"])
-    parser.add_argument("--samples", type=int, default=100, metavar="N")
-    chosen = parser.parse_args()
-    good = True
-    print(f"{chosen.samples} blocks each; milliseconds, p50 / p95")
-    print("| server | bare watch client | the other node's kernel | added |\n|---|---|---|---|")
-    for name, make in (("etcd", InEtcd), ("kubernetes", InKubernetes)):
-        if name in chosen.only:
-            found = measure(make, chosen.samples)
-            cells = [
-                f"{quantile(found[key], 0.5) * 1000:.1f} / {quantile(found[key], 0.95) * 1000:.1f}"
-                for key in ("bare", "kernel", "added")
-            ]
-            print(f"| {name} | {' | '.join(cells)} |", flush=True)
-            good &= quantile(found["added"], 0.5) <= MOST
-    return int(not good)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

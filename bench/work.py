@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from bench.injector import SHAPES, Family
+from tests.cluster.servers import apiserver_binary, missing
 
 FLOORS = ("floor gateway", "floor nexthop-objects")
 """The kernel alone, in both of its ways (``floors``)."""
@@ -23,12 +24,15 @@ CASES = {
     "churn": ("bgpd", "bird", "frr"),
     "idle": ("bgpd", "bird", "frr"),
     "cni": ("bgpd", HOST_LOCAL),
+    "watch": ("bgpd",),
 }
 """The cases and who can do their work. The withdrawal is the second half of ``cold``."""
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 LARGE = 100_000
 """The size of the cases that have only one, and the largest of all shapes but *shared*."""
 MESH_PEERS = 1_000
+SERVERS = ("etcd", "kubernetes")
+"""Where a block is written to in *watch*."""
 ADDS = 1_000
 """Addresses that the pods of one node have."""
 
@@ -74,6 +78,9 @@ def plan(only: list[str], sizes: list[int]) -> Iterator[Work]:
             yield Work(case, size=MESH_PEERS, once=True)
         elif case == "cni":
             yield Work(case, size=ADDS, once=True)
+        elif case == "watch":
+            for server in SERVERS:
+                yield Work(case, shape=server, once=True)
         else:
             yield Work(case)
 
@@ -85,7 +92,12 @@ def subjects(work: Work, peers: list[str]) -> list[str]:
 
 
 def hopeless(work: Work, subject: str) -> str:
-    """Why a subject is not given a work that it could do, or nothing. What it would show, 10,000 prefixes show too."""
+    """Why a subject is not given a work that it could do, or nothing. What many prefixes would show, 10,000 do too."""
+    if work.case == "watch":
+        if lacking := missing("etcd", "etcdctl", "openssl"):
+            return f"{lacking} is not installed"
+        if work.shape == "kubernetes" and apiserver_binary() is None:
+            return "no kube-apiserver: tests/cluster/build-apiserver makes one"
     if work[:3] == ("cold", "ipv4", "distinct") and work.size >= LARGE:
         if subject in ("bird", "floor gateway"):
             # At each new one the kernel walks the list of all gateways of the device, whoever asks.
