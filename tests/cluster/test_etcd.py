@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from bgpd.datastore.etcd.client import Access, Compare, DeleteOp, EtcdClient, Pu
 from bgpd.datastore.etcd.feeds import Etcd
 from bgpd.datastore.etcd.layout import PLURALS
 from bgpd.datastore.last_known import LastKnown
+from bgpd.datastore.reflector import Whole
 from bgpd.datastore.trouble import Kind, Trouble
 from bgpd.model.resources import AffinityState, Snapshot
 from tests.cluster.servers import EtcdServer, make_ca, missing
@@ -134,11 +136,17 @@ async def test_a_compacted_history_is_read_anew_and_compared(
     backend.put(pool())
     source = Etcd(backend.access, "/calico", OWN, False)
     feed = source.feeds(Snapshot())["resources"]
+    position = ""
+    async with contextlib.aclosing(feed.follow(None)) as following:
+        async for events in following:
+            if events and isinstance(events[-1], Whole):
+                position = events[-1].position
+                break
     for number in range(5):
         backend.put(pool(f"p{number}"))
-    backend.server.ctl("compact", "6")
+    backend.server.ctl("compact", str(int(position) + 4))
     with pytest.raises(Trouble) as caught:
-        async for _ in feed.follow("2,2,2,2,2,2"):
+        async for _ in feed.follow(position):
             pass
     assert caught.value.kind is Kind.EXPIRED
     await source.close()
