@@ -99,7 +99,7 @@ class Tables:
                 yield replace(
                     self._path_row(family, prefix, path),
                     best=chosen and path is best,
-                    multipath=chosen and any(path is other for other in multipath),
+                    multipath=chosen and len(multipath) > 1 and any(path is other for other in multipath),
                     stale=table.is_stale(prefix, path),
                     detail="; ".join(
                         filter(

@@ -22,9 +22,9 @@ from tests.unit.target_contract import MemoryTarget
 
 
 class Ground:
-    """``statuses`` are the sessions, ``conflicts`` what stands in our way, ``addresses`` the node's own,
-    ``uplinks`` and ``settings`` (sysctl) what it forwards with, ``others`` and ``workloads`` the routes of others in
-    the kernel. The node is worker1."""
+    """``statuses`` are the sessions, ``full`` those whose sockets take no more, ``conflicts`` what stands in our way,
+    ``addresses`` the node's own, ``uplinks`` and ``settings`` (sysctl) what it forwards with, ``others`` and
+    ``workloads`` the routes of others in the kernel. The node is worker1."""
 
     def __init__(self, *peers: Peer, snapshot: Snapshot | None = None) -> None:
         self.core = Core()
@@ -43,7 +43,8 @@ class Ground:
         self.workloads: set[WorkloadRoute] = set()
         self.recently, self.now = Recently(), 1000.0
         self.fibs = {family: Programming(family, MemoryTarget(), None) for family in Family}  # type: ignore[arg-type]
-        self.outbound = Outbound(lambda peer, octets: True)
+        self.full: set[str] = set()
+        self.outbound = Outbound(lambda peer, octets: peer.id not in self.full)
         self.core.up(*peers)
         for each in peers:
             self.outbound.add_session(each, self.core.router.groups_of(each))
