@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from testing.namespaces import Net
+from testing.namespaces import Net, wait_until
 from tests.cluster.servers import missing
 from tests.cluster.test_cnitool import RESOURCES
 
@@ -29,10 +29,11 @@ pytestmark = [
     pytest.mark.skipif(not BUSYBOX.exists(), reason="busybox-static is missing"),
 ]
 PLUGINS = Path(sys.executable).parent
-ENTER = """
+MOUNTS = """
 umount --recursive --lazy /sys/fs/cgroup 2>/dev/null || true
 mount -t cgroup2 none /sys/fs/cgroup
-exec "$@"
+echo ready
+exec sleep infinity
 """
 LIMITS = ("--cgroups=disabled", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
 
@@ -43,6 +44,8 @@ class Podman:
     def __init__(self, net: Net) -> None:
         self.host, self.directory = net.namespace("host"), net.directory
         self.host.ip("link", "set", "lo", "up")
+        self._mounts = self.host.popen("unshare", "--mount", "sh", "-ec", MOUNTS, name="mounts")
+        wait_until(lambda: "ready" in self._mounts.log, 5, "mounts")
         self.resources = self.directory / "resources"
         for name in ("resources", "networks", "rootfs/bin"):
             (self.directory / name).mkdir(parents=True)
@@ -79,8 +82,8 @@ class Podman:
             "CONTAINERS_STORAGE_CONF": str(self.directory / "storage.conf"),
         }
         command = [
-            *("ip", "netns", "exec", self.host.name, "sh", "-ec", ENTER, "sh"),
-            *("podman", "--tmpdir", str(self.directory / "tmp"), *map(str, words)),
+            *("nsenter", f"--target={self._mounts.pid}", "--mount", "--net", "--", "podman"),
+            *("--tmpdir", str(self.directory / "tmp"), *map(str, words)),
         ]
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, check=False, timeout=60
@@ -117,7 +120,7 @@ def podman() -> Iterator[Podman]:
 
 
 def test_containers_come_talk_and_go(podman: Podman) -> None:
-    first = podman.start("first", "--publish", "8080:80", command="nc -lk -p 80 -e echo hello")
+    first = podman.start("first", "--publish", "8080:80", command="nc -ll -p 80 -e echo hello")
     second = podman.start("second", "--ip", "10.48.0.9")
     assert second == "10.48.0.9" and first != second
     assert podman.used() == len(podman.links()) == 2
@@ -128,4 +131,4 @@ def test_containers_come_talk_and_go(podman: Podman) -> None:
     assert podman.used() == len(podman.links()) == 1
     podman("rm", "--force", "--time", "0", "first")
     assert podman.used() == 0 and podman.links() == []
-    assert podman.host.main_text() == ""
+    assert podman.host.main_text() == []
