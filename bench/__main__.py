@@ -27,6 +27,7 @@ RUNNERS: dict[str, Callable[[Work, str], Awaitable[Figures]]] = {
     "cold": tables.cold,
     "failover": tables.failover,
     "latency": nodes.latency,
+    "start": tables.start,
     "restart": tables.restart,
     "mesh": nodes.mesh,
     "churn": tables.churn,

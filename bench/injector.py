@@ -189,6 +189,8 @@ class Speaker(asyncio.Protocol):
         self.established: asyncio.Future[bool] = loop.create_future()
         """Whether the session came up, once that is known."""
         self.closed: asyncio.Future[None] = loop.create_future()
+        self.opened = 0.0
+        """When its OPEN came, by the monotonic clock."""
         self.updates = 0
         """UPDATEs received."""
         self.notification = b""
@@ -225,6 +227,7 @@ class Speaker(asyncio.Protocol):
 
     def _received(self, kind: int, buffer: bytearray, start: int, end: int) -> None:
         if kind == OPEN:
+            self.opened = time.monotonic()
             self._write(message(KEEPALIVE))
         elif kind == KEEPALIVE:
             if not self.established.done():

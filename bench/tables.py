@@ -79,6 +79,20 @@ async def failover(work: Work, name: str) -> Figures:
 # Restart.
 
 
+async def start(work: Work, name: str) -> Figures:
+    """Process start on an empty node: until its OPEN comes to a peer that dials every 10 ms, and until it is ready."""
+    async with ground(work.family) as laid:
+        subject = SUBJECTS[name](laid.receiver, laid.node())
+        assert isinstance(subject, Bgpd | Bird)
+        began = time.monotonic()
+        subject.launch()
+        speaker = await laid.session()
+        return {
+            "open_s": speaker.opened - began,
+            "ready_s": await holds(subject.ready, "ready", 0.01) - began,
+        }
+
+
 async def restart(work: Work, name: str) -> Figures:
     """kill -9 and start, our routes in the kernel, the peer sends all again: time to ready and in sync, kernel writes.
 
@@ -102,11 +116,13 @@ async def restart(work: Work, name: str) -> Figures:
             else:
                 subject.launch()
 
-            async def resend() -> None:
-                (await laid.session(graceful_restart=True)).send(octets)
+            async def resend() -> float:
+                again = await laid.session(graceful_restart=True)
+                again.send(octets)
+                return again.opened
 
             async with asyncio.TaskGroup() as group:
-                group.create_task(resend())
+                opened = group.create_task(resend())
                 ready = group.create_task(holds(subject.ready, "ready", 0.01))
                 in_sync = group.create_task(holds(subject.in_sync, "in sync", 0.05))
             await asyncio.sleep(1.0)
@@ -114,6 +130,7 @@ async def restart(work: Work, name: str) -> Figures:
             if (count := laid.counter()) != work.size:
                 raise Failed(f"{count} of {work.size} routes after the restart")
         return {
+            "open_s": opened.result() - start,
             "ready_s": ready.result() - start,
             "in_sync_s": in_sync.result() - start,
             "writes_count": float(writes),

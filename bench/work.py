@@ -19,6 +19,7 @@ CASES = {
     "cold": ("bgpd", "bird", "frr", *FLOORS),
     "failover": ("bgpd", "bird", "frr"),
     "latency": ("bgpd", "bird"),
+    "start": ("bgpd", "bird"),
     "restart": ("bgpd", "bird"),
     "mesh": ("bgpd", "bird"),
     "churn": ("bgpd", "bird", "frr"),
