@@ -75,8 +75,8 @@ it for microseconds, between two system calls."""
 EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 EXHAUSTED_AGAIN = 10.0
 """Seconds between two lines about what has run out."""
-SESSIONS_FIRST = 0.75
-"""Seconds for the sessions to begin in, before the doors to the operator open."""
+SESSIONS_FIRST, SESSION_FIRST = 0.75, 0.001
+"""Seconds for the sessions to begin in, before the doors to the operator open: all of them at most, and each."""
 
 
 class Daemon:
@@ -135,6 +135,8 @@ class Daemon:
         self._claim: Claim | None = None
         self._claimed = asyncio.Event()
         """The control socket is ours."""
+        self._engaged = asyncio.Event()
+        """The resources were whole once, and the sessions that they want are wanted."""
         self._other: socket.socket | None = None
         """The connection to the process that has handed over, until that is gone."""
         self._refused: Impossible | None = None
@@ -239,7 +241,11 @@ class Daemon:
         """Opens the doors to the operator once the sessions have had time to begin: what serves them takes a tenth of a
         second to import. Who connects before waits."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SESSIONS_FIRST):
+            async with asyncio.timeout(SESSIONS_FIRST) as limit:
+                await self._engaged.wait()
+                loop, peering = asyncio.get_running_loop(), self._intent.peering
+                sessions = len(peering.peers) if peering is not None else 0
+                limit.reschedule(min(limit.when() or 0.0, loop.time() + sessions * SESSION_FIRST))
                 await self._writing.in_sync.wait()
         module = await asyncio.to_thread(importlib.import_module, "bgpd.observe.api")
         await self._claimed.wait()
@@ -296,6 +302,7 @@ class Daemon:
         self._outbound.release_end_of_rib()
         self._writing.check_alone()
         self._turn.kick()
+        self._engaged.set()
 
     def _configure_log(self) -> None:
         """The resources may set the level too (``rules.peering``)."""
