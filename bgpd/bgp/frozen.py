@@ -26,7 +26,7 @@ from bgpd.model.prefix import Family, Prefix, address_text
 
 MOST_OCTETS = 4 << 20
 """Octets that were read and not decoded, or not yet sent, at most: more is no session of ours."""
-SOFT = ("kind", "source", "passive", "port", "max_prefixes", "reachable_by", "bfd")
+SOFT = ("kind", "source", "node", "passive", "port", "max_prefixes", "reachable_by", "bfd")
 """What a configuration may change without a new session."""
 
 

@@ -339,22 +339,31 @@ class Session:
         if changed := reset_by(before, config, established=self.established is not None):
             self.epoch += 1
             hard, was_up = not _WHO.isdisjoint(changed), self.established is not None
-            for connection in list(self.connections):
-                peer = connection.peer
-                # A peer that keeps routes when TCP breaks, but not over a NOTIFICATION, is sent none.
-                silent = (
-                    not hard and peer is not None and peer.sends_end_of_rib and not peer.keeps_on_notification
-                )
-                cease = None if silent else Notification(6, Cease.CONFIG_CHANGE)
-                self._close(connection, cease, DownReason.CONFIG, "configuration changed", now, hard=hard)
+            self._reconfigured(now, hard)
             self._attempts.restart(now)
             if was_up and "local_asn" in changed:
                 self._attempts.at_once(now + AFTER_HARD_RESET)
 
-    def remove(self, now: float) -> None:
-        """No longer configured: Cease 6/3; the session is dead, and nothing of it is kept."""
+    def _reconfigured(self, now: float, hard: bool = False) -> None:
+        """Ends the connections with Cease 6/6."""
+        for connection in list(self.connections):
+            peer = connection.peer
+            # A peer that keeps routes when TCP breaks, but not over a NOTIFICATION, is sent none.
+            silent = (
+                not hard and peer is not None and peer.sends_end_of_rib and not peer.keeps_on_notification
+            )
+            cease = None if silent else Notification(6, Cease.CONFIG_CHANGE)
+            self._close(connection, cease, DownReason.CONFIG, "configuration changed", now, hard=hard)
+
+    def remove(self, now: float, *, has_heir: bool = False) -> None:
+        """No longer configured: Cease 6/3; the session is dead, and nothing of it is kept. ``has_heir``: another
+        session takes its place with the same neighbour, so the routes may stay until that one announces them: Cease
+        6/6."""
         self.admin_up = False
         self.epoch += 1
+        if has_heir:
+            self._reconfigured(now)
+            return
         self._close_all(Notification(6, Cease.DECONFIGURED), DownReason.CONFIG, "", now, hard=True)
 
     def shutdown(self, text: str, now: float) -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from bgpd.bgp.admission import Admission
@@ -110,12 +111,14 @@ class Speaker:
         addresses: Sequence[Address],
         port: int,
         dynamic: Sequence[DynamicRange] = (),
+        heirs: Mapping[PeerId, PeerId] = MappingProxyType({}),
     ) -> frozenset[PeerId]:
         """The sessions to have, and where to listen; ``dynamic``: where neighbours may come from that nobody named.
 
         Idempotent: what is equal is left alone. A peer that goes and one that comes in the same call, at the same
         address, interface and port, are one neighbour under another name: its history and a shutdown of the operator's
-        go on. Returns the dynamic neighbours that are no longer wanted.
+        go on. ``heirs``: peers that go -> those that come in their place and may find their routes kept
+        (``peering.heirs``); so do these. Returns the dynamic neighbours that are no longer wanted.
         """
         at, runners = now(), self.sessions.runners
         inherited, self._inherited = self._inherited, None
@@ -141,10 +144,12 @@ class Speaker:
                 runner.session.configure(config, at)
                 changed.append(runner)
         for runner in gone:
-            runner.session.remove(at)
+            config = runner.session.config
+            runner.session.remove(at, has_heir=config.id in heirs)
             runner.pump()
             self.sessions.remove(runner)
-            if (successor := came.get(_endpoint(runner.session.config))) is not None:
+            successor = runners[heirs[config.id]] if config.id in heirs else came.get(_endpoint(config))
+            if successor is not None:
                 self.sessions.rename(runner, successor)
         if inherited is not None:
             taken = [runner for runner in runners.values() if runner.take_over(inherited, at)]

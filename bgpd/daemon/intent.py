@@ -29,7 +29,7 @@ from bgpd.model.resources import Snapshot
 from bgpd.model.route import Origination
 from bgpd.rib.router import Router
 from bgpd.rules.originate import originate
-from bgpd.rules.peering import Peering, peers
+from bgpd.rules.peering import Peering, heirs, peers
 from bgpd.rules.policy import FormerServices, RoutePolicy, route_policy
 from bgpd.rules.priority import are_ranked
 from bgpd.rules.services import Services, services
@@ -166,10 +166,16 @@ class Intent:
         if found is None or found is before:
             return
         self._engaged = found
-        gone = self.speaker.configure(found.peers, found.listen.addresses, found.listen.port, found.dynamic)
+        known = before.peers if before else {}
+        successors = heirs(known, found.peers)
+        listen = found.listen
+        gone = self.speaker.configure(found.peers, listen.addresses, listen.port, found.dynamic, successors)
         self.await_peers()
-        for peer in {*gone, *(before.peers.keys() - found.peers.keys() if before else ())}:
-            self.router.forget_peer(peer)
+        for peer in {*gone, *(known.keys() - found.peers.keys())}:
+            if peer in successors:
+                self.router.hand_on(peer, successors[peer], time.monotonic())
+            else:
+                self.router.forget_peer(peer)
 
     def await_peers(self) -> None:
         """The start waits for every peer that is wanted, but for those that the operator has shut down."""

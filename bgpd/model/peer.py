@@ -83,6 +83,8 @@ class PeerConfig:
     not at all."""
     max_prefixes: int | None = None
     """Per family; ``None`` is no limit."""
+    node: str | None = None
+    """The cluster's Node that the peer is, where that is why it is a peer."""
     bfd: BfdOptions | None = None
     """The session ends when BFD (RFC 5880) finds the peer dead; ``None`` is without."""
 

@@ -114,6 +114,8 @@ class FamilyRib:
         self.importing: dict[PeerId, ImportRules] = {}
         """Peers whose paths are looked at prefix by prefix: those with import filters, and those whose rules have
         changed since they were heard, so that what is refused is counted anew."""
+        self.former: dict[PeerId, set[PeerId]] = {}
+        """Peers that may have stale paths of others, in whose places they came."""
         self.altered: Remembered[tuple[Path, tuple[Operation, ...]], Path] = Remembered()
         """Paths that import altered, by path and operations."""
         self.placed: dict[Prefix, int] = {}
@@ -213,8 +215,14 @@ class FamilyRib:
     def drop_paths_of(self, peer: PeerId) -> None:
         """All that a peer announced goes."""
         self.adj_rib_in.flush(peer)
-        self.rules.pop(peer, None)
-        self.importing.pop(peer, None)
+        for name in (peer, *self.former.pop(peer, ())):
+            self.rules.pop(name, None)
+            self.importing.pop(name, None)
+
+    def hand_on(self, before: PeerId, after: PeerId) -> None:
+        """What a peer left stale waits for what another announces. The paths are its own still, and under its rules."""
+        self.adj_rib_in.hand_on(before, after)
+        self.former.setdefault(after, set()).update({before}, self.former.pop(before, ()))
 
     def look_for_moved(self, limit: int) -> None:
         """Make the prefixes dirty that have a path through a next hop that changed: look at up to ``limit``."""

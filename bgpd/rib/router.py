@@ -147,6 +147,17 @@ class Router:
             self._stale.keep_no_more((peer, family))
             rib.drop_paths_of(peer)
 
+    def hand_on(self, before: PeerId, after: PeerId, now: float) -> None:
+        """A peer is no longer wanted, and another comes in its place that is the same neighbour: what is kept of it
+        waits for what that one announces, ``stale.HANDED_ON_TIME`` at most."""
+        if session := self._peers.get(before):
+            self.session_down(session, Down(DownReason.CONFIG, ""), now)
+        for family, rib in self._ribs.items():
+            if self._stale.hand_on((before, family), (after, family), now):
+                rib.hand_on(before, after)
+            else:
+                rib.drop_paths_of(before)
+
     def learn_routes(self, peer: Peer, events: Sequence[RibEvent], now: float = 0.0) -> None:
         """What a session announced, in order."""
         if self._peers.get(peer.id) is not peer:

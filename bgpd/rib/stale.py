@@ -16,6 +16,8 @@ from bgpd.model.prefix import Family
 STALE_TIME = 360.0
 """Seconds that stale routes wait for End-of-RIB once their peer is back (RFC 4724 §4.2, the upper bound that it leaves
 to us): a peer may hold its End-of-RIB until it converged itself, in BIRD 240 s."""
+HANDED_ON_TIME = 30.0
+"""Seconds that the routes of a peer in whose place another comes wait for the session of that one."""
 Key = tuple[PeerId, Family]
 
 
@@ -49,6 +51,16 @@ class StaleTimes:
         if key in self._until:
             self._lives.pop(key, None)
             self._until[key] = min(now + STALE_TIME, self._life_ends.get(key, inf))
+
+    def hand_on(self, before: Key, after: Key, now: float) -> bool:
+        """The peer is no longer wanted, and another comes in its place: what is stale of it waits for that one's
+        session. Whether anything is."""
+        until = self._until.get(before)
+        self.keep_no_more(before)
+        if until is None:
+            return False
+        self._until[after] = min(until, now + HANDED_ON_TIME)
+        return True
 
     def refresh_begins(self, key: Key, now: float) -> bool:
         """Whether all of the peer's routes become stale; not while its first announcement is still under way."""

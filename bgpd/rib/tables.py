@@ -332,6 +332,11 @@ class AdjRibIn:
         if table := self._tables.pop(peer, None):
             self._doomed.extend(entries for entries in (table.fresh, table.stale) if entries)
 
+    def hand_on(self, before: PeerId, after: PeerId) -> None:
+        """The stale routes of a peer are those of another name from now on, that nothing was heard of yet."""
+        if table := self._tables.pop(before, None):
+            self._tables[after] = table
+
     def sweep(self, limit: int, dirty: Dirty) -> int:
         """Take up to ``limit`` given-up paths out of the candidates, or put what they have aged to in their place. How
         many; 0 when there are none."""

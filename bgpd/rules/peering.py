@@ -78,6 +78,28 @@ def peers(
     return _Peering(snapshot, node, config, passwords, here).result()
 
 
+def heirs(before: Mapping[PeerId, PeerConfig], after: Mapping[PeerId, PeerConfig]) -> dict[PeerId, PeerId]:
+    """Peers that go -> those that come in their place: the same neighbour under another name, or a Node that has
+    another address. Its routes may stay until it has announced them anew; never those of a session that is with
+    somebody else, or trusted otherwise."""
+    gone = {key: name for name, config in before.items() if name not in after for key in _neighbours(config)}
+    found: dict[PeerId, PeerId] = {}
+    for name, config in after.items() if gone else ():
+        if name not in before:
+            old = next((gone[key] for key in _neighbours(config) if key in gone), None)
+            if old is not None:
+                found.setdefault(old, name)
+    return found
+
+
+def _neighbours(config: PeerConfig) -> Iterator[tuple[object, ...]]:
+    """What makes another session one with the same neighbour: its place, or its Node."""
+    trust = config.asn, config.local_asn, config.password, config.ttl_security, config.interface
+    yield config.address, config.port, config.families, trust
+    if config.node is not None:
+        yield config.node, family_of(config.address), config.families, trust
+
+
 def hashed_router_id(node: str) -> Address:
     """A router id made of a node's name, as Calico's ``CALICO_ROUTER_ID=hash``: never of class D or E."""
     octets = hashlib.sha256(node.encode()).digest()[:4]
@@ -226,6 +248,7 @@ class _Peering:
             restart_time=RESTART_TIME if wish is None else int(wish + 0.5),
             long_lived_stale_time=options.long_lived_stale_time,
             max_prefixes=options.max_prefixes,
+            node=wanted.node,
             bfd=self.bfd(name, wanted, options),
         )
 

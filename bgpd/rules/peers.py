@@ -49,6 +49,8 @@ class Wanted(NamedTuple):
     interface: str | None = None
     named_port: int | None = None
     """Part of the name: a port that a BGPPeer has, or that the resources say the node listens on."""
+    node: str | None = None
+    """The Node that the peer is, where a selector or the mesh means that."""
     reverse: bool = False
     """Nobody named the peer for this node: it peers back."""
 
@@ -184,6 +186,7 @@ class Cluster:
                     settings=settings,
                     cluster_id=other.route_reflector_cluster_id,
                     named_port=None if kind is PeerKind.MESH else self.listen_port_of(other),
+                    node=other.name,
                 )
 
     def _forward(self, spec: BGPPeer) -> Iterator[Wanted]:

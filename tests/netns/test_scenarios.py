@@ -15,6 +15,8 @@ from testing.namespaces import Net, steady, wait_until
 from testing.resources import affinity, bgp_configuration, node, pool
 from tests.netns.cluster import BASE, BLOCK, BLOCK6, BLOCKS, IPV4, IPV6, Cluster, Ping
 
+POD1, POD2 = "10.48.0.193", "10.48.0.3"
+
 
 def test_a_pool_that_becomes_felixs_loses_nothing(net: Net) -> None:
     """It gets an encapsulation: Felix, played here, writes its routes a second later. Ours stand until then, and fight
@@ -40,6 +42,34 @@ def test_a_pool_that_becomes_felixs_loses_nothing(net: Net) -> None:
     sent, lost = ping.lost()
     assert sent > 40 and lost == 0, (sent, lost)
     assert "repairs" not in bgpd.log and not bgpd.status()["conflicts"]
+
+
+@pytest.mark.parametrize("first", ["worker1", "worker2"])
+def test_a_node_that_changes_its_address_loses_nothing(net: Net, first: str) -> None:
+    """The resources say it before it is there, to one node before the other; the old address goes last. Each node keeps
+    the other's routes until it has announced them over the new session."""
+    cluster = Cluster(net, "worker1", "worker2").start()
+    here, there = (cluster.pod(name, address) for name, address in (("worker1", POD1), ("worker2", POD2)))
+    pings = [Ping(there, POD1, 0.01), Ping(here, POD2, 0.01)]
+    moved = [
+        node("worker1", "10.0.1.40/24", f"{IPV6['worker1']}/64"),
+        node("worker2", f"{IPV4['worker2']}/24", f"{IPV6['worker2']}/64"),
+        *(item for item in BASE if item["kind"] != "Node"),
+    ]
+    for name in (first, *({"worker1", "worker2"} - {first})):
+        cluster.bgpds[name].write("cluster", *moved)
+        steady(lambda: True, 0.2, "one node after the other")
+    cluster.nodes["worker1"].address("ens5", "10.0.1.40/24")
+    route = f"{BLOCK['worker1']} via 10.0.1.40 dev ens5 proto bird"
+    wait_until(lambda: route in cluster.routes("worker2"), 8, "the new next hop", report=net.report)
+    cluster.nodes["worker1"].run("sysctl", "-qw", "net.ipv4.conf.all.promote_secondaries=1")
+    cluster.nodes["worker1"].ip("address", "delete", "10.0.1.30/24", "dev", "ens5")
+    steady(lambda: route in cluster.routes("worker2"), 0.3, "over the new address")
+    for ping in pings:
+        sent, lost = ping.lost()
+        assert sent > 40 and lost == 0, (sent, lost)
+    peers = cluster.bgpds["worker2"].peers()
+    assert peers["Mesh_10_0_1_40"]["counts"]["ipv4"]["stale"] == 0 and "Mesh_10_0_1_30" not in peers
 
 
 def test_pools_appear_while_running(net: Net) -> None:

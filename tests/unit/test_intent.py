@@ -57,6 +57,7 @@ class Around:
 
     def configure(self, peers: Any, *rest: Any) -> frozenset[Any]:
         self.calls.append(("configure", sorted(peers)))
+        self.heirs = rest[-1]
         return frozenset()
 
     def shutdown(self, peer: Any, message: str) -> None:
@@ -161,6 +162,20 @@ def test_an_address_that_comes_to_this_machine_is_no_peer_while_it_is_here(
     assert around.calls[-1] == ("configure", [])
     around.lying.discard(addr("10.0.1.1"))
     assert intent.moved() and decided(intent, RESOURCES) == ["Global_10_0_1_1"]
+
+
+def test_routes_of_a_node_with_another_address_are_handed_on(
+    intent: Intent, around: Around, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(intent.router, "hand_on", lambda old, new, now: calls.append((old, new)))
+    monkeypatch.setattr(intent.router, "forget_peer", lambda peer: calls.append((peer,)))
+    mesh = replace(RESOURCES, peers={}, bgp_configurations={})
+    nodes = {name: Node(name, {}, addr(text)) for name, text in (("b", "10.0.1.40"), ("c", "10.0.1.50"))}
+    decided(intent, replace(mesh, nodes={"worker1": NODE, **nodes}))
+    decided(intent, replace(mesh, nodes={"worker1": NODE, "b": Node("b", {}, addr("10.0.1.41"))}))
+    assert sorted(calls) == [("Mesh_10_0_1_40", "Mesh_10_0_1_41"), ("Mesh_10_0_1_50",)]
+    assert around.heirs == {"Mesh_10_0_1_40": "Mesh_10_0_1_41"}
 
 
 def test_the_subnets_of_links_are_the_policys(intent: Intent, around: Around) -> None:

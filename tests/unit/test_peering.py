@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,8 @@ from bgpd.config.reading import parse
 from bgpd.model.peer import PeerConfig, PeerKind
 from bgpd.model.prefix import Address, Family, parse_address
 from bgpd.model.resources import BGPConfiguration, BGPPeer, Node, Problem, Snapshot
-from bgpd.rules.peering import Peering, hashed_router_id, peers
+from bgpd.rules.peering import Peering, hashed_router_id, heirs, peers
+from tests.unit.builders import peer_config
 
 
 def node(
@@ -85,6 +88,7 @@ def test_the_mesh() -> None:
         next_hops={},
         families=frozenset({Family.IPV4}),
         passive=False,
+        node="control",
     )
     assert names(found) == {"Mesh_10_0_1_20", "Mesh_10_0_1_31"}
     assert (found.asn, found.problems) == (64512, ())
@@ -399,3 +403,33 @@ def test_without_its_own_node_it_has_no_cluster_peers() -> None:
     assert names(found) == set()
     assert found.router_id == hashed_router_id("stranger")
     assert found.listen.addresses == (Address(bytes(4)), Address(bytes(16)))
+
+
+# Who comes in whose place.
+
+
+def test_heirs_are_the_same_neighbour_and_trusted_alike() -> None:
+    def of(name: str, address: str, asn: int = 64512, **more: Any) -> PeerConfig:
+        return replace(peer_config(address, asn, name=name), **more)
+
+    def found(before: PeerConfig, *after: PeerConfig) -> dict[str, str]:
+        return dict(heirs({before.id: before}, {each.id: each for each in after}))
+
+    old = of("old", "10.0.1.1", node="n")
+    assert found(old, of("new", "10.0.1.2", node="n")) == {"old": "new"}, "the node has another address"
+    assert found(old, of("new", "10.0.1.1")) == {"old": "new"}, "a BGPPeer names it now"
+    assert found(of("old", "10.0.1.1"), of("new", "10.0.1.1", kind=PeerKind.NODE)) == {"old": "new"}
+    assert found(old, of("new", "10.0.1.2", node="other")) == {}
+    assert found(old, of("new", "10.0.1.2")) == {}
+    assert found(old, old, of("new", "10.0.1.2", node="n")) == {}, "it stays"
+    assert found(old, of("new", "fd00::1", node="n", families=old.families)) == {}, "of the other family"
+    for change in (
+        {"asn": 65001},
+        {"local_asn": 65001},
+        {"password": "secret"},
+        {"ttl_security": 1},
+        {"interface": "eth0"},
+        {"families": frozenset(Family)},
+    ):
+        assert found(old, of("new", "10.0.1.1", node="n", **change)) == {}, change
+    assert found(old, of("a", "10.0.1.2", node="n"), of("b", "10.0.1.3", node="n")) == {"old": "a"}, "one"

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from bgpd.model.peer import PeerId
 from bgpd.model.route import BLACKHOLE, EndOfRib, Origination, Reason, Resolution, Unresolved
 from bgpd.rib.family import OCTETS_OF_PREFIX, SPARE_OCTETS
-from bgpd.rib.stale import STALE_TIME
+from bgpd.rib.stale import HANDED_ON_TIME, STALE_TIME
 from bgpd.rules.communities import NO_EXPORT
 from bgpd.rules.exports import ExportRefusal
 from tests.unit.builders import (
@@ -489,6 +490,45 @@ def test_a_loss_that_keeps_nothing_ends_an_earlier_stale_time() -> None:
     core.up(second).down(second)
     assert core.routes() == {}
     assert core.router.next_deadline() is None
+
+
+def test_what_is_kept_of_a_peer_waits_for_the_one_that_comes_in_its_place() -> None:
+    """The same neighbour under another name, a node with another address: what it announces anew replaces what was
+    kept, prefix by prefix, and the rest goes with its End-of-RIB."""
+    core, first = restarting()
+    core.down(first, V4)
+    second = peer("10.0.1.40", restart=[V4], preserved=[V4])
+    core.router.hand_on(first.id, second.id, core.now)
+    assert core.settle().routes() == {BLOCK: UP_A, OTHER: UP_A}
+    assert core.router.next_deadline() == core.now + HANDED_ON_TIME
+    core.up(second)
+    assert core.router.next_deadline() == core.now + STALE_TIME
+    core.hear(second, announce(path(second), BLOCK))
+    assert core.routes() == {BLOCK: via("10.0.1.40"), OTHER: UP_A}, "not both"
+    core.hear(second, EndOfRib(V4))
+    assert core.routes() == {BLOCK: via("10.0.1.40")}
+    assert core.router.next_deadline() is None
+    assert list(core.router.adj_rib_in(V4).peers()) == [second.id]
+
+
+def test_what_is_kept_for_one_that_never_comes_goes() -> None:
+    core, first = restarting()
+    core.down(first, V4)
+    core.router.hand_on(first.id, PeerId("b"), core.now)
+    core.router.hand_on(PeerId("b"), PeerId("c"), core.now + 10.0)  # and on
+    core.router.tick(core.now + HANDED_ON_TIME - 1.0)
+    assert set(core.settle().routes()) == {BLOCK, OTHER}
+    core.router.tick(core.now + HANDED_ON_TIME)
+    assert core.settle().routes() == {} and core.router.next_deadline() is None
+
+
+def test_nothing_is_handed_on_of_a_session_that_keeps_nothing() -> None:
+    for down in (lost(), None):
+        core, first = restarting()
+        if down is not None:
+            core.router.session_down(first, down, core.now)
+        core.router.hand_on(first.id, PeerId("b"), core.now)
+        assert core.settle().routes() == {} and core.router.next_deadline() is None
 
 
 def test_a_forgotten_peer_leaves_nothing() -> None:

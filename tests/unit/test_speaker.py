@@ -246,6 +246,21 @@ async def test_configuration_leaves_what_is_equal() -> None:
         assert three.up[PeerId("peer2")].hold_time == 30.0
 
 
+async def test_a_session_with_an_heir_ends_so_that_routes_may_stay() -> None:
+    """Both ends keep them (RFC 8538); without one all go."""
+    async with (
+        speaking(2, config(2, 3, id=PeerId("old"))) as (speaker, ours),
+        speaking(3, config(3, 2)) as (_, three),
+    ):
+        await until(lambda: ours.up and three.up)
+        heir = config(2, 3, id=PeerId("new"))
+        speaker.configure({PeerId("new"): heir}, [address(2)], PORT, (), {PeerId("old"): PeerId("new")})
+        await until(lambda: three.downs and PeerId("new") in ours.up)
+        assert three.downs[0].message == "NOTIFICATION received 6/6 Other Configuration Change"
+        assert ours.downs[0].keep == three.downs[0].keep == {V4}
+        assert speaker.sessions.statuses()[0].flaps == {"config": 1}, "its history goes on"
+
+
 async def test_prefix_limit() -> None:
     async with (
         speaking(2, config(2, 3, passive=True, max_prefixes=5)) as (speaker, ours),
