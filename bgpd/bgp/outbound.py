@@ -278,6 +278,10 @@ class Outbound:
             return []
         return [(nlri, _seen_by(member.peer, member.table.get(nlri))) for nlri in member.waiting]
 
+    def missed(self, peer: PeerId) -> int:
+        """NLRI that a session has missed: each is held for it alone, as long as it does not read."""
+        return sum(len(member.missed) + len(member.gone) for member in self._by_peer.get(peer, {}).values())
+
     def has_advertised(self, peer: PeerId, family: Family, prefix: Prefix) -> bool:
         """Whether a session has been sent the present state of a prefix (or NLRI), where there is one."""
         member = self._by_peer.get(peer, {}).get(family)

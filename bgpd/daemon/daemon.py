@@ -99,7 +99,9 @@ class Daemon:
         draining = Draining(config.state_directory)
         self._intent = intent = Intent(config, kernel, router, outbound, speaker, self._convergence, draining)
         self._recently = Recently()
-        self._memory = memory = Memory(speaker, router, memory_limit(config.bgp.memory_limit))
+        self._memory = memory = Memory(
+            speaker, router, memory_limit(config.bgp.memory_limit), outbound.missed
+        )
         parts = Parts(router, speaker, outbound, kernel, fibs, intent, self._recently, memory.of)
         facts.memory_limit, facts.out_of_memory = memory.limit, memory.problems
         self._history = history = History(config.state_directory, config.history.size, parts.forwarding_text)

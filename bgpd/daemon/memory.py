@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 COST_OF_PREFIX, COST_OF_ADVERTISED = 350, 150
 """Octets of a prefix: in Adj-RIB-In, Loc-RIB and what the kernel is kept equal to, and in the table of each update
 group that advertises it. Measured (``tests/unit/test_memory.py``)."""
+COST_OF_MISSED = 60
+"""Octets of a prefix that a session which reads too slowly has yet to be sent."""
 SHARE = 4
 """The peers may hold one part in so many of the machine's memory."""
 REVIEW_EVERY, MOST_OF_THE_TIME = 0.1, 30.0
@@ -93,6 +95,8 @@ class Memory:
     speaker: Speaker
     router: Router
     limit: int
+    missed: Callable[[PeerId], int] = lambda peer: 0
+    """Prefixes that a session has missed (``Outbound.missed``)."""
     evictions: dict[PeerId, Eviction] = field(default_factory=dict)
     """The last one of each peer, within the last hour."""
     _due: float = 0.0
@@ -135,7 +139,8 @@ class Memory:
     def _of(self, peer: PeerId, cost: float) -> int:
         counts = [self.router.counts(peer, family) for family in Family]
         prefixes, stale = sum(count[0] for count in counts), any(count[2] for count in counts)
-        return round(prefixes * cost) + self.speaker.sessions.memory(peer, stale)
+        waiting = COST_OF_MISSED * self.missed(peer)
+        return round(prefixes * cost) + waiting + self.speaker.sessions.memory(peer, stale)
 
     def _end(self, peer: PeerId, octets: int, total: int) -> None:
         words = (

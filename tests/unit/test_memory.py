@@ -18,10 +18,10 @@ from bgpd.bgp.wire.update import Decoder
 from bgpd.daemon.memory import Memory, machine_memory, memory_limit
 from bgpd.model.peer import Down, Peer, PeerConfig, PeerId
 from bgpd.model.prefix import Address
-from bgpd.model.route import Announce, Hop, Resolution, RibEvent, Via
+from bgpd.model.route import Announce, Hop, Out, Resolution, RibEvent, Via
 from bgpd.model.status import SessionState
 from bgpd.rib.router import Router
-from tests.unit.builders import V4, lost, peer
+from tests.unit.builders import ME, V4, Line, attributes, lost, peer, pfx
 from tests.unit.test_session import accept, make, up
 from tests.unit.test_speaker import PORT, Raw, Recorder, address, config, until
 
@@ -89,6 +89,24 @@ def test_what_waits_is_counted_too() -> None:
     assert session.memory(stale=False) == 0
     session.receive(connection, framed(update(1))[:30], 0.0)
     assert session.memory(stale=False) == 30
+
+
+def test_what_a_session_does_not_read_is_on_its_account() -> None:
+    """The prefixes that it has missed, as octets of a dictionary; a walk over the table is everybody's."""
+    line, slow, quick = Line(), peer("10.0.1.30"), peer("10.0.1.31")
+    line.join(slow, quick)
+    line.settle()
+    line.full.add(slow)
+    table = {
+        pfx(f"10.{n >> 8}.{n & 255}.0/24"): Out(attributes(local_pref=100), ME, None) for n in range(20_000)
+    }
+    line.change({next(iter(table)): next(iter(table.values()))})  # until its socket is full
+    line.change(table)
+    line.settle()
+    memory = Memory(Speaker(Recorder(), restarted=False), Router(lambda hop: None), 0, line.it.missed)  # type: ignore[arg-type,return-value]
+    assert memory.of(quick.id) == 0
+    missed = dict.fromkeys(table)
+    assert sys.getsizeof(missed) / 2 < memory.of(slow.id) < 3 * sys.getsizeof(missed)
 
 
 # The reckoning beside the kernel's.
