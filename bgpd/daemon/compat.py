@@ -13,9 +13,12 @@ from bgpd.daemon.startup import DEADLINE
 from bgpd.model.doors import Views
 from bgpd.model.status import SessionState
 from bgpd.views.live import Parts
+from bgpd.views.summary import Facts
 
 
-async def serve_compat(config: Config, views: Views, parts: Parts, in_sync: asyncio.Event) -> None:
+async def serve_compat(
+    config: Config, views: Views, parts: Parts, facts: Facts, in_sync: asyncio.Event
+) -> None:
     """Serves what is wanted until it is cancelled; returns where nothing is."""
     options = config.compat
     async with asyncio.TaskGroup() as group:
@@ -24,6 +27,7 @@ async def serve_compat(config: Config, views: Views, parts: Parts, in_sync: asyn
             from bgpd.views.bird import Bird, ground
 
             sockets = BirdSockets(options.bird_sockets, Bird(views, ground(parts, DEADLINE)))
+            facts.not_served = sockets.problems
             group.create_task(sockets.run(), name="bird-sockets")
         if options.process_names:
             from bgpd.observe import process_names

@@ -263,7 +263,7 @@ class Daemon:
         if api.metrics_error:
             problem = Problem(str(self._facts.config_file), "metrics.listen", api.metrics_error)
             self._facts.problems.append(problem)
-        await serve_compat(config, self._views, self._parts, self._writing.in_sync)
+        await serve_compat(config, self._views, self._parts, self._facts, self._writing.in_sync)
 
     async def _watch_reloads(self) -> None:
         """SIGHUP is a reload whose outcome only the log has."""

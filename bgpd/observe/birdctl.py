@@ -18,6 +18,7 @@ from typing import Protocol
 
 from bgpd.events import event
 from bgpd.model.prefix import Family
+from bgpd.model.resources import Problem
 from bgpd.observe.control_socket import AlreadyRunning, Claim
 
 FILES = {Family.IPV4: "bird.ctl", Family.IPV6: "bird6.ctl"}
@@ -56,7 +57,7 @@ class BirdSockets:
         self._clients: dict[Family, dict[asyncio.Task[None], float]] = {family: {} for family in FILES}
         """Who is connected, and when he last asked."""
         self.errors: dict[Family, str] = {}
-        """Why a socket is not ours, for the operator."""
+        """Why a socket is not ours."""
 
     async def run(self) -> None:
         """Serves until it is cancelled. A directory that is removed and made again gets its sockets again; where
@@ -75,7 +76,9 @@ class BirdSockets:
                         if old is not None:
                             old.close()
                         self._report(family, "")
-                    except (AlreadyRunning, OSError) as error:
+                    except AlreadyRunning:
+                        self._report(family, "another daemon answers there")
+                    except OSError as error:
                         self._report(family, str(error))
                 await asyncio.sleep(RETRY)
         finally:
@@ -87,6 +90,12 @@ class BirdSockets:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def problems(self) -> Iterator[Problem]:
+        """Sockets that are not ours, for the operator: who looks there asks another daemon, or nobody."""
+        for family, error in self.errors.items():
+            path = self._directory / FILES[family]
+            yield Problem(str(path), "compat.bird_sockets", f"is not served: {error}")
 
     def _report(self, family: Family, error: str) -> None:
         if error and self.errors.get(family) != error:

@@ -52,6 +52,8 @@ class Facts:
     """Octets that all peers together may hold; 0 is no limit."""
     out_of_memory: Callable[[], Iterable[Problem]] = tuple
     """Peers that had to go for what they held."""
+    not_served: Callable[[], Iterable[Problem]] = tuple
+    """What others look for here and does not stand there as it should."""
     waiting: tuple[str, ...] = ()
     """Keys of the configuration that differ from what the daemon was started with."""
 
@@ -167,6 +169,7 @@ def status(parts: Parts, facts: Facts) -> Status:
         *_strange_addresses(parts),
         *lacks(parts),
         *facts.out_of_memory(),
+        *facts.not_served(),
         *conflicts,
         *failing,
     )

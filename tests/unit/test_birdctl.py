@@ -15,14 +15,18 @@ import textwrap
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from bgpd.config.reading import parse
+from bgpd.daemon.compat import serve_compat
 from bgpd.model.prefix import Family
 from bgpd.model.status import RouteView, SessionState, Status
 from bgpd.observe import birdctl
 from bgpd.observe.birdctl import BirdSockets
 from bgpd.views.bird import Bird, Ground
+from bgpd.views.summary import Facts
 from tests.unit.fake_views import NOW, FakeViews, mesh_peer
 
 GROUND = Ground(
@@ -313,10 +317,30 @@ async def test_where_bird_itself_answers_it_is_left_alone(tmp_path: Path) -> Non
         bird.bind(str(tmp_path / "bird.ctl"))
         bird.listen()
         async with serving(tmp_path, FakeViews()) as served:
-            assert "another" in served.errors[Family.IPV4]
+            (problem,) = served.problems()
+            assert (
+                problem.source == str(tmp_path / "bird.ctl") and "is not served: another" in problem.message
+            )
+            assert (problem.path, problem.harmless) == ("compat.bird_sockets", False)
             assert (tmp_path / "bird.ctl").exists()
     assert (tmp_path / "bird.ctl").exists()
     assert not (tmp_path / "bird6.ctl").exists()
+
+
+async def test_a_socket_that_is_not_ours_is_a_problem_of_the_daemon(tmp_path: Path) -> None:
+    directory = tmp_path / "file"
+    directory.touch()
+    config = parse(f"node: worker1\ncompat: {{bird_sockets: {directory}}}", "bgpd.yaml")
+    facts, parts = Facts(tmp_path, 0.0, Mock()), Mock()
+    serving = asyncio.create_task(serve_compat(config, FakeViews(), parts, facts, asyncio.Event()))
+    try:
+        async with asyncio.timeout(5):
+            while len(found := [str(each) for each in facts.not_served()]) < 2:  # noqa: ASYNC110 - nobody announces it
+                await asyncio.sleep(0.01)
+        assert all("compat.bird_sockets" in each and "File exists" in each for each in found)
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
 
 
 async def test_a_directory_that_is_made_anew_has_its_sockets_again(
