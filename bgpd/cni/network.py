@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bgpd.cni import ipam, links
-from bgpd.cni.request import ipam_options, previous_addresses
+from bgpd.cni.request import ipam_options, previous_addresses, valid_attachments
 from bgpd.cni.spec import CONFIG, DECODE, ENVIRONMENT, IO, KERNEL, UNSUPPORTED, Call, Failed
 from bgpd.cni.spec import main as run
 
@@ -73,13 +73,7 @@ def check(call: Call) -> None:
 
 def collect(call: Call) -> None:
     """Links of containers that the runtime does not list, then their addresses."""
-    try:
-        valid = {
-            links.alias(call.network, entry["containerID"], entry["ifname"])
-            for entry in call.config.get("cni.dev/valid-attachments") or ()
-        }
-    except (TypeError, KeyError):
-        raise Failed(CONFIG, "cni.dev/valid-attachments: expected containerID and ifname of each") from None
+    valid = {links.alias(call.network, *attachment) for attachment in valid_attachments(call)}
     failures = []
     for mark, name in links.ours(call.network).items():
         if mark not in valid:

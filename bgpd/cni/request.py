@@ -36,14 +36,7 @@ def order(call: Call) -> dict[str, Any]:
             pools = _annotation(notes, f"{key}pools")
             found[f"{key}_pools"] = pools if pools is not None else _texts(options, f"{key}_pools")
     if call.verb == "GC":
-        listed = call.config.get("cni.dev/valid-attachments") or []
-        try:
-            found["valid"] = [[entry["containerID"], entry["ifname"]] for entry in listed]
-        except (TypeError, KeyError):
-            raise Failed(
-                CONFIG, "cni.dev/valid-attachments: expected containerID and ifname of each"
-            ) from None
-        found["network"] = call.network
+        found |= {"valid": valid_attachments(call), "network": call.network}
     if call.verb in ("ADD", "DEL", "CHECK"):
         arguments = call.arguments()
         found |= {"handle": f"{call.network}.{call.container}", "interface": call.interface}
@@ -62,6 +55,22 @@ def ipam_options(call: Call) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise Failed(CONFIG, "ipam: expected keys and values")
     return options
+
+
+def valid_attachments(call: Call) -> list[tuple[str, str]]:
+    """Container and interface of what the runtime has. What it has not is removed, so a list that is not there, or says
+    something else, is refused: only an empty one (``null`` in Go) says that there is nothing."""
+    key = "cni.dev/valid-attachments"
+    listed = call.config.get(key, 0)
+    if listed is None:
+        return []
+    try:
+        found = [(entry["containerID"], entry["ifname"]) for entry in listed]
+    except (TypeError, KeyError):
+        found = [("", "")]
+    if isinstance(listed, list) and all(isinstance(text, str) and text for entry in found for text in entry):
+        return found
+    raise Failed(CONFIG, f"{key}: expected a list with containerID and ifname of each")
 
 
 def previous_addresses(call: Call) -> list[str]:

@@ -130,7 +130,7 @@ class Allocator:
     def _gc(self, order: Order) -> Answer:
         from bgpd.rules.ipam.garbage import release_unlisted  # no ADD waits for it
 
-        valid = {(str(container), str(interface)) for container, interface in order.get("valid") or ()}
+        valid = _attachments(order)
         with _host_lock(self._lock):
             self._executor.ready()
             gone = self._executor.run(
@@ -234,6 +234,22 @@ def _texts(order: Order, key: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(entry, str) for entry in value):
         raise Invalid(f"{key}: expected a list of texts, not {value!r}")
     return tuple(value)
+
+
+def _attachments(order: Order) -> set[tuple[str, str]]:
+    """What is left alone: containers and interfaces. All else is removed, so nothing is taken for an empty list."""
+    found = set()
+    match order.get("valid"):
+        case list(entries):
+            for entry in entries:
+                match entry:
+                    case [str(container), str(interface)]:
+                        found.add((container, interface))
+                    case _:
+                        raise Invalid(f"valid: expected container and interface, not {entry!r}")
+        case value:
+            raise Invalid(f"valid: expected a list of containers and interfaces, not {value!r}")
+    return found
 
 
 def _number(order: Order, key: str) -> int:

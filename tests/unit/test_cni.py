@@ -356,6 +356,31 @@ def test_an_odd_result_of_another_ipam_plugin(
     assert (tmp_path / "calls").read_text().split() == ["ADD", "DEL"], "what it gave is given back"
 
 
+ATTACHMENT = {"containerID": "c2", "ifname": "eth0"}
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        {},
+        {"cni.dev/valid-attachments": False},
+        {"cni.dev/valid-attachments": "c2"},
+        {"cni.dev/valid-attachments": ATTACHMENT},
+        {"cni.dev/valid-attachments": [{**ATTACHMENT, "containerID": 2}]},
+        {"cni.dev/valid-attachments": [ATTACHMENT, {**ATTACHMENT, "ifname": None}]},
+        {"cni.dev/valid-attachments": [["c2", "eth0"]]},
+    ],
+)
+def test_a_list_that_is_none_is_no_empty_list(run: Run, directory: Path, listed: dict[str, Any]) -> None:
+    """All that it does not name would be removed: of pods that live."""
+    run("ADD", environment={"CNI_CONTAINERID": "c2"})
+    code, error = run("GC", **listed)
+    assert (code, error["code"]) == (1, 7) and "valid-attachments" in error["msg"]
+    assert list(used(directory).values()) == ["net.c2"]
+    assert run("GC", **{"cni.dev/valid-attachments": None}) == (0, None), "an empty list of a program in Go"
+    assert not used(directory)
+
+
 def test_garbage_is_of_this_network_and_node(run: Run, directory: Path) -> None:
     for container in ("c1", "c2", "c3"):
         run("ADD", environment={"CNI_CONTAINERID": container})
@@ -491,7 +516,11 @@ def test_another_ipam_plugin_is_run_as_the_specification_says(run: Run, tmp_path
         {"verb": "add", "handle": "h", "interface": "eth0", "ipv4": 1, "ipv4_pools": "p"},
         {"verb": "add", "handle": "h", "interface": "eth0", "addresses": ["x"]},
         {"verb": "del", "handle": ["h"], "interface": "eth0"},
-        {"verb": "gc", "network": ""},
+        {"verb": "gc", "network": "", "valid": []},
+        {"verb": "gc", "network": "n"},
+        {"verb": "gc", "network": "n", "valid": "ab"},
+        {"verb": "gc", "network": "n", "valid": ["ab"]},
+        {"verb": "gc", "network": "n", "valid": [["c", "eth0"], ["c", None]]},
     ],
 )
 def test_an_order_that_is_none_is_answered_so(directory: Path, order: dict[str, Any]) -> None:
