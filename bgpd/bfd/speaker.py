@@ -45,12 +45,12 @@ from bgpd.model.prefix import address_text, family_of, parse_address
 
 READ_AT_ONCE = 512
 """Datagrams of one socket between two looks at the timers."""
-LISTEN_AGAIN = 1.0
+LISTEN_AGAIN_SECONDS = 1.0
 """Seconds until a port that is another's is tried again."""
-DELAY_WINDOW = 30.0
+DELAY_WINDOW_SECONDS = 30.0
 """Seconds; the worst delay is that of this window and the one before."""
 NICE = -20
-SOCKET_LASTS = 10.0
+SOCKET_LASTS_SECONDS = 10.0
 """Seconds for which a peer that says nothing is sent packets from the same socket."""
 _PASSING = frozenset((errno.EPERM, errno.ENOBUFS, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN))
 """A filter, a full queue, a route that is missing: the socket is as good as another."""
@@ -308,9 +308,9 @@ class Speaker:
 
     def _measure(self, delay: float, now: float) -> None:
         if now >= self._window_ends:
-            fresh = now < self._window_ends + DELAY_WINDOW
+            fresh = now < self._window_ends + DELAY_WINDOW_SECONDS
             self._delays = [self._delays[1] if fresh else 0.0, 0.0]
-            self._window_ends = now + DELAY_WINDOW
+            self._window_ends = now + DELAY_WINDOW_SECONDS
         self._delays[1] = max(self._delays[1], delay)
 
     # Inside; under the lock.
@@ -363,7 +363,7 @@ class Speaker:
                 self._ears[ear] = sock
                 self._selector.register(sock, selectors.EVENT_READ)
         failed = any(isinstance(sock, OSError) for sock in self._ears.values())
-        self._listen_at = now + LISTEN_AGAIN if failed else None
+        self._listen_at = now + LISTEN_AGAIN_SECONDS if failed else None
 
     def _deafen(self, ear: Ear) -> None:
         sock = self._ears.pop(ear)
@@ -461,7 +461,7 @@ class _Entry:
     def send(self, packet: Packet, random: Random) -> None:
         """A packet that cannot be sent is lost, as any other may be. Nobody there: the kernel may by now choose another
         address of ours."""
-        if not self.session.remote_discr and time.monotonic() >= self._opened + SOCKET_LASTS:
+        if not self.session.remote_discr and time.monotonic() >= self._opened + SOCKET_LASTS_SECONDS:
             self.close()
         data = encode(packet)
         try:

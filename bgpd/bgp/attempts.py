@@ -1,9 +1,10 @@
 """When a peer is dialled, and how long it is left alone: the times of one session between its connections.
 
 ``session`` owns one of these and says what happened; time is given with every call. Dialling goes at once, then after
-1, 2, 4, 5, 5, ... s, with jitter, until a session has lasted ``STABLE`` seconds. An error in the protocol, theirs or
-ours, makes the session idle for 1, 2, 4, ... 30 s, in which connections are refused too (DampPeerOscillations, RFC 4271
-§8.1): a peer that sends garbage does not loop fast. Too many prefixes: idle for a minute.
+1, 2, 4, 5, 5, ... s, with jitter, until a session has lasted ``STABLE_SECONDS``. An error in the protocol,
+theirs or ours, makes the session idle for 1, 2, 4, ... 30 s, in which connections are refused too
+(DampPeerOscillations, RFC 4271 §8.1): a peer that sends garbage does not loop fast. Too many prefixes: idle for a
+minute.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from bgpd.bgp.connection import Closure
 from bgpd.bgp.wire.exa.messages import Cease
 from bgpd.model.peer import DownReason
 
-DIAL_DELAYS = (0.0, 1.0, 2.0, 4.0, 5.0)
-IDLE_DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+DIAL_DELAYS_SECONDS = (0.0, 1.0, 2.0, 4.0, 5.0)
+IDLE_DELAYS_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds, attempt by attempt; the last one counts for all that follow."""
-AFTER_HARD_RESET = 0.5
+AFTER_HARD_RESET_SECONDS = 0.5
 """Seconds until a peer is dialled by another AS number than before, after a hard reset. Some see the new connection
 before they have read the NOTIFICATION on the old one: they take it for a restart, and keep the paths that must go (seen
 with FRR, for its restart time)."""
-STABLE = 10.0
+STABLE_SECONDS = 10.0
 """A session that lasted so many seconds starts the delays anew."""
-PREFIX_LIMIT_IDLE = 60.0
-MEMORY_IDLE = (60.0, 120.0, 300.0, 900.0)
+PREFIX_LIMIT_IDLE_SECONDS = 60.0
+MEMORY_IDLE_SECONDS = (60.0, 120.0, 300.0, 900.0)
 """Seconds that a peer which was ended for memory stays out: more each time, until it was good for an hour."""
-GOOD_FOR = 3600.0
+GOOD_FOR_SECONDS = 3600.0
 
 
 class Attempts:
@@ -78,7 +79,7 @@ class Attempts:
 
     def later(self, now: float) -> None:
         """Dial again after the next delay."""
-        delay = DIAL_DELAYS[min(self._attempts, len(DIAL_DELAYS) - 1)]
+        delay = DIAL_DELAYS_SECONDS[min(self._attempts, len(DIAL_DELAYS_SECONDS) - 1)]
         self._attempts += 1
         self.dial_at = now + self._jitter(delay)
 
@@ -90,7 +91,7 @@ class Attempts:
 
     def session_over(self, lasted: float) -> None:
         """An established session has ended, after some seconds."""
-        if lasted >= STABLE:
+        if lasted >= STABLE_SECONDS:
             self._attempts = self._errors = 0
 
     def after(self, closure: Closure, now: float) -> None:
@@ -99,9 +100,9 @@ class Attempts:
         code = None if meant is None else (meant.code, meant.subcode)
         sent = closure.reason is DownReason.NOTIFICATION_TX
         if sent and code == (6, Cease.MAX_PREFIXES):
-            self._stay_idle(now + PREFIX_LIMIT_IDLE)
+            self._stay_idle(now + PREFIX_LIMIT_IDLE_SECONDS)
         elif sent or (closure.reason is DownReason.NOTIFICATION_RX and code is not None and code[0] != 6):
-            delay = IDLE_DELAYS[min(self._errors, len(IDLE_DELAYS) - 1)]
+            delay = IDLE_DELAYS_SECONDS[min(self._errors, len(IDLE_DELAYS_SECONDS) - 1)]
             self._errors += 1
             self._stay_idle(now + self._jitter(delay))
         else:
@@ -109,9 +110,9 @@ class Attempts:
 
     def out_of_memory(self, now: float) -> float:
         """The peer was ended for memory. For how many seconds it stays out."""
-        if now >= self._ended_for_memory_at + GOOD_FOR:
+        if now >= self._ended_for_memory_at + GOOD_FOR_SECONDS:
             self._ended_for_memory = 0
-        idle = MEMORY_IDLE[min(self._ended_for_memory, len(MEMORY_IDLE) - 1)]
+        idle = MEMORY_IDLE_SECONDS[min(self._ended_for_memory, len(MEMORY_IDLE_SECONDS) - 1)]
         self._ended_for_memory, self._ended_for_memory_at = self._ended_for_memory + 1, now
         self._stay_idle(now + idle)
         return idle

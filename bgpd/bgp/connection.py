@@ -47,13 +47,13 @@ from bgpd.model.status import SessionState
 
 log = logging.getLogger(__name__)
 
-OPEN_TIME = 60.0
+OPEN_SECONDS = 60.0
 """Seconds a peer has for its OPEN."""
-LOOK_AGAIN = 1.0
+LOOK_AGAIN_SECONDS = 1.0
 """Seconds until a peer whose hold time is over, while octets of it wait to be read, is looked at again."""
-LOG_EVERY = 10.0
+LOG_EVERY_SECONDS = 10.0
 """Seconds between two lines about malformed UPDATEs of one session."""
-BUDGET = 3000.0
+BUDGET_MICROSECONDS = 3000.0
 """Work of the calls of ``next_event`` in one turn, in estimated microseconds, the RIB's part included; then
 ``work_due``."""
 _COST_OF_UPDATE, _COST_OF_PREFIX, _COST_OF_KEEPALIVE, _COST_OF_MESSAGE = 2.5, 1.0, 1.0, 30.0
@@ -144,10 +144,10 @@ class Connection:
         self._updates = 0
         self._quiet_until = 0.0
         self._refreshing: set[Family] = set()
-        self._budget = BUDGET
+        self._budget = BUDGET_MICROSECONDS
         self._out = bytearray()
-        self._hold_time = OPEN_TIME
-        self._hold_at: float | None = now + OPEN_TIME
+        self._hold_time = OPEN_SECONDS
+        self._hold_at: float | None = now + OPEN_SECONDS
         self._keepalive_at: float | None = None
         self.sent_open = our_open(config, restarted=restarted)
         self.received_open: OpenMessage | None = None
@@ -169,7 +169,7 @@ class Connection:
         events: list[RibEvent] = []
         kind, heard = 0, False
         if self.work_due:
-            self._budget = BUDGET
+            self._budget = BUDGET_MICROSECONDS
         errors = self._update_errors()
         self.work_due = False
         try:
@@ -177,7 +177,7 @@ class Connection:
                 message = self._kept or self._framer.take()
                 self._kept = None
                 if message is None:
-                    self._budget = BUDGET
+                    self._budget = BUDGET_MICROSECONDS
                     break
                 kind, body = message
                 heard = True
@@ -234,7 +234,7 @@ class Connection:
             return
         expired = self._hold_at is not None and now >= self._hold_at
         if expired and (self.work_due or unread()):
-            self._hold_at, expired = now + LOOK_AGAIN, False
+            self._hold_at, expired = now + LOOK_AGAIN_SECONDS, False
         if expired:
             waited = "OPEN" if self.state is SessionState.OPEN_SENT else "message"
             text = f"no {waited} for {self._hold_time:g} s"
@@ -312,7 +312,7 @@ class Connection:
         self._out += frozen.unsent
         self._hold_time = peer.hold_time
         heard_at = now - frozen.silent_seconds
-        self._hold_at = max(now + LOOK_AGAIN, heard_at + self._hold_time) if self._hold_time else None
+        self._hold_at = max(now + LOOK_AGAIN_SECONDS, heard_at + self._hold_time) if self._hold_time else None
         self.send_keepalive(now)
 
     def send_keepalive(self, now: float) -> None:
@@ -417,6 +417,6 @@ class Connection:
         if new > 0 and self._decoder is not None:
             self._counters.update_errors += new
             if now >= self._quiet_until:
-                self._quiet_until = now + LOG_EVERY
+                self._quiet_until = now + LOG_EVERY_SECONDS
                 cause = self._decoder.cache.last_error or "attributes discarded"
                 event(log, "malformed_updates", logging.WARNING, peer=self.config.id, count=new, last=cause)

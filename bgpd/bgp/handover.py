@@ -55,7 +55,7 @@ VERSION = 1
 MAGIC = b"bgpd-handover"
 MOST_OCTETS = 1 << 30
 """The most that a document may have."""
-WAIT = 45.0
+WAIT_SECONDS = 45.0
 """Seconds for the resources to be whole, in which sessions wait to be taken."""
 _BOOT = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
@@ -321,7 +321,7 @@ class Inherited:
         self.listening: dict[str, socket.socket] = {}
         self.waiting: dict[PeerId, Waiting] = {}
         self.expected = len(document.sessions) + len(document.unfit)
-        self._until = now + WAIT
+        self._until = now + WAIT_SECONDS
         waited = now - document.at
         for peer, why in document.unfit.items():
             not_taken(peer, why)
@@ -359,7 +359,7 @@ class Inherited:
         """Call it often. Those that have waited too long fall back to graceful restart."""
         for peer, waits in list(self.waiting.items()):
             if now >= self._until:
-                self.refuse(peer, f"the resources were not whole within {WAIT:.0f} s")
+                self.refuse(peer, f"the resources were not whole within {WAIT_SECONDS:.0f} s")
             elif waits.frozen.keepalive_seconds and now >= waits.keepalive_at:
                 self._keep(waits, now)
 

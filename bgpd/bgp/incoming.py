@@ -23,7 +23,7 @@ from bgpd.model.prefix import Address, address_text, is_link_local, prefix_text
 
 log = logging.getLogger(__name__)
 
-REJECT_LOG = 10.0
+REJECT_LOG_SECONDS = 10.0
 """Seconds between two lines about connections that nobody wanted."""
 
 
@@ -98,7 +98,7 @@ class Incoming:
         """A connection was refused: a line now and then, with how many there were."""
         self._rejected += 1
         at = now()
-        if at - self._reject_logged >= REJECT_LOG:
+        if at - self._reject_logged >= REJECT_LOG_SECONDS:
             count = self._rejected
             event(log, "connection_rejected", logging.WARNING, address=address, count=count, cause=cause)
             self._rejected, self._reject_logged = 0, at

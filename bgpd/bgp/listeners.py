@@ -19,7 +19,7 @@ from bgpd.events import event
 from bgpd.model.prefix import Address, address_text, family_of
 
 log = logging.getLogger(__name__)
-RETRY = 1.0
+RETRY_SECONDS = 1.0
 """Seconds until a place that is taken is tried again."""
 ACCEPTED_AT_ONCE = 16
 """Connections taken at one turn of the loop. asyncio tries on as often, where there are no descriptors."""
@@ -119,7 +119,7 @@ class Listeners:
                     self._errors[place] = message
                     event(log, "not_listening", logging.ERROR, address=address, port=port, cause=cause)
                     self._review()
-                await asyncio.sleep(RETRY)
+                await asyncio.sleep(RETRY_SECONDS)
                 continue
             break
         self._errors.pop(place, None)

@@ -8,8 +8,8 @@ Connections of a peer compete (§6.8): the one that the side with the greater id
 equal ones). This is decided as soon as an OPEN has come on either, since then the peer's identifier is known: waiting
 for both, as the RFC's minimum, lets one side be Established on the connection that the other is about to close. An
 established session stays against a new connection. The exception is where the peer speaks graceful restart and the
-connection began ``RACE`` seconds after the session was up or later: then the peer has died without a word, and the new
-connection replaces the old, whose routes stay as stale (RFC 4724 §4.2, §5).
+connection began ``RACE_SECONDS`` after the session was up or later: then the peer has died without a word, and
+the new connection replaces the old, whose routes stay as stale (RFC 4724 §4.2, §5).
 
 Where both sides have the N bit (RFC 8538) routes stay as stale over any NOTIFICATION and the hold timer, the other
 way as well: what must really go goes by a Hard Reset, Cease 6/9 around the real code.
@@ -28,7 +28,7 @@ from functools import partial
 from random import Random
 from typing import NamedTuple
 
-from bgpd.bgp.attempts import AFTER_HARD_RESET, Attempts
+from bgpd.bgp.attempts import AFTER_HARD_RESET_SECONDS, Attempts
 from bgpd.bgp.connection import Connection, Counters, Opened, Refresh, Resumed, Routes, Up
 from bgpd.bgp.frozen import SOFT, Ends, FrozenRib, FrozenSession, Unfit, config_words, differences
 from bgpd.bgp.wire.exa.messages import Cease, Notification, ProtocolError, shutdown
@@ -41,7 +41,7 @@ from bgpd.model.status import SessionState
 
 log = logging.getLogger(__name__)
 
-RACE = 5.0
+RACE_SECONDS = 5.0
 """A connection that begins sooner after the session was up was dialled while it came up: a collision."""
 _WHO = frozenset(("address", "asn", "asns", "local_asn", "password", "ttl_security", "interface"))
 """What makes a session one with somebody else, or one that is trusted otherwise: nothing of before may stay."""
@@ -342,7 +342,7 @@ class Session:
             self._reconfigured(now, hard)
             self._attempts.restart(now)
             if was_up and "local_asn" in changed:
-                self._attempts.at_once(now + AFTER_HARD_RESET)
+                self._attempts.at_once(now + AFTER_HARD_RESET_SECONDS)
 
     def _reconfigured(self, now: float, hard: bool = False) -> None:
         """Ends the connections with Cease 6/6."""
@@ -466,7 +466,7 @@ class Session:
                 continue
             if other.state is SessionState.ESTABLISHED:
                 peer = other.peer
-                dead = connection.started - other.established_at >= RACE
+                dead = connection.started - other.established_at >= RACE_SECONDS
                 if peer is not None and peer.sends_end_of_rib and dead and not connection.outgoing:
                     self._close(other, None, DownReason.REPLACED, "the peer connected anew", now)
                     continue

@@ -24,7 +24,7 @@ from bgpd.model.peer import DialAnswer, PeerConfig
 from bgpd.model.prefix import Address, Family, address_text, family_of, is_link_local, parse_address
 
 SEND_HOLD_MS = 480_000
-DIAL_TIME = 8.0
+DIAL_SECONDS = 8.0
 """Seconds for TCP to connect."""
 BACKLOG = 1024
 """Connections that may wait to be accepted."""
@@ -32,7 +32,7 @@ READ_SIZE = 1 << 18
 """Octets read at one wake-up, at most."""
 HIGH_WATER, LOW_WATER = 1 << 20, 1 << 18
 """Octets waiting to be sent at which a session takes no more, and at which it does again."""
-LINGER = 2.0
+LINGER_SECONDS = 2.0
 """Seconds a peer has to read our NOTIFICATION before the connection is torn down."""
 
 
@@ -129,7 +129,7 @@ class Dial:
                 place = _place(config.address, config.port, config.interface)
             except OSError as error:
                 raise DialFailed(f"{where}: {error.strerror or error}") from error
-            async with asyncio.timeout(DIAL_TIME) as self._timeout:
+            async with asyncio.timeout(DIAL_SECONDS) as self._timeout:
                 await asyncio.get_running_loop().sock_connect(sock, place)
             connected, sock = sock, None
             return connected
@@ -278,7 +278,7 @@ class Link(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None or transport.is_closing() or self._linger is not None:
             return
-        self._linger = asyncio.get_running_loop().call_later(LINGER, transport.abort)
+        self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, transport.abort)
         try:
             transport.write_eof()
             transport.resume_reading()

@@ -26,7 +26,7 @@ WIDTH = 30
 """Letters of a cell, from which on calicoctl breaks the line."""
 A_TIME = 20 * 3600.0
 """Seconds after which BIRD prints a date in place of a time."""
-AT_START = 30.0
+AT_START_SECONDS = 30.0
 """Seconds from the start in which a node is only ready with all sessions; afterwards one is enough."""
 
 
@@ -99,7 +99,7 @@ def ready(status: Mapping[str, Any], now: float) -> list[dict[str, Any]]:
     checks = [check for check in status["checks"] if not check["ok"]]
     if not wanted:
         checks.append({"name": "sessions", "ok": True, "detail": "none is wanted"})
-    elif age < AT_START:
+    elif age < AT_START_SECONDS:
         words = f"{up} of {wanted} are established, {age:.0f} s after the start"
         checks.append({"name": "sessions", "ok": up >= wanted, "detail": words})
         words = "" if status["in_sync"] else "a restart goes on: not all peers announced their routes"

@@ -25,12 +25,12 @@ from bgpd.cli.tables import Look, Screen, cell
 from bgpd.config.places import is_resource
 
 TABLES = ("in", "out", "rib", "fib")
-FOLLOW_EVERY = 1.0
+FOLLOW_EVERY_SECONDS = 1.0
 """Seconds between two questions about what is new."""
 RELOAD_TIMEOUT = PLAN_TIMEOUT = 60.0
 UPGRADE_TIMEOUT, READY_TIMEOUT = 90.0, 60.0
 """Seconds for the next process to take over, and for it to be ready then."""
-DRAIN_STEP, LATE = 1.0, 5.0
+DRAIN_STEP_SECONDS, LATE_SECONDS = 1.0, 5.0
 """Seconds that the daemon takes between services and the rest of a drain, and that it may be late."""
 
 
@@ -280,8 +280,8 @@ def drain(client: Client, arguments: argparse.Namespace) -> Answer:
     node."""
     wait, keep = arguments.wait, not arguments.until_restart
     found = client.post("/v1/drain", {"withdraw": arguments.withdraw, "wait": wait, "keep": keep})
-    end, target = time.monotonic() + wait + DRAIN_STEP, 3 if arguments.withdraw else 2
-    late = end + LATE
+    end, target = time.monotonic() + wait + DRAIN_STEP_SECONDS, 3 if arguments.withdraw else 2
+    late = end + LATE_SECONDS
     while time.monotonic() < end or (time.monotonic() < late and client.get("/v1/status")["drain"] < target):
         time.sleep(0.2)
     return _answer(found, _message)
@@ -349,7 +349,7 @@ def history(client: Client, arguments: argparse.Namespace) -> Answer:
         last = first[-1]["time"] if first else time.time()
         while arguments.follow:
             sent()
-            time.sleep(FOLLOW_EVERY)
+            time.sleep(FOLLOW_EVERY_SECONDS)
             # Times have milliseconds, and what is read at one time was all there.
             found = client.get("/v1/history", query | {"since": f"{last + 0.0005:.4f}"})["entries"]
             last = found[-1]["time"] if found else last

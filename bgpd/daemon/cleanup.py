@@ -12,11 +12,11 @@ from collections.abc import Collection
 
 from bgpd.config.config import Config
 from bgpd.daemon.daemon import make_kernel
-from bgpd.kernel.rivals import DAEMON_AFTER, resident
+from bgpd.kernel.rivals import DAEMON_AFTER_SECONDS, resident
 from bgpd.model.prefix import Address, Family
 from bgpd.model.route import FibKey
 
-LISTEN = 2 * DAEMON_AFTER
+LISTEN = 2 * DAEMON_AFTER_SECONDS
 """Seconds in which whoever writes is heard."""
 
 

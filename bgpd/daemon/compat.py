@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from bgpd.config.config import Config
-from bgpd.daemon.startup import DEADLINE
+from bgpd.daemon.startup import DEADLINE_SECONDS
 from bgpd.model.doors import Views
 from bgpd.model.status import SessionState
 from bgpd.views.live import Parts
@@ -26,7 +26,7 @@ async def serve_compat(
             from bgpd.observe.birdctl import BirdSockets
             from bgpd.views.bird import Bird, ground
 
-            sockets = BirdSockets(options.bird_sockets, Bird(views, ground(parts, DEADLINE)))
+            sockets = BirdSockets(options.bird_sockets, Bird(views, ground(parts, DEADLINE_SECONDS)))
             facts.not_served = sockets.problems
             group.create_task(sockets.run(), name="bird-sockets")
         if options.process_names:
@@ -47,7 +47,7 @@ async def _report(config: Config, views: Views, parts: Parts, in_sync: asyncio.E
 
     store, node, options = config.datastore, config.node, config.compat
     source = Kubernetes(Access(store.kubeconfig, store.context), node, False, store.namespace)
-    refusals, around = reports.Refusals(), ground(parts, DEADLINE)
+    refusals, around = reports.Refusals(), ground(parts, DEADLINE_SECONDS)
 
     def status(classes: Collection[str]) -> Mapping[str, Any]:
         return node_status(views, around, classes, time.time())

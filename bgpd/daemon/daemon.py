@@ -69,13 +69,13 @@ log = logging.getLogger(__name__)
 GC_THRESHOLDS = (10_000, 5, 1000)
 """Tables are large and free of cycles: a full collection walks them all for nothing, and holds the loop meanwhile; one
 of the middle generation walks 50,000 objects, which takes 12 ms."""
-SWITCH_INTERVAL = 0.001
+SWITCH_INTERVAL_SECONDS = 0.001
 """Seconds after which the thread that writes to the kernel gets the interpreter lock from a busy event loop: it needs
 it for microseconds, between two system calls."""
 EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-EXHAUSTED_AGAIN = 10.0
+EXHAUSTED_AGAIN_SECONDS = 10.0
 """Seconds between two lines about what has run out."""
-SESSIONS_FIRST, SESSION_FIRST = 0.75, 0.001
+SESSIONS_FIRST_SECONDS, SESSION_FIRST_SECONDS = 0.75, 0.001
 """Seconds for the sessions to begin in, before the doors to the operator open: all of them at most, and each."""
 
 
@@ -181,7 +181,7 @@ class Daemon:
             gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)
             gc.enable()
-            sys.setswitchinterval(SWITCH_INTERVAL)
+            sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
             await self._live()
         finally:
             self._manager.stopping()
@@ -243,11 +243,11 @@ class Daemon:
         """Opens the doors to the operator once the sessions have had time to begin: what serves them takes a tenth of a
         second to import. Who connects before waits."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SESSIONS_FIRST) as limit:
+            async with asyncio.timeout(SESSIONS_FIRST_SECONDS) as limit:
                 await self._engaged.wait()
                 loop, peering = asyncio.get_running_loop(), self._intent.peering
                 sessions = len(peering.peers) if peering is not None else 0
-                limit.reschedule(min(limit.when() or 0.0, loop.time() + sessions * SESSION_FIRST))
+                limit.reschedule(min(limit.when() or 0.0, loop.time() + sessions * SESSION_FIRST_SECONDS))
                 await self._writing.in_sync.wait()
         module = await asyncio.to_thread(importlib.import_module, "bgpd.observe.api")
         await self._claimed.wait()
@@ -425,7 +425,7 @@ class OutOfResources:
             loop.default_exception_handler(context)
             return
         self._count += 1
-        if time.monotonic() >= self._logged + EXHAUSTED_AGAIN:
+        if time.monotonic() >= self._logged + EXHAUSTED_AGAIN_SECONDS:
             event(log, "out_of_resources", logging.ERROR, count=self._count, cause=error.strerror)
             self._logged, self._count = time.monotonic(), 0
 

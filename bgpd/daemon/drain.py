@@ -1,9 +1,9 @@
 """Taking this node out of service, step by step: by the operator's order, or as its Node is cordoned.
 
-First the addresses of services go, which other nodes have too; ``STEP`` seconds later all else becomes the last resort
-(``model.drain``); where the order says so, and its wait is over, that is withdrawn too. An order is kept in the state
-directory: after a restart the node is as far as it was ordered to be, at once. A Node with ``spec.unschedulable`` is
-followed as ``drain.on_cordon`` says. ``daemon`` asks for the level at each change of the intent and each second.
+First the addresses of services go, which other nodes have too; ``STEP_SECONDS`` later all else becomes the last
+resort (``model.drain``); where the order says so, and its wait is over, that is withdrawn too. An order is kept in the
+state directory: after a restart the node is as far as it was ordered to be, at once. A Node with ``spec.unschedulable``
+is followed as ``drain.on_cordon`` says. ``daemon`` asks for the level at each change of the intent and each second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bgpd.model.drain import Drain, OnCordon
 
 log = logging.getLogger(__name__)
 
-STEP = 1.0
+STEP_SECONDS = 1.0
 """Seconds between the withdrawal of services and the rest: peers have other ways to them before anything else moves."""
 
 
@@ -56,7 +56,7 @@ class Draining:
         found = Drain.NONE
         if self._order is not None:
             found = self._step(self._order.began, now)
-            if self._order.withdraw and now >= self._order.began + STEP + self._order.wait:
+            if self._order.withdraw and now >= self._order.began + STEP_SECONDS + self._order.wait:
                 found = Drain.WITHDRAWN
         if self._cordoned_at is not None:
             by_cordon = self._step(self._cordoned_at, now) if self._cordon == "all" else Drain.SERVICES
@@ -70,7 +70,7 @@ class Draining:
         before = self._order
         began = now if before is None else before.began
         if before is not None and withdraw and not before.withdraw:
-            wait += max(0.0, now - began - STEP)
+            wait += max(0.0, now - began - STEP_SECONDS)
         self._order = _Order(withdraw, wait, began)
         event(log, "drain", logging.WARNING, withdraw=withdraw, wait=wait)
         if keep:
@@ -89,7 +89,7 @@ class Draining:
         return "this node is in service"
 
     def _step(self, began: float, now: float) -> Drain:
-        return Drain.ALL if now >= began + STEP else Drain.SERVICES
+        return Drain.ALL if now >= began + STEP_SECONDS else Drain.SERVICES
 
     def _read(self) -> _Order | None:
         # Who was ordered out of service must not come back because of a file.

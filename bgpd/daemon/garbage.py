@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 LEASE = "bgpd-ipam"
 LEASE_SECONDS = 60
-RENEW_EVERY = 20.0
+RENEW_EVERY_SECONDS = 20.0
 """Seconds between two renewals."""
 LOOKS = 3
 """So often is looked at something before it is removed."""
@@ -63,7 +63,7 @@ class Collector:
             while True:
                 for line in await asyncio.to_thread(self.turn):
                     event(log, "ipam_garbage", removed=line)
-                await asyncio.sleep(RENEW_EVERY)
+                await asyncio.sleep(RENEW_EVERY_SECONDS)
         finally:
             self._executor.store.close()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from bgpd.daemon.liveness import Liveness
 from bgpd.daemon.service_manager import ServiceManager
-from bgpd.daemon.startup import DEADLINE
+from bgpd.daemon.startup import DEADLINE_SECONDS
 from bgpd.daemon.turn import Turn
 from bgpd.daemon.writing import Writing
 from bgpd.events import event
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-INTERVAL, INTERVAL_AT_START = 1.0, 0.05
+INTERVAL_SECONDS, INTERVAL_AT_START_SECONDS = 1.0, 0.05
 """Seconds between two turns; at the start it must be seen soon that it is over."""
-COMPARE_EVERY = 60.0
+COMPARE_EVERY_SECONDS = 60.0
 """Seconds between whole compares of the kernel's routes with ours."""
 LAG_WINDOW = 15
 """Turns over which the worst event-loop lag is remembered."""
@@ -63,10 +63,10 @@ class Housekeeping:
     async def run(self) -> None:
         """Until cancelled."""
         router, fibs = self._parts.router, self._parts.fibs
-        next_compare, report_due = self._began + COMPARE_EVERY, 0.0
+        next_compare, report_due = self._began + COMPARE_EVERY_SECONDS, 0.0
         while True:
-            starting = not self._facts.in_sync and time.monotonic() < self._began + DEADLINE
-            interval = INTERVAL_AT_START if starting else INTERVAL
+            starting = not self._facts.in_sync and time.monotonic() < self._began + DEADLINE_SECONDS
+            interval = INTERVAL_AT_START_SECONDS if starting else INTERVAL_SECONDS
             due = time.monotonic() + interval
             await asyncio.sleep(interval)
             now = time.monotonic()
@@ -85,12 +85,12 @@ class Housekeeping:
                 self._turn.kick()
             await self._check_control_socket()
             if now >= report_due:
-                report_due = now + INTERVAL
+                report_due = now + INTERVAL_SECONDS
                 for family, programming in fibs.items():
                     programming.report()
                     self._parts.kernel.fibs[family].conflicts.report()
             if now >= next_compare:
-                next_compare = now + COMPARE_EVERY
+                next_compare = now + COMPARE_EVERY_SECONDS
                 for programming in fibs.values():
                     programming.suspect("every minute")
             self._manager.report(now)

@@ -35,9 +35,9 @@ COST_OF_MISSED = 60
 """Octets of a prefix that a session which reads too slowly has yet to be sent."""
 SHARE = 4
 """The peers may hold one part in so many of the machine's memory."""
-REVIEW_EVERY, MOST_OF_THE_TIME = 0.1, 30.0
+REVIEW_EVERY_SECONDS, MOST_OF_THE_TIME = 0.1, 30.0
 """Seconds between two reviews at least, and how many times what one took."""
-SHOWN_FOR = 3600.0
+SHOWN_FOR_SECONDS = 3600.0
 """Seconds for which it stays a problem that a peer had to go."""
 _V1_UNLIMITED = 1 << 60
 
@@ -112,7 +112,7 @@ class Memory:
         began = time.monotonic()
         cost = self._cost_of_prefix()
         held = {peer: self._of(peer, cost) for peer in self.speaker.sessions.ids}
-        self._due = now + max(REVIEW_EVERY, MOST_OF_THE_TIME * (time.monotonic() - began))
+        self._due = now + max(REVIEW_EVERY_SECONDS, MOST_OF_THE_TIME * (time.monotonic() - began))
         total = whole = sum(held.values())
         while total > self.limit:
             largest = max(held, key=held.__getitem__)
@@ -125,7 +125,7 @@ class Memory:
         """Who had to go within the last hour."""
         now = time.time()
         for peer, gone in list(self.evictions.items()):
-            if now >= gone.ended + SHOWN_FOR:
+            if now >= gone.ended + SHOWN_FOR_SECONDS:
                 del self.evictions[peer]
                 continue
             out = f"; it may return at {_clock(gone.until)}" if now < gone.until else ""

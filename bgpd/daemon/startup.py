@@ -1,15 +1,15 @@
 """When a start is over: until then nothing of ours that was there before is swept (house rule 5).
 
 A start is over when each wanted peer has announced all it has (End-of-RIB, RFC 4724 §4.1) in each of its families, or
-``DEADLINE`` has passed. Nobody waits for a peer whose every dial was refused or not answered (BIRD waits 240 s for any
-peer that is down, and its users suffer); one without graceful restart, which sends no End-of-RIB, has announced all
-when it was quiet for ``QUIET`` seconds. Time counts from when the peers are known: a node whose resources take a minute
-to come must not sweep the moment they are there.
+``DEADLINE_SECONDS`` has passed. Nobody waits for a peer whose every dial was refused or not answered (BIRD waits 240 s
+for any peer that is down, and its users suffer); one without graceful restart, which sends no End-of-RIB, has announced
+all when it was quiet for ``QUIET_SECONDS``. Time counts from when the peers are known: a node whose resources
+take a minute to come must not sweep the moment they are there.
 
 The routes of before stay longer for a peer whose daemon is down and whose host may well forward: one that refused a
 dial, or that never came where we do not dial. Its session counts as ended when we started, and its routes stay for the
-restart time that we have with it (RFC 4724 §4.2). One whose host answers nothing is given up after ``EARLY``. The sweep
-is one for all peers, since a route does not show who announced it. Pure; ``daemon`` brings the time.
+restart time that we have with it (RFC 4724 §4.2). One whose host answers nothing is given up after ``EARLY_SECONDS``.
+The sweep is one for all peers, since a route does not show who announced it. Pure; ``daemon`` brings the time.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from math import inf
 from bgpd.model.peer import DialAnswer, PeerConfig, PeerId
 from bgpd.model.prefix import Family
 
-DEADLINE = 45.0
-EARLY = 15.0
-QUIET = 3.0
+DEADLINE_SECONDS = 45.0
+EARLY_SECONDS = 15.0
+QUIET_SECONDS = 3.0
 """Seconds without a word of routes after which a peer that sends no End-of-RIB has announced all."""
-UNREADY_AFTER, UNREADY_AGAIN = 3.0, 60.0
+UNREADY_AFTER_SECONDS, UNREADY_AGAIN_SECONDS = 3.0, 60.0
 """Seconds of being not ready after which the log says so, and after which it says so again."""
 _AWAY = frozenset((DialAnswer.REFUSED, DialAnswer.SILENT))
 
@@ -76,7 +76,7 @@ class Convergence:
 
     def waiting(self, now: float) -> list[PeerId]:
         """Peers that are still waited for."""
-        if self._began is None or self._over or now >= self._began + DEADLINE:
+        if self._began is None or self._over or now >= self._began + DEADLINE_SECONDS:
             return []
         return [peer for peer in self._unheard(now) if not self._is_away(peer)]
 
@@ -93,7 +93,7 @@ class Convergence:
             peer
             for peer, config in self._wanted.items()
             if any((peer, family) not in heard for family in config.families)
-            and now < last_words.get(peer, inf) + QUIET
+            and now < last_words.get(peer, inf) + QUIET_SECONDS
         ]
 
     def _is_away(self, peer: PeerId) -> bool:
@@ -106,7 +106,7 @@ class Convergence:
         config, answers = self._wanted[peer], self._answers.get(peer, ())
         if DialAnswer.REFUSED in answers or (config.passive and peer not in self._came):
             return float(config.restart_time)
-        return EARLY if self._is_away(peer) else DEADLINE
+        return EARLY_SECONDS if self._is_away(peer) else DEADLINE_SECONDS
 
     def over(self, now: float) -> bool:
         """Whether the start is over. Once it is, it stays so."""
@@ -129,10 +129,10 @@ class Unready:
             self._reported, self._due = "", None
             return False
         if self._due is None:
-            self._due = now + UNREADY_AFTER
+            self._due = now + UNREADY_AFTER_SECONDS
         elif why != self._reported and self._reported:
             self._due = min(self._due, now)
         if now < self._due:
             return False
-        self._reported, self._due = why, now + UNREADY_AGAIN
+        self._reported, self._due = why, now + UNREADY_AGAIN_SECONDS
         return True

@@ -21,7 +21,7 @@ SLICE_SECONDS = 0.004
 """Seconds of deciding before the event loop gets a turn."""
 MOST_BEHIND = 16384
 """Prefixes that are read and not yet in the kernel, about, beyond which sessions are not read."""
-MOST_THROTTLED = 1.0
+MOST_THROTTLED_SECONDS = 1.0
 """Seconds without reading, at most: hold timers run on."""
 
 
@@ -111,5 +111,5 @@ class Turn:
             if backlog > MOST_BEHIND:
                 self._throttled_at = now
                 self._speaker.throttle(True)
-        elif backlog < MOST_BEHIND // 2 or now >= self._throttled_at + MOST_THROTTLED:
+        elif backlog < MOST_BEHIND // 2 or now >= self._throttled_at + MOST_THROTTLED_SECONDS:
             self._speaker.throttle(False)

@@ -51,7 +51,7 @@ from bgpd.rib.router import FrozenRouter, Router
 log = logging.getLogger(__name__)
 
 HEARING = "the sessions that were taken over are being heard again"
-BEAT = 0.2
+BEAT_SECONDS = 0.2
 """Seconds between looks at who needs a KEEPALIVE, while sessions wait to be taken."""
 HEARING_SECONDS = 10.0
 """For all that was taken over to be heard again, before the kernel's routes are written for what was."""
@@ -175,7 +175,7 @@ class Upgrade:
     def _on_beat(self) -> None:
         if self._inherited is not None and self._inherited.waiting:
             self._inherited.keep_alive(time.monotonic())
-            asyncio.get_running_loop().call_later(BEAT, self._on_beat)
+            asyncio.get_running_loop().call_later(BEAT_SECONDS, self._on_beat)
 
     def resume_session(self, peer: Peer) -> None:
         """A session that is up in the router goes on: it joins its update groups, and is asked for all that it has. One

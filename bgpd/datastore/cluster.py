@@ -32,15 +32,15 @@ from bgpd.events import Seconds, event
 from bgpd.model.resources import Problem, Snapshot
 from bgpd.model.status import DatastoreStatus
 
-PACE = 0.02
+PACE_SECONDS = 0.02
 """Seconds between two snapshots; the first change after a quiet time does not wait."""
 AT_A_TIME = 64
 """Objects that are decoded between two turns of the event loop."""
-PATIENCE = 2.0
+PATIENCE_SECONDS = 2.0
 """Seconds at start in which the server may answer before what was last known is taken."""
-KEEP = 5.0
+KEEP_SECONDS = 5.0
 """Seconds between two looks at whether what is kept differs from what is known."""
-RESCAN = 10.0
+RESCAN_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +205,7 @@ class Cluster:
                         await self._news.wait()
                 if self._bugs:
                     self._bugs[0].result()
-                await asyncio.sleep(max(0.0, yielded_at + PACE - time.monotonic()))
+                await asyncio.sleep(max(0.0, yielded_at + PACE_SECONDS - time.monotonic()))
         finally:
             for following in self._following.values():
                 following.task = None
@@ -353,7 +353,7 @@ class Cluster:
     async def _remember(self, memory: Memory) -> None:
         """Takes what was last known where the server does not answer, and keeps what is known now."""
         if not self._whole_once:
-            await asyncio.sleep(PATIENCE)
+            await asyncio.sleep(PATIENCE_SECONDS)
             if not self._whole_once and (
                 found := await asyncio.to_thread(memory.read, self._source.identity)
             ):
@@ -362,7 +362,7 @@ class Cluster:
             live = self._whole_once and self._as_of is None
             if live:
                 await asyncio.to_thread(memory.write, self._source.identity, memory.take())
-            await asyncio.sleep(KEEP)
+            await asyncio.sleep(KEEP_SECONDS)
 
     def _recall(self, as_of: float, objects: Mapping[str, list[Put]]) -> None:
         """What was known before a restart stands for collections of which nothing was heard yet."""
@@ -395,7 +395,7 @@ class Cluster:
                     await endpoints.read(news[endpoints.path], directories.overflowed)
                     self._objects.workloads(endpoints.workloads(), endpoints.failures())
                     self._news.set()
-                news = await directories.news(RESCAN)
+                news = await directories.news(RESCAN_SECONDS)
 
 
 def _trouble_place(collection: str) -> str:

@@ -3,9 +3,9 @@
 Read are ``*.yaml``, ``*.yml`` and ``*.json`` in the directory itself, hidden names left out; links are followed, so a
 mounted ConfigMap works (its ``..data`` link is swapped as a whole). A file is read when its writer closes it, not at
 every write. Whatever inotify does not show (the target of a link, a file with another name elsewhere, a network file
-system) is found by a look at its stat each ``RESCAN`` seconds, and one in ``ROUND`` of all others. What is parsed once
-is not parsed again while its text stands in the file. Beside it stands the directory in which Felix says which
-workloads of this node speak BGP (``datastore.endpoints``).
+system) is found by a look at its stat each ``RESCAN_SECONDS``, and one in ``ROUND`` of all others. What is
+parsed once is not parsed again while its text stands in the file. Beside it stands the directory in which Felix says
+which workloads of this node speak BGP (``datastore.endpoints``).
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from bgpd.datastore.directories import (
 )
 from bgpd.datastore.documents import Known, parse
 from bgpd.datastore.endpoints import Endpoints
-from bgpd.datastore.objects import GRACE, Failure, Objects
-from bgpd.datastore.synced import LATE, SYNCED
+from bgpd.datastore.objects import GRACE_SECONDS, Failure, Objects
+from bgpd.datastore.synced import LATE_SECONDS, SYNCED
 from bgpd.model.resources import Problem, Snapshot
 from bgpd.model.status import DatastoreStatus
 
-RESCAN = 10.0
+RESCAN_SECONDS = 10.0
 ROUND = 64
 """Looks in which every file has its turn, though inotify shows what is written to it: a mapping writes unseen."""
-POLL = 1.0
+POLL_SECONDS = 1.0
 """Seconds between two looks while the directory cannot be watched."""
 INLINE = 16_384
 """Octets: more than that is parsed in a thread, since the event loop must not wait for it (about 4 ms)."""
@@ -81,13 +81,14 @@ class Files:
         status = self._objects.status("files", self._resyncs)
         with suppress(OSError):
             since = (self.path / SYNCED).stat().st_mtime
-            if (age := time.time() - since) >= LATE:
+            if (age := time.time() - since) >= LATE_SECONDS:
                 words = f"bgpd sync last confirmed these resources {age:.0f} s ago: what it wrote last stands"
                 problem = Problem(str(self.path), "", words)
                 status = replace(status, as_of=since, problems=(*status.problems, problem))
         if not self._polled:
             return status
-        words = f"not watched, looked at every {POLL:g} s: raise fs.inotify.max_user_instances or max_user_watches"
+        words = f"not watched, looked at every {POLL_SECONDS:g} s: "
+        words += "raise fs.inotify.max_user_instances or max_user_watches"
         return replace(status, problems=(*status.problems, Problem(str(self.path), "", words, harmless=True)))
 
     async def watch(self) -> AsyncIterator[Snapshot]:
@@ -126,7 +127,7 @@ class Files:
 
     def _timeout(self, directories: Directories) -> float:
         """Seconds until a look at everything is due."""
-        timeout = RESCAN if directories.watched(self.path) else POLL
+        timeout = RESCAN_SECONDS if directories.watched(self.path) else POLL_SECONDS
         deadline = self._objects.deadline()
         return timeout if deadline is None else max(0.0, min(timeout, deadline - time.monotonic()))
 
@@ -223,7 +224,7 @@ def _foresee(objects: Objects, known: Mapping[str, _File], files: Mapping[str, b
             objects.put(name, parsed.objects, parsed.failures, parsed.whole)
     for name in objects.places() - taken.keys():
         objects.drop(name)
-    for now in (0.0, 2 * GRACE):  # what is not there any more goes
+    for now in (0.0, 2 * GRACE_SECONDS):  # what is not there any more goes
         objects.settle(now, True)
     if words := objects.detail():
         raise ValueError(words)

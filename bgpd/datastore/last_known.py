@@ -22,7 +22,7 @@ from bgpd.events import event
 
 NAME = "datastore.jsonl"
 FORMAT = 1
-STAMP = 60.0
+STAMP_SECONDS = 60.0
 """Seconds between two notes that what is there is still true."""
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class LastKnown:
         now = time.time()
         try:
             if lines is None:
-                if now - self._stamped >= STAMP:
+                if now - self._stamped >= STAMP_SECONDS:
                     os.utime(self.path, (now, now))
                     self._stamped = now
                 return

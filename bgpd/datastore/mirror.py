@@ -24,7 +24,7 @@ from bgpd.datastore.replacing import replacing
 from bgpd.datastore.synced import SYNCED
 from bgpd.events import event
 
-AGAIN = 5.0
+AGAIN_SECONDS = 5.0
 """Seconds before a file that could not be written is tried again."""
 KINDS = (
     *("ippools", "bgpconfigurations", "bgpfilters", "secrets", "bgppeers", "blockaffinities", "ipamblocks"),
@@ -116,7 +116,7 @@ async def mirror(source: Source, node: str, directory: Path, once: bool = False)
                 event(
                     log, "sync_failed", logging.ERROR, path=error.filename or directory, cause=error.strerror
                 )
-                await asyncio.sleep(AGAIN)
+                await asyncio.sleep(AGAIN_SECONDS)
             else:
                 break
         if written:

@@ -1,9 +1,9 @@
 """The last good version of every object, whichever places (files) say what of it. ``datastore.files`` keeps one.
 
 Sans-IO: the owner puts what each place says now and calls ``settle(now)``. What appears or changes is taken at once. An
-object that nothing says any more is removed when it is still absent after ``GRACE`` seconds in which the whole was
-there: the directory readable and this node's own Node in it. One that became unreadable, invalid or ambiguous keeps its
-last good version, and a problem says why. Problems are counted and logged when they begin.
+object that nothing says any more is removed when it is still absent after ``GRACE_SECONDS`` in which the whole
+was there: the directory readable and this node's own Node in it. One that became unreadable, invalid or ambiguous keeps
+its last good version, and a problem says why. Problems are counted and logged when they begin.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from bgpd.model.resources import LocalWorkload, Problem, Snapshot
 from bgpd.model.status import DatastoreStatus
 
 REASONS = ("yaml", "invalid", "duplicate", "io", "empty", "vanished")
-GRACE = 0.3
+GRACE_SECONDS = 0.3
 """Seconds: ``git``, ``rsync`` and ConfigMap swaps take a file away for a moment."""
 
-SHOWN = 3600.0
+SHOWN_SECONDS = 3600.0
 """Seconds for which it is reported that all objects of a kind went at once: nobody looks at the moment itself."""
 
 log = logging.getLogger(__name__)
@@ -250,7 +250,7 @@ class Objects:
                 self._lost_at = now
             self._absent = dict.fromkeys(self._absent)
         self._was_whole = whole
-        in_sync = whole or (self._lost_at is not None and now < self._lost_at + GRACE)
+        in_sync = whole or (self._lost_at is not None and now < self._lost_at + GRACE_SECONDS)
         if in_sync != self._in_sync:
             self._in_sync = in_sync
             if in_sync:
@@ -266,7 +266,7 @@ class Objects:
     def _expire(self, now: float) -> None:
         for key, deadline in list(self._absent.items()):
             if deadline is None:
-                self._absent[key] = now + GRACE
+                self._absent[key] = now + GRACE_SECONDS
             elif deadline <= now:
                 self._remove(key)
 
@@ -283,14 +283,14 @@ class Objects:
                 message = (
                     f"all gone at once ({before}): put them back if that was not meant; reported for an hour"
                 )
-                self._vanished[kind] = now + SHOWN, Failure("vanished", Problem(kind, "", message))
+                self._vanished[kind] = now + SHOWN_SECONDS, Failure("vanished", Problem(kind, "", message))
 
     def deadline(self) -> float | None:
         """When ``settle`` must be called again though nothing happens."""
         deadlines = [deadline for deadline in self._absent.values() if deadline is not None]
         deadlines += [until for until, _ in self._vanished.values()]
         if self._lost_at is not None and self._in_sync:
-            deadlines.append(self._lost_at + GRACE)
+            deadlines.append(self._lost_at + GRACE_SECONDS)
         return min(deadlines, default=None)
 
     def snapshot(self) -> Snapshot:

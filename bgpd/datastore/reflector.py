@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 from bgpd.datastore.trouble import Kind
 
-FIRST_RETRY = 0.25
-LONGEST_RETRY = 15.0
+FIRST_RETRY_SECONDS = 0.25
+LONGEST_RETRY_SECONDS = 15.0
 """Seconds; each retry waits twice as long as the one before, of that between half and all, by chance: the nodes of a
 cluster must not come back in one moment."""
-SETTLED = 5.0
+SETTLED_SECONDS = 5.0
 """Seconds after which a watch that breaks counts as one that worked."""
-REFUSED_RETRY = 30.0
+REFUSED_RETRY_SECONDS = 30.0
 """Seconds between two tries of what is forbidden or does not exist: somebody must do something first."""
 
 
@@ -130,7 +130,7 @@ class Reflector:
 
     def broke(self, kind: Kind | None, now: float, retry_after: float | None = None) -> float:
         """An attempt ended, with trouble or (``None``) as the server wished. Returns the seconds until the next one."""
-        worked = self.synced and self._listed is None and now - self._began >= SETTLED
+        worked = self.synced and self._listed is None and now - self._began >= SETTLED_SECONDS
         if worked:
             self._failures = 0
         self._listed = None
@@ -142,10 +142,12 @@ class Reflector:
             return 0.0
         elif kind in (Kind.FORBIDDEN, Kind.MISSING):
             self._failures = 0
-            return self._jittered(REFUSED_RETRY)
+            return self._jittered(REFUSED_RETRY_SECONDS)
         self._failures += 1
-        wait = self._jittered(min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(self._failures - 1, 16)))
-        return wait if retry_after is None else max(wait, min(retry_after, 2 * LONGEST_RETRY))
+        wait = self._jittered(
+            min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(self._failures - 1, 16))
+        )
+        return wait if retry_after is None else max(wait, min(retry_after, 2 * LONGEST_RETRY_SECONDS))
 
     def _jittered(self, seconds: float) -> float:
         return seconds * (0.5 + self._chance() / 2)

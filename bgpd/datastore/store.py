@@ -15,7 +15,7 @@ from bgpd.model.ipam import Conflict, Kind, Ref, Stored, StoreFailed, StoreUnwri
 from bgpd.rules.ipam.steps import Create, Delete, Get, List, NotReady, Pause, Step, Steps, Update
 
 T = TypeVar("T")
-PATIENCE = 5.0
+PATIENCE_SECONDS = 5.0
 """Seconds in which a store that failed is asked again, a step."""
 
 
@@ -56,7 +56,7 @@ class Executor:
         self,
         store: Store,
         *,
-        patience: float = PATIENCE,
+        patience: float = PATIENCE_SECONDS,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

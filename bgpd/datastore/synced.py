@@ -2,5 +2,5 @@
 
 SYNCED = ".synced"
 """An empty file; its time of modification is when the directory was last known to be true."""
-LATE = 60.0
+LATE_SECONDS = 60.0
 """Seconds after which a directory whose mark was not renewed counts as no longer kept."""

@@ -25,7 +25,7 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 V_co = TypeVar("V_co", covariant=True)
 
-HOLD_BACK, HOLD_BACK_MOST = 1.0, 1 << 13
+HOLD_BACK_SECONDS, HOLD_BACK_MOST = 1.0, 1 << 13
 """Seconds that deletes wait for puts that are still on their way, and how many of them do."""
 
 
@@ -87,7 +87,7 @@ class Delta(Generic[K, V]):
         self.paused = False
         """While set, ``due`` gives nothing: somebody else is at work there."""
         self.unsettled = False
-        """While set, more is on its way to ``want``: deletes wait for it, ``HOLD_BACK`` seconds at most."""
+        """While set, more is on its way to ``want``: deletes wait for it, ``HOLD_BACK_SECONDS`` at most."""
         self._limit = limit
         self._entries = installed.entries
         self._adopted: Adopted[K] = Adopted(group)
@@ -253,7 +253,7 @@ class Delta(Generic[K, V]):
         first = self._retries.next_deadline()
         if self._held_back_since is None:
             return first
-        until = self._held_back_since + HOLD_BACK
+        until = self._held_back_since + HOLD_BACK_SECONDS
         return until if first is None else min(first, until)
 
     @property
@@ -291,7 +291,7 @@ class Delta(Generic[K, V]):
             return False
         if self._held_back_since is None:
             self._held_back_since = now
-        return now < self._held_back_since + HOLD_BACK
+        return now < self._held_back_since + HOLD_BACK_SECONDS
 
     def _settle(self, key: K, replaced: bool) -> None:
         """The key is wanted, or gone; what was adopted beside it may go once it is installed."""

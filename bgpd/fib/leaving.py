@@ -13,7 +13,7 @@ from bgpd.model.prefix import Prefix
 from bgpd.model.route import FibKey, Forwarding
 
 LEAVING_SECONDS = 5.0
-LOOK_EVERY = 0.05
+LOOK_EVERY_SECONDS = 0.05
 """Seconds between two looks at whether another's routes stand."""
 MOST_LOOKS = 4096
 """Routes that are looked at at once."""

@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 from bgpd.events import event
 from bgpd.fib.adoption import WideRoutes
 from bgpd.fib.delta import Delta, Target
-from bgpd.fib.leaving import LOOK_EVERY, LeavingRoutes
+from bgpd.fib.leaving import LOOK_EVERY_SECONDS, LeavingRoutes
 from bgpd.model.prefix import Family, Prefix, prefix_text
 from bgpd.model.route import FibKey, Forwarding
 
@@ -160,7 +160,7 @@ class Programming:
             deadline = delta.next_deadline()
             timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
             if self._leaving:
-                timeout = LOOK_EVERY if timeout is None else min(timeout, LOOK_EVERY)
+                timeout = LOOK_EVERY_SECONDS if timeout is None else min(timeout, LOOK_EVERY_SECONDS)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._wake.wait()

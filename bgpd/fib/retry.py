@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-FIRST, MOST = 0.1, 30.0
+FIRST_SECONDS, MOST_SECONDS = 0.1, 30.0
 """Seconds until a failed key is tried again: doubling from the first to the most."""
 
 
@@ -37,7 +37,7 @@ class Retries(Generic[K]):
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         self.errors[key] = str(error)
-        at = now + min(MOST, FIRST * 2.0 ** min(failures, 16))
+        at = now + min(MOST_SECONDS, FIRST_SECONDS * 2.0 ** min(failures, 16))
         self._resting[key] = at
         self._timers.setdefault(at, []).append(key)
 

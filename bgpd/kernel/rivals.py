@@ -17,11 +17,11 @@ from pathlib import Path
 from bgpd.model.prefix import Family
 from bgpd.model.route import FibKey
 
-LOOK_AFTER = 0.1
+LOOK_AFTER_SECONDS = 0.1
 """Seconds until the first look, and between looks while it is not known what a writer is."""
-DAEMON_AFTER = 0.5
+DAEMON_AFTER_SECONDS = 0.5
 """Seconds that a command's port is given to end."""
-LOOK_AGAIN = 1.0
+LOOK_AGAIN_SECONDS = 1.0
 """Seconds between looks at a known daemon."""
 
 DAEMONS = ("bird", "bird6")
@@ -74,10 +74,10 @@ class Rivals:
             self._wake.clear()
             while self._writers:
                 if any(writer.words is None for writer in self._writers.values()):
-                    await asyncio.sleep(LOOK_AFTER)
+                    await asyncio.sleep(LOOK_AFTER_SECONDS)
                 else:
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(LOOK_AGAIN):
+                        async with asyncio.timeout(LOOK_AGAIN_SECONDS):
                             await self._wake.wait()
                         self._wake.clear()
                         continue
@@ -92,7 +92,7 @@ class Rivals:
                 self._report(writer)
                 if writer.words is not None and not any(other.words for other in self._writers.values()):
                     self._rival(None)
-            elif writer.words is None and now - writer.since >= DAEMON_AFTER:
+            elif writer.words is None and now - writer.since >= DAEMON_AFTER_SECONDS:
                 name = await asyncio.to_thread(process_of, alive[port])
                 writer.words = f"netlink port {port}" + (f", {name}" if name else "")
                 self._rival(writer.words)

@@ -38,7 +38,7 @@ _REPLY_TIMEOUT = 30
 _DATAGRAM = 1 << 16
 _DIRECT = 32
 """Messages that are sent from the event loop itself: 30 us, where the way to the worker and back takes 150."""
-_DIRECT_AGAIN = 10.0
+_DIRECT_AGAIN_SECONDS = 10.0
 """Seconds for which even those go through the worker, once the kernel's lock has made one wait."""
 
 
@@ -212,7 +212,7 @@ class Commands:
         _deliver([order], *self._exchange([order]))
         ended = time.monotonic()
         if ended - started > TURN_SECONDS:
-            self._direct_from = ended + _DIRECT_AGAIN
+            self._direct_from = ended + _DIRECT_AGAIN_SECONDS
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """In the worker: all that waits goes in one send, until nothing waits. (Between two system calls the worker

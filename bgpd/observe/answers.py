@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 SLICE_SECONDS = 0.002
 """Seconds of work between two turns of the event loop while a long answer is made."""
-BODY_TIME = 30.0
+BODY_SECONDS = 30.0
 """Seconds for the body of a request to come in."""
-READER_TIME = 300.0
+READER_SECONDS = 300.0
 """Seconds that a reader of a long answer may pause: whoever pages through it reads on before that."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -84,7 +84,7 @@ async def stream(
         while parts:
             if part := parts.pop():
                 octets = (separator + ",\n".join(part)).encode(errors="backslashreplace")
-                async with asyncio.timeout(READER_TIME):
+                async with asyncio.timeout(READER_SECONDS):
                     await response.write(octets)
                 separator = ",\n"
             await asyncio.sleep(0)
@@ -126,7 +126,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
     except ConnectionError:
         raise
     except TimeoutError:
-        return answer({"error": f"the body of the request did not come within {BODY_TIME:.0f} s"}, 408)
+        return answer({"error": f"the body of the request did not come within {BODY_SECONDS:.0f} s"}, 408)
     except Exception as error:
         failure(log, "request_failed", method=request.method, path=request.path_qs)
         return answer({"error": f"internal error, see the daemon's log: {type(error).__name__}"}, 500)

@@ -26,13 +26,13 @@ MOST_CLIENTS = 64
 """Connections of one socket; the one that was quiet for longest goes when another comes."""
 LONGEST_COMMAND = 4096
 """Octets of a line, as in BIRD."""
-PATIENCE = 30.0
+PATIENCE_SECONDS = 30.0
 """Seconds for a client to read what is written to it; one that does not is let go."""
-SLICE = 0.004
+SLICE_SECONDS = 0.004
 """Seconds of making an answer before the event loop gets a turn."""
 CHUNK = 64 << 10
 """Octets that are written at a time."""
-RETRY = 5.0
+RETRY_SECONDS = 5.0
 """Seconds between two looks at whether the sockets are there and ours."""
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class BirdSockets:
                         self._report(family, "another daemon answers there")
                     except OSError as error:
                         self._report(family, str(error))
-                await asyncio.sleep(RETRY)
+                await asyncio.sleep(RETRY_SECONDS)
         finally:
             for server in servers.values():
                 server.close()
@@ -150,7 +150,7 @@ class BirdSockets:
         for line in lines:
             held.append(line)
             size += len(line)
-            if size >= CHUNK or time.monotonic() - began >= SLICE:
+            if size >= CHUNK or time.monotonic() - began >= SLICE_SECONDS:
                 await self._flush(writer, held)
                 held, size = [], 0
                 await asyncio.sleep(0)
@@ -161,7 +161,7 @@ class BirdSockets:
         if not lines:
             return
         writer.write("".join(f"{line}\n" for line in lines).encode("ascii", "replace"))
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await writer.drain()
 
 

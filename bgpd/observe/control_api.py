@@ -48,7 +48,7 @@ from bgpd.lean_import import lean_import
 from bgpd.model.doors import Actions, Views
 from bgpd.model.prefix import family_of, is_address, make_prefix, parse_address, prefix_text
 from bgpd.model.status import PeerAction, RouteTable
-from bgpd.observe.answers import BODY_TIME, answer, errors_as_json, json_text, stream
+from bgpd.observe.answers import BODY_SECONDS, answer, errors_as_json, json_text, stream
 from bgpd.observe.as_json import document, encode, encode_route
 
 with lean_import("aiohttp"):
@@ -180,7 +180,7 @@ class ControlApi:
 
     async def _plan(self, request: web.Request) -> web.StreamResponse:
         body = bytearray()
-        async with asyncio.timeout(BODY_TIME):
+        async with asyncio.timeout(BODY_SECONDS):
             async for part in request.content.iter_any():
                 body += part
                 if len(body) > PLAN_MAX:
@@ -215,7 +215,7 @@ class ControlApi:
 
     async def _peer_action(self, request: web.Request) -> web.StreamResponse:
         try:
-            async with asyncio.timeout(BODY_TIME):
+            async with asyncio.timeout(BODY_SECONDS):
                 body = json.loads(await request.text())
             action, name, message = body["action"], body["name"], body.get("message", "")
         except NOT_AS_ASKED:
@@ -232,7 +232,7 @@ class ControlApi:
 
     async def _drain(self, request: web.Request) -> web.StreamResponse:
         try:
-            async with asyncio.timeout(BODY_TIME):
+            async with asyncio.timeout(BODY_SECONDS):
                 body = json.loads(await request.text() or "{}")
             withdraw, wait, keep = body.get("withdraw", False), body.get("wait", 0), body.get("keep", True)
         except NOT_AS_ASKED:
@@ -251,7 +251,7 @@ class ControlApi:
     async def _ipam(self, request: web.Request) -> web.StreamResponse:
         """An order of a CNI plugin."""
         try:
-            async with asyncio.timeout(BODY_TIME):
+            async with asyncio.timeout(BODY_SECONDS):
                 order = json.loads(await request.text())
         except NOT_AS_ASKED:
             order = None

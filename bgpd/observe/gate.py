@@ -17,9 +17,9 @@ from bgpd.descriptors import scarce
 
 MOST = 64
 """Connections that one door may have."""
-FIRST_REQUEST = 10.0
+FIRST_REQUEST_SECONDS = 10.0
 """Seconds from connecting until the head of the first request is whole."""
-IDLE = 75.0
+IDLE_SECONDS = 75.0
 """Seconds between the end of a request and the whole head of the next: longer than usual scrape intervals."""
 
 
@@ -49,7 +49,7 @@ class Gate:
         finally:
             if self._open.pop(transport, None) is gated:
                 self._open[transport] = gated
-                gated.wait(IDLE)
+                gated.wait(IDLE_SECONDS)
 
     def admit(self, transport: asyncio.Transport, gated: _Gated) -> bool:
         """Whether a new connection may stay; makes room where it can."""
@@ -99,7 +99,7 @@ class _Gated(asyncio.Protocol):
         if not self._admitted:
             self._transport.abort()
             return
-        self.wait(FIRST_REQUEST)
+        self.wait(FIRST_REQUEST_SECONDS)
         self._behind.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:

@@ -29,7 +29,7 @@ from bgpd.model.route import FibKey, Forwarding
 
 log = logging.getLogger(__name__)
 
-EVERY = 1.0
+EVERY_SECONDS = 1.0
 """Seconds between two writes."""
 ROUTES_ONE_BY_ONE = 100
 """Routes that change in one interval and are entries of their own; of more there are counts."""
@@ -102,7 +102,7 @@ class History(logging.Handler):
         """Until cancelled; then what waits is written at once."""
         try:
             while True:
-                await asyncio.sleep(EVERY)
+                await asyncio.sleep(EVERY_SECONDS)
                 if lines := self._take():
                     await asyncio.to_thread(self._write, lines)
         finally:

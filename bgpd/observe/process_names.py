@@ -13,7 +13,7 @@ import shutil
 from bgpd.events import event
 
 NAMES = ("bird", "bird6")
-AGAIN = 10.0
+AGAIN_SECONDS = 10.0
 """Seconds before one that ended is started again."""
 
 log = logging.getLogger(__name__)
@@ -49,4 +49,4 @@ async def _keep(name: str) -> None:
                     process.kill()
                     await process.wait()
             event(log, "process_name_ended", logging.WARNING, name=name, code=process.returncode)
-        await asyncio.sleep(AGAIN)
+        await asyncio.sleep(AGAIN_SECONDS)

@@ -21,14 +21,14 @@ from bgpd.events import event
 
 log = logging.getLogger(__name__)
 
-START_EXTENSION = 60.0
+START_EXTENSION_SECONDS = 60.0
 """Seconds that a start may go on after each ``starting``."""
 
 
 STORE_NAME = "bgpd"
 STORE_AT_ONCE = 200
 """Descriptors in one message; the kernel takes 253 (SCM_MAX_FD)."""
-STORE_TIME = 2.0
+STORE_SECONDS = 2.0
 FIRST_STORED = 3
 """The first descriptor that a service manager hands to a process (SD_LISTEN_FDS_START)."""
 
@@ -97,11 +97,11 @@ class Notifier:
         self._send(f"READY=1\nSTATUS={_line(status)}")
 
     def starting(self, text: str) -> None:
-        """Not ready yet, and alive: the start may take as long again. Repeat it within ``START_EXTENSION``.
+        """Not ready yet, and alive: the start may take as long again. Repeat it within ``START_EXTENSION_SECONDS``.
 
         (Without it a node whose resources are late, or whose BIRD is still there, is ended and begun anew for ever.)
         """
-        self._send(f"STATUS={_line(text)}\nEXTEND_TIMEOUT_USEC={int(START_EXTENSION * 1e6)}")
+        self._send(f"STATUS={_line(text)}\nEXTEND_TIMEOUT_USEC={int(START_EXTENSION_SECONDS * 1e6)}")
 
     def status(self, text: str) -> None:
         """One line for ``systemctl status``."""
@@ -121,13 +121,13 @@ class Notifier:
 
     def store(self, descriptors: Sequence[int]) -> bool:
         """Keeps descriptors for the next process of this unit, and returns when the manager has them: at once, and in
-        ``STORE_TIME`` seconds at most. Whether it has; without a store (FileDescriptorStoreMax=0) it closes them."""
+        ``STORE_SECONDS`` at most. Whether it has; without a store (FileDescriptorStoreMax=0) it closes them."""
         if self._address is None:
             return False
         here, there = os.pipe2(os.O_CLOEXEC)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as s:
-                s.settimeout(STORE_TIME)
+                s.settimeout(STORE_SECONDS)
                 s.connect(self._address)
                 for place in range(0, len(descriptors), STORE_AT_ONCE):
                     some = list(descriptors[place : place + STORE_AT_ONCE])
@@ -138,7 +138,7 @@ class Notifier:
             there = -1
             poll = select.poll()
             poll.register(here, select.POLLHUP)
-            return bool(poll.poll(STORE_TIME * 1000))
+            return bool(poll.poll(STORE_SECONDS * 1000))
         except OSError as error:
             event(log, "not_stored", logging.WARNING, cause=str(error))
             return False

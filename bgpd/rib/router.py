@@ -149,7 +149,7 @@ class Router:
 
     def hand_on(self, before: PeerId, after: PeerId, now: float) -> None:
         """A peer is no longer wanted, and another comes in its place that is the same neighbour: what is kept of it
-        waits for what that one announces, ``stale.HANDED_ON_TIME`` at most."""
+        waits for what that one announces, ``stale.HANDED_ON_SECONDS`` at most."""
         if session := self._peers.get(before):
             self.session_down(session, Down(DownReason.CONFIG, ""), now)
         for family, rib in self._ribs.items():

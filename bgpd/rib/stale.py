@@ -13,10 +13,10 @@ from math import inf
 from bgpd.model.peer import PeerId
 from bgpd.model.prefix import Family
 
-STALE_TIME = 360.0
+STALE_SECONDS = 360.0
 """Seconds that stale routes wait for End-of-RIB once their peer is back (RFC 4724 §4.2, the upper bound that it leaves
 to us): a peer may hold its End-of-RIB until it converged itself, in BIRD 240 s."""
-HANDED_ON_TIME = 30.0
+HANDED_ON_SECONDS = 30.0
 """Seconds that the routes of a peer in whose place another comes wait for the session of that one."""
 Key = tuple[PeerId, Family]
 
@@ -50,7 +50,7 @@ class StaleTimes:
         """The peer is back: what is stale waits for its End-of-RIB."""
         if key in self._until:
             self._lives.pop(key, None)
-            self._until[key] = min(now + STALE_TIME, self._life_ends.get(key, inf))
+            self._until[key] = min(now + STALE_SECONDS, self._life_ends.get(key, inf))
 
     def hand_on(self, before: Key, after: Key, now: float) -> bool:
         """The peer is no longer wanted, and another comes in its place: what is stale of it waits for that one's
@@ -59,14 +59,14 @@ class StaleTimes:
         self.keep_no_more(before)
         if until is None:
             return False
-        self._until[after] = min(until, now + HANDED_ON_TIME)
+        self._until[after] = min(until, now + HANDED_ON_SECONDS)
         return True
 
     def refresh_begins(self, key: Key, now: float) -> bool:
         """Whether all of the peer's routes become stale; not while its first announcement is still under way."""
         if key in self._until:
             return False
-        self._until[key] = now + STALE_TIME
+        self._until[key] = now + STALE_SECONDS
         self._refreshing.add(key)
         return True
 

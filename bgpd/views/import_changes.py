@@ -28,7 +28,7 @@ Json = dict[str, Any]
 Rules = dict[PeerId, tuple[ImportRules, ImportRules | None]]
 """By peer, before and after; ``None`` after for one whose session would end."""
 
-SLICE = 0.004
+SLICE_SECONDS = 0.004
 """Seconds of judging before the event loop has a turn."""
 MOST_LISTED = 100
 """Prefixes that each list of the answer names; the others are counted."""
@@ -44,11 +44,11 @@ async def import_changes(parts: Parts, before: RoutePolicy, after: RoutePolicy) 
         rules = _rules(table.peers(), before, after, family)
         differing = [peer for peer, (one, other) in rules.items() if other is not None and one != other]
         prefixes = list({prefix: None for peer in differing for prefix in table.prefixes_of(peer)})
-        end = time.monotonic() + SLICE
+        end = time.monotonic() + SLICE_SECONDS
         for prefix in prefixes:
             if time.monotonic() >= end:
                 await asyncio.sleep(0)
-                end = time.monotonic() + SLICE
+                end = time.monotonic() + SLICE_SECONDS
             change = _judge(family, prefix, table.paths(prefix), rules)
             if change is None:
                 continue

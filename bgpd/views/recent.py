@@ -19,7 +19,7 @@ MOST = 32_768
 """Prefixes that are remembered, of all peers."""
 MOST_OF_A_SESSION = 8_192
 """Prefixes that are kept of one session that ends: the first that it announced."""
-LONGEST = 3600.0
+LONGEST_SECONDS = 3600.0
 """Seconds for which anything is remembered."""
 
 
@@ -56,14 +56,14 @@ class Recently:
     def _add(self, gone: Gone) -> None:
         self._gone.append(gone)
         self._held += len(gone.prefixes)
-        while self._held > MOST or self._gone[0].at < gone.at - LONGEST:
+        while self._held > MOST or self._gone[0].at < gone.at - LONGEST_SECONDS:
             self._held -= len(self._gone.popleft().prefixes)
 
     def find(self, family: Family, prefix: Prefix, now: float) -> list[Gone]:
         """The last of each peer that took a prefix back, the newest first."""
         found: dict[PeerId, Gone] = {}
         for gone in reversed(self._gone):
-            if gone.at < now - LONGEST:
+            if gone.at < now - LONGEST_SECONDS:
                 break
             if gone.family is family and gone.peer not in found and prefix in gone.prefixes:
                 found[gone.peer] = gone

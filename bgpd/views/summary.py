@@ -25,7 +25,7 @@ FAILING_SHOWN = 5
 EXPLICIT = frozenset((PeerKind.GLOBAL.value, PeerKind.NODE.value))
 """Kinds of sessions that a BGPPeer names: each is missed when it is down. Nodes of a mesh, pods and neighbours of a
 listen range come and go."""
-STUCK = 10.0
+STUCK_SECONDS = 10.0
 """Seconds of a held event loop after which the daemon counts as dead."""
 
 
@@ -67,7 +67,7 @@ def block_rows(parts: Parts) -> list[BlockView]:
 def live(facts: Facts) -> list[Check]:
     """Liveness: the loop answers, else nobody would read this."""
     lag = max(facts.lags, default=0.0)
-    return [Check("event loop", lag < STUCK, f"held for at most {lag:.3f} s lately")]
+    return [Check("event loop", lag < STUCK_SECONDS, f"held for at most {lag:.3f} s lately")]
 
 
 def ready(parts: Parts, facts: Facts) -> list[Check]:

@@ -264,8 +264,8 @@ async def test_tls_with_our_certificate_and_a_wrong_authority(tmp_path: Path) ->
 async def test_a_start_while_the_server_is_away_goes_on_with_what_was_known(
     backend: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bgpd.datastore.cluster.PATIENCE", 0.2)
-    monkeypatch.setattr("bgpd.datastore.cluster.KEEP", 0.1)
+    monkeypatch.setattr("bgpd.datastore.cluster.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("bgpd.datastore.cluster.KEEP_SECONDS", 0.1)
     backend.put(node())
     backend.put(pool())
     backend.write(AFFINITY, '{"state":"confirmed"}')
@@ -295,7 +295,7 @@ async def test_a_server_that_hangs_is_distinguished_from_one_that_is_silent(
 ) -> None:
     import signal
 
-    monkeypatch.setattr(etcd, "SILENCE", 0.2)
+    monkeypatch.setattr(etcd, "SILENCE_SECONDS", 0.2)
     monkeypatch.setattr(etcd, "ANSWER_TIMEOUT", 0.5)
     backend.put(node())
     async with watching(backend) as watch:

@@ -333,8 +333,8 @@ async def test_a_burst_arrives_whole(backend: Store) -> None:
 async def test_a_start_while_the_server_is_away(
     backend: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bgpd.datastore.cluster.PATIENCE", 0.2)
-    monkeypatch.setattr("bgpd.datastore.cluster.KEEP", 0.1)
+    monkeypatch.setattr("bgpd.datastore.cluster.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("bgpd.datastore.cluster.KEEP_SECONDS", 0.1)
     backend.put(node())
     backend.put(affinity("a", OWN, "10.48.0.0/26"))
     backend.memory = LastKnown(tmp_path / "state")

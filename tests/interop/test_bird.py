@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from bgpd.bgp.session import RACE
+from bgpd.bgp.session import RACE_SECONDS
 from testing.daemons import Bird
 from testing.namespaces import Namespace, Net, steady, wait_until
 from testing.resources import bgp_peer
@@ -54,7 +54,7 @@ class TestBird(Interop):
         net.join(ground.switch, reborn.namespace, "port9", reborn.lan)
         assert ground.bgpd.established()
         ground.bgpd.wait(
-            lambda: all(time.time() - peer["since"] > RACE for peer in ground.bgpd.peers().values()),
+            lambda: all(time.time() - peer["since"] > RACE_SECONDS for peer in ground.bgpd.peers().values()),
             "old enough that a new connection is no collision with it",
             20,
         )

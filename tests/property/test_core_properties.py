@@ -25,7 +25,7 @@ from bgpd.model.route import (
     Unresolved,
     Via,
 )
-from bgpd.rib.stale import STALE_TIME
+from bgpd.rib.stale import STALE_SECONDS
 from bgpd.rules.decision import judge
 from bgpd.rules.exports import GroupKey, group_keys, learned_out, local_out
 from bgpd.rules.imports import import_refusal
@@ -239,7 +239,7 @@ class Both:
         if not preserved:
             session.stale, session.until = {}, None
         elif session.until is not None:
-            session.until = self.core.now + STALE_TIME
+            session.until = self.core.now + STALE_SECONDS
         for _ in range(times):
             self.core.router.session_up(session.peer, self.core.now)
 

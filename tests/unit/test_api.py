@@ -611,7 +611,7 @@ async def test_half_requests_lock_nobody_out(api: Api, connect: Connect) -> None
 async def test_a_connection_without_a_request_is_closed(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "FIRST_REQUEST", 0.1)
+    monkeypatch.setattr(gate, "FIRST_REQUEST_SECONDS", 0.1)
     silent, dripping = await connect(), await connect()
 
     async def drip() -> None:
@@ -628,7 +628,7 @@ async def test_a_connection_without_a_request_is_closed(
 async def test_a_connection_that_is_kept_alive_ends_when_it_is_idle(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "IDLE", 0.2)
+    monkeypatch.setattr(gate, "IDLE_SECONDS", 0.2)
     one = await connect()
     await one.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
     assert not await one.ended(0.1)
@@ -639,7 +639,7 @@ async def test_a_request_that_is_answered_is_not_idle(
     api: Api, views: FakeViews, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan may take longer than the time for a request."""
-    monkeypatch.setattr(gate, "FIRST_REQUEST", 0.1)
+    monkeypatch.setattr(gate, "FIRST_REQUEST_SECONDS", 0.1)
 
     async def slow(files: Mapping[str, bytes]) -> Mapping[str, object]:
         await asyncio.sleep(0.4)
@@ -653,7 +653,7 @@ async def test_a_request_that_is_answered_is_not_idle(
 async def test_a_body_that_does_not_come_is_refused(
     directory: Path, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bgpd.observe.control_api.BODY_TIME", 0.1)
+    monkeypatch.setattr("bgpd.observe.control_api.BODY_SECONDS", 0.1)
     for path in ("/v1/plan", "/v1/peer-action"):
         reader, writer = await asyncio.open_unix_connection(str(directory / "api.sock"))
         writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{{".encode())

@@ -279,7 +279,7 @@ async def test_a_line_that_does_not_end_is_refused_and_costs_no_memory(
 async def test_who_does_not_read_holds_up_nobody_and_is_let_go(
     sockets: tuple[Path, FakeViews], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(birdctl, "PATIENCE", 0.3)
+    monkeypatch.setattr(birdctl, "PATIENCE_SECONDS", 0.3)
     directory, views = sockets
     views.peers_now = [mesh_peer(f"n{n}", f"10.{n >> 8}.{n & 255}.1") for n in range(20_000)]
     slow, slow_writer = await asyncio.open_unix_connection(directory / "bird.ctl", limit=1024)
@@ -289,7 +289,7 @@ async def test_who_does_not_read_holds_up_nobody_and_is_let_go(
     writer.write(b"show protocols\n")
     assert len(await answer(reader)) == 20_000 + 6
     writer.close()
-    await asyncio.sleep(3 * birdctl.PATIENCE)
+    await asyncio.sleep(3 * birdctl.PATIENCE_SECONDS)
     async with asyncio.timeout(30):
         with contextlib.suppress(OSError):
             await slow.read()  # to its end: what was not read is not sent for ever
@@ -346,7 +346,7 @@ async def test_a_socket_that_is_not_ours_is_a_problem_of_the_daemon(tmp_path: Pa
 async def test_a_directory_that_is_made_anew_has_its_sockets_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(birdctl, "RETRY", 0.05)
+    monkeypatch.setattr(birdctl, "RETRY_SECONDS", 0.05)
     async with serving(tmp_path / "calico", FakeViews()):
         shutil.rmtree(tmp_path / "calico")
         async with asyncio.timeout(5):

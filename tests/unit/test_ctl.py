@@ -468,7 +468,7 @@ def test_peer_actions(bgpctl: Bgpctl, views: FakeViews) -> None:
 
 def test_drain(bgpctl: Bgpctl, views: FakeViews, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("bgpd.cli.ctl_commands.DRAIN_STEP", 0.0)
+    monkeypatch.setattr("bgpd.cli.ctl_commands.DRAIN_STEP_SECONDS", 0.0)
     monkeypatch.setattr("bgpd.cli.ctl_commands.time.sleep", slept.append)
     assert bgpctl("drain") == (0, "drained\n", "")
     assert slept == [], "it is as far as it will be"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bgpd.daemon.drain import STEP, Draining
+from bgpd.daemon.drain import STEP_SECONDS, Draining
 from bgpd.model.doors import Impossible
 from bgpd.model.drain import Drain
 from bgpd.model.peer import Peer, PeerPolicy
@@ -85,7 +85,7 @@ def test_services_first_then_the_rest_then_nothing(tmp_path: Path) -> None:
     draining = Draining(tmp_path)
     assert draining.level(100.0) is Drain.NONE
     draining.drain(withdraw=False, wait=30.0, keep=True, now=100.0)
-    assert levels(draining, 100.0, 100.0 + STEP, 1e6) == [Drain.SERVICES, Drain.ALL, Drain.ALL]
+    assert levels(draining, 100.0, 100.0 + STEP_SECONDS, 1e6) == [Drain.SERVICES, Drain.ALL, Drain.ALL]
     draining.drain(withdraw=True, wait=30.0, keep=True, now=200.0)
     assert levels(draining, 200.0, 229.0, 231.0) == [Drain.ALL, Drain.ALL, Drain.WITHDRAWN]
     draining.undrain()
@@ -134,7 +134,7 @@ def test_an_order_that_cannot_be_kept_is_carried_out_and_said(tmp_path: Path) ->
     draining = Draining(tmp_path / "state")
     with pytest.raises(Impossible, match="only until bgpd restarts"):
         draining.drain(withdraw=False, wait=0.0, keep=True, now=0.0)
-    assert draining.level(STEP) is Drain.ALL
+    assert draining.level(STEP_SECONDS) is Drain.ALL
 
 
 # The cordon.
@@ -144,7 +144,7 @@ def test_a_cordon_is_followed_as_configured(tmp_path: Path) -> None:
     draining = Draining(tmp_path)
     draining.cordoned("none", 1.0)
     draining.cordoned("all", 100.0)
-    assert levels(draining, 100.0, 100.0 + STEP) == [Drain.SERVICES, Drain.ALL]
+    assert levels(draining, 100.0, 100.0 + STEP_SECONDS) == [Drain.SERVICES, Drain.ALL]
     draining.cordoned("services", 110.0)
     assert draining.level(110.0) is Drain.SERVICES
     draining.cordoned("none", 120.0)

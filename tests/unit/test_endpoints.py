@@ -312,7 +312,7 @@ async def test_without_inotify_it_polls(backend: WithEndpoints, monkeypatch: pyt
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(directories, "Inotify", refuse)
-    monkeypatch.setattr(files, "POLL", 0.01)
+    monkeypatch.setattr(files, "POLL_SECONDS", 0.01)
     async with watching(backend) as watch:
         await watch.until(lambda s: True)
         backend.status.mkdir(parents=True)

@@ -51,7 +51,7 @@ class Gateway:
 
 @pytest.fixture
 async def gateway(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Gateway, EtcdClient]]:
-    monkeypatch.setattr(etcd, "CREATED", 0.05)
+    monkeypatch.setattr(etcd, "CREATED_SECONDS", 0.05)
     gateway = Gateway()
     app = web.Application()
     app.router.add_post("/v3/watch", gateway.watch)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bgpd.fib.delta import HOLD_BACK, Batch, Delta, Differences
-from bgpd.fib.retry import FIRST, MOST
+from bgpd.fib.delta import HOLD_BACK_SECONDS, Batch, Delta, Differences
+from bgpd.fib.retry import FIRST_SECONDS, MOST_SECONDS
 from tests.unit.target_contract import MemoryTarget
 
 Key = tuple[str, int]
@@ -132,7 +132,7 @@ def test_deletes_wait_for_what_is_still_being_decided() -> None:
     rig.it.unsettled = True
     rig.it.want({A: None})
     assert rig.settle() == []
-    assert rig.it.next_deadline() == HOLD_BACK
+    assert rig.it.next_deadline() == HOLD_BACK_SECONDS
     rig.it.want({C: "1"})
     assert rig.settle() == [("put", C)]
     rig.it.unsettled = False
@@ -148,14 +148,14 @@ def test_deletes_do_not_wait_for_ever() -> None:
     rig.it.unsettled = True
     rig.it.want({A: None})
     assert rig.settle() == []
-    rig.now = HOLD_BACK
+    rig.now = HOLD_BACK_SECONDS
     assert rig.settle() == [("delete", A)]
     assert rig.it.next_deadline() is None, "nothing waits any more: who asks at once again would ask for ever"
     rig.it.want({A: "1"})
     rig.settle()
     rig.it.want({A: None})
     assert rig.settle() == [], "the next delete waits its own time"
-    assert rig.it.next_deadline() == 2 * HOLD_BACK
+    assert rig.it.next_deadline() == 2 * HOLD_BACK_SECONDS
 
 
 def test_what_is_wanted_again_while_its_delete_waits_is_left_alone() -> None:
@@ -308,10 +308,10 @@ def test_a_failed_key_alone_is_tried_again_with_backoff() -> None:
         assert rig.settle() == []
         rig.now = deadline
         assert rig.settle() == [("put", A)]
-    assert waits[:4] == pytest.approx([FIRST, 0.2, 0.4, 0.8])
-    assert waits[-1] == pytest.approx(MOST)
+    assert waits[:4] == pytest.approx([FIRST_SECONDS, 0.2, 0.4, 0.8])
+    assert waits[-1] == pytest.approx(MOST_SECONDS)
     rig.target.refuse.clear()
-    rig.now += MOST
+    rig.now += MOST_SECONDS
     rig.settle()
     assert rig.equal()
     assert (rig.it.errors, rig.it.next_deadline(), rig.it.pending) == ({}, None, 0)
@@ -326,7 +326,7 @@ def test_a_new_value_is_tried_at_once_and_begins_anew() -> None:
         rig.now = rig.it.next_deadline() or 0.0
     rig.it.want({A: "2"})
     assert rig.settle() == [("put", A)]
-    assert rig.it.next_deadline() == pytest.approx(rig.now + FIRST)
+    assert rig.it.next_deadline() == pytest.approx(rig.now + FIRST_SECONDS)
 
 
 def test_a_failed_delete_is_tried_again() -> None:
@@ -338,7 +338,7 @@ def test_a_failed_delete_is_tried_again() -> None:
     assert rig.settle() == [("delete", A)]
     assert rig.it.errors == {A: "busy"}
     rig.target.refuse.clear()
-    rig.now = FIRST
+    rig.now = FIRST_SECONDS
     assert rig.settle() == [("delete", A)]
     assert rig.equal()
     assert rig.it.errors == {}
@@ -351,7 +351,7 @@ def test_no_longer_wanted_is_no_longer_an_error() -> None:
     rig.settle()
     rig.it.want({A: None})
     assert (rig.settle(), rig.it.errors, rig.it.pending) == ([], {}, 0)
-    rig.now = FIRST
+    rig.now = FIRST_SECONDS
     assert (rig.settle(), rig.it.next_deadline()) == ([], None)
 
 
@@ -379,7 +379,7 @@ def test_a_failure_that_healed_by_itself_is_over(learned: str) -> None:
         rig.resync()
     assert rig.settle() == []
     assert (rig.it.errors, rig.it.pending) == ({}, 0)
-    rig.now = FIRST
+    rig.now = FIRST_SECONDS
     assert rig.settle() == []
     assert rig.it.next_deadline() is None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bgpd.fib.leaving import LEAVING_SECONDS, LOOK_EVERY, MOST_LOOKS, LeavingRoutes
+from bgpd.fib.leaving import LEAVING_SECONDS, LOOK_EVERY_SECONDS, MOST_LOOKS, LeavingRoutes
 from bgpd.fib.programmer import Programming
 from bgpd.model.prefix import Family, Prefix
 from bgpd.model.route import BLACKHOLE, FibKey, Forwarding, Via
@@ -147,7 +147,7 @@ async def test_what_felix_will_write_stays_until_its_own_stands() -> None:
         made.kernel_changed(list(target.hear({KEY: None})))
         assert not made.repairs, "another's took its place: that is as it should be"
         standing.add(OTHER[0])
-        await asyncio.sleep(2 * LOOK_EVERY)
+        await asyncio.sleep(2 * LOOK_EVERY_SECONDS)
         assert target.state == {} and not made.delta.wanted
         made.want_routes({KEY: ONE})
         await rest()

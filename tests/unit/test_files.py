@@ -265,7 +265,7 @@ async def test_without_inotify_it_polls(backend: Directory, monkeypatch: pytest.
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(directories, "Inotify", refuse)
-    monkeypatch.setattr(files, "POLL", 0.01)
+    monkeypatch.setattr(files, "POLL_SECONDS", 0.01)
     backend.put(node())
     async with watching(backend) as watch:
         await watch.until(lambda s: True)
@@ -316,7 +316,7 @@ async def test_a_look_is_at_what_inotify_does_not_show(
     backend.put(node())
     for number in range(40):
         backend.put(pool(f"p{number}", f"10.{number}.0.0/24"))
-    monkeypatch.setattr(files, "RESCAN", 0.05)
+    monkeypatch.setattr(files, "RESCAN_SECONDS", 0.05)
     monkeypatch.setattr(files, "ROUND", 1000)
     local = directories.is_local(backend.path)
     monkeypatch.setattr(files, "is_local", lambda path: True)

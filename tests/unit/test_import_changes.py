@@ -82,7 +82,7 @@ def test_a_session_that_would_end_takes_its_routes_along_and_is_no_filter() -> N
 def test_a_large_table_is_judged_in_turns_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     made = ground()
     made.core.hear(A, announce(path(A), *(f"10.50.{n}.0/26" for n in range(200))))
-    monkeypatch.setattr(module, "SLICE", 0.0)
+    monkeypatch.setattr(module, "SLICE_SECONDS", 0.0)
     turns = 0
 
     async def beside() -> dict[str, Any]:

@@ -24,7 +24,7 @@ from bgpd.model.ipam import (
 from bgpd.rules.ipam import blocks as block_rules
 from bgpd.rules.ipam.assign import assign, assign_address
 from bgpd.rules.ipam.claim import RECLAIM_AGE, Taken, claim, find_or_claim, release_affinity
-from bgpd.rules.ipam.garbage import GRACE, inspect, sweep
+from bgpd.rules.ipam.garbage import GRACE_SECONDS, inspect, sweep
 from bgpd.rules.ipam.release import Address, release_address, release_handle, release_node
 from bgpd.rules.ipam.steps import (
     AddressTaken,
@@ -434,7 +434,7 @@ def test_4_a_release_that_was_cut_off_can_be_finished_by_anybody() -> None:
 # -- garbage -----------------------------------------------------------------------------------------------------------
 
 
-def swept(memory: Memory, wait: float = GRACE) -> list[str]:
+def swept(memory: Memory, wait: float = GRACE_SECONDS) -> list[str]:
     first = memory.run(sweep({}, NOW))
     return [*first.done, *memory.run(sweep(first.suspects, NOW + int(wait * SECOND))).done]
 
@@ -456,7 +456,7 @@ def test_a_sweep_waits_and_spares_what_lives() -> None:
     memory = ground(SMALL, owned(B4), row(B4))
     got(memory)
     memory.create(Handle("net.ghost", {str(B0): 1}))
-    assert swept(memory, wait=GRACE - 1) == []
+    assert swept(memory, wait=GRACE_SECONDS - 1) == []
     done = swept(memory)
     assert any("net.ghost" in text for text in done)
     assert len(memory.blocks) == 1 and in_use(memory)

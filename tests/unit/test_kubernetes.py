@@ -162,7 +162,7 @@ async def test_a_busy_server_says_when_to_come_again(backend: Store) -> None:
 async def test_a_kind_that_does_not_exist_there_is_none(
     backend: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reflector, "REFUSED_RETRY", 0.1)
+    monkeypatch.setattr(reflector, "REFUSED_RETRY_SECONDS", 0.1)
     backend.put(node())
     there = [False]
 

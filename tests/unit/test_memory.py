@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bgpd.bgp.attempts import MEMORY_IDLE
+from bgpd.bgp.attempts import MEMORY_IDLE_SECONDS
 from bgpd.bgp.speaker import Speaker
 from bgpd.bgp.wire.exa.messages import Notification
 from bgpd.bgp.wire.update import Decoder
@@ -302,7 +302,7 @@ def test_one_after_the_other_until_it_is_enough() -> None:
 
 def test_it_stays_out_longer_each_time() -> None:
     session, now = make(), 0.0
-    for idle in (*MEMORY_IDLE, MEMORY_IDLE[-1]):
+    for idle in (*MEMORY_IDLE_SECONDS, MEMORY_IDLE_SECONDS[-1]):
         assert session.out_of_memory("it held much", now) == idle
         assert session.refusal() == Notification(6, 5)
         session.tick(now + idle - 0.1)
@@ -311,10 +311,10 @@ def test_it_stays_out_longer_each_time() -> None:
         session.tick(now)
         assert session.refusal() is None and session.take_dial(now)
         session.dial_failed("nobody", now)
-    assert session.out_of_memory("it held much", now + 3600.0) == MEMORY_IDLE[0], "an hour was good"
+    assert session.out_of_memory("it held much", now + 3600.0) == MEMORY_IDLE_SECONDS[0], "an hour was good"
     session.reset("", now)
     assert session.refusal() is None, "the operator lets it in"
-    assert session.out_of_memory("it held much", now) == MEMORY_IDLE[0]
+    assert session.out_of_memory("it held much", now) == MEMORY_IDLE_SECONDS[0]
 
 
 # The limit.

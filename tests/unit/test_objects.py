@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bgpd.datastore.calico.decode import Decoded, Key, Verdict
-from bgpd.datastore.objects import GRACE, SHOWN, Failure, Objects
+from bgpd.datastore.objects import GRACE_SECONDS, SHOWN_SECONDS, Failure, Objects
 from bgpd.model.prefix import parse_address, parse_prefix
 from bgpd.model.resources import BGPFilter, BGPPeer, IPPool, LocalWorkload, Node, Problem, Secret
 
@@ -70,9 +70,9 @@ def test_an_absent_object_goes_after_the_grace() -> None:
     objects = started(("b", [pool()]))
     objects.drop("b")
     assert not objects.settle(10.0, True)
-    assert objects.deadline() == 10.0 + GRACE
-    assert not objects.settle(10.0 + GRACE - 0.01, True)
-    assert objects.settle(10.0 + GRACE, True)
+    assert objects.deadline() == 10.0 + GRACE_SECONDS
+    assert not objects.settle(10.0 + GRACE_SECONDS - 0.01, True)
+    assert objects.settle(10.0 + GRACE_SECONDS, True)
     assert objects.snapshot().pools == {}
     assert objects.deadline() is None
     assert objects.status("files", 0).events["IPPool", "delete"] == 1
@@ -95,7 +95,7 @@ def test_while_the_whole_is_away_no_clock_runs() -> None:
     assert not objects.settle(99.0, False)
     assert not objects.status("files", 0).in_sync
     assert not objects.settle(100.0, True)
-    assert objects.deadline() == 100.0 + GRACE
+    assert objects.deadline() == 100.0 + GRACE_SECONDS
     objects.put("b", [pool()])
     assert not objects.settle(100.1, True)
     assert set(objects.snapshot().pools) == {"p"}
@@ -112,7 +112,7 @@ def test_an_empty_directory_takes_nothing_away() -> None:
     objects.put("a", [own()])
     assert not objects.settle(100.0, True)  # the rest may be on its way
     assert set(objects.snapshot().pools) == {"p"}
-    assert objects.settle(100.0 + GRACE, True)
+    assert objects.settle(100.0 + GRACE_SECONDS, True)
     assert objects.snapshot().pools == {}
 
 
@@ -121,8 +121,8 @@ def test_our_own_node_may_be_away_for_a_moment() -> None:
     objects.drop("a")
     objects.settle(10.0, True)
     assert objects.status("files", 0).in_sync
-    assert objects.deadline() == 10.0 + GRACE
-    objects.settle(10.0 + GRACE, True)
+    assert objects.deadline() == 10.0 + GRACE_SECONDS
+    objects.settle(10.0 + GRACE_SECONDS, True)
     assert not objects.status("files", 0).in_sync
 
 
@@ -150,7 +150,7 @@ def test_what_a_half_written_file_does_not_say_stands() -> None:
     assert set(objects.snapshot().pools) == {"p", "q"}
     objects.put("b", [pool("q")])  # whole again, and p is really no more
     objects.settle(100.0, True)
-    assert objects.settle(100.0 + GRACE, True)
+    assert objects.settle(100.0 + GRACE_SECONDS, True)
     assert set(objects.snapshot().pools) == {"q"}
 
 
@@ -160,7 +160,7 @@ def test_a_broken_file_that_is_deleted() -> None:
     objects.settle(1.0, True)
     objects.drop("b")
     objects.settle(2.0, True)
-    assert objects.settle(2.0 + GRACE, True)
+    assert objects.settle(2.0 + GRACE_SECONDS, True)
     assert objects.snapshot().pools == {}
 
 
@@ -279,7 +279,7 @@ def test_what_never_was_good_is_named_as_unusable() -> None:
     assert (objects.snapshot().unusable, set(objects.snapshot().filters)) == (frozenset(), {"tor"})
     objects.put("b", [pool()])
     objects.settle(3.0, True)
-    objects.settle(3.0 + GRACE, True)
+    objects.settle(3.0 + GRACE_SECONDS, True)
     assert objects.snapshot().filters == {}
     objects.put("b", [pool(), peer_filter(), peer_filter()])  # twice, and neither was good before
     assert objects.settle(4.0, True)
@@ -321,7 +321,7 @@ def test_a_kind_that_vanishes_at_once_is_reported_for_an_hour(caplog: pytest.Log
     objects.drop("b")
     objects.settle(10.0, True)
     assert not objects.status("files", 0).problems  # its grace
-    gone_at = 10.0 + GRACE
+    gone_at = 10.0 + GRACE_SECONDS
     assert objects.settle(gone_at, True)
     status = objects.status("files", 0)
     assert [problem.source for problem in status.problems] == ["IPPool"]
@@ -329,10 +329,10 @@ def test_a_kind_that_vanishes_at_once_is_reported_for_an_hour(caplog: pytest.Log
     assert not status.problems[0].harmless
     assert status.errors["vanished"] == 1
     assert [record.levelname for record in caplog.records if "all gone" in record.message] == ["WARNING"]
-    objects.settle(gone_at + SHOWN - 1, True)
+    objects.settle(gone_at + SHOWN_SECONDS - 1, True)
     assert objects.status("files", 0).problems
-    assert objects.deadline() == gone_at + SHOWN
-    objects.settle(gone_at + SHOWN, True)
+    assert objects.deadline() == gone_at + SHOWN_SECONDS
+    objects.settle(gone_at + SHOWN_SECONDS, True)
     assert not objects.status("files", 0).problems
 
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from bgpd.datastore.reflector import LONGEST_RETRY, REFUSED_RETRY, Gone, Progress, Put, Reflector, Whole
+from bgpd.datastore.reflector import (
+    LONGEST_RETRY_SECONDS,
+    REFUSED_RETRY_SECONDS,
+    Gone,
+    Progress,
+    Put,
+    Reflector,
+    Whole,
+)
 from bgpd.datastore.trouble import Kind
 
 
@@ -73,7 +81,7 @@ def test_retries_wait_longer_and_longer_by_chance() -> None:
         r.begin(now)
         waits.append(r.broke(Kind.AWAY, now))
     assert waits[:4] == [0.125, 0.25, 0.5, 1.0]
-    assert waits[-1] == LONGEST_RETRY / 2
+    assert waits[-1] == LONGEST_RETRY_SECONDS / 2
     r.begin(100)
     r.take([Whole("1")])
     assert r.broke(Kind.AWAY, 100.1) == 0.125
@@ -105,10 +113,10 @@ def test_the_server_says_how_long_to_wait() -> None:
     r.begin(0)
     assert r.broke(Kind.BUSY, 0.1, 7.0) == 7.0
     r.begin(8)
-    assert r.broke(Kind.BUSY, 8.1, 3600.0) == 2 * LONGEST_RETRY
+    assert r.broke(Kind.BUSY, 8.1, 3600.0) == 2 * LONGEST_RETRY_SECONDS
 
 
 def test_what_is_forbidden_is_asked_for_seldom() -> None:
     r = reflector(0.0)
     r.begin(0)
-    assert r.broke(Kind.FORBIDDEN, 0.1) == REFUSED_RETRY / 2
+    assert r.broke(Kind.FORBIDDEN, 0.1) == REFUSED_RETRY_SECONDS / 2

@@ -173,7 +173,7 @@ def test_events_are_limited_and_what_was_left_out_is_counted() -> None:
     events.news({})
     assert len(events.news({f"p{n}": (True, 1.0, "") for n in range(100)})) == BURST
     assert events.left_out == 100 - BURST
-    now[0] = reports.REFILL
+    now[0] = reports.REFILL_SECONDS
     (one,) = events.news({f"p{n}": (n > 0, 2.0 if n == 0 else 1.0, "") for n in range(100)})
     assert one["message"].endswith(f"; {100 - BURST} more changes of sessions were not reported")
 

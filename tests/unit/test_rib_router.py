@@ -7,7 +7,7 @@ import pytest
 from bgpd.model.peer import PeerId
 from bgpd.model.route import BLACKHOLE, EndOfRib, Origination, Reason, Resolution, Unresolved
 from bgpd.rib.family import OCTETS_OF_PREFIX, SPARE_OCTETS
-from bgpd.rib.stale import HANDED_ON_TIME, STALE_TIME
+from bgpd.rib.stale import HANDED_ON_SECONDS, STALE_SECONDS
 from bgpd.rules.communities import NO_EXPORT
 from bgpd.rules.exports import ExportRefusal
 from tests.unit.builders import (
@@ -449,9 +449,9 @@ def test_the_peers_time_ends_when_it_is_back_and_a_longer_one_begins() -> None:
     core.up(second)
     core.router.tick(core.now + 10.0)
     assert set(core.settle().routes()) == {BLOCK, OTHER}, "it is back and about to say all again"
-    assert core.router.next_deadline() == core.now + STALE_TIME
+    assert core.router.next_deadline() == core.now + STALE_SECONDS
     core.hear(second, announce(path(second), OTHER))
-    core.router.tick(core.now + STALE_TIME)
+    core.router.tick(core.now + STALE_SECONDS)
     assert set(core.settle().routes()) == {OTHER}
 
 
@@ -500,9 +500,9 @@ def test_what_is_kept_of_a_peer_waits_for_the_one_that_comes_in_its_place() -> N
     second = peer("10.0.1.40", restart=[V4], preserved=[V4])
     core.router.hand_on(first.id, second.id, core.now)
     assert core.settle().routes() == {BLOCK: UP_A, OTHER: UP_A}
-    assert core.router.next_deadline() == core.now + HANDED_ON_TIME
+    assert core.router.next_deadline() == core.now + HANDED_ON_SECONDS
     core.up(second)
-    assert core.router.next_deadline() == core.now + STALE_TIME
+    assert core.router.next_deadline() == core.now + STALE_SECONDS
     core.hear(second, announce(path(second), BLOCK))
     assert core.routes() == {BLOCK: via("10.0.1.40"), OTHER: UP_A}, "not both"
     core.hear(second, EndOfRib(V4))
@@ -516,9 +516,9 @@ def test_what_is_kept_for_one_that_never_comes_goes() -> None:
     core.down(first, V4)
     core.router.hand_on(first.id, PeerId("b"), core.now)
     core.router.hand_on(PeerId("b"), PeerId("c"), core.now + 10.0)  # and on
-    core.router.tick(core.now + HANDED_ON_TIME - 1.0)
+    core.router.tick(core.now + HANDED_ON_SECONDS - 1.0)
     assert set(core.settle().routes()) == {BLOCK, OTHER}
-    core.router.tick(core.now + HANDED_ON_TIME)
+    core.router.tick(core.now + HANDED_ON_SECONDS)
     assert core.settle().routes() == {} and core.router.next_deadline() is None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bgpd.bgp import connection as connection_module
-from bgpd.bgp.attempts import AFTER_HARD_RESET
+from bgpd.bgp.attempts import AFTER_HARD_RESET_SECONDS
 from bgpd.bgp.connection import Connection, Refresh, Routes, Up
 from bgpd.bgp.session import Ended, Session, SessionEvent
 from bgpd.bgp.wire.exa.messages import (
@@ -585,7 +585,7 @@ def test_a_half_open_peer_costs_a_timer_and_no_more(octets: bytes) -> None:
 
 def test_a_backlog_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """Octets that wait for us must not run the peer's hold timer out."""
-    monkeypatch.setattr(connection_module, "BUDGET", 1.0)
+    monkeypatch.setattr(connection_module, "BUDGET_MICROSECONDS", 1.0)
     session = make()
     connection = dial(session)
     up(session, connection)
@@ -841,7 +841,7 @@ def test_a_notification_is_the_end_of_the_routes_even_when_tcp_ends_with_it() ->
 
 
 def test_a_notification_in_the_backlog_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "BUDGET", 1.0)
+    monkeypatch.setattr(connection_module, "BUDGET_MICROSECONDS", 1.0)
     session = make()
     connection = dial(session)
     up(session, connection)
@@ -991,7 +991,7 @@ def test_orders(name: str) -> None:
     assert session.state is state
     assert session.flaps == {reason.value: 1}
     if state is SessionState.ACTIVE:
-        assert session.take_dial(9.0 + (AFTER_HARD_RESET if name == "changed" else 0.0))
+        assert session.take_dial(9.0 + (AFTER_HARD_RESET_SECONDS if name == "changed" else 0.0))
     if name == "shut down":
         assert sent.shutdown_text == "night"
         assert session.last_error == "NOTIFICATION sent 6/2 Administrative Shutdown: night"

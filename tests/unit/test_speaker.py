@@ -368,7 +368,7 @@ async def test_an_address_that_is_not_ours_is_no_refusal() -> None:
 
 
 async def test_a_port_that_is_taken_is_reported_and_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bgpd.bgp.listeners.RETRY", 0.02)
+    monkeypatch.setattr("bgpd.bgp.listeners.RETRY_SECONDS", 0.02)
     other = listening_socket(address(2), PORT)
     async with speaking(2, config(2, 3, passive=True)) as (speaker, _):
         await until(lambda: speaker.listen_error)
@@ -574,7 +574,7 @@ async def test_a_handler_may_end_the_session_it_hears_of() -> None:
 
 async def test_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same on both sides: up. Another on one: only that session ends, and comes back with the right one."""
-    monkeypatch.setattr("bgpd.bgp.transport.DIAL_TIME", 0.3)
+    monkeypatch.setattr("bgpd.bgp.transport.DIAL_SECONDS", 0.3)
     there = config(3, 2, password="secret")
     with_four = {PeerId("peer4"): config(2, 4, password="four")}
     async with (
@@ -676,7 +676,7 @@ async def test_a_password_that_the_kernel_does_not_take() -> None:
 
 
 async def test_ttl_security(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bgpd.bgp.transport.DIAL_TIME", 0.3)
+    monkeypatch.setattr("bgpd.bgp.transport.DIAL_SECONDS", 0.3)
     there = config(3, 2, ttl_security=1)
     async with (
         speaking(2, config(2, 3, ttl_security=1)) as (speaker, ours),
@@ -694,7 +694,7 @@ async def test_ttl_security(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_ttl_security_of_one_who_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bgpd.bgp.transport.DIAL_TIME", 0.2)
+    monkeypatch.setattr("bgpd.bgp.transport.DIAL_SECONDS", 0.2)
     with socket.create_server((address_text(address(3)), PORT)) as far:
         far.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 64)
         async with speaking(2, config(2, 3, ttl_security=1)) as (speaker, ours):

@@ -4,7 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from bgpd.daemon.startup import DEADLINE, EARLY, QUIET, UNREADY_AFTER, UNREADY_AGAIN, Convergence, Unready
+from bgpd.daemon.startup import (
+    DEADLINE_SECONDS,
+    EARLY_SECONDS,
+    QUIET_SECONDS,
+    UNREADY_AFTER_SECONDS,
+    UNREADY_AGAIN_SECONDS,
+    Convergence,
+    Unready,
+)
 from bgpd.model.peer import DialAnswer, PeerConfig, PeerId
 from tests.unit.builders import BOTH, V4, V6, peer_config
 
@@ -50,15 +58,15 @@ def test_a_family_that_the_session_does_not_carry_is_not_waited_for() -> None:
 def test_the_deadline_counts_from_when_the_peers_were_known() -> None:
     """Resources that come a minute after the process do not end the start the moment they are there."""
     start = begin(A)
-    assert not start.over(BEGUN + DEADLINE - 0.1)
-    assert start.over(BEGUN + DEADLINE)
+    assert not start.over(BEGUN + DEADLINE_SECONDS - 0.1)
+    assert start.over(BEGUN + DEADLINE_SECONDS)
 
 
 def test_later_configurations_do_not_move_the_deadline() -> None:
     start = begin(A)
     start.configured({A.id: A, B.id: B}, BEGUN + 40.0)
     assert start.waiting(BEGUN + 41.0) == [A.id, B.id]
-    assert start.over(BEGUN + DEADLINE)
+    assert start.over(BEGUN + DEADLINE_SECONDS)
 
 
 @pytest.mark.parametrize("answer", [DialAnswer.REFUSED, DialAnswer.SILENT])
@@ -76,10 +84,10 @@ def test_a_peer_without_graceful_restart_has_told_all_when_it_is_quiet() -> None
     start = begin(A)
     start.peer_established(A.id, frozenset({V4}), BEGUN + 1.0, end_of_rib=False)
     start.routes_came(A.id, BEGUN + 2.0)
-    assert start.waiting(BEGUN + 1.9 + QUIET) == start.keeping(BEGUN + 1.9 + QUIET) == [A.id]
+    assert start.waiting(BEGUN + 1.9 + QUIET_SECONDS) == start.keeping(BEGUN + 1.9 + QUIET_SECONDS) == [A.id]
     start.routes_came(A.id, BEGUN + 4.0)
-    assert start.waiting(BEGUN + 3.9 + QUIET) == [A.id], "it goes on announcing"
-    assert start.keeping(BEGUN + 4.0 + QUIET) == [] and start.over(BEGUN + 4.0 + QUIET)
+    assert start.waiting(BEGUN + 3.9 + QUIET_SECONDS) == [A.id], "it goes on announcing"
+    assert start.keeping(BEGUN + 4.0 + QUIET_SECONDS) == [] and start.over(BEGUN + 4.0 + QUIET_SECONDS)
 
 
 @pytest.mark.parametrize("other", [DialAnswer.CONNECTED, DialAnswer.NONE])
@@ -88,12 +96,12 @@ def test_one_dial_that_ended_otherwise_keeps_the_long_wait(other: DialAnswer) ->
         start = begin(A)
         for answer in answers:
             start.dial_answered(A.id, answer)
-        assert not start.over(BEGUN + EARLY)
+        assert not start.over(BEGUN + EARLY_SECONDS)
     once_up = begin(A)
     once_up.peer_established(A.id, frozenset({V4}), BEGUN)
     once_up.dial_answered(A.id, DialAnswer.REFUSED)
-    assert not once_up.over(BEGUN + EARLY)
-    assert not begin(A).over(BEGUN + EARLY), "a peer that dials us was never refused"
+    assert not once_up.over(BEGUN + EARLY_SECONDS)
+    assert not begin(A).over(BEGUN + EARLY_SECONDS), "a peer that dials us was never refused"
 
 
 def kept_until(start: Convergence) -> float:
@@ -108,10 +116,10 @@ def kept_until(start: Convergence) -> float:
         ((DialAnswer.SILENT, DialAnswer.REFUSED), 120.0),
         ((DialAnswer.REFUSED, DialAnswer.SILENT), 120.0),
         ((DialAnswer.REFUSED, DialAnswer.CONNECTED), 120.0),
-        ((DialAnswer.SILENT, DialAnswer.SILENT), EARLY),
-        ((DialAnswer.SILENT, DialAnswer.CONNECTED), DEADLINE),
-        ((DialAnswer.NONE,), DEADLINE),
-        ((), DEADLINE),
+        ((DialAnswer.SILENT, DialAnswer.SILENT), EARLY_SECONDS),
+        ((DialAnswer.SILENT, DialAnswer.CONNECTED), DEADLINE_SECONDS),
+        ((DialAnswer.NONE,), DEADLINE_SECONDS),
+        ((), DEADLINE_SECONDS),
     ],
     ids=str,
 )
@@ -123,7 +131,7 @@ def test_a_neighbour_whose_daemon_is_down_is_not_gone(
     for answer in answers:
         start.dial_answered(A.id, answer)
     assert kept_until(start) == seconds
-    assert start.over(BEGUN + DEADLINE), "nobody else waits for that"
+    assert start.over(BEGUN + DEADLINE_SECONDS), "nobody else waits for that"
     assert kept_until(start) == seconds
 
 
@@ -135,10 +143,10 @@ def test_the_restart_time_of_the_session_says_how_long() -> None:
 
 def test_a_neighbour_that_dials_us_and_did_not_come_is_not_gone_either() -> None:
     start = begin(replace(A, passive=True))
-    assert start.over(BEGUN + DEADLINE)
+    assert start.over(BEGUN + DEADLINE_SECONDS)
     assert kept_until(start) == 120.0
     start.peer_established(A.id, frozenset({V4}), BEGUN)
-    assert kept_until(start) == DEADLINE, "it has come, and has not announced all"
+    assert kept_until(start) == DEADLINE_SECONDS, "it has come, and has not announced all"
 
 
 def test_what_the_peer_announces_ends_the_keeping() -> None:
@@ -174,9 +182,9 @@ def test_a_start_that_waits_says_so_and_again() -> None:
     assert not unready.due(no_node, 10.0)  # a start of its usual length says nothing
     assert not unready.due("", 10.5)
     assert not unready.due(no_node, 20.0)
-    assert not unready.due(no_node, 20.0 + UNREADY_AFTER - 0.1)
-    assert unready.due(no_node, 20.0 + UNREADY_AFTER)
+    assert not unready.due(no_node, 20.0 + UNREADY_AFTER_SECONDS - 0.1)
+    assert unready.due(no_node, 20.0 + UNREADY_AFTER_SECONDS)
     assert not unready.due(no_node, 24.0)
     assert unready.due("not ready: kernel", 25.0)  # another reason
-    assert not unready.due("not ready: kernel", 25.0 + UNREADY_AGAIN - 0.1)
-    assert unready.due("not ready: kernel", 25.0 + UNREADY_AGAIN)
+    assert not unready.due("not ready: kernel", 25.0 + UNREADY_AGAIN_SECONDS - 0.1)
+    assert unready.due("not ready: kernel", 25.0 + UNREADY_AGAIN_SECONDS)

@@ -20,7 +20,7 @@ from bgpd.datastore.files import Files
 from bgpd.datastore.kubernetes.client import Access
 from bgpd.datastore.kubernetes.feeds import Kubernetes
 from bgpd.datastore.mirror import mirror
-from bgpd.datastore.synced import LATE, SYNCED
+from bgpd.datastore.synced import LATE_SECONDS, SYNCED
 from bgpd.model.resources import Snapshot
 from tests.datastore_contract import OWN, Watching, pool
 from tests.unit.fake_apiserver import CALICO, FakeApiServer
@@ -146,8 +146,8 @@ async def test_nothing_is_touched_while_the_server_is_away(ground: Ground) -> No
 async def test_the_mark_is_renewed_and_an_old_one_is_a_problem(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bgpd.datastore.cluster.KEEP", 0.05)
-    monkeypatch.setattr("bgpd.datastore.cluster.PATIENCE", 0.05)
+    monkeypatch.setattr("bgpd.datastore.cluster.KEEP_SECONDS", 0.05)
+    monkeypatch.setattr("bgpd.datastore.cluster.PATIENCE_SECONDS", 0.05)
     mark, files = ground.directory / SYNCED, Files(ground.directory, OWN)
     assert files.status().as_of is None
     async with ground.syncing():
@@ -155,16 +155,16 @@ async def test_the_mark_is_renewed_and_an_old_one_is_a_problem(
         os.utime(mark, (0, 0))
         await eventually(lambda: time.time() - mark.stat().st_mtime < 10)
     assert not files.status().problems
-    os.utime(mark, (time.time() - LATE - 5,) * 2)
+    os.utime(mark, (time.time() - LATE_SECONDS - 5,) * 2)
     (problem,) = files.status().problems
     assert "bgpd sync last confirmed these resources 65 s ago" in problem.message
-    assert files.status().as_of == pytest.approx(time.time() - LATE - 5, abs=2)
+    assert files.status().as_of == pytest.approx(time.time() - LATE_SECONDS - 5, abs=2)
 
 
 async def test_a_directory_that_cannot_be_written_is_tried_again(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirrors, "AGAIN", 0.05)
+    monkeypatch.setattr(mirrors, "AGAIN_SECONDS", 0.05)
     (ground.directory / "ippools.json").mkdir()
     async with ground.syncing():
         await eventually(lambda: ground.names("nodes") == {OWN})

@@ -9,7 +9,7 @@ from bgpd.model.resources import AffinityState, Allocation, BlockAffinity, IPAMB
 from bgpd.model.route import Originated, OriginKind, StaticRoute, WorkloadRoute
 from bgpd.rules.blocks import holder
 from bgpd.rules.originate import originate
-from bgpd.views.recent import LONGEST, MOST, MOST_OF_A_SESSION, Recently
+from bgpd.views.recent import LONGEST_SECONDS, MOST, MOST_OF_A_SESSION, Recently
 from tests.unit.builders import V4, addr, announce, origination, path, peer, pfx, withdraw
 from tests.unit.ground import Ground
 from tests.unit.test_why import holds
@@ -163,7 +163,7 @@ def test_what_was_heard_until_a_moment_ago() -> None:
         text := ground.why("10.49.0.1"), f"10.49.0.0/26: learned from {B.id}", f"- heard: {A.id}: withdrawn"
     )
     assert "with its session" not in text  # it is back
-    ground.now += LONGEST
+    ground.now += LONGEST_SECONDS
     assert "withdrawn" not in ground.why("10.49.0.1")
 
 
@@ -179,7 +179,7 @@ def test_the_memory_is_bounded() -> None:
     assert memory.find(V4, pfx("10.0.0.9/32"), 100.0)[0].end == DownReason.TCP.value
     assert not memory.find(V4, pfx(f"10.0.{(MOST_OF_A_SESSION + 1) >> 8}.255/32"), 100.0)
     assert sum(1 for _ in memory.prefixes(V4)) <= MOST
-    memory.keep_withdrawn(B, withdraw("10.1.0.0/24"), 100.0 + LONGEST + 1)
+    memory.keep_withdrawn(B, withdraw("10.1.0.0/24"), 100.0 + LONGEST_SECONDS + 1)
     assert list(memory.prefixes(V4)) == [pfx("10.1.0.0/24")]
 
 

@@ -30,10 +30,10 @@ from bgpd.datastore.trouble import Kind, Trouble
 CONNECT_TIMEOUT = 3.0
 ANSWER_TIMEOUT = 10.0
 """Seconds for an answer; a page of a read is one answer."""
-SILENCE = 10.0
+SILENCE_SECONDS = 10.0
 """Seconds of a quiet watch after which the server is asked whether it still is one of a quorum: one that is cut off
 from the others keeps its watches open, and silent, for ever."""
-CREATED = 1.0
+CREATED_SECONDS = 1.0
 """Seconds after one watch of a request is there in which the next one must be."""
 QUEUED = 4
 """Lines of watches that wait for their reader."""
@@ -225,7 +225,7 @@ class EtcdClient:
                 if said.created:
                     missing.pop(said.number + 1, None)
                     answered = True
-                    deadline = clock() + CREATED if missing else None
+                    deadline = clock() + CREATED_SECONDS if missing else None
                 yield said
         finally:
             for connection in connections:
@@ -289,7 +289,7 @@ class EtcdClient:
         try:
             while True:
                 reading = reading or asyncio.create_task(answer.content.readany())
-                done, _ = await asyncio.wait((reading,), timeout=SILENCE)
+                done, _ = await asyncio.wait((reading,), timeout=SILENCE_SECONDS)
                 if not done:
                     await self._range(Range(b"\0"), 0, 0)  # by the quorum: it raises where there is none
                     continue

@@ -22,12 +22,12 @@ from bgpd.datastore.trouble import Kind, Trouble
 from bgpd.model.prefix import prefix_text
 from bgpd.model.resources import Snapshot
 
-SILENCE = 120.0
+SILENCE_SECONDS = 120.0
 """Seconds; the server sends a bookmark every minute. A watch that is silent for longer is begun again where it was."""
 LONGEST_WATCH = (300, 600)
 """Seconds after which the server is to end a watch, by chance in between, as client-go has it: connections spread over
 the servers again."""
-REREAD = 300.0
+REREAD_SECONDS = 300.0
 """Seconds between two looks at the blocks of this node: only somebody else's mistake changes their owner."""
 INITIAL_END = "k8s.io/initial-events-end"
 GROUPS = ("crd.projectcalico.org", "projectcalico.org")
@@ -182,7 +182,7 @@ class KindFeed:
             }
         else:
             asked["resourceVersion"] = position
-        async with contextlib.aclosing(self._source.client.watch(path, asked, SILENCE)) as watch:
+        async with contextlib.aclosing(self._source.client.watch(path, asked, SILENCE_SECONDS)) as watch:
             async for lines in watch:
                 yield self._events(lines, api)
 
@@ -243,7 +243,7 @@ class BlocksFeed:
                 self._read.add(name)
                 yield [found]
             if again:
-                self._due = clock() + REREAD * random.uniform(0.75, 1.25)
+                self._due = clock() + REREAD_SECONDS * random.uniform(0.75, 1.25)
             yield [Whole("read") if position is None else Progress("read")]
             position = "read"
             await asyncio.sleep(max(0.0, self._due - clock()))

@@ -22,14 +22,14 @@ from bgpd.datastore.reflector import Event, Gone, Reflector
 from bgpd.datastore.trouble import Kind, Trouble
 from bgpd.events import event
 
-TURN = 1.0
+TURN_SECONDS = 1.0
 """Seconds between two looks at whether something is due."""
-SOONEST = 10.0
+SOONEST_SECONDS = 10.0
 """Seconds between two writes of one object because sessions changed."""
 LONGEST_PERIOD = 86400
 CONFLICTS = 5
 """Tries of one write while others write the same object."""
-BURST, REFILL = 10, 30.0
+BURST, REFILL_SECONDS = 10, 30.0
 """Events that may be written at once, and seconds for one more."""
 MOST_WAITING = 200
 
@@ -105,15 +105,15 @@ class NodeStatuses:
             for name, spec in list(self._wanted.items()):
                 period = _period(spec.get("updatePeriodSeconds"))
                 at, seen = self._written.get(name, (0.0, None))
-                changed = period > 0 and seen != sessions and now >= at + SOONEST
+                changed = period > 0 and seen != sessions and now >= at + SOONEST_SECONDS
                 if changed or now >= self._due.get(name, 0.0):
                     self._written[name] = (now, sessions)
                     self._due[name] = now + period if period else float("inf")
                     if not await self._write(name, spec):
-                        self._due[name] = now + max(SOONEST, period)
+                        self._due[name] = now + max(SOONEST_SECONDS, period)
             for name in self._written.keys() - self._wanted.keys():
                 del self._written[name]
-            await asyncio.sleep(TURN)
+            await asyncio.sleep(TURN_SECONDS)
 
     async def _write(self, name: str, spec: Document) -> bool:
         """Whether the server took it, or has the object no more."""
@@ -161,7 +161,7 @@ def _period(value: object) -> float:
 async def clear_network_unavailable(client: KubernetesClient, node: str, refusals: Refusals) -> None:
     """Says once that the node's network is there, as calico-node does at its start: what a cloud's controller set keeps
     pods away from a node without routes. Tried until the server takes it."""
-    wait = TURN
+    wait = TURN_SECONDS
     while True:
         now = _now()
         condition = {
@@ -190,8 +190,8 @@ async def clear_network_unavailable(client: KubernetesClient, node: str, refusal
 
 
 class SessionEvents:
-    """Events on the Node when sessions go down and up. At most ``BURST`` at once and one more each ``REFILL`` seconds;
-    the next one says how many there were meanwhile."""
+    """Events on the Node when sessions go down and up. At most ``BURST`` at once and one more each
+    ``REFILL_SECONDS``; the next one says how many there were meanwhile."""
 
     def __init__(
         self, client: KubernetesClient, node: str, refusals: Refusals, clock: Clock = time.monotonic
@@ -205,7 +205,7 @@ class SessionEvents:
         """The Events that are due. ``sessions``: name -> (established, since when, why not in words). What was so when
         we began is no news."""
         now = self._clock()
-        self._tokens = min(float(BURST), self._tokens + (now - self._at) / REFILL)
+        self._tokens = min(float(BURST), self._tokens + (now - self._at) / REFILL_SECONDS)
         self._at = now
         before, self._known = self._known, {name: (up, since) for name, (up, since, _) in sessions.items()}
         found: list[Document] = []
@@ -257,7 +257,7 @@ class SessionEvents:
                 self._refusals.refused("events", trouble)
                 if trouble.kind in (Kind.FORBIDDEN, Kind.UNSUPPORTED):
                     waiting.clear()
-            await asyncio.sleep(TURN)
+            await asyncio.sleep(TURN_SECONDS)
 
 
 def _now() -> str:

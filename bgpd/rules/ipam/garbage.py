@@ -42,7 +42,7 @@ from bgpd.rules.ipam.steps import (
     update,
 )
 
-GRACE = 60.0
+GRACE_SECONDS = 60.0
 """Seconds that something must look abandoned."""
 
 
@@ -97,7 +97,7 @@ def excess(handle: Handle, real: Mapping[str, int]) -> dict[str, int] | None:
     return right if right != dict(handle.blocks) else None
 
 
-def sweep(before: Mapping[Ref, Seen], now: int, grace: float = GRACE) -> Steps[Swept]:
+def sweep(before: Mapping[Ref, Seen], now: int, grace: float = GRACE_SECONDS) -> Steps[Swept]:
     """Looks at everything and removes what is ripe. ``before``: the suspects of the sweep before."""
     run = _Sweep(now, grace, before)
     config = yield from get_config()
