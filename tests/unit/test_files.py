@@ -380,16 +380,34 @@ async def test_secrets_come_and_are_not_logged(backend: Directory, caplog: pytes
         assert "4711" not in repr(bad) + repr(watch.datastore.status()) + caplog.text
 
 
-@pytest.mark.parametrize("nothing", ["", "# nothing\n", "apiVersion: v1\nkind: List\nitems: []\n"])
-async def test_an_empty_file_is_not_an_order(backend: Directory, nothing: str) -> None:
-    """`kubectl get > file` empties it first, and fails."""
+@pytest.mark.parametrize(
+    ("nothing", "words"),
+    [
+        ("", "is empty"),
+        ("# nothing\n", "is empty"),
+        ("\ufeff---\n---\nnull\n", "is empty"),
+        ("apiVersion: v1\nkind: List\nitems: []\n", "is empty"),
+        ("apiVersion: v1\nkind: List\n", "is empty"),
+        ("apiVersion: projectcalico.org/v3\nkind: IPPoolList\nmetadata: {}\nitems:\n", "is empty"),
+        ('{"kind":"List","apiVersion":"v1","metadata":{}}', "is empty"),
+        (
+            '{"kind":"Status","apiVersion":"v1","status":"Failure","message":"no"}',
+            "server (no) and no resource",
+        ),
+        ("kind: Status\napiVersion: v1\nmetadata: {}\ncode: 403\n", "of the API server (without words)"),
+        ("{kind: List, apiVersion: v1, items: [{kind: Status, apiVersion: v1}]}", "of the API server"),
+        ("Error from server (Forbidden)\n", "expected a resource"),
+    ],
+)
+async def test_an_empty_file_is_not_an_order(backend: Directory, nothing: str, words: str) -> None:
+    """`kubectl get > file` empties it first, and fails; curl writes what the server said instead."""
     backend.put(node())
     backend.put(pool())
     async with watching(backend) as watch:
         await watch.until(lambda s: s.pools)
         backend.write("IPPool-default.yaml", nothing)
         snapshot = await watch.until(lambda s: s.problems)
-        assert "IPPool-default.yaml: is empty" in str(snapshot.problems[0])
+        assert "IPPool-default.yaml" in str(snapshot.problems[0]) and words in str(snapshot.problems[0])
         await asyncio.sleep(0.4)
         assert watch.snapshots[-1].pools
         backend.delete("IPPool", "default")

@@ -62,6 +62,12 @@ NAMESPACED = ("Service", "EndpointSlice")
 """Kinds of which two namespaces may each have one of a name."""
 
 
+HEAD = frozenset(("apiVersion", "kind", "metadata"))
+"""Keys of a List besides its items."""
+STATUS = ("Status", "v1")
+"""What the API server answers instead of what was asked for."""
+
+
 class Key(NamedTuple):
     """What an object is called: unique across API groups."""
 
@@ -100,9 +106,9 @@ def decode(document: object, source: str) -> Iterator[Decoded]:
         yield _nameless(source, "", "expected a resource: apiVersion, kind, metadata and spec")
         return
     kind, group = document.get("kind"), document.get("apiVersion")
-    if isinstance(kind, str) and kind.endswith("List") and "items" in document:
-        items = document["items"]
-        if items is None:  # what Go prints of a list without items
+    if isinstance(kind, str) and kind.endswith("List") and ("items" in document or document.keys() <= HEAD):
+        items = document.get("items")
+        if items is None:  # what Go prints of a list without items, or leaves out
             items = []
         if not isinstance(items, list):
             yield _nameless(source, "items", "expected a list")
@@ -130,6 +136,12 @@ def _object(document: dict[str, Any], source: str, where: str) -> Decoded:
             return _nameless(
                 source, where + path, "expected, but not there" if value is None else "expected text"
             )
+    if (kind, group) == STATUS:
+        said = as_text(document.get("message")) or "without words"
+        message = (
+            f"is an answer of the API server ({said[:200]}) and no resource: what was stated last stands"
+        )
+        return _nameless(source, where.rstrip("."), message)
     decoder = _DECODERS.get((str(kind), V3 if group in CALICO_GROUPS else str(group)))
     if decoder is None:
         return _other(str(kind), str(group), name, source)
@@ -177,7 +189,8 @@ def _mistaken(kind: str, group: str) -> bool:
 def passed_over(kind: str, group: str) -> bool:
     """Whether nothing of an object of this kind and ``apiVersion`` is read: then it need not be parsed."""
     decoder = _DECODERS.get((kind, V3 if group in CALICO_GROUPS else group))
-    return decoder is None and not kind.endswith("List") and not _mistaken(kind, group)
+    known = decoder is not None or kind.endswith("List") or (kind, group) == STATUS
+    return not known and not _mistaken(kind, group)
 
 
 _DECODERS: Mapping[tuple[str, str], Callable[[str, Fields], Resource | None]] = {
