@@ -6,6 +6,7 @@ A block is a node's when its BlockAffinity is confirmed and no IPAMBlock of exac
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from bgpd.model.prefix import Address, Family, Prefix, covers, host_prefix
@@ -28,14 +29,18 @@ class OwnBlock(NamedTuple):
     """Why it is not owned."""
 
 
-def own_blocks(snapshot: Snapshot, node: str, family: Family) -> dict[Prefix, OwnBlock]:
-    """The blocks that have a BlockAffinity of a node, owned or not, in order."""
+def own_blocks(
+    snapshot: Snapshot, node: str, family: Family, by_cidr: Mapping[Prefix, IPAMBlock] | None = None
+) -> dict[Prefix, OwnBlock]:
+    """The blocks that have a BlockAffinity of a node, owned or not, in order. ``by_cidr`` is ``blocks_by_cidr``, where
+    that is known already."""
     mine: dict[Prefix, BlockAffinity] = {}
     for affinity in snapshot.affinities.values():
         if affinity.node == node and affinity.family is family:
-            other = mine.get(affinity.cidr, affinity)
-            mine[affinity.cidr] = min(affinity, other, key=lambda a: (STATE_RANK[a.state], a.name))
-    says = blocks_by_cidr(snapshot, family) if mine else {}
+            other = mine.setdefault(affinity.cidr, affinity)
+            if other is not affinity:
+                mine[affinity.cidr] = min(affinity, other, key=lambda a: (STATE_RANK[a.state], a.name))
+    says = blocks_by_cidr(snapshot, family) if by_cidr is None and mine else by_cidr or {}
     return {cidr: _judge(mine[cidr], says.get(cidr), node) for cidr in sorted(mine)}
 
 
@@ -67,12 +72,13 @@ def holder(
 
 def _judge(affinity: BlockAffinity, block: IPAMBlock | None, node: str) -> OwnBlock:
     """Whether the block of an affinity is ours."""
+    if affinity.state is AffinityState.CONFIRMED and (block is None or block.affinity in (None, node)):
+        return OwnBlock(affinity.cidr, affinity, True, True, "")
     source = f"BlockAffinity {affinity.name}"
     if affinity.state is AffinityState.PENDING:
         return OwnBlock(affinity.cidr, affinity, False, False, f"{source} is pending")
     if affinity.state is AffinityState.PENDING_DELETION:
         return OwnBlock(affinity.cidr, affinity, False, True, f"{source} is being released (pendingDeletion)")
-    if block is None or block.affinity in (None, node):
-        return OwnBlock(affinity.cidr, affinity, True, True, "")
+    assert block is not None
     reason = f"IPAMBlock {block.name} says that {block.affinity} owns it"
     return OwnBlock(affinity.cidr, affinity, False, False, reason)

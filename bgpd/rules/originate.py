@@ -15,19 +15,16 @@ not announced by itself, others' routes in the kernel among it, is *offered*: a 
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 
 from bgpd.model.interface import matches
 from bgpd.model.prefix import (
-    Address,
     Family,
     Prefix,
     covers,
     host_prefix,
     is_host,
     make_prefix,
-    network_address,
     prefix_text,
 )
 from bgpd.model.resources import Allocation, IPAMBlock, IPPool, Snapshot
@@ -103,7 +100,8 @@ def _family(
     own_policy = policy.families[family]
     pools = sorted((p for p in snapshot.pools.values() if p.family is family), key=lambda p: (p.cidr, p.name))
     concealing = [pool for pool in pools if pool.disable_bgp_export]
-    own = own_blocks(snapshot, node, family)
+    by_cidr = blocks_by_cidr(snapshot, family)
+    own = own_blocks(snapshot, node, family, by_cidr)
     owned = [block for block in own.values() if block.owned]
     around = _Around(family, (block.cidr for block in owned))
     announce: dict[Prefix, Originated] = {}
@@ -111,24 +109,25 @@ def _family(
     offered: dict[Prefix, Originated] = {}
     blackholes: dict[Prefix, LocalBlackhole] = {}
     candidates, assigned = _candidates(
-        snapshot, workloads, node, ipam_early, family, policy.ignored_interfaces
+        by_cidr, workloads, node, ipam_early, family, policy.ignored_interfaces
     )
 
     for cidr, block in own.items():
         source = f"BlockAffinity {block.affinity.name}"
         found = Originated(OriginKind.BLOCK, source)
-        if is_host(family, cidr):
+        single = is_host(family, cidr)
+        if single:
             route, _, absent = candidates.get(cidr, _NO_CANDIDATE)
             if absent:
                 hidden[cidr] = block.reason or absent
                 continue
             found = _originated(OriginKind.BLOCK, source, route)
-        if block.kept and not is_host(family, cidr):
+        if block.kept and not single:
             rule = own_policy.kernel_rule(cidr)
             if rule is None or rule.program:
                 blackholes[cidr] = LocalBlackhole(source, yields=not block.owned)
         inside = around.words(cidr, itself=False)
-        reason = block.reason or inside or _concealed(cidr, concealing)
+        reason = block.reason or inside or (concealing and _concealed(cidr, concealing))
         if reason:
             hidden[cidr] = reason
             if block.kept:
@@ -160,7 +159,7 @@ def _family(
         family,
         own_policy,
         addresses,
-        [block.cidr for block in owned],
+        around,
         concealing,
         announce,
         hidden,
@@ -187,7 +186,7 @@ def _of_services(
     family: Family,
     policy: FamilyPolicy,
     addresses: ServiceAddresses,
-    owned: Iterable[Prefix],
+    around: _Around,
     concealing: Iterable[IPPool],
     announce: dict[Prefix, Originated],
     hidden: dict[Prefix, str],
@@ -198,14 +197,9 @@ def _of_services(
     of_services = {**addresses.announce, **ranges}
     for prefix in of_services.keys() & announce.keys():
         del of_services[prefix]
-    # There may be thousands of addresses, and none of them in one of the few blocks and pools.
-    hosts = sorted(addresses.announce)
-    outer = [(cidr, _inside(family, cidr, (cidr,))) for cidr in owned]
-    outer += [(pool.cidr, _concealed(pool.cidr, (pool,))) for pool in concealing]
-    for cidr, reason in outer:
-        for prefix in (*_hosts_in(family, hosts, cidr), *(each for each in ranges if covers(cidr, each))):
-            if prefix in of_services:
-                hidden[prefix], offered[prefix] = reason, of_services.pop(prefix)
+    for prefix in list(of_services):
+        if reason := around.words(prefix) or _concealed(prefix, concealing):
+            hidden[prefix], offered[prefix] = reason, of_services.pop(prefix)
     for prefix in of_services.keys() & hidden.keys():
         del hidden[prefix]
         offered.pop(prefix, None)
@@ -213,14 +207,6 @@ def _of_services(
     for prefix, reason in addresses.hidden.items():
         if prefix not in announce:
             hidden.setdefault(prefix, reason)
-
-
-def _hosts_in(family: Family, hosts: list[Prefix], cidr: Prefix) -> list[Prefix]:
-    """Those of some single addresses, sorted, that are inside a CIDR."""
-    low = int.from_bytes(network_address(family, cidr))
-    high = low | (1 << (family.bits - cidr[0])) - 1
-    first, last = (host_prefix(Address(end.to_bytes(family.octets))) for end in (low, high))
-    return hosts[bisect_left(hosts, first) : bisect_right(hosts, last)]
 
 
 def _originated(kind: OriginKind, source: str, route: WorkloadRoute) -> Originated:
@@ -292,7 +278,7 @@ def _concealed(prefix: Prefix, concealing: Iterable[IPPool]) -> str:
 
 
 def _candidates(
-    snapshot: Snapshot,
+    by_cidr: Mapping[Prefix, IPAMBlock],
     workloads: Workloads,
     node: str,
     ipam_early: bool,
@@ -308,13 +294,12 @@ def _candidates(
         if is_host(family, route.prefix):
             routes.setdefault(route.prefix, route)
     known: dict[Prefix, tuple[IPAMBlock, Allocation]] = {}
-    by_cidr = blocks_by_cidr(snapshot, family)
     few = len(by_cidr) <= FEW
     lengths = {cidr[0] for cidr in by_cidr}
     occupied = {make_prefix(prefix[1:], length) for length in lengths for prefix in routes}
-    for block in by_cidr.values():
-        looked_through = few or block.cidr in occupied or is_host(family, block.cidr)
-        if node in block.borrowers or (node == block.affinity and looked_through):
+    for cidr, block in by_cidr.items():
+        looked_through = few or cidr in occupied or cidr[0] == family.bits
+        if node in block.borrowers or (looked_through and node == block.affinity):
             for allocation in block.allocations:
                 host = host_prefix(allocation.address)
                 # Of two blocks around an address the smaller one, whatever their order.

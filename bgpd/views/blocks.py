@@ -29,7 +29,7 @@ def blocks(snapshot: Snapshot, originations: Mapping[Family, Origination], node:
             (p for p in snapshot.pools.values() if p.family is family), key=lambda p: (p.cidr, p.name)
         )
         by_cidr = blocks_by_cidr(snapshot, family)
-        own = own_blocks(snapshot, node, family)
+        own = own_blocks(snapshot, node, family, by_cidr)
         views += [_own_view(family, own[cidr], by_cidr.get(cidr), origination, pools) for cidr in sorted(own)]
         views += _borrowed_views(snapshot, family, node, own, by_cidr, origination, pools)
     return views
