@@ -50,11 +50,11 @@ METRICS = {
     "reached_p50_ms": "from ADD until another node reaches the pod, p50",
     "reached_first_p50_ms": "the same, the first pod of its block, p50",
     "bare_p50_ms": "a block written to a server until a bare watch client has it, p50",
-    "bare_p99_ms": "the same, p99",
-    "written_p50_ms": "until another node's kernel has it, p50",
-    "written_p99_ms": "the same, p99",
-    "added_p50_ms": "what comes on top of the bare client, p50",
-    "added_p99_ms": "the same, p99",
+    "bare_p99_ms": "a block written to a server until a bare watch client has it, p99",
+    "written_p50_ms": "a block written to a server until another node's kernel has it, p50",
+    "written_p99_ms": "a block written to a server until another node's kernel has it, p99",
+    "added_p50_ms": "of that on top of the bare client, p50",
+    "added_p99_ms": "of that on top of the bare client, p99",
 }
 UNITS = {"s": "s", "ms": "ms", "mib": "MiB", "percent": "%", "count": ""}
 COLOURS = {"bgpd": "#1f6feb", "bird": "#8b949e", "frr": "#bf8700", "floor": "#2da44e"}

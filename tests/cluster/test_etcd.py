@@ -21,6 +21,7 @@ from bgpd.datastore.last_known import LastKnown
 from bgpd.datastore.reflector import Whole
 from bgpd.datastore.trouble import Kind, Trouble
 from bgpd.model.resources import AffinityState, Snapshot
+from testing.namespaces import PROJECT
 from tests.cluster.servers import EtcdServer, make_ca, missing
 from tests.datastore_contract import OWN, Backend, DatastoreContract, node, pool, watching
 
@@ -198,17 +199,17 @@ async def test_another_server_is_asked_when_one_is_gone(backend: Store) -> None:
 async def test_users_and_permissions(backend: Store, tmp_path: Path) -> None:
     backend.put(node())
     ctl = backend.server.ctl
-    for words in (
-        "user add root:rootpw",
-        "role add root",
-        "user grant-role root root",
-        "role add bgpd",
-        "role grant-permission bgpd --prefix=true read /calico/",
-        "user add bgpd:secret",
-        "user grant-role bgpd bgpd",
-        "auth enable",
-    ):
+    page = (PROJECT / "docs" / "etcd.md").read_text()
+    of_page = [line.split()[1:] for line in page.splitlines() if line.startswith("etcdctl ")]
+    assert len(of_page) == 4
+    for words in ("user add root:rootpw", "role add root", "user grant-role root root"):
         ctl(*words.split())
+    for line in of_page:
+        if line[:2] == ["user", "add"]:  # which asks for the password twice; here it comes from a pipe
+            ctl(*line, "--interactive=false", data=b"secret\n")
+        else:
+            ctl(*line)
+    ctl("auth", "enable")
     password = tmp_path / "password"
     password.write_text("secret\n")
     store = Store(backend.server, username="bgpd", password_file=password)

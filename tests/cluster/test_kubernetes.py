@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import time
+from asyncio.subprocess import DEVNULL
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bgpd.datastore.cluster import Cluster
+from bgpd.datastore.files import Files
 from bgpd.datastore.kubernetes.client import Access, KubernetesClient
 from bgpd.datastore.kubernetes.feeds import Kubernetes
 from bgpd.datastore.last_known import LastKnown
 from bgpd.datastore.trouble import Kind, Trouble
 from bgpd.model.resources import Snapshot
+from testing.namespaces import PROJECT
 from tests.cluster.definitions import CALICO, CRDS, PLURAL, definition
 from tests.cluster.servers import ApiServer, apiserver_binary, make_ca, missing, until
-from tests.datastore_contract import OWN, Backend, DatastoreContract, pool, watching
+from tests.datastore_contract import OWN, Backend, DatastoreContract, Watching, pool, watching
 
 BINARY = apiserver_binary()
 pytestmark = [
@@ -209,6 +214,58 @@ async def test_a_kind_that_we_may_not_read_is_named_and_the_rest_goes_on(
         status = await watch.status(lambda s: "bgpconfigurations" in s.detail)
         assert watch.snapshots == []
         assert "forbidden" in status.detail
+
+
+async def test_sync_writes_what_the_server_says(backend: Store, tmp_path: Path) -> None:
+    """``bgpd sync`` as docs/migrate.md starts it, as a user who may no more than docs/kubernetes.md lists."""
+    backend.put(node())
+    backend.put(pool())
+    for name, of in (("a", OWN), ("b", "other")):
+        backend.put(affinity(name, of, f"10.48.0.{64 * (of != OWN)}/26"))
+    spec = {"cidr": "10.48.0.0/26", "affinity": f"host:{OWN}", "allocations": [], "attributes": []}
+    backend.put({"kind": "IPAMBlock", "metadata": {"name": "10-48-0-0-26"}, "spec": spec})
+    backend.put(
+        {"kind": "BGPPeer", "metadata": {"name": "tor"}, "spec": {"peerIP": "192.0.2.1", "asNumber": 65001}}
+    )
+    kinds = [
+        "nodes",
+        "ippools",
+        "bgpconfigurations",
+        "bgppeers",
+        "bgpfilters",
+        "blockaffinities",
+        "ipamblocks",
+    ]
+    allow(backend.server, kinds)
+    reader, directory = Store(backend.server, tmp_path, "nobody-token"), tmp_path / "resources"
+    directory.mkdir()
+    page = (PROJECT / "docs" / "migrate.md").read_text()
+    (line,) = (each.split() for each in page.splitlines() if each.strip().startswith("bgpd sync "))
+    given = {"--from": str(reader.kubeconfig), "--to": str(directory), "--node": OWN}
+    words = [given.get(before, word) for before, word in zip(["", *line], line, strict=False)]
+    words[0] = str(Path(sys.executable).with_name("bgpd"))
+    syncing = await asyncio.create_subprocess_exec(*words, stdout=DEVNULL, stderr=DEVNULL)
+    try:
+        files = Watching(Files(directory, OWN))
+        following = asyncio.create_task(files.follow())
+        async with watching(reader) as watch:
+            expected = await watch.until(lambda s: s.affinities and s.blocks and s.peers)
+            await files.until(lambda s: replace(s, problems=()) == replace(expected, problems=()), 30)
+            backend.put(pool("second", "10.49.0.0/24"))
+            await files.until(lambda s: set(s.pools) == {"default", "second"})
+            backend.delete("BlockAffinity", "a")
+            found = await files.until(lambda s: not s.affinities and not s.blocks)
+            assert not found.problems
+        backend.lose()
+        await asyncio.to_thread(backend.restore)
+        backend.put(pool("third", "10.50.0.0/24"))
+        await files.until(lambda s: "third" in s.pools, 40)
+        assert all(OWN in each.nodes and "tor" in each.peers for each in files.snapshots)
+        following.cancel()
+        await asyncio.wait([following])
+    finally:
+        syncing.terminate()
+        assert await syncing.wait() == 0
 
 
 async def test_a_token_that_is_not_known_and_a_wrong_authority(backend: Store, tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
+import subprocess
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from bgpd.datastore.kubernetes.reports import (
     clear_network_unavailable,
 )
 from bgpd.datastore.trouble import Kind, Trouble
+from testing.namespaces import PROJECT
 from tests.cluster.definitions import CALICO
 from tests.cluster.manifests import PATHS, documents, server_without_calico
 from tests.cluster.servers import ApiServer, apiserver_binary, missing
@@ -198,6 +202,23 @@ async def reports(server: ApiServer, access: Access) -> None:
         task.cancel()
     await asyncio.gather(statuses, events_task, return_exceptions=True)
     await source.close()
+
+
+@pytest.mark.skipif(bool(missing("kubectl")), reason="kubectl is not installed")
+def test_the_commands_of_the_page(server: ApiServer, tmp_path: Path) -> None:
+    page = (PROJECT / "docs" / "kubernetes.md").read_text()
+    commands = re.findall(r"^kubectl [^`\n]+|(?<=`)kubectl [^`]+(?=`)", page, re.MULTILINE)
+    environment = {**os.environ, "KUBECONFIG": str(server.kubeconfig(tmp_path / "kubeconfig"))}
+    there = "/apis/apps/v1/namespaces/kube-system/daemonsets"
+    found = []
+    for command in commands:
+        done = subprocess.run(
+            command.split(), check=False, cwd=PROJECT, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command}: {done.stderr}"
+        found.append([each["metadata"]["name"] for each in server.request("GET", there)["items"]])
+    assert [command.split()[1] for command in commands] == ["apply", "-n"]
+    assert found == [["bgpd"], []]
 
 
 EVENTS = "/api/v1/namespaces/default/events"
