@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from bgpd.bgp.protection import Net
-from bgpd.model.peer import DynamicRange, PeerConfig, PeerId, PeerKind, name_part
+from bgpd.model.peer import DynamicRange, PeerConfig, PeerId, PeerKind, peer_id
 from bgpd.model.prefix import Address, address_text, covers, family_of, host_prefix, is_link_local
 
 
@@ -90,10 +90,9 @@ class Admission:
             if address in each.refused:
                 return None
             if zone is None or each.template.interface in (None, zone):
-                words = name_part(address_text(address))
                 config = replace(
                     each.template,
-                    id=PeerId(f"Dynamic_{words}_{zone}" if zone else f"Dynamic_{words}"),
+                    id=peer_id(PeerKind.DYNAMIC, address_text(address), f"_{zone}" if zone else ""),
                     kind=PeerKind.DYNAMIC,
                     address=address,
                     passive=True,

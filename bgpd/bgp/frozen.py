@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from bgpd.bgp.protection import Socket
 from bgpd.bgp.wire.update import parse_nlri, parse_nlri_with_ids
 from bgpd.model.peer import PeerConfig, PeerId, PeerKind
-from bgpd.model.prefix import Family, Prefix, address_text
+from bgpd.model.prefix import Family, Prefix, address_text, with_path_id
 
 MOST_OCTETS = 4 << 20
 """Octets that were read and not decoded, or not yet sent, at most: more is no session of ours."""
@@ -294,7 +294,7 @@ def split_nlri(family: Family, octets: bytes, with_ids: bool, key: str) -> list[
         if not with_ids:
             return parse_nlri(family, octets)
         return [
-            Prefix(path_id.to_bytes(4, "big") + prefix)
+            with_path_id(path_id, prefix)
             for path_id, prefixes in parse_nlri_with_ids(family, octets).items()
             for prefix in prefixes
         ]

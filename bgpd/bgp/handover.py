@@ -45,7 +45,7 @@ from bgpd.bgp.wire.exa.messages import KEEPALIVE_MESSAGE, Cease, Notification, e
 from bgpd.bgp.wire.update import encode_announcements, end_of_rib
 from bgpd.events import event
 from bgpd.model.peer import Peer, PeerId
-from bgpd.model.prefix import Address, Family, Prefix, is_address, parse_address, parse_prefix
+from bgpd.model.prefix import Address, Family, Prefix, is_address, parse_address, parse_prefix, with_path_id
 from bgpd.model.route import Path
 from bgpd.rib.groups import LAST_PATH_ID, UpdateGroup
 
@@ -253,7 +253,7 @@ def encode_received(peer: Peer, family: Family, paths: Received, ended: bool) ->
     by_path: dict[Path, list[Prefix]] = {}
     for prefix, path, stale in paths:
         if not stale:
-            nlri = Prefix(path.path_id.to_bytes(4, "big") + prefix) if with_ids else prefix
+            nlri = with_path_id(path.path_id, prefix) if with_ids else prefix
             by_path.setdefault(path._replace(path_id=0), []).append(nlri)
     octets: list[bytes] = []
     for path, prefixes in by_path.items():

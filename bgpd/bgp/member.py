@@ -121,3 +121,10 @@ class Left(NamedTuple):
     """NLRI -> digest of what the process before this one sent, where nothing else was sent since."""
     end_of_rib_due: bool
     refresh_due: bool
+
+
+def seen_by(peer: Peer, out: Out | None) -> Out | None:
+    """What a session sees of what its group is sent: the bulk twin of ``rules.exports.peer_refusal``, for the hot road,
+    where the reason is not asked for."""
+    config = peer.config
+    return None if out is None or out.source == config.id or out.next_hop == config.address else out

@@ -29,7 +29,7 @@ from hashlib import blake2b
 from itertools import islice
 
 from bgpd.bgp.encoding import cost_of, cost_of_set, encode
-from bgpd.bgp.member import Earlier, Left, Member, Move, Phase, Resumption
+from bgpd.bgp.member import Earlier, Left, Member, Move, Phase, Resumption, seen_by
 from bgpd.bgp.wire.exa.messages import RefreshKind, encode_refresh
 from bgpd.bgp.wire.update import end_of_rib
 from bgpd.model.peer import Peer, PeerId
@@ -182,7 +182,7 @@ class Outbound:
                 self._due[member] = None
             elif (peer := member.peer).id in sources or peer.config.address in next_hops:
                 pairs = (
-                    (p, _seen_by(peer, before), _seen_by(peer, now)) for p, (before, now) in changes.items()
+                    (p, seen_by(peer, before), seen_by(peer, now)) for p, (before, now) in changes.items()
                 )
                 seen = ((p, now) for p, before, now in pairs if before is not None or now is not None)
                 self._put(member, encode(family, peer, seen))
@@ -261,7 +261,7 @@ class Outbound:
         if member is None or member.group is None:
             return 0
         table = member.table
-        waiting = sum(_seen_by(member.peer, table.get(nlri)) is not None for nlri in member.waiting)
+        waiting = sum(seen_by(member.peer, table.get(nlri)) is not None for nlri in member.waiting)
         return len(table) - member.group.kept_back(member.peer) - waiting
 
     def queue_length(self, peer: PeerId) -> int:
@@ -276,7 +276,7 @@ class Outbound:
         member = self._by_peer.get(peer, {}).get(family)
         if member is None:
             return []
-        return [(nlri, _seen_by(member.peer, member.table.get(nlri))) for nlri in member.waiting]
+        return [(nlri, seen_by(member.peer, member.table.get(nlri))) for nlri in member.waiting]
 
     def missed(self, peer: PeerId) -> int:
         """NLRI that a session has missed: each is held for it alone, as long as it does not read."""
@@ -326,14 +326,14 @@ class Outbound:
                 break
             looked += 1
             del missed[prefix]
-            now = _seen_by(peer, table.get(prefix))
+            now = seen_by(peer, table.get(prefix))
             if member.resumption is not None and self._is_as_before(member, member.resumption, prefix, now):
                 continue
             if (
                 move
                 and prefix in move.before
                 and prefix not in move.since
-                and now == _seen_by(peer, move.before[prefix])
+                and now == seen_by(peer, move.before[prefix])
             ):
                 continue
             if now is None:
@@ -356,7 +356,7 @@ class Outbound:
             for prefix in list(islice(gone, CHUNK)):
                 looked += 1
                 del gone[prefix]
-                if _seen_by(peer, table.get(prefix)) is None:
+                if seen_by(peer, table.get(prefix)) is None:
                     withdrawn.append(prefix)
         if move:
             move.since.update(announced, withdrawn)
@@ -401,9 +401,3 @@ class Outbound:
     def _put(self, member: Member, octets: bytes) -> None:
         if octets and not self._send(member.peer, octets):
             member.blocked = True
-
-
-def _seen_by(peer: Peer, out: Out | None) -> Out | None:
-    """What ``peer_refusal`` leaves of what its group is sent, in short."""
-    config = peer.config
-    return None if out is None or out.source == config.id or out.next_hop == config.address else out

@@ -9,6 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from bgpd.cli.exits import Exit
 from bgpd.cli.streams import complain
 
 
@@ -58,7 +59,7 @@ def _sync(arguments: argparse.Namespace) -> int:
     directory: Path = arguments.directory.absolute()
     if not directory.is_dir():
         complain(f"bgpd: --to {directory}: there is no such directory\n")
-        return 1
+        return Exit.FAILED
     configure("info", "auto")
     access = Access(arguments.kubeconfig.absolute(), arguments.context)
 
@@ -73,8 +74,8 @@ def _sync(arguments: argparse.Namespace) -> int:
     try:
         asyncio.run(run())
     except asyncio.CancelledError:
-        return 0
+        return Exit.OK
     except OSError as error:
         complain(f"bgpd: {error.filename or directory}: {error.strerror}\n")
-        return 1
-    return 0
+        return Exit.FAILED
+    return Exit.OK

@@ -20,14 +20,6 @@ PeerId = NewType("PeerId", str)
 """Calico's protocol name: ``Mesh_10_0_1_30``, ``Global_192_0_2_1``, ``Node_fd00__1_port_1179``."""
 
 
-def name_part(text: str) -> str:
-    """An address or a prefix as the names of peers spell it: ``10_0_1_30``, ``fd00__1``, ``10_0_0_0_8``."""
-    return text.translate(_SPELLED)
-
-
-_SPELLED = str.maketrans(".:/", "___")
-
-
 class PeerKind(Enum):
     """Where a session comes from."""
 
@@ -37,6 +29,27 @@ class PeerKind(Enum):
     LOCAL_WORKLOAD = "local-workload"
     DYNAMIC = "dynamic"
     """From inside a listen range of the node's configuration."""
+
+
+_KINDS_IN_NAMES = {
+    PeerKind.MESH: "Mesh",
+    PeerKind.GLOBAL: "Global",
+    PeerKind.NODE: "Node",
+    PeerKind.LOCAL_WORKLOAD: "Local_Workload",
+    PeerKind.DYNAMIC: "Dynamic",
+}
+_SPELLED = str.maketrans(".:/", "___")
+
+
+def peer_id(kind: PeerKind, text: str, rest: str = "") -> PeerId:
+    """A peer's name, as Calico spells it: the kind of the peer, and its address or the prefix that it may come from;
+    ``rest`` is put behind as it is."""
+    return PeerId(f"{_KINDS_IN_NAMES[kind]}_{text.translate(_SPELLED)}{rest}")
+
+
+def is_dynamic(name: str) -> bool:
+    """Whether this is how a dynamic neighbour may be named."""
+    return name.startswith(f"{_KINDS_IN_NAMES[PeerKind.DYNAMIC]}_")
 
 
 @dataclass(frozen=True, slots=True)

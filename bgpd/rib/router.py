@@ -94,7 +94,7 @@ class Router:
     def session_up(self, peer: Peer, now: float) -> None:
         """A session is established: its routes will follow, and it joins its update groups.
 
-        Stale routes wait for its End-of-RIB, ``STALE_TIME`` at most; those of a family whose forwarding the peer did
+        Stale routes wait for its End-of-RIB, ``STALE_SECONDS`` at most; those of a family whose forwarding the peer did
         not preserve, or that this session does not carry, go at once (RFC 4724 §4.2).
         """
         before = self._peers.get(peer.id)

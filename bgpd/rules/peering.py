@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from bgpd.config.config import Config, ListenRange, Passwords, PeerOptions
 from bgpd.model.bfd import BfdOptions
-from bgpd.model.peer import DynamicRange, PeerConfig, PeerId, PeerKind, PeerPolicy, name_part
+from bgpd.model.peer import DynamicRange, PeerConfig, PeerId, PeerKind, PeerPolicy, is_dynamic, peer_id
 from bgpd.model.prefix import (
     Address,
     Family,
@@ -203,7 +203,7 @@ class _Peering:
         known = {*names, *(address_text(wanted.address) for wanted in names.values())}
         for name in sorted(self.config.bgp.peers.keys() - known):
             message = "no session of this node has this name or address"
-            if name.startswith("Dynamic_"):
+            if is_dynamic(name):
                 message = "a dynamic neighbour has what its listen range says: set it there"
             self.problems.append(Problem("configuration", f"bgp.peers.{name}", message))
 
@@ -359,7 +359,7 @@ class _Peering:
             where = path if "password_file" in of.given else "bgp.defaults"
             raise _Refused("configuration", f"{where}.password_file", f"{error}: {consequence}") from None
         template = PeerConfig(
-            id=PeerId(f"Dynamic_{name_part(str(of.prefix))}"),
+            id=peer_id(PeerKind.DYNAMIC, str(of.prefix)),
             kind=PeerKind.DYNAMIC,
             source=f"listen range {of.prefix}",
             address=network_address(family, prefix),

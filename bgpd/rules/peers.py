@@ -15,20 +15,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from bgpd.config.config import Config
-from bgpd.model.peer import PeerId, PeerKind, name_part
+from bgpd.model.peer import PeerId, PeerKind, peer_id
 from bgpd.model.prefix import Address, Family, address_text, family_of, is_link_local
 from bgpd.model.resources import BGPPeer, Node, Problem, Snapshot
 from bgpd.rules.selector import parse
 
 DEFAULT_ASN = 64512
 DEFAULT_PORT = 179
-_PREFIXES = {
-    PeerKind.MESH: "Mesh",
-    PeerKind.GLOBAL: "Global",
-    PeerKind.NODE: "Node",
-    PeerKind.LOCAL_WORKLOAD: "Local_Workload",
-    PeerKind.DYNAMIC: "Dynamic",
-}
 
 
 class Wanted(NamedTuple):
@@ -58,7 +51,7 @@ class Wanted(NamedTuple):
     def name(self) -> PeerId:
         zone = f"%{self.interface}" if self.interface else ""
         port = f"_port_{self.named_port}" if self.named_port else ""
-        return PeerId(f"{_PREFIXES[self.kind]}_{name_part(address_text(self.address))}{zone}{port}")
+        return peer_id(self.kind, address_text(self.address), f"{zone}{port}")
 
     @property
     def place(self) -> tuple[Address, str | None, int]:

@@ -8,12 +8,16 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bgpd.bgp.member import seen_by
 from bgpd.fib.delta import Batch, Delta
 from bgpd.kernel.installed import InstalledRoutes
 from bgpd.kernel.nexthop_objects import NextHops
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Prefix
-from bgpd.model.route import BLACKHOLE, Forwarding
+from bgpd.model.route import BLACKHOLE, Forwarding, Out
+from bgpd.rib.groups import UpdateGroup
+from bgpd.rules.exports import group_keys, peer_refusal
+from bgpd.rules.policy import RoutePolicy
 from tests.unit.builders import (
     V4,
     Core,
@@ -146,3 +150,23 @@ def test_routes_that_are_installed_at_once_are_as_one_by_one(
         assert {by: use.routes for by, use in bulk.uses.items()} == {
             by: use.routes for by, use in plain.uses.items()
         }
+
+
+ENDS = [A, B, X]
+outs = st.builds(
+    Out,
+    attributes=st.just(attributes()),
+    next_hop=st.sampled_from([each.config.address for each in ENDS]),
+    source=st.sampled_from([None, *(each.id for each in ENDS)]),
+)
+
+
+@given(st.lists(outs, max_size=len(PREFIXES)), st.sampled_from(ENDS))
+def test_a_session_sees_what_no_rule_keeps_from_it(table: list[Out], who: Peer) -> None:
+    """Three ways to ask the same: with the reason, one by one without it, and how many at once."""
+    key = group_keys(who, RoutePolicy())[V4]
+    group = UpdateGroup(key, table=dict(zip(map(pfx, PREFIXES), table, strict=False)))
+    refused = [peer_refusal(out, who) is not None for out in table]
+    assert [seen_by(who, out) is None for out in table] == refused
+    assert group.kept_back(who) == sum(refused)
+    assert seen_by(who, None) is None
