@@ -9,7 +9,8 @@ floors      the same table by batched netlink alone
 ground      namespaces, and waits that have limits
 tables      the cases about a whole table
 nodes       the cases about a node among others
-pods        the case of its pods, by CNI
+cuts        the case of a path that dies, with BFD
+pods        the case of a node's pods, by CNI
 probe       bgpd with a timer in its event loop
 report      medians, ratios, targets; Markdown, JSON, a plot
 ==========  =================================================================================================

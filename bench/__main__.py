@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from bench import nodes, pods, report, tables, watch
+from bench import cuts, nodes, pods, report, tables, watch
 from bench.injector import SessionLost
 from bench.work import CASES, SIZES, Failed, Figures, Work, hopeless, plan, subjects
 from testing import daemons, namespaces
@@ -32,6 +32,7 @@ RUNNERS: dict[str, Callable[[Work, str], Awaitable[Figures]]] = {
     "mesh": nodes.mesh,
     "churn": tables.churn,
     "idle": tables.idle,
+    "cut": cuts.cut,
     "cni": pods.cni,
     "watch": watch.watch,
 }

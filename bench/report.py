@@ -42,6 +42,8 @@ METRICS = {
     "resident_mib": "resident, no peers",
     "cpu_percent": "processor under churn",
     "lag_p999_ms": "event loop late, p99.9",
+    "cut_p50_ms": "from the cut until the kernel left the path, p50",
+    "cut_p99_ms": "from the cut until the kernel left the path, p99",
     "address_p50_ms": "ADD of an address alone, p50",
     "address_p99_ms": "ADD of an address alone, p99",
     "away_p50_ms": "the same while the daemon is away, p50",
@@ -287,6 +289,9 @@ writes of a restart are the kernel's notifications. In the mesh half of the peer
 of BIRD has its connect delay of one second in it, the least that it takes. The hold of bgpd's event loop is seen by a
 timer of 5 ms in it (`bench/probe.py`); idle figures are taken without that timer. The configurations of BIRD and FRR
 are in `bench/peers`. GoBGP writes no kernel routes by itself, so it is not here.
+
+In *cut* a node has BFD of 100 ms × 3 with two BIRD routers and one prefix by both; a switch's port goes down and no
+carrier is lost. So 200 to 300 ms of each figure are the detection itself.
 
 Of *cni* a figure is the life of the plugin's process. *host-local* is Debian's plugin, with *ptp* for a pod's link: no
 other node hears of its addresses, and it syncs nothing to the disk, where bgpd-ipam syncs the block and the handle. The

@@ -24,6 +24,7 @@ CASES = {
     "mesh": ("bgpd", "bird"),
     "churn": ("bgpd", "bird", "frr"),
     "idle": ("bgpd", "bird", "frr"),
+    "cut": ("bgpd", "bird", "frr"),
     "cni": ("bgpd", HOST_LOCAL),
     "watch": ("bgpd",),
 }
@@ -34,6 +35,8 @@ LARGE = 100_000
 MESH_PEERS = 1_000
 SERVERS = ("etcd", "kubernetes")
 """Where a block is written to in *watch*."""
+CUTS = 20
+"""Of a path, in both directions."""
 ADDS = 1_000
 """Addresses that the pods of one node have."""
 
@@ -55,8 +58,11 @@ class Work(NamedTuple):
     once: bool = False
 
     def __str__(self) -> str:
-        size = f"{self.size // 1_000_000}M" if self.size >= 1_000_000 else f"{self.size // 1000}k"
-        words = [self.case, self.shape, size if self.size else "", "IPv6" if self.family == "ipv6" else ""]
+        size = str(self.size or "")
+        for zeros, unit in (("000000", "M"), ("000", "k")):
+            if size.endswith(zeros):
+                size = size.removesuffix(zeros) + unit
+        words = [self.case, self.shape, size, "IPv6" if self.family == "ipv6" else ""]
         return " ".join(word for word in words if word)
 
 
@@ -77,6 +83,8 @@ def plan(only: list[str], sizes: list[int]) -> Iterator[Work]:
             yield Work(case, "ipv4", "nodes", LARGE, once=True)
         elif case == "mesh":
             yield Work(case, size=MESH_PEERS, once=True)
+        elif case == "cut":
+            yield Work(case, size=CUTS, once=True)
         elif case == "cni":
             yield Work(case, size=ADDS, once=True)
         elif case == "watch":

@@ -62,6 +62,8 @@ def install(machine: Machine, which: str) -> str:
 def test_what_it_installs(machine: Machine) -> None:
     found = machine.run("stat", "--format=%n %a %U:%G", "/etc/bgpd", CONFIG).stdout.splitlines()
     assert found == ["/etc/bgpd 750 root:bgpd", f"{CONFIG} 640 root:bgpd"]
+    compiled = machine.run("find", "/opt/bgpd/lib", "-path", "*/bgpd/daemon/__pycache__/daemon.*.pyc").stdout
+    assert compiled, "no start compiles what it may not write"
     machine.run("systemd-analyze", "verify", "/usr/lib/systemd/system/bgpd.service")
     assert machine.run("bgpctl", "status").returncode == 0
     assert machine.run("dpkg", "--verify", "bgpd").stdout.split() in ([], ["??5??????", "c", CONFIG])

@@ -14,11 +14,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from random import Random
 from typing import NamedTuple
 
 from testing.daemons import Bgpd
+from testing.namespaces import UNREADY
 from tests.netns.cluster import BLOCK, Cluster
 
 HOLD = 3
@@ -80,6 +81,16 @@ def _link_down(cluster: Cluster, node: str, random: Random) -> None:
     cluster.switch.up(port)
 
 
+def _renumbered(cluster: Cluster, node: str, random: Random) -> None:
+    """Its address becomes another, as its Node says at the same time; the old one goes at once or some time after."""
+    namespace = cluster.nodes[node]
+    namespace.run("sysctl", "-qw", "net.ipv4.conf.ens5.promote_secondaries=1")
+    free = {f"10.0.1.{last}" for last in range(100, 120)} - set(cluster.addresses.values())
+    before = cluster.renumber(node, random.choice(sorted(free)))
+    time.sleep(random.choice((0.0, random.uniform(0, 2 * HOLD))))
+    namespace.ip("address", "del", f"{before}/24", "dev", "ens5")
+
+
 def _session_reset(cluster: Cluster, node: str, random: Random) -> None:
     bgpd = cluster.bgpds[node]
     bgpd.act("reset", random.choice(sorted(bgpd.peers())))
@@ -129,8 +140,18 @@ def _no_memory(cluster: Cluster, node: str, random: Random) -> None:
         for name in bgpd.resources.glob("*.yaml"):
             name.touch()
         time.sleep(random.uniform(0.5, 2))
+    end = time.monotonic() + 10.0
+    while bgpd.running and time.monotonic() < end and not _lives(bgpd):
+        time.sleep(0.1)  # on its way out
     if not bgpd.running:
         bgpd.start(wait=False)
+
+
+def _lives(bgpd: Bgpd) -> bool:
+    """Whether it answers, and so has not begun to end."""
+    with suppress(*UNREADY):
+        return bool(bgpd.ctl("status"))
+    return False
 
 
 def _disk_full(cluster: Cluster, node: str, random: Random) -> None:
@@ -155,6 +176,7 @@ FAULTS = (
     Fault("all killed", _all_killed, settled=30.0),
     Fault("hung", _hung, settled=30.0),
     Fault("link down", _link_down, cut_off=LINK_DOWN + 3.0, settled=30.0),
+    Fault("renumbered", _renumbered, cut_off=HOLD + 3.0, settled=30.0),
     Fault("session reset", _session_reset),
     Fault("route deleted", _route_deleted, cut_off=0.5),
     Fault("datastore gone", _datastore_gone),

@@ -40,8 +40,8 @@ class Cluster:
         self.nodes, self.switch = net.hosts(
             {name: [f"{IPV4[name]}/24", f"{IPV6[name]}/64"] for name in self.names}
         )
-        absent = set(IPV4) - set(self.names)
-        cluster = [item for item in BASE if item["kind"] != "Node" or item["metadata"]["name"] not in absent]
+        self.addresses = dict(IPV4)
+        cluster = self._resources()
         blocks = [item for item in BLOCKS if item["spec"]["node"] in self.names]
         self.bgpds = {
             name: Bgpd(namespace, name, {"cluster": cluster, "blocks": blocks}, config)
@@ -78,6 +78,18 @@ class Cluster:
         found = {**self.nodes[name].routes(4), **self.nodes[name].routes(6)}
         return {prefix: f"{route['type']} {route.get('gateway', '')}" for prefix, route in found.items()}
 
+    def _resources(self) -> list[dict[str, Any]]:
+        """Of all nodes, as they are addressed now."""
+        nodes = [node(name, f"{self.addresses[name]}/24", f"{IPV6[name]}/64") for name in self.names]
+        return [*(item for item in BASE if item["kind"] != "Node"), *nodes]
+
+    def renumber(self, name: str, address: str) -> str:
+        """A node has another IPv4 address beside the one it had, which is returned, and the resources say so."""
+        before, self.addresses[name] = self.addresses[name], address
+        self.nodes[name].address("ens5", f"{address}/24")
+        self.write("cluster", *self._resources())
+        return before
+
     def expected(self, name: str) -> list[str]:
         """The routes of ours that a node has, as ``ip route`` prints them, of both families."""
         found = []
@@ -86,7 +98,7 @@ class Cluster:
                 found += [f"blackhole {BLOCK[other]} proto bird"]
                 found += [f"blackhole {BLOCK6[other]} dev lo proto bird metric 1024 pref medium"]
             elif other in self.bgpds:
-                found += [f"{BLOCK[other]} via {IPV4[other]} dev ens5 proto bird"]
+                found += [f"{BLOCK[other]} via {self.addresses[other]} dev ens5 proto bird"]
                 found += [f"{BLOCK6[other]} via {IPV6[other]} dev ens5 proto bird metric 1024 pref medium"]
         return sorted(found)
 
