@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from bgpd.model.prefix import Address, Family, Prefix, address_text, covers, is_host
+from bgpd.model.prefix import Address, Family, Prefix, address_text, covers, is_host, prefix_text
 from bgpd.model.resources import AffinityState, Allocation, BlockAffinity, IPAMBlock
 from bgpd.model.route import Originated, OriginKind
 from bgpd.model.status import SessionState, Step
@@ -74,6 +74,25 @@ class Ownership:
         """The longest learned prefix around another."""
         around = longest_match(self._parts.router.rib(family), prefix) if is_host(family, prefix) else []
         return next((outer for outer in around if outer != prefix), None)
+
+    def dead_end(self, family: Family, prefix: Prefix, held: Holder) -> Step | None:
+        """Of an address that another node has and does not announce: where packets to it end here. ``None`` where a
+        route leads on."""
+        if held.allocation is None or held.allocation.node == self._parts.intent.config.node:
+            return None
+        followed: dict[Prefix, object] = dict.fromkeys(
+            key for key, _ in self._parts.fibs[family].delta.wanted
+        )
+        followed.update(dict.fromkeys(self._parts.kernel.others(family)))
+        way = longest_match(followed, prefix)
+        silent = f"{held.allocation.node} does not announce it"
+        if not way:
+            return Step("heard", f"{silent}, and no route leads there", False)
+        hole = way[0] in self._parts.router.explain.origination(family).blackholes
+        if hole and way[0] not in self._parts.router.rib(family):
+            text = f"{silent}, so packets to it end in this node's blackhole {prefix_text(family, way[0])}"
+            return Step("heard", text, False)
+        return None
 
     def by_ipam(self, family: Family, prefix: Prefix) -> Holder | None:
         """What IPAM says of an address; ``None`` of what it has no word on: no single address, no data, a block of

@@ -121,6 +121,9 @@ class Why:
         owner = None if known or inside or (held and held.block) else self._ownership.owner(family, prefix)
         if held and (held.allocation or not known):
             steps.insert(0, held.step)
+        dead_end = self._ownership.dead_end(family, prefix, held) if held and not known else None
+        if dead_end:
+            steps.append(dead_end)
         if local and not (own or hole or paths):
             steps.append(Step("origin", f"it is {local}: the kernel's own, never taken from a peer"))
         if owner:
@@ -189,6 +192,8 @@ class Why:
             verdict = (
                 "left in the kernel from before; it goes when all peers were heard, unless one announces it"
             )
+        elif held and dead_end:
+            verdict = f"unreachable from here: {held.verdict}, and nobody announces it"
         elif held:
             verdict = held.verdict
             if held.allocation and inside is not None:

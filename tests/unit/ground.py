@@ -11,7 +11,7 @@ from bgpd.model.drain import Drain
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Address, Family
 from bgpd.model.resources import Snapshot
-from bgpd.model.route import Origination, WorkloadRoute
+from bgpd.model.route import FibKey, Forwarding, Origination, WorkloadRoute
 from bgpd.model.status import PeerStatus
 from bgpd.views.live import Parts
 from bgpd.views.recent import Recently
@@ -56,9 +56,14 @@ class Ground:
 
     def install(self) -> None:
         """What is decided is in the kernel, and advertised."""
+        wanted: dict[Family, dict[FibKey, Forwarding | None]] = {
+            family: dict.fromkeys(programming.delta.wanted) for family, programming in self.fibs.items()
+        }
         for (family, text, metric), value in self.core.fib.items():
+            wanted[family][pfx(text), metric] = value
+        for family, changes in wanted.items():
             delta, target = self.fibs[family].delta, self.fibs[family].target
-            delta.want({(pfx(text), metric): value})
+            delta.want(changes)
             while batch := delta.due(0.0):
                 delta.batch_done(batch, target.apply_now(batch.puts, batch.deletes), 0.0)
         while self.outbound.work(settled=True):

@@ -94,6 +94,38 @@ def test_a_pod_elsewhere() -> None:
     holds(block, "10.48.0.64/26: learned from")
 
 
+def test_a_pod_elsewhere_that_nobody_announces_is_no_tick() -> None:
+    """An address of our own block that another node has borrowed, and one of a block that nobody told us of."""
+    lent = Allocation(addr("10.48.0.6"), "worker2", "default/lent-out")
+    blocks = {**RESOURCES.blocks, "own": replace(RESOURCES.blocks["own"], allocations=(lent,))}
+    ground = node(resources=replace(RESOURCES, blocks=blocks))
+    holds(
+        ground.why("default/lent-out"),
+        "10.48.0.6/32: unreachable from here: default/lent-out on worker2, and nobody announces it",
+        "+ origin: IPAMBlock own gives it to default/lent-out on worker2, borrowed from worker1",
+        "- heard: worker2 does not announce it, so packets to it end in this node's blackhole 10.48.0.0/26",
+    )
+    ground.core.hear(A, announce(path(A), "10.48.0.0/16"))
+    ground.install()
+    holds(ground.why("10.48.0.6"), "unreachable from here")  # our own block is longer
+    ground.core.hear(A, announce(path(A), "10.48.0.6/32"))
+    ground.install()
+    holds(ground.why("10.48.0.6"), "10.48.0.6/32: learned from")
+
+    ground.core.hear(A, withdraw("10.48.0.64/26"))
+    ground.install()
+    assert "unreachable" not in ground.why("default/db"), "10.48.0.0/16 leads there"
+    ground.core.hear(A, withdraw("10.48.0.0/16"))
+    ground.install()
+    holds(
+        ground.why("default/db"),
+        "10.48.0.70/32: unreachable from here: default/db on worker2, and nobody announces it",
+        "- heard: worker2 does not announce it, and no route leads there",
+    )
+    ground.others[pfx("10.48.0.64/26")] = ["proto 80 via 10.0.1.31 dev vxlan.calico (Felix)"]
+    assert "unreachable" not in ground.why("default/db"), "Felix's route leads there"
+
+
 @pytest.mark.parametrize(
     ("address", "words"),
     [
