@@ -163,7 +163,8 @@ class Kernel:
 
     def workloads(self) -> Workloads:
         """Host routes of workloads, and addresses of tunnels, of this node."""
-        return self._neighbours.workloads()
+        reported = self._failed is not None and not self._workloads_dirty
+        return self._workloads[0] if reported else self._neighbours.workloads()
 
     def foreign(self) -> ForeignRoutes:
         """Others' routes in the kernel, and the subnets of this node's addresses."""

@@ -38,8 +38,9 @@ _REPLY_TIMEOUT = 30
 _DATAGRAM = 1 << 16
 _DIRECT = 32
 """Messages that are sent from the event loop itself: 30 us, where the way to the worker and back takes 150."""
-_DIRECT_AGAIN_SECONDS = 10.0
-"""Seconds for which even those go through the worker, once the kernel's lock has made one wait."""
+_DIRECT_SHARE = 20
+"""Once the kernel's lock, or another process, has made one wait, even those go through the worker for so many times as
+long: waiting takes a twentieth of the event loop's time at most."""
 
 
 class Interrupted(Exception):
@@ -212,7 +213,7 @@ class Commands:
         _deliver([order], *self._exchange([order]))
         ended = time.monotonic()
         if ended - started > TURN_SECONDS:
-            self._direct_from = ended + _DIRECT_AGAIN_SECONDS
+            self._direct_from = ended + _DIRECT_SHARE * (ended - started)
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """In the worker: all that waits goes in one send, until nothing waits. (Between two system calls the worker
