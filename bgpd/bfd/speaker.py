@@ -55,7 +55,7 @@ SOCKET_LASTS_SECONDS = 10.0
 _PASSING = frozenset((errno.EPERM, errno.ENOBUFS, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN))
 """A filter, a full queue, a route that is missing: the socket is as good as another."""
 COPIES = 2
-"""Of a packet that ends what we say to a peer: there is no time to say it again later."""
+"""How often a packet is sent that ends what we say to a peer: there is no time to say it again later."""
 
 
 class Speaker:

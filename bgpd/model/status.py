@@ -264,7 +264,7 @@ class Difference:
     prefix: str
     family: str
     where: str
-    """``KERNEL``, or the peer that is to be told."""
+    """``KERNEL``, or the peer that is sent the change."""
     wanted: str
     """In words; empty: that it be gone."""
     found: str
