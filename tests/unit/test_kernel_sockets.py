@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 
 import pytest
@@ -27,6 +28,8 @@ async def test_an_order_that_waited_sends_the_next_ones_through_the_worker_for_a
         answers = commands.submit(commands.base(), [b"message"])
         at_once = answers.done()
         await answers
+        while commands._working:  # noqa: ASYNC110 - the worker looks for more before it rests
+            await asyncio.sleep(0.001)
         return at_once
 
     try:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 HEAVY = (
     "aiohttp",
@@ -21,6 +22,7 @@ import sys
 import bgpd.daemon.daemon
 print(sorted(name for name in {HEAVY!r} if name in sys.modules))
 import bgpd.observe.api
+print("importlib.metadata" in sys.modules, sys.modules["aiohttp.http"].SERVER_SOFTWARE.split("/")[-1])
 print(sorted(name for name in ("aiohttp.client", "pyroute2.ndb", "pyroute2.iproute") if name in sys.modules))
 import aiohttp, exabgp.bgp.message, pyroute2
 from exabgp.bgp.message.update.attribute import PMSI
@@ -32,4 +34,9 @@ def test_the_daemon_imports_no_client_and_no_tools() -> None:
     printed = subprocess.run(
         [sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True
     ).stdout
-    assert printed.splitlines() == ["[]", "[]", "ClientSession IPRoute"]
+    assert printed.splitlines() == [
+        "[]",
+        f"False {version('aiohttp')}",
+        "[]",
+        "ClientSession IPRoute",
+    ]
