@@ -67,6 +67,11 @@ def path_id_of(nlri: Prefix) -> int:
     return int.from_bytes(nlri[:4], "big")
 
 
+def is_loopback(address: Address) -> bool:
+    """Inside ``127.0.0.0/8``, or ``::1``: of every machine its own."""
+    return address[0] == 127 if len(address) == 4 else address == b"\0" * 15 + b"\1"
+
+
 def is_link_local(address: Address) -> bool:
     """Whether an address is of fe80::/10: it means something on one link only (RFC 4291 §2.5.6)."""
     return len(address) == 16 and address[0] == 0xFE and address[1] & 0xC0 == 0x80

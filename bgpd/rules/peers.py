@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from bgpd.config.config import Config
 from bgpd.model.peer import PeerId, PeerKind, peer_id
-from bgpd.model.prefix import Address, Family, address_text, family_of, is_link_local
+from bgpd.model.prefix import Address, Family, address_text, family_of, is_link_local, is_loopback
 from bgpd.model.resources import BGPPeer, Node, Problem, Snapshot
 from bgpd.rules.selector import parse
 
@@ -120,7 +120,8 @@ class Cluster:
                 self.refuse(spec, *flaw)
         usable.sort(key=lambda spec: _kind(spec) is PeerKind.NODE)
         for session in self._asked_for(usable):
-            if session.address in self.here and not is_link_local(session.address):
+            here = session.address in self.here or is_loopback(session.address)
+            if here and not is_link_local(session.address):
                 self._refuse_itself(session)
             else:
                 yield session

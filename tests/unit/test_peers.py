@@ -614,6 +614,17 @@ def test_an_address_that_lies_on_this_machine_today() -> None:
     assert today.problems == (Problem("BGPPeer tor", "", words),)
 
 
+@pytest.mark.parametrize("text", ["127.0.0.1", "127.0.0.5", "127.255.255.254", "::1"])
+def test_the_loopback_is_this_machine(text: str) -> None:
+    """All of 127.0.0.0/8 is, though no interface lists it: a dial would reach our own listener."""
+    own = Node("worker1", {}, OWN, parse_address("fd00::30"))
+    found = peering(snapshot(BGPPeer("lo", peer_ip=parse_address(text), as_number=65001), nodes=(own,)))
+    assert not found.peers
+    assert found.problems == (
+        Problem("BGPPeer lo", "", f"{text} is an address of this machine: not peered with"),
+    )
+
+
 def test_another_node_with_an_address_of_this_one() -> None:
     twin = Node("twin", {}, OWN)
     found = peering(snapshot(configuration=BGPConfiguration("default"), nodes=(twin,)))
