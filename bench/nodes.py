@@ -192,8 +192,11 @@ async def mesh(work: Work, name: str) -> Figures:
             if wanted in body:
                 heard[speaker.address] = time.monotonic()
 
+        made: list[Speaker] = []
+
         def make_speaker() -> Speaker:
-            return Speaker("ipv4", on_established=established, on_update=updated)
+            made.append(Speaker("ipv4", on_established=established, on_update=updated))
+            return made[-1]
 
         listening = make_socket(2, 1)
         listening.bind(("0.0.0.0", 179))
@@ -242,6 +245,8 @@ async def mesh(work: Work, name: str) -> Figures:
             figures["announce_s"] = max(heard.values()) - before
 
             figures |= await _idle(subject)
+            if isinstance(subject, Bgpd):
+                figures |= await _upgrade(subject, made)
             return figures
         finally:
             counter.close()
@@ -252,6 +257,20 @@ async def mesh(work: Work, name: str) -> Figures:
                 if process.running:
                     process.kill()
             await asyncio.sleep(0.1)
+
+
+async def _upgrade(subject: Bgpd, made: list[Speaker]) -> Figures:
+    """From the start of the next process until it has heard all again; sessions that ended, UPDATEs that were sent."""
+    alive = [one for one in made if one.established.done() and not one.closed.done()]
+    updates = sum(one.updates for one in alive)
+    start = time.monotonic()
+    await asyncio.to_thread(subject.daemon.upgrade)
+    await asyncio.to_thread(subject.daemon.wait_in_sync, LIMIT)
+    return {
+        "upgrade_s": time.monotonic() - start,
+        "upgrade_lost_count": sum(one.closed.done() for one in alive),
+        "upgrade_updates_count": sum(one.updates for one in alive) - updates,
+    }
 
 
 async def _idle(subject: Subject) -> Figures:

@@ -160,9 +160,10 @@ class _ProbedBgpd(daemons.Bgpd):
     def probe_path(self) -> Path:
         return self.directory / "lags"
 
-    def start(self, wait: bool = True) -> Self:
+    def start(self, wait: bool = True, *words: str) -> Self:
+        run = (sys.executable, "-m", "bench.probe", self.probe_path, "run", "--config", self.config_path)
         self.launch(
-            *(sys.executable, "-m", "bench.probe", self.probe_path, "run", "--config", self.config_path),
+            *(*run, *words),
             cwd=namespaces.PROJECT,
             env={**os.environ, "PYTHONPATH": str(namespaces.PROJECT)},
         )

@@ -80,7 +80,7 @@ def peer() -> Iterator[Bgpd]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         worker1 = net.namespace("worker1")
         net.lan({worker1: [f"{PEER}/24", f"{PEER6}/64"]})
-        yield Bgpd(worker1, "worker1", {"cluster": CLUSTER}).start()
+        yield Bgpd(worker1, "worker1", {"cluster": CLUSTER}, {"bgp": {"defaults": {"bfd": {}}}}).start()
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +275,11 @@ def test_a_stop_leaves_the_routes(running: Machine, peer: Bgpd) -> None:
 
 
 def test_no_peer_notices_an_upgrade(running: Machine, peer: Bgpd) -> None:
-    """Both ways under systemd 252; then a stop, which systemd tells from a restart: it discards what was kept."""
+    """Both ways under systemd 252, with BFD; then a stop, at which systemd discards what it kept."""
+    config(running, "bgp: {defaults: {bfd: {}}}\n")
+    running.run("systemctl", "reload", "bgpd")
+    wait_until(lambda: [each["state"] for each in bfd(peer)] == ["up", "up"], 10, "BFD is up")
+    paths = bfd(peer)
     before, since = sessions(peer), cursor(running)
     monitors = [Monitor(running.inside, ("route",), None), Monitor(peer.namespace, ("route",), None)]
     for words in (("systemctl", "restart", "bgpd"), ("bgpctl", "upgrade")):
@@ -284,6 +288,8 @@ def test_no_peer_notices_an_upgrade(running: Machine, peer: Bgpd) -> None:
         assert state(running)[2] != pid
         settled(running, peer)
         assert sessions(peer) == before, running.journal()
+    for was, now in zip(paths, bfd(peer), strict=True):
+        assert all(was[key] == now[key] for key in ("remote_discriminator", "ups", "downs")), now
     assert [monitor.stop() for monitor in monitors] == [[], []]
     journal = running.journal(f"--after-cursor={since}")
     assert journal.count("event=session_taken_over") == 4 and "event=session_not_taken_over" not in journal
@@ -295,6 +301,11 @@ def test_no_peer_notices_an_upgrade(running: Machine, peer: Bgpd) -> None:
     assert all(each["graceful_restart_active"] for each in peer.peers().values())
     running.run("systemctl", "start", "bgpd")
     settled(running, peer)
+
+
+def bfd(peer: Bgpd) -> list[dict[str, Any]]:
+    """What the peer says of its sessions of BFD."""
+    return sorted(peer.ctl("bfd")["sessions"], key=lambda each: str(each["address"]))
 
 
 def sessions(peer: Bgpd) -> dict[str, Any]:
