@@ -13,7 +13,7 @@ from testing.daemons import Bgpd
 from testing.namespaces import Net, wait_until
 from testing.resources import bgp_configuration, node, pool
 
-HOLDS = "event=ipam_garbage_lease node={} holds=yes"
+HOLDS = "event=ipam_garbage_lease node={} holds=True"
 AFTER = 60
 """Seconds, the least that the configuration takes."""
 
