@@ -1,4 +1,11 @@
-"""The door to the peers: ``wire`` octets and messages; ``session`` the state machine of RFC 4271 §8 and ``connection``
-one TCP connection of it, both sans-IO; ``runner``, ``transport`` and ``listeners`` their sockets; ``speaker`` all
-sessions of the node; ``outbound`` Adj-RIB-Out to the wire; ``protection`` and ``admission`` who may connect, and
-how."""
+"""The door to the peers, from the octets up:
+
+- ``wire`` octets and messages; ``negotiation`` what two OPENs make;
+- ``connection`` one TCP connection and ``session`` one peer, the state machine of RFC 4271 §8, both sans-IO;
+  ``attempts`` when it is dialled;
+- ``runner``, ``transport``, ``listeners`` and ``read_turns`` their sockets, and turns of the event loop;
+- ``incoming``, ``admission`` and ``protection`` who may connect, and how;
+- ``speaker`` all of it; ``sessions`` what may be asked and ordered of each; ``report`` how one is shown;
+- ``outbound``, ``member`` and ``encoding`` Adj-RIB-Out to the wire;
+- ``frozen``, ``thawed`` and ``handover`` sessions from one process to the next.
+"""

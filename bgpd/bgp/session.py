@@ -30,10 +30,10 @@ from typing import NamedTuple
 
 from bgpd.bgp.attempts import AFTER_HARD_RESET_SECONDS, Attempts
 from bgpd.bgp.connection import Connection, Counters, Opened, Refresh, Resumed, Routes, Up
-from bgpd.bgp.frozen import SOFT, Ends, FrozenRib, FrozenSession, Unfit, config_words, differences
-from bgpd.bgp.wire.exa.messages import Cease, Notification, ProtocolError, shutdown
+from bgpd.bgp.frozen import SOFT, Ends, FrozenRib, FrozenSession, config_words
+from bgpd.bgp.thawed import thawed_connection
+from bgpd.bgp.wire.exa.messages import Cease, Notification, shutdown
 from bgpd.bgp.wire.held import Held
-from bgpd.bgp.wire.update import Framer
 from bgpd.events import Seconds, event
 from bgpd.model.peer import Down, DownReason, Peer, PeerConfig, PeerKind
 from bgpd.model.prefix import Address, Family, address_text
@@ -282,36 +282,9 @@ class Session:
     def thaw(self, frozen: FrozenSession, salt: bytes, local_address: Address, now: float) -> Connection:
         """Goes on with a session of another process; ``Unfit`` where it cannot. Its Adj-RIB-In, where it came along, is
         read as if the peer had just sent it."""
-        if differ := differences(frozen.config, self.config, salt):
-            raise Unfit(f"configured otherwise: {', '.join(differ)}")
-        counters = Counters(
-            Counter(frozen.received),
-            Counter(frozen.sent),
-            Counter(frozen.notifications),
-            frozen.update_errors,
-            frozen.elsewhere,
+        connection, counters = thawed_connection(
+            frozen, self.config, salt, local_address, random=self._random, now=now
         )
-        # Counted when the other process had them.
-        received = b"".join(frozen.ribs[family].received for family in sorted(frozen.ribs))
-        again = frozenset(family for family, rib in frozen.ribs.items() if rib.received)
-        counters.received["UPDATE"] -= _count_messages(received)
-        try:
-            connection = Connection(
-                self.config,
-                local_address,
-                outgoing=frozen.connection.outgoing,
-                restarted=False,
-                counters=counters,
-                random=self._random,
-                now=now,
-                frozen=replace(
-                    frozen.connection,
-                    unread=received + frozen.connection.unread,
-                    ended=frozen.connection.ended - again,
-                ),
-            )
-        except ProtocolError as error:
-            raise Unfit(f"its OPENs make no session: {error}") from error
         assert connection.peer is not None
         self._attempts.dial_over()
         self._restarted = False
@@ -582,17 +555,3 @@ class Session:
         before, self.trouble = self.trouble, Trouble(message, now)
         if message != before.text and not quiet:
             event(log, "peer_not_up", peer=self.config.id, cause=message)
-
-
-def _count_messages(octets: bytes) -> int:
-    """How many whole messages these are; ``Unfit`` where they are anything else."""
-    framer, count = Framer(), 0
-    framer.feed(octets)
-    try:
-        while framer.take() is not None:
-            count += 1
-    except ProtocolError as error:
-        raise Unfit(f"received: {error}") from error
-    if framer.rest:
-        raise Unfit("received: it ends inside a message")
-    return count
