@@ -12,16 +12,17 @@ import logging
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
 from bgpd.bgp.transport import HIGH_WATER, READ_SIZE
 from bgpd.bgp.wire.exa.messages import KEEPALIVE_MESSAGE, Notification, encode_refresh
 from bgpd.bgp.wire.update import message
-from bgpd.model.peer import PeerConfig
+from bgpd.model.peer import MOST_PATHS, PeerConfig
 from bgpd.model.prefix import address_text
-from tests.unit.builders import V4
+from tests.unit.builders import V4, pfx
 from tests.unit.test_memory import Node, framed, node, update
 from tests.unit.test_speaker import PORT, Raw, address, config, until
 
@@ -99,6 +100,55 @@ def refreshes() -> Iterator[bytes]:
 def keepalives() -> Iterator[bytes]:
     while True:
         yield KEEPALIVE_MESSAGE
+
+
+def identifiers_of_one_prefix() -> Iterator[bytes]:
+    """20,000 of them, announced again and again; now and then another that is lower than all, or a withdrawal."""
+    block = update(0)[:-4]
+    while True:
+        for first in range(1 << 16, (1 << 16) + 20_000, 400):
+            ids = range(first, first + 400)
+            yield framed(block + b"".join(struct.pack("!I", number) + b"\x18\x14\0\1" for number in ids))
+        for number in range(100):
+            gone = struct.pack("!I", number) + b"\x18\x14\0\1"
+            yield framed(update(number)[:-4] + gone)
+            yield message(2, struct.pack("!H", len(gone)) + gone + b"\0\0")
+
+
+def identifiers_of_many_prefixes() -> Iterator[bytes]:
+    """Each prefix under a new identifier every time, each time with another path."""
+    number = 0
+    while True:
+        number += 1
+        block = update(number % 5000)[:-4]
+        nlri = (struct.pack("!I", number) + b"\x18\x14" + struct.pack("!H", place) for place in range(200))
+        yield framed(block + b"".join(nlri))
+
+
+@pytest.mark.parametrize(
+    ("flood", "limit", "lives"),
+    [(identifiers_of_one_prefix, 64 * MEBI, True), (identifiers_of_many_prefixes, 4 * MEBI, False)],
+    ids=["one_prefix", "many_prefixes"],
+)
+async def test_a_flood_of_path_identifiers(
+    flood: Callable[[], Iterator[bytes]], limit: int, lives: bool
+) -> None:
+    """RFC 7911: as many paths of a prefix are used as a peer may have; all that it announced is on its account."""
+    several = replace(BAD, add_path=True)
+    async with beside(several, limit=limit) as here, Raw.connected(4, 2) as raw:
+        await raw.open(4, add_path={V4: 3})
+        await until(lambda: BAD.id in here.up)
+        assert here.up[BAD.id].add_path_receive == {V4}
+        end, messages = time.monotonic() + 1.5, flood()
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() < end or not (lives or here.downs):
+                raw.writer.write(b"".join(next(messages) for _ in range(8)))
+                await raw.writer.drain()
+                await asyncio.sleep(0)
+                for prefix in (pfx("20.0.1.0/24"), pfx("20.0.7.0/24")):
+                    assert len(here.router.adj_rib_in(V4).paths(prefix)) <= MOST_PATHS
+        assert here.highest < limit * 1.5
+        assert [BAD.id in here.up, "bgp.memory_limit" in str(here.downs)] == [lives, not lives]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -151,9 +152,13 @@ class Raw:
             with contextlib.suppress(OSError):
                 await raw.writer.wait_closed()
 
-    async def open(self, here: int, hold_time: int = 90) -> None:
+    async def open(self, here: int, hold_time: int = 90, **more: Any) -> None:
+        """``more``: of the capabilities."""
         capabilities = Capabilities(
-            families=frozenset({V4}), asn4=65000, graceful_restart=GracefulRestart(False, 60, {V4: True})
+            families=frozenset({V4}),
+            asn4=65000,
+            graceful_restart=GracefulRestart(False, 60, {V4: True}),
+            **more,
         )
         opened = OpenMessage(65000, hold_time, address(here), capabilities)
         self.writer.write(encode_open(opened) + KEEPALIVE_MESSAGE)
