@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -215,9 +216,9 @@ class Upgrade:
 
     # This process, at its end.
 
-    def _freeze(self) -> tuple[bytes, Sequence[int], int]:
-        """The document, the descriptors of the sockets, and how many sessions there are. Changes nothing but BFD, which
-        waits: ``bfd.go_on`` ends that."""
+    def _freeze(self) -> tuple[int, int, Sequence[int], int]:
+        """The document as a file in memory and its size, the descriptors of the sockets, and how many sessions there
+        are. Changes nothing but BFD, which waits: ``bfd.go_on`` ends that."""
         speaker, router = self._speaker, self._router
         peers = speaker.prepare_to_freeze()
         ribs, groups = freeze_routes(
@@ -235,22 +236,26 @@ class Upgrade:
             keys=frozen.keys,
             encoded=known.encoded,
             path_ids=known.path_ids,
-            bfd=[session._asdict() for session in self._bfd.freeze(BFD_SECONDS)],
         )
-        return encode(document), frozen.sockets, len(frozen.sessions)
+        try:
+            waiting = [session._asdict() for session in self._bfd.freeze(BFD_SECONDS)]
+            octets = encode(replace(document, bfd=waiting))
+            return _memory(octets), len(octets), frozen.sockets, len(frozen.sessions)
+        except BaseException:
+            self._bfd.go_on()
+            raise
 
     def store(self) -> None:
         """At a stop: the sessions into the service manager's store. It closes them unless this is a restart."""
         if not self._notifier.manages or self.handed_over.is_set():
             return
         started = time.monotonic()
-        octets, sockets, count = self._freeze()
-        memory = _memory(octets)
+        memory, size, sockets, count = self._freeze()
         try:
             if self._notifier.store([memory, *sockets]):
                 self._speaker.let_go()
                 took = time.monotonic() - started
-                event(log, "sessions_stored", sessions=count, octets=len(octets), took=Seconds(took, 3))
+                event(log, "sessions_stored", sessions=count, octets=size, took=Seconds(took, 3))
             else:
                 self._bfd.go_on()
         finally:
@@ -261,8 +266,7 @@ class Upgrade:
         Whether it has them. Holds the event loop meanwhile, ``ANSWER_SECONDS`` at most a step."""
         assert self.claim is not None
         started, control = time.monotonic(), self.claim.socket.fileno()
-        octets, sockets, count = self._freeze()
-        memory = _memory(octets)
+        memory, size, sockets, count = self._freeze()
         other = socket.socket(fileno=os.dup(descriptor))
         other.settimeout(ANSWER_SECONDS)
         try:
@@ -287,7 +291,7 @@ class Upgrade:
         )  # who connects from now on speaks to the other process
         self._other = other  # open until this process ends: that is how the other one knows
         took = time.monotonic() - started
-        event(log, "handed_over", sessions=count, octets=len(octets), took=Seconds(took, 3))
+        event(log, "handed_over", sessions=count, octets=size, took=Seconds(took, 3))
         self.handed_over.set()
         self._stop()
         return True
