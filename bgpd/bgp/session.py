@@ -5,11 +5,11 @@ time) and then looks at what it wants: ``take_dial``, ``events``, ``next_deadlin
 Time is a float of seconds from any origin, given with every call; nothing here reads a clock or touches a socket.
 
 Connections of a peer compete (§6.8): the one that the side with the greater identifier dialled stays (RFC 6286 §2.3 for
-equal ones). This is decided as soon as an OPEN has come on either, since then the peer's identifier is known: waiting
+equal ones). This is decided as soon as an OPEN has come on either, since then the peer's identifier is known. Waiting
 for both, as the RFC's minimum, lets one side be Established on the connection that the other is about to close. An
 established session stays against a new connection. The exception is where the peer speaks graceful restart and the
-connection began ``RACE_SECONDS`` after the session was up or later: then the peer has died without a word, and
-the new connection replaces the old, whose routes stay as stale (RFC 4724 §4.2, §5).
+connection began ``RACE_SECONDS`` after the session was up or later. Then the peer has died without a word: the new
+connection replaces the old, whose routes stay as stale (RFC 4724 §4.2, §5).
 
 Where both sides have the N bit (RFC 8538) routes stay as stale over any NOTIFICATION and the hold timer, the other
 way as well: what must really go goes by a Hard Reset, Cease 6/9 around the real code.

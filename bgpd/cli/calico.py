@@ -92,9 +92,9 @@ def _middle(text: str, width: int) -> str:
 
 
 def ready(status: Mapping[str, Any], now: float) -> list[dict[str, Any]]:
-    """The checks behind calico-node's readiness, of ``/v1/status``: with a start not long ago every session is up and
-    no restart goes on; later one session is enough, so that the loss of a rack's switch takes no pod out of service; a
-    node without sessions is ready (calico.md §7.2). Like those of ``/v1/health``."""
+    """The checks behind calico-node's readiness, of ``/v1/status``. With a start not long ago every session is up
+    and no restart goes on. Later one session is enough, so that the loss of a rack's switch takes no pod out of
+    service. A node without sessions is ready (calico.md §7.2). Like those of ``/v1/health``."""
     up, wanted, age = status["peers_up"], status["peers_wanted"], now - status["started"]
     checks = [check for check in status["checks"] if not check["ok"]]
     if not wanted:

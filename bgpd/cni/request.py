@@ -1,6 +1,6 @@
 """What a configuration, its runtime and the pod's annotations ask for, as an order to the allocator; and who gets it.
 
-Where several say something of the same, the pod wins over the runtime and the runtime over the configuration: Calico's
+Where several say something of the same, the pod wins over the runtime and the runtime over the configuration. Calico's
 annotations ``cni.projectcalico.org/ipv4pools``, ``ipv6pools``, ``ipFamilies`` and ``ipAddrs`` come with the runtime
 (containerd's ``io.kubernetes.cri.pod-annotations`` in ``runtimeConfig``, ``args.cni.annotations``), the runtime's own
 wishes as ``runtimeConfig.ips``, ``args.cni.ips`` and ``IP`` of CNI_ARGS.

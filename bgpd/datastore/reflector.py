@@ -1,8 +1,8 @@
 """One collection of a server's objects, kept equal to the server's: what is known of it and when to ask again. Sans-IO.
 
 As the Reflector of Kubernetes' client-go does it: a whole LIST, then a WATCH from the version of that list. While
-connections break, the WATCH goes on from the last version heard of; only when the server no longer has it is a new LIST
-taken, and compared with what is known: what is listed in the same version is no news, what is not listed any more is
+connections break, the WATCH goes on from the last version heard of. Only when the server no longer has it is a new LIST
+taken, and compared with what is known. What is listed in the same version is no news, what is not listed any more is
 gone. So nothing is lost, reported twice, or taken away for a moment. ``cluster`` moves events between a ``Feed`` and
 this.
 """

@@ -2,7 +2,7 @@
 
 The layouts are those of the kernel's ``rtnetlink.h`` and ``nexthop.h``, in host byte order, addresses in
 network order. Tables have a hundred thousand routes, so routes are packed with one ``struct`` call and parsed by
-cutting the destination out: what is left of a message is the same for every route of one forwarding, and is parsed
+cutting the destination out. What is left of a message is the same for every route of one forwarding, and is parsed
 once (``RouteReader``). Links and addresses are few: ``interfaces`` leaves them to pyroute2.
 """
 

@@ -3,9 +3,9 @@
 ``rules.peering`` takes what is wanted here, in the order in which it counts, and makes sessions of it. The near side of
 a BGPPeer are the nodes that ``node`` or ``nodeSelector`` names, all without either; the far side is whom they peer
 with. Where a node of the cluster is on the far side it peers back (the reverse), with the same settings. The
-differences from Calico are deliberate: fields that do not fit together are a named problem of that one peer;
+differences from Calico are deliberate. Fields that do not fit together are a named problem of that one peer.
 ``localASNumber`` and ``numAllowedLocalASNumbers`` count with ``peerSelector`` too, and the far side of a BGPPeer with
-``localASNumber`` expects that AS number; a node without an ASNumber has the cluster's, not that of whoever looks at it.
+``localASNumber`` expects that AS number. A node without an ASNumber has the cluster's, not that of whoever looks at it.
 """
 
 from __future__ import annotations

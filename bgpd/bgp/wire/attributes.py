@@ -1,7 +1,7 @@
 """Path attributes as received: what is cut out, what is checked, what is kept (RFC 4271 §4.3, §6.3, RFC 7606).
 
 ``update`` gives attribute blocks; ``exa`` decodes what passed the checks. A table of 100,000 prefixes has few attribute
-sets, so decoded ones are kept by their octets *without* NEXT_HOP, MP_REACH and MP_UNREACH: those differ from node to
+sets, so decoded ones are kept by their octets *without* NEXT_HOP, MP_REACH and MP_UNREACH. Those differ from node to
 node, and with them in the key every UPDATE would be decoded anew, 27 times slower. One ``Path`` is shared by all
 prefixes of equal attributes, next hop and path identifier. The cache is bounded and dies with its session.
 

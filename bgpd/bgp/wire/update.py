@@ -4,9 +4,9 @@
 ``outbound`` packs what we announce with ``encode_*``. The attributes are ``attributes``' business. What it costs:
 0.15 us a prefix packed, 2 us an UPDATE of one prefix with known attributes, 20 to 60 us more when they are new.
 
-An UPDATE whose NLRI cannot be found or read ends the session (``ProtocolError``): lengths that exceed it (RFC 7606
-§3 a), NLRI longer than its family or cut off (§5.3), MP_REACH_NLRI with a next hop of a wrong length (§7.11); so does
-an error that asks for withdrawal in an UPDATE that has nothing to withdraw (§5.2). Everything else goes on. NLRI of a
+An UPDATE whose NLRI cannot be found or read ends the session (``ProtocolError``): lengths that exceed it (RFC 7606 §3
+a), NLRI longer than its family or cut off (§5.3), MP_REACH_NLRI with a next hop of a wrong length (§7.11). So does an
+error that asks for withdrawal in an UPDATE that has nothing to withdraw (§5.2). Everything else goes on. NLRI of a
 family that was not negotiated is passed over (RFC 4760 §7 lets us). Host bits are masked.
 """
 

@@ -17,9 +17,9 @@ from bgpd.model.resources import Snapshot
 class EtcdFeed:
     """Some ranges of keys. Where each of them was heard of up to is kept here: a position only says that it is.
 
-    A watch begins at the revision up to which all was reported, not after it: of one that begins at the very revision
-    to which the servers compacted, they send no deletion that happened then and do not say so; what comes twice is no
-    news."""
+    A watch begins at the revision up to which all was reported, not after it. Of one that begins at the very
+    revision to which the servers compacted, they send no deletion that happened then and do not say so. What comes
+    twice is no news."""
 
     essential = True
 
