@@ -6,8 +6,14 @@ phrases are quoted, lists joined by commas, an empty list is ``none``. In JSON e
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import logging
+
+INFO = 20
+"""``logging.INFO``: bgpctl, which shows the fields of events, starts without what logs them."""
 
 PHRASES = frozenset(("cause", "detail", "error", "last", "message", "removed", "source", "what", "words"))
 """Fields whose text is for people: it may have spaces and quotes, and is quoted always."""
@@ -41,7 +47,7 @@ class Event:
         )
 
 
-def event(log: logging.Logger, name: str, level: int = logging.INFO, /, **fields: object) -> None:
+def event(log: logging.Logger, name: str, level: int = INFO, /, **fields: object) -> None:
     """Logs an event."""
     if log.isEnabledFor(level):
         log.log(level, Event(name, fields))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -255,6 +254,8 @@ def upgrade(client: Client, arguments: argparse.Namespace) -> Answer:
     """The next process of the daemon; under systemd that is a restart of its unit."""
     found = client.post("/v1/upgrade", timeout=UPGRADE_TIMEOUT)
     if unit := found.get("unit"):
+        import subprocess  # one command needs it
+
         done = subprocess.run(["systemctl", "restart", unit], check=False)
         found["message"] = (
             f"{unit} was restarted" if not done.returncode else f"{unit} could not be restarted"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -47,6 +48,10 @@ HEAVY = (
     "rich",
     "asyncio",
     "bgpd.model",
+    "http.client",
+    "logging",
+    "ssl",
+    "subprocess",
 )
 
 
@@ -619,6 +624,53 @@ def test_a_daemon_that_does_not_answer() -> None:
         stuck.listen()
         with pytest.raises(Unreachable, match=r"does not answer within 0\.05 s"):
             Client(f"{directory}/s", timeout=0.05).get("/v1/status")
+
+
+@pytest.mark.parametrize(
+    ("answer", "lines"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na\nb\n", [b"a\n", b"b\n"]),
+        (b"HTTP/1.0 200 OK\r\n\r\na\nb", [b"a\n", b"b"]),
+        (
+            b"HTTP/1.1 200 OK\r\nTRANSFER-ENCODING: Chunked\r\n\r\n3;x=y\r\na\nb\r\nA\r\nbbbb\nccccc\r\n0\r\n\r\n",
+            [b"a\n", b"bbbbb\n", b"ccccc"],
+        ),
+        (b"", "in the middle"),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", "in the middle"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\na\n", "in the middle"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na", "in the middle"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\na\n\r\n", "in the middle"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n", "it speaks no HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: four\r\n\r\n", "it speaks no HTTP"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "it speaks no HTTP"),
+        (b"HTTP/1.1 OK\r\n\r\n", "it speaks no HTTP"),
+        (
+            b"HTTP/1.1 200 OK\r\n" + b"".join(b"X%d: y\r\n" % i for i in range(200)),
+            "it has no end of headers",
+        ),
+        (b"x" * 100_000, "in the middle"),
+    ],
+)
+def test_answers_as_they_come(answer: bytes, lines: list[bytes] | str) -> None:
+    def serve(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(1 << 16)
+            with contextlib.suppress(OSError):
+                connection.sendall(answer)
+
+    with tempfile.TemporaryDirectory(prefix="bgpd") as directory, socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{directory}/s")
+        listening.listen()
+        server = threading.Thread(target=serve, args=(listening,))
+        server.start()
+        asked = Client(f"{directory}/s").lines("/v1/routes")
+        if isinstance(lines, str):
+            with pytest.raises(Unreachable, match=rf"broke off its answer \({lines}\)"):
+                list(asked)
+        else:
+            assert list(asked) == lines
+        server.join()
 
 
 @pytest.mark.parametrize("output", ["table", "json"])
