@@ -19,11 +19,12 @@ from tests.cluster.servers import ApiServer, apiserver_binary, missing
 from tests.cluster.stores import STORE, InEtcd, InKubernetes, Store, inside
 from tests.netns.cluster import Ping, pod
 
+OUTAGE = float(os.environ.get("OUTAGE", "30"))
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.timeout(180 + OUTAGE),
     pytest.mark.skipif(bool(missing("etcd", "etcdctl", "openssl")), reason="etcd or openssl is missing"),
 ]
-OUTAGE = float(os.environ.get("OUTAGE", "30"))
 NODES = {f"n{number}": f"10.0.1.1{number}" for number in range(1, 5)}
 BLOCKS = {f"n{number}": f"10.48.{number}.0/26" for number in range(1, 5)}
 
@@ -116,6 +117,7 @@ def story(net: Net, nodes: dict[str, Namespace], store: Store) -> None:
         bgpd.wait(partial(confirmed, bgpd), "that it is live again", 60)
     for probe in probes:
         sent, lost = probe.lost()
+        print(f"{type(store).__name__}: {sent} probes, {lost} lost, the server away for {OUTAGE:g} s")
         assert sent > OUTAGE * 200, sent
         assert lost == 0, (sent, lost)
 
