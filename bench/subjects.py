@@ -82,7 +82,7 @@ class Subject:
 
     def memory(self, field_name: str = "VmHWM") -> float:
         """MiB of all its processes: ``VmHWM`` at their peak, ``VmRSS`` now."""
-        return sum(_status_kib(pid, field_name) for pid in self.pids) / 1024
+        return sum(status_kib(pid, field_name) for pid in self.pids) / 1024
 
     def cpu(self) -> float:
         """Seconds of processor time that its processes have used so far, user and system."""
@@ -92,7 +92,8 @@ class Subject:
         """From now on nothing of the benchmark's takes processor time inside its processes."""
 
 
-def _status_kib(pid: int, field_name: str) -> int:
+def status_kib(pid: int, field_name: str) -> int:
+    """A field of a process's ``status``, in KiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{field_name}:"):
             return int(line.split()[1])

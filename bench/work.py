@@ -27,6 +27,7 @@ CASES = {
     "cut": ("bgpd", "bird", "frr"),
     "cni": ("bgpd", HOST_LOCAL),
     "watch": ("bgpd",),
+    "large": ("bgpd",),
 }
 """The cases and who can do their work. The withdrawal is the second half of ``cold``."""
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -37,6 +38,8 @@ SERVERS = ("etcd", "kubernetes")
 """Where a block is written to in *watch*."""
 CUTS = 20
 """Of a path, in both directions."""
+NODES = 5_000
+"""Of the cluster in *large*."""
 ADDS = 1_000
 """Addresses that the pods of one node have."""
 
@@ -87,6 +90,8 @@ def plan(only: list[str], sizes: list[int]) -> Iterator[Work]:
             yield Work(case, size=CUTS, once=True)
         elif case == "cni":
             yield Work(case, size=ADDS, once=True)
+        elif case == "large":
+            yield Work(case, size=NODES, once=True)
         elif case == "watch":
             for server in SERVERS:
                 yield Work(case, shape=server, once=True)

@@ -22,6 +22,9 @@ from bgpd.events import event
 
 NAME = "datastore.jsonl"
 FORMAT = 1
+PACE = 64 << 10
+"""Octets a second that are written on average at most: in a cluster of thousands of services something differs at every
+look, and the file is written as a whole."""
 STAMP_SECONDS = 60.0
 """Seconds between two notes that what is there is still true."""
 
@@ -42,6 +45,8 @@ class LastKnown:
         self.path = directory / NAME
         self._lines: dict[tuple[str, str], bytes] = {}
         self._dirty = True
+        self._rest_until = 0.0
+        """When it may be written again."""
         self._stamped = 0.0
         self._failed = ""
 
@@ -56,18 +61,21 @@ class LastKnown:
         self._dirty |= self._lines.pop((collection, key), None) is not None
 
     def take(self) -> Sequence[bytes] | None:
-        """All lines when one differs from what was taken before; otherwise ``None``."""
-        if not self._dirty:
+        """All lines when one differs from what was taken before; otherwise ``None``, and so until ``PACE`` lets it."""
+        now = time.monotonic()
+        if not self._dirty or now < self._rest_until:
             return None
         self._dirty = False
-        return list(self._lines.values())
+        lines = list(self._lines.values())
+        self._rest_until = now + sum(map(len, lines)) / PACE
+        return lines
 
     def write(self, identity: str, lines: Sequence[bytes] | None) -> None:
         """Replaces the file, or notes that it still is true. Never raises: without it a start has to wait, no more."""
         now = time.time()
         try:
             if lines is None:
-                if now - self._stamped >= STAMP_SECONDS:
+                if not self._dirty and now - self._stamped >= STAMP_SECONDS:
                     os.utime(self.path, (now, now))
                     self._stamped = now
                 return

@@ -61,6 +61,10 @@ class Objects:
     def __init__(self, node: str) -> None:
         self._own = Key("Node", node)
         self._places: dict[str, _Place] = {}
+        self._failing: dict[str, tuple[Failure, ...]] = {}
+        """The failures of the places that have any."""
+        self._ignored = 0
+        """Objects of all places that are none of our business."""
         self._decoded: dict[Key, list[tuple[str, Decoded]]] = {}
         """What the places state of each object now, in the order of the places' names."""
         self._good: dict[str, dict[str, Resource]] = {kind: {} for kind in KINDS}
@@ -96,6 +100,7 @@ class Objects:
         """The same objects for a trial: what is put there is seen, counted and logged nowhere else."""
         twin = Objects(self._own.name)
         twin._places = dict(self._places)
+        twin._failing, twin._ignored = dict(self._failing), self._ignored
         twin._decoded = {key: list(found) for key, found in self._decoded.items()}
         twin._good = {kind: dict(good) for kind, good in self._good.items()}
         twin._frozen = dict(self._frozen)
@@ -124,6 +129,7 @@ class Objects:
             failures, whole = (Failure("empty", Problem(place, "", message)),), False
         ignored = sum(decoded.verdict is Verdict.IGNORED for decoded in found)
         self._places[place] = _Place(found, failures, whole, ignored)
+        self._count(place, before, self._places[place])
         touched = self._say(place, before.objects if before is not None else (), found)
         if before is not None and whole != before.whole:
             touched |= {key for key, home in self._home.items() if home == place}
@@ -133,11 +139,20 @@ class Objects:
     def drop(self, place: str) -> None:
         """The place is gone, and with it all that it stated."""
         before = self._places.pop(place, None)
+        self._count(place, before, None)
         touched = self._say(place, before.objects if before is not None else (), ())
         if before is not None and not before.whole:
             touched |= {key for key, home in self._home.items() if home == place}
         for key in touched:
             self._judge(key)
+
+    def _count(self, place: str, before: _Place | None, now: _Place | None) -> None:
+        """Keeps what would else take a walk over all places at every change: a cluster has tens of thousands."""
+        self._ignored += (now.ignored if now else 0) - (before.ignored if before else 0)
+        if now is not None and now.failures:
+            self._failing[place] = now.failures
+        else:
+            self._failing.pop(place, None)
 
     def decoded_at(self, place: str) -> tuple[Decoded, ...]:
         """What a place says now."""
@@ -330,7 +345,7 @@ class Objects:
 
     def _report(self) -> None:
         """Counts and logs the problems that are new."""
-        failures = dict.fromkeys(failure for place in self._places.values() for failure in place.failures)
+        failures = dict.fromkeys(failure for of_place in self._failing.values() for failure in of_place)
         failures |= dict.fromkeys(failure for of_key in self._failures.values() for failure in of_key)
         failures |= dict.fromkeys(self._local_failures)
         failures |= dict.fromkeys(failure for _, failure in self._vanished.values())
@@ -356,14 +371,13 @@ class Objects:
         counts = {kind: len(objects) for kind, objects in self._good.items()}
         if self._local_workloads is not None:
             counts["LocalWorkload"] = len(self._local_workloads)
-        ignored = sum(place.ignored for place in self._places.values())
         return DatastoreStatus(
             backend=backend,
             up=self._readable,
             in_sync=self._in_sync,
             detail=self.detail(),
             problems=self._problems,
-            resources={**counts, "other": ignored},
+            resources={**counts, "other": self._ignored},
             events=dict(self._events),
             errors=dict(self._errors),
             last_event=self._last_event,

@@ -79,10 +79,10 @@ class FakeApiServer:
         known = (plural, name) in self.objects
         uid = self.objects[plural, name]["metadata"]["uid"] if known else f"uid-{self.version}"
         metadata = {
+            "managedFields": ["x" * 100],
             **document["metadata"],
             "uid": uid,
             "resourceVersion": str(self.version),
-            "managedFields": ["x" * 100],
         }
         found = self.objects[plural, name] = {**document, "metadata": metadata}
         self._event(plural, "MODIFIED" if known else "ADDED", found)

@@ -205,6 +205,33 @@ def test_our_own_node_that_is_bad_from_the_start_says_so() -> None:
     assert objects.detail() == "this node's own resource is of no use: f: Node me: spec.bgp: bad"
 
 
+def test_what_is_counted_and_reported_follows_each_place() -> None:
+    """Also through a trial: a place that is put again, in part, or dropped leaves nothing behind."""
+    ignored, objects = Decoded(Verdict.IGNORED), started()
+
+    def holds(of: Objects, other: int, problems: int) -> None:
+        of.settle(1.0, True)
+        status = of.status("files", 0)
+        assert (status.resources["other"], len(status.problems)) == (other, problems)
+
+    objects.put("b", [ignored, ignored], [YAML])
+    objects.put("c", [ignored, pool()])
+    holds(objects, 3, 1)
+    trial = objects.fork()
+    trial.drop("b")
+    trial.put("d", [ignored], [Failure("io", Problem("d", "", "gone"))])
+    holds(trial, 2, 1)
+    holds(objects, 3, 1)
+    objects.put("b", [ignored])
+    holds(objects, 2, 0)
+    objects.put("b", [ignored], [YAML])
+    objects.drop("c")
+    holds(objects, 1, 1)
+    objects.drop("b")
+    objects.drop("b")
+    holds(objects, 0, 0)
+
+
 def test_counts() -> None:
     objects = started(("b", [pool(), Decoded(Verdict.IGNORED)]))
     status = objects.status("files", 3)
