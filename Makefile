@@ -44,7 +44,8 @@ cluster-test: setup ## the datastores on a real kube-apiserver (builds one the f
 containerlab: setup ## all topologies under the real containerlab (skipped, with the reason, where there is none)
 	$(BIN)/pytest -n 0 -m containerlab tests/containerlab $(ARGS)
 
-.stamps/boot/.ready: tests/boot/prepare pyproject.toml constraints.txt
+# The packages are of the code as it is now; the Debian to boot is kept.
+.stamps/boot/.ready: tests/boot/prepare pyproject.toml constraints.txt $(shell find bgpd packaging systemd config -type f ! -name '*.pyc')
 	tests/boot/prepare $(@D)
 	@touch $@
 
