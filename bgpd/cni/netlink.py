@@ -107,12 +107,14 @@ class Netlink:
     def has_route(self, index: int, destination: str) -> bool:
         """Whether a route to just that, in the main table, leads to a link."""
         family, octets, length = _parsed(destination)
-        asked = struct.pack("=BBBBBBBBI", family, 0, 0, 0, _MAIN, 0, 0, 0, 0)
-        asked += _attribute(4, struct.pack("=i", index))
-        return any(
-            body[1] == length and _attributes(body, 12).get(1) == octets
-            for body in self._ask(_GETROUTE, _DUMP, asked)
-        )
+        device = struct.pack("=i", index)
+        asked = struct.pack("=BBBBBBBBI", family, 0, 0, 0, _MAIN, 0, 0, 0, 0) + _attribute(4, device)
+        for body in self._ask(_GETROUTE, _DUMP, asked):  # older kernels do not filter
+            if body[1] == length and body[4] == _MAIN:
+                found = _attributes(body, 12)
+                if (found.get(1), found.get(4)) == (octets, device):
+                    return True
+        return False
 
     def add_neighbour(self, index: int, address: str, mac: str) -> None:
         """One that need not be asked."""

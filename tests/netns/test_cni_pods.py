@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bgpd.cni.netlink import Inside, Netlink
 from testing.namespaces import Namespace, Net, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root")
@@ -212,6 +213,26 @@ def test_another_pods_route_is_not_taken_and_the_next_try_has_another_address(gr
     assert code == 0 and {ip["address"] for ip in result["ips"]}.isdisjoint(
         ip["address"] for ip in first["ips"]
     )
+
+
+def test_a_route_that_somebody_faster_made_is_known_by_its_link(ground: Ground) -> None:
+    """Felix writes the same one; one over another link is another pod's."""
+    host, other_host = ground.host, ground.net.namespace("other")
+    for name in ("d0", "d1"):
+        ground.net.link(host, name, other_host, name)
+    with open(f"/run/netns/{host.name}") as netns, Inside(netns.fileno()):
+        kernel = Netlink()
+    first, second = (kernel.link(name).ifindex for name in ("d0", "d1"))
+    for address, other in (("10.9.9.9/32", "10.9.9.9/31"), ("fd09::9/128", "fd09::9/127")):
+        kernel.add_route(first, address)
+        with pytest.raises(OSError, match="File exists"):
+            kernel.add_route(first if ":" in address else second, address)
+        assert kernel.has_route(first, address)
+        assert not kernel.has_route(second, address) and not kernel.has_route(first, other)
+    with pytest.raises(OSError, match="No such device"):
+        kernel.link("d2")
+    assert kernel.delete("d1") and not kernel.delete("d1")
+    kernel.close()
 
 
 def test_garbage_is_what_the_runtime_does_not_list(ground: Ground) -> None:
