@@ -41,6 +41,9 @@ SYSCTLS = {
 }
 
 
+_RARELY_SECONDS = 0.15
+
+
 def wait_until(
     predicate: Callable[[], T],
     timeout: float = 10.0,
@@ -52,9 +55,11 @@ def wait_until(
     """The first true value of ``predicate``; ``AssertionError`` after ``timeout`` seconds.
 
     The error says ``what`` was waited for, what the predicate last gave or raised (any of ``UNREADY`` is "not yet"),
-    and ``report()``.
+    and ``report()``. It is asked every ``interval`` seconds, and less often the longer it takes, since most questions
+    start a process or two: every tenth of the time that has passed, ``_RARELY_SECONDS`` at most.
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
+    deadline = began + timeout
     while True:
         late = (
             time.monotonic() >= deadline
@@ -71,7 +76,7 @@ def wait_until(
         if late:
             more = f"\n{report()}" if report else ""
             raise AssertionError(f"after {timeout:g} s still not: {what or predicate}; {last}{more}")
-        time.sleep(interval)
+        time.sleep(max(interval, min((time.monotonic() - began) / 10, _RARELY_SECONDS)))
 
 
 def steady(predicate: Callable[[], object], seconds: float, what: str) -> None:
