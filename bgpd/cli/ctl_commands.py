@@ -21,6 +21,7 @@ from bgpd.cli.exits import Exit
 from bgpd.cli.streams import complain as write_complaint
 from bgpd.cli.streams import sent
 from bgpd.cli.tables import Look, Screen, cell
+from bgpd.config.named_files import read_named
 from bgpd.config.places import is_resource
 
 TABLES = ("in", "out", "rib", "fib")
@@ -234,8 +235,7 @@ def _resources(directory: str) -> list[dict[str, str]]:
         for name in sorted(os.listdir(directory)):
             path = os.path.join(directory, name)
             if is_resource(name) and os.path.isfile(path):
-                with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-                    files.append({"name": name, "text": file.read()})
+                files.append({"name": name, "text": read_named(path).decode("utf-8", "surrogateescape")})
     except OSError as error:
         raise Unreadable(f"{path}: {error.strerror}") from None
     return files

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from bgpd import __version__
 from bgpd.cli.client import Client, Denied, Refused, Unreachable
+from bgpd.config.named_files import SMALL, read_named
 from bgpd.config.places import DEFAULT_CONFIG
 
 GOOD, WARN, BAD = "good", "warn", "bad"
@@ -399,7 +400,7 @@ def bundle(path: Path, client: Client, findings: list[Finding], config: Path) ->
     ):
         parts[name] = _answer(client, question)
     try:
-        parts["bgpd.yaml"] = config.read_text(errors="replace")
+        parts["bgpd.yaml"] = read_named(config, SMALL).decode(errors="replace")
     except OSError as error:
         parts["bgpd.yaml"] = f"# {error}\n"
     for name, words in {

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from bgpd.cli.routes import short
 from bgpd.config.config import KernelOptions
+from bgpd.config.named_files import read_named
 from bgpd.model.prefix import (
     Address,
     Family,
@@ -47,6 +48,10 @@ _PROTOCOLS = {
 _MAIN = ("main", "254", 254)
 
 
+MOST_ROUTES = 512 << 20
+"""Octets of what ``ip`` printed: a million routes have about 150 MB."""
+
+
 class KernelFactsError(Exception):
     """Bad input; the text names the file and the key."""
 
@@ -63,7 +68,7 @@ def read_kernel(files: Iterable[Path], options: KernelOptions) -> KernelFacts:
 def _lists(path: Path) -> Iterator[tuple[str, list[Any]]]:
     """The lists in a file, each with its place for messages."""
     try:
-        text = path.read_text("utf-8").strip()
+        text = read_named(path, MOST_ROUTES, streams=True).decode().strip()
     except OSError as error:
         raise KernelFactsError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bgpd.config.named_files import read_named
 from bgpd.datastore.allocator import store_of
 from bgpd.datastore.calico import allocation
 from bgpd.datastore.calico.decode import Verdict, decode
@@ -382,7 +383,7 @@ def _documents(name: str) -> Iterator[dict[str, Any]]:
     from bgpd.config.yaml import YamlError, load_documents
 
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        text = sys.stdin.read() if name == "-" else read_named(name, streams=True).decode()
         for document in load_documents(text, name):
             value = document.value
             if isinstance(value, dict) and isinstance(value.get("items"), list):

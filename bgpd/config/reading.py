@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bgpd.config.config import Config, Passwords, PeerOptions
+from bgpd.config.named_files import SMALL, read_named
 from bgpd.config.section import Mistake, mistakes_of
 from bgpd.config.values import Password
 from bgpd.config.yaml import YamlError, load_documents
@@ -33,7 +34,7 @@ class ConfigError(Exception):
 def load(path: Path) -> Config:
     """The configuration in a file; raises ``ConfigError``, also for a file that cannot be read."""
     try:
-        text = path.read_bytes()
+        text = read_named(path, SMALL)
     except OSError as error:
         raise ConfigError([Problem(str(path), "", f"cannot be read: {error.strerror}")]) from None
     return parse(text, str(path))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bgpd.config.named_files import SMALL, read_named
 from bgpd.datastore.replacing import replacing
 from bgpd.events import event
 from bgpd.model.doors import Impossible
@@ -30,7 +31,7 @@ class StateFile:
         """What ``decode`` makes of the value; ``absent`` where there is no file, ``unreadable`` where it is not what
         was written. The latter is logged: ``counts_as`` says what it means."""
         try:
-            return decode(json.loads(self._path.read_bytes()))
+            return decode(json.loads(read_named(self._path, SMALL)))
         except FileNotFoundError:
             return absent
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

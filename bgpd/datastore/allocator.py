@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bgpd.config.named_files import SMALL, read_named
 from bgpd.datastore.files_store import FilesStore
 from bgpd.datastore.store import Executor, Store
 from bgpd.model.ipam import SECOND, Kind, Ref, StoreFailed, StoreUnwritten
@@ -186,7 +187,7 @@ def configured_store(path: Path) -> tuple[Store, str]:
     from bgpd.config.yaml import YamlError, load_documents
 
     try:
-        documents = load_documents(path.read_text(encoding="utf-8"), str(path))
+        documents = load_documents(read_named(path, SMALL).decode(), str(path))
         found = documents[0].value if len(documents) == 1 else {}
     except FileNotFoundError:
         found = {}

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from asyncinotify import Event, Inotify, Mask, Watch
 
+from bgpd.config.named_files import check_kind, read_open
 from bgpd.events import event
 
 CHANGES = (
@@ -165,10 +166,6 @@ def stamp_of(seen: os.stat_result) -> tuple[int, ...]:
     return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
 
 
-MAX_SIZE = 128 << 20
-"""Octets of a file that are read: a List of 10,000 blocks has 20 MB."""
-
-
 LOCAL = frozenset(
     (*("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "ramfs", "tmpfs", "xfs", "zfs"),)
 )
@@ -193,31 +190,19 @@ def is_shown(path: Path) -> bool:
     return stat.S_ISREG(seen.st_mode) and seen.st_nlink == 1
 
 
-class NotRead(OSError):
-    """A file that is there and is none that we read; ``strerror`` says why."""
-
-
 def read_file(path: Path, known: tuple[int, ...] | None) -> tuple[tuple[int, ...], bytes | None]:
     """The stamp and the octets of a file; no octets where its stamp is the ``known`` one.
 
-    Raises ``OSError``: ``NotRead`` for what is no file (a FIFO has no end) and for what is too large to be resources.
+    Raises ``OSError`` as ``read_named`` does: of what is no file, and of what is too large to be resources.
     """
     before = path.stat()
-    if not stat.S_ISREG(before.st_mode):  # before it is opened: that may do something to a device
-        raise NotRead(0, f"{_KINDS.get(stat.S_IFMT(before.st_mode), 'a device')}, not a file")
+    check_kind(before.st_mode)
     if stamp_of(before) == known:
         return stamp_of(before), None
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        seen = os.fstat(file.fileno())
-        if not stat.S_ISREG(seen.st_mode):
-            raise NotRead(0, "no regular file")
-        stamp = stamp_of(seen)
-        if seen.st_size > MAX_SIZE:
-            raise NotRead(0, f"{seen.st_size} octets, more than {MAX_SIZE >> 20} MiB")
-        data = file.read(MAX_SIZE + 1)
-    if len(data) > MAX_SIZE:
-        raise NotRead(0, f"more than {MAX_SIZE >> 20} MiB")
-    return stamp, data
-
-
-_KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        seen = os.fstat(descriptor)
+        check_kind(seen.st_mode)
+        return stamp_of(seen), read_open(descriptor)
+    finally:
+        os.close(descriptor)

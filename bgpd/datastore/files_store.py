@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bgpd.config.named_files import NoFile, read_named
 from bgpd.config.places import is_resource
 from bgpd.datastore.calico import allocation
 from bgpd.datastore.replacing import replacing
@@ -125,10 +126,8 @@ class FilesStore:
         if known is not None and known.stamp == stamp:
             return known.objects
         try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return ()
-        except UnicodeDecodeError:
+            text = read_named(path).decode()
+        except (FileNotFoundError, NoFile, UnicodeDecodeError):
             return ()
         except OSError as error:
             raise _failed(path, error) from None
@@ -204,9 +203,9 @@ class FilesStore:
     def _rewrite(self, path: Path, entry: _Entry, document: dict[str, Any] | None) -> None:
         """The file with one object changed or gone; an empty file goes too."""
         if _is_own(path.name):
-            parts = [path.read_text(encoding="utf-8")]
+            parts = [read_named(path).decode()]
         else:
-            parts = [part for part, _ in _split(path.read_text(encoding="utf-8"))]
+            parts = [part for part, _ in _split(read_named(path).decode())]
         if entry.item is not None:
             whole = _parsed(path, parts[entry.part])
             items = whole["items"]
@@ -279,7 +278,7 @@ def _mode(path: Path) -> int:
 def _free(path: Path) -> None:
     """Whether a new object may have this file: what stands there must be a tombstone, not something unreadable."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_named(path).decode())
         if document["spec"]["deleted"] in (True, "true"):
             return
     except FileNotFoundError:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bgpd.config.named_files import NotRead, read_named
 from bgpd.datastore.cluster import Cluster, Source
 from bgpd.datastore.last_known import Found
 from bgpd.datastore.reflector import Put
@@ -137,11 +138,9 @@ def _kind(collection: str, document: Any) -> str | None:
 
 def _replace(path: Path, data: bytes) -> bool:
     """Whether the file was another one; it is never seen half written, nor by others than its group."""
-    try:
-        if path.read_bytes() == data:
+    with suppress(FileNotFoundError, NotRead):
+        if read_named(path) == data:
             return False
-    except FileNotFoundError:
-        pass
     with replacing(path) as file:
         file.write(data)
         parent = path.parent.stat()

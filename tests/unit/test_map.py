@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import tomllib
 from pathlib import Path
+
+import pytest
 
 import bgpd
 
@@ -72,3 +75,13 @@ def test_every_module_says_what_it_owns() -> None:
         if not ast.get_docstring(ast.parse(path.read_text()))
     ]
     assert silent == []
+
+
+def test_the_source_package_has_all_that_is_kept() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=TOP, capture_output=True, text=True, check=False).stdout
+    if not listed:
+        pytest.skip("git does not say what is kept")
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())
+    included = set(project["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
+    kept = {line.split("/")[0] for line in listed.splitlines()}
+    assert kept == included | {"pyproject.toml", ".gitignore"}, "what hatch adds by itself, and the list"

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
+from bgpd.config.named_files import SMALL, read_named
 from bgpd.datastore.trouble import Kind, Trouble
 
 CONNECT_TIMEOUT = 3.0
@@ -378,7 +379,7 @@ class EtcdClient:
         if path is None:
             return ""
         try:
-            return path.read_text().rstrip("\r\n")
+            return read_named(path, SMALL).decode().rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             raise Trouble(Kind.UNKNOWN, f"datastore.password_file {path} cannot be read: {error}") from None
 
