@@ -496,7 +496,7 @@ READERS: Mapping[str, Reader] = {
     "update": Reader(read_update, UPDATES, text=False),
     "session": Reader(read_stream, STREAMS, text=False),
     "resources": Reader(read_resources, (*KUBERNETES, LIST)),
-    "config": Reader(read_config, (CONFIG,)),
+    "config": Reader(read_config, (CONFIG, json.dumps(WHOLE_CONFIG).encode())),
     "bfd words": Reader(read_bfd_words, (b"{min_tx: 300ms, min_rx: 1s, multiplier: 3, multihop: true}",)),
     "bfd": Reader(read_bfd, (b"".join(PACKETS), *PACKETS), text=False),
     "etcd": Reader(read_etcd, ETCD),
