@@ -40,6 +40,9 @@ from bgpd.rules.exports import peer_refusal
 
 _Encoded = dict[tuple[UpdateGroup | None, tuple[Prefix, ...], tuple[Prefix, ...]], bytes]
 """Group, prefixes announced, prefixes withdrawn -> octets, while the tables do not change."""
+MOST_ENCODED = 4
+"""So many of them are kept from turn to turn: sessions that came together go through a table together, and where the
+attribute sets are many a turn has time to encode for one of them only."""
 DIGEST_OCTETS = 16
 _NO_NLRI = Prefix(b"\0")
 CHUNK = 4096
@@ -68,6 +71,8 @@ class Outbound:
         self._due: dict[Member, None] = {}
         """Sessions to serve, in turn: those that are behind, and those that wait for the time of End-of-RIB."""
         self._end_of_rib_released = False
+        self._encoded: _Encoded = {}
+        """What was made last for sessions that catch up."""
         self._digests: dict[tuple[UpdateGroup, Attributes, Address], bytes] = {}
         """While sessions are compared with what another process sent them."""
 
@@ -162,6 +167,7 @@ class Outbound:
     def group_changed(self, group: UpdateGroup, changes: OutChanges) -> None:
         """What a group is sent changed: encode once, send to every member that is not behind. Where that is more than
         is left of the turn's budget, all of them are behind now."""
+        self._encoded.clear()  # the table is another
         self._budget -= cost_of(now for _, now in changes.values())
         later = self._budget <= 0
         outs = [out for pair in changes.values() for out in pair if out is not None]
@@ -217,7 +223,6 @@ class Outbound:
 
         ``settled``: the router has nothing left to decide, so that the tables are whole.
         """
-        encoded: _Encoded = {}
         finish = settled and self._end_of_rib_released
         budget, self._budget = self._budget, BUDGET
         end = self._clock() + TURN_SECONDS
@@ -233,7 +238,7 @@ class Outbound:
                     member.move.whole = True
                 if member.asked and not member.behind:
                     self._begin_refresh(member)
-                budget -= SESSION_COST + (self._catch_up(member, encoded) if member.behind else 0)
+                budget -= SESSION_COST + (self._catch_up(member) if member.behind else 0)
                 if not member.behind:
                     member.move = None
                     if member.resumption is not None and member.resumption.over:
@@ -250,6 +255,7 @@ class Outbound:
                         self._put(member, end_of_rib(member.family))
         if not self._due:
             self._digests.clear()
+            self._encoded.clear()
         return any(
             (member.behind or member.asked) and not member.blocked and not member.waits_for_table
             for member in self._due
@@ -303,8 +309,8 @@ class Outbound:
             self._put(member, encode_refresh(member.family, RefreshKind.BEGIN))
         member.begin_walk()
 
-    def _catch_up(self, member: Member, encoded: _Encoded) -> int:
-        """Send a session some of what it missed. What it cost, in prefixes. ``encoded``: what was made for others."""
+    def _catch_up(self, member: Member) -> int:
+        """Send a session some of what it missed. What it cost, in prefixes."""
         peer, missed, gone, table, move = member.peer, member.missed, member.gone, member.table, member.move
         announced: list[Prefix] = []
         sets: set[Attributes] = set()
@@ -361,10 +367,14 @@ class Outbound:
         if move:
             move.since.update(announced, withdrawn)
         key = (member.group, tuple(announced), tuple(withdrawn))
-        octets = encoded.get(key)
-        if octets is None:
+        octets = self._encoded.get(key)
+        if octets is not None:
+            cost = 0
+        else:
             state = (*((p, table[p]) for p in announced), *((p, None) for p in withdrawn))
-            octets = encoded[key] = encode(member.family, peer, state)
+            octets = self._encoded[key] = encode(member.family, peer, state)
+            if len(self._encoded) > MOST_ENCODED:
+                del self._encoded[next(iter(self._encoded))]
         self._put(member, octets)
         return looked + cost
 

@@ -9,10 +9,10 @@ import pytest
 
 from bgpd.bgp import encoding as module
 from bgpd.bgp.outbound import CHUNK, Outbound
-from bgpd.bgp.wire.update import Framer, message, message_types
+from bgpd.bgp.wire.update import Decoder, Framer, message, message_types
 from bgpd.model.peer import Peer
 from bgpd.model.prefix import Family, Prefix, prefix_text
-from bgpd.model.route import Attributes, Out
+from bgpd.model.route import Announce, Attributes, Out, RibEvent
 from bgpd.rib.groups import UpdateGroup
 from tests.unit.builders import (
     BOTH,
@@ -271,6 +271,43 @@ def test_a_family_that_we_have_no_next_hop_for_ends_at_once() -> None:
     assert sorted(line.heard(a)) == [*texts([BLOCK]), "end of ipv4", "end of ipv6"]
     assert line.it.advertised(a.id, V6) == 0
     line.leave(a)
+
+
+def test_sessions_that_come_together_share_distinct_attribute_sets_too(encodings: list[int]) -> None:
+    """A turn has time to encode for one of them only; the others are sent the same octets in the next."""
+    line, crowd = Line(), [peer(f"10.1.0.{n}") for n in range(8)]
+    table = {prefix: out(number) for number, prefix in enumerate(many(1000), 1)}
+    line.join(peer("10.0.1.1"))
+    line.change(table)
+    line.settle()
+    encodings.clear()
+    line.join(*crowd)
+    line.settle()
+    assert len(encodings) == len(table)
+    assert all(sorted(line.heard(each)) == sorted(texts(table)) for each in crowd)
+    assert not line.it._encoded, "nothing is kept for nobody"
+
+
+def test_what_is_kept_for_others_is_not_what_was_before_a_change() -> None:
+    line, a, b = Line(), peer("10.0.1.1"), peer("10.0.1.2")
+    table = {prefix: out(number) for number, prefix in enumerate(many(1000), 1)}
+    first = next(iter(table))
+    line.join(a)
+    line.change(table)
+    while not line.it._encoded:  # the first part of it
+        line.it.work(True)
+    assert line.it.queue_length(a.id) > 0 and line.it._encoded
+    line.change({first: out(5000)})
+    line.join(b)
+    line.settle()
+    for each in (a, b):
+        events: list[RibEvent] = []
+        framer, decoder = Framer(), Decoder(each)
+        framer.feed(b"".join(line.sent[each]))
+        while (taken := framer.take()) is not None:
+            decoder.decode(taken[1], events)
+        newest = [event for event in events if isinstance(event, Announce) and first in event.prefixes][-1]
+        assert newest.path.attributes.as_path == out(5000).attributes.as_path, each.id
 
 
 # Whom we send what.
