@@ -41,8 +41,8 @@ from bgpd.rules.exports import peer_refusal
 _Encoded = dict[tuple[UpdateGroup | None, tuple[Prefix, ...], tuple[Prefix, ...]], bytes]
 """Group, prefixes announced, prefixes withdrawn -> octets, while the tables do not change."""
 MOST_ENCODED = 4
-"""So many of them are kept from turn to turn: sessions that came together go through a table together, and where the
-attribute sets are many a turn has time to encode for one of them only."""
+"""So many of them are kept from turn to turn. Sessions that came together go through a table together, and a turn may
+have time to encode for one of them only."""
 DIGEST_OCTETS = 16
 _NO_NLRI = Prefix(b"\0")
 CHUNK = 4096
@@ -255,11 +255,13 @@ class Outbound:
                         self._put(member, end_of_rib(member.family))
         if not self._due:
             self._digests.clear()
-            self._encoded.clear()
-        return any(
+        more = any(
             (member.behind or member.asked) and not member.blocked and not member.waits_for_table
             for member in self._due
         )
+        if not more:
+            self._encoded.clear()
+        return more
 
     def advertised(self, peer: PeerId, family: Family) -> int:
         """Prefixes of a family that a session has been sent."""

@@ -42,7 +42,7 @@ _NAMES = {
     "client": "route_reflector_client",
 }
 """Fields of ``PeerConfig`` and ``PeerPolicy`` that the document calls otherwise."""
-_UNSEEN = frozenset(("id", "kind", "source"))
+_UNSEEN = frozenset(("id", "kind", "source", "node"))
 """Fields that make no difference to a session."""
 
 

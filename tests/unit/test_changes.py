@@ -308,7 +308,7 @@ def test_every_field_is_reported_and_resets_as_the_session_has_it(planned: Any) 
         "reachable_by": b"\1\1\1\1", "restart_time": 1, "max_prefixes": 5, "long_lived_stale_time": 60,
         "address": b"\1\1\1\1", "bfd": BfdOptions(),
     }  # fmt: skip
-    assert {*made, "id", "kind", "source", "asns"} == {field.name for field in fields(PeerConfig)}
+    assert {*made, "id", "kind", "source", "node", "asns"} == {field.name for field in fields(PeerConfig)}
     for name, value in made.items():
         other: PeerConfig = replace(known, **{name: value})
         peering = of.peering._replace(peers={**of.peering.peers, known.id: other})
