@@ -2,7 +2,7 @@
 
 - ``wire`` octets and messages; ``negotiation`` what two OPENs make;
 - ``connection`` one TCP connection and ``session`` one peer, the state machine of RFC 4271 §8, both sans-IO;
-  ``attempts`` when it is dialled;
+  ``attempts`` when it is dialled, ``endings`` why it is ended;
 - ``runner``, ``transport``, ``listeners`` and ``read_turns`` their sockets, and turns of the event loop;
 - ``incoming``, ``admission`` and ``protection`` who may connect, and how;
 - ``speaker`` all of it; ``sessions`` what may be asked and ordered of each; ``report`` how one is shown;

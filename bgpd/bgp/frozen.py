@@ -138,7 +138,7 @@ def config_words(config: PeerConfig, salt: bytes) -> dict[str, object]:
 
 def differences(before: Mapping[str, object], config: PeerConfig, salt: bytes) -> tuple[str, ...]:
     """What differs between the configuration of a frozen session and the present one and needs a new session; as
-    ``session.reset_by``, for an established session."""
+    ``endings.reset_by``, for an established session."""
     now = config_words(config, salt)
     soft = (*SOFT, "asns")
     return tuple(name for name in now if name not in soft and now[name] != before.get(name))

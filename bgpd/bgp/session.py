@@ -20,19 +20,32 @@ When it is dialled, and when it is left alone, is ``attempts``'.
 from __future__ import annotations
 
 import logging
-import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from random import Random
 from typing import NamedTuple
 
 from bgpd.bgp.attempts import AFTER_HARD_RESET_SECONDS, Attempts
 from bgpd.bgp.connection import Connection, Counters, Opened, Refresh, Resumed, Routes, Up
-from bgpd.bgp.frozen import SOFT, Ends, FrozenRib, FrozenSession, config_words
+from bgpd.bgp.endings import (
+    CAME_BACK,
+    DECONFIGURED,
+    Ending,
+    config_changed,
+    needs_hard_reset,
+    out_of_resources,
+    path_down,
+    replaced,
+    reset,
+    reset_by,
+    shut_down,
+    too_many_prefixes,
+)
+from bgpd.bgp.frozen import Ends, FrozenRib, FrozenSession, config_words
 from bgpd.bgp.thawed import thawed_connection
-from bgpd.bgp.wire.exa.messages import Cease, Notification, shutdown
+from bgpd.bgp.wire.exa.messages import Cease, Notification
 from bgpd.bgp.wire.held import Held
 from bgpd.events import Seconds, event
 from bgpd.model.peer import Down, DownReason, Peer, PeerConfig, PeerKind
@@ -43,18 +56,8 @@ log = logging.getLogger(__name__)
 
 RACE_SECONDS = 5.0
 """A connection that begins sooner after the session was up was dialled while it came up: a collision."""
-_WHO = frozenset(("address", "asn", "asns", "local_asn", "password", "ttl_security", "interface"))
-"""What makes a session one with somebody else, or one that is trusted otherwise: nothing of before may stay."""
 CONNECT = "connect: "
 """How an error before TCP is connected starts."""
-
-
-def reset_by(before: PeerConfig, after: PeerConfig, *, established: bool) -> tuple[str, ...]:
-    """The fields that differ between two configurations of a peer and that its session cannot take on as it is."""
-    # AS numbers that a dynamic neighbour may have are asked at its OPEN only; ``asn`` is then the one it has.
-    soft = (*SOFT, "asns") if established else SOFT
-    names = (field.name for field in fields(PeerConfig) if field.name not in soft)
-    return tuple(name for name in names if getattr(before, name) != getattr(after, name))
 
 
 class Ended(NamedTuple):
@@ -143,7 +146,7 @@ class Session:
     def refusal(self) -> Notification | None:
         """What a connection of the peer is sent when it is not welcome; ``None`` when it is."""
         if not self.admin_up:
-            return shutdown(Cease.SHUTDOWN, self._shutdown_text)
+            return shut_down(self._shutdown_text).notification
         return Notification(6, Cease.REJECTED) if self._attempts.idle else None
 
     def expired(self, now: float) -> bool:
@@ -214,9 +217,7 @@ class Session:
         for connection in list(self.connections):
             if not connection.outgoing and connection.state is not SessionState.ESTABLISHED:
                 # It would not come twice if the first were alive.
-                self._close(
-                    connection, Notification(6, Cease.COLLISION), DownReason.REPLACED, "connected anew", now
-                )
+                self._close(connection, replaced("connected anew"), now)
         return self._connect(local_address, outgoing=False, now=now)
 
     def receive(self, connection: Connection, data: bytes, now: float) -> None:
@@ -307,11 +308,11 @@ class Session:
 
     def configure(self, config: PeerConfig, now: float) -> None:
         """Another configuration of the same peer: the session is reset when it must be, with Cease 6/6 where that
-        takes no routes along that may stay (``_WHO`` says when they may not)."""
+        takes no routes along that may stay (``endings.needs_hard_reset``)."""
         before, self.config = self.config, config
         if changed := reset_by(before, config, established=self.established is not None):
             self.epoch += 1
-            hard, was_up = not _WHO.isdisjoint(changed), self.established is not None
+            hard, was_up = needs_hard_reset(changed), self.established is not None
             self._reconfigured(now, hard)
             self._attempts.restart(now)
             if was_up and "local_asn" in changed:
@@ -321,12 +322,7 @@ class Session:
         """Ends the connections with Cease 6/6."""
         for connection in list(self.connections):
             peer = connection.peer
-            # A peer that keeps routes when TCP breaks, but not over a NOTIFICATION, is sent none.
-            silent = (
-                not hard and peer is not None and peer.sends_end_of_rib and not peer.keeps_on_notification
-            )
-            cease = None if silent else Notification(6, Cease.CONFIG_CHANGE)
-            self._close(connection, cease, DownReason.CONFIG, "configuration changed", now, hard=hard)
+            self._close(connection, config_changed(peer, hard=hard), now)
 
     def remove(self, now: float, *, has_heir: bool = False) -> None:
         """No longer configured: Cease 6/3; the session is dead, and nothing of it is kept. ``has_heir``: another
@@ -337,13 +333,13 @@ class Session:
         if has_heir:
             self._reconfigured(now)
             return
-        self._close_all(Notification(6, Cease.DECONFIGURED), DownReason.CONFIG, "", now, hard=True)
+        self._close_all(DECONFIGURED, now)
 
     def shutdown(self, text: str, now: float) -> None:
         """By the operator: Cease 6/2 with their words, and down until ``enable``; nothing of it is kept."""
         self.admin_up = False
         self._shutdown_text = text
-        self._close_all(shutdown(Cease.SHUTDOWN, text), DownReason.ADMIN, "", now, hard=True)
+        self._close_all(shut_down(text), now)
 
     def enable(self, now: float) -> None:
         """Undoes ``shutdown``."""
@@ -354,24 +350,19 @@ class Session:
     def reset(self, text: str, now: float) -> None:
         """By the operator: Cease 6/4 with their words (RFC 9003), and up again at once; the routes stay where both
         sides keep them over a NOTIFICATION (RFC 8538 §5 leaves it to us)."""
-        self._close_all(shutdown(Cease.RESET, text), DownReason.ADMIN, "", now)
+        self._close_all(reset(text), now)
         self._attempts.restart(now)
 
     def limit_exceeded(self, family: Family, limit: int, now: float) -> None:
         """More prefixes than the peer may send: Cease 6/1 (RFC 4486 §4), and idle for a while."""
         connection = self.established
         if connection is not None:
-            data = struct.pack("!HBI", family, 1, limit)
-            text = f"more than {limit} {family.label} prefixes"
-            notification = Notification(6, Cease.MAX_PREFIXES, data)
-            self._close(connection, notification, DownReason.NOTIFICATION_TX, text, now, hard=True)
+            self._close(connection, too_many_prefixes(family, limit), now)
 
     def out_of_memory(self, text: str, now: float) -> float:
         """The peer holds more memory than may be: Cease 6/8 (RFC 4486 §4), nothing of it is kept, and it stays out.
         For how many seconds."""
-        self._close_all(
-            Notification(6, Cease.OUT_OF_RESOURCES), DownReason.NOTIFICATION_TX, text, now, hard=True
-        )
+        self._close_all(out_of_resources(text), now)
         self.stale_until = 0.0
         return self._attempts.out_of_memory(now)
 
@@ -391,7 +382,7 @@ class Session:
         A restart under way goes on, unless BFD lives in the peer's forwarding plane (``independent``, the C bit):
         then it is not the restart that BFD has noticed (§4.3.1). Returns whether what the peer left must go for that.
         """
-        self._close_all(Notification(6, Cease.BFD_DOWN), DownReason.BFD, reason, now, hard=True)
+        self._close_all(path_down(reason), now)
         waits, self.stale_until = now < self.stale_until, 0.0 if independent else self.stale_until
         return independent and waits
 
@@ -433,7 +424,6 @@ class Session:
 
     def _opened(self, connection: Connection, now: float) -> None:
         """The peer's OPEN has come on a connection: does it stay, and what of the others?"""
-        cease = Notification(6, Cease.COLLISION)
         for other in list(self.connections):
             if other is connection:
                 continue
@@ -441,7 +431,7 @@ class Session:
                 peer = other.peer
                 dead = connection.started - other.established_at >= RACE_SECONDS
                 if peer is not None and peer.sends_end_of_rib and dead and not connection.outgoing:
-                    self._close(other, None, DownReason.REPLACED, "the peer connected anew", now)
+                    self._close(other, CAME_BACK, now)
                     continue
                 keep = other
             elif other.outgoing == connection.outgoing:
@@ -449,7 +439,7 @@ class Session:
             else:
                 keep = connection if connection.outgoing == self._dominates(connection) else other
             loser = connection if keep is other else other
-            self._close(loser, cease, DownReason.REPLACED, "lost a connection collision", now)
+            self._close(loser, replaced("lost a connection collision"), now)
             if loser is connection:
                 return
         if connection.config.asns:
@@ -467,9 +457,7 @@ class Session:
         self._held_before, self._held = self._held, connection.held
         for other in list(self.connections):
             if other is not connection:
-                self._close(
-                    other, Notification(6, Cease.COLLISION), DownReason.REPLACED, "another is up", now
-                )
+                self._close(other, replaced("another is up"), now)
         self._restarted = False
         if self.last_error.startswith(CONNECT):
             self.trouble = Trouble()  # it was only not there yet
@@ -484,24 +472,13 @@ class Session:
             direction="out" if connection.outgoing else "in",
         )
 
-    def _close(
-        self,
-        connection: Connection,
-        notification: Notification | None,
-        reason: DownReason,
-        message: str,
-        now: float,
-        *,
-        hard: bool = False,
-    ) -> None:
-        connection.close(notification, reason, message, hard=hard)
+    def _close(self, connection: Connection, ending: Ending, now: float) -> None:
+        connection.close(ending.notification, ending.reason, ending.message, hard=ending.hard)
         self._settle(connection, now)
 
-    def _close_all(
-        self, notification: Notification, reason: DownReason, message: str, now: float, *, hard: bool = False
-    ) -> None:
+    def _close_all(self, ending: Ending, now: float) -> None:
         for connection in list(self.connections):
-            self._close(connection, notification, reason, message, now, hard=hard)
+            self._close(connection, ending, now)
 
     def _settle(self, connection: Connection, now: float) -> None:
         """Draws the consequences when a connection is over; nothing otherwise."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
 
-from bgpd.bgp.session import reset_by
+from bgpd.bgp.endings import reset_by
 from bgpd.model.bfd import BfdOptions
 from bgpd.model.peer import PeerConfig, PeerId, PeerPolicy
 from bgpd.model.prefix import Address, Family, address_text, prefix_text
