@@ -112,7 +112,7 @@ class Router:
                 self._stale.keep_no_more(key)
                 rib.drop_paths_of(peer.id)
             else:
-                self._stale.session_up(key, now)
+                self._stale.peer_back(key, now)
             rib.set_rules(peer, import_rules(self._policy, peer, family))
         for family, group in group_keys(peer, self._policy).items():
             self._join(self._ribs[family], peer.id, group)
@@ -132,7 +132,7 @@ class Router:
             if family in down.keep:
                 rib.adj_rib_in.mark_stale(peer.id, keep=self._stale.is_long_lived(key))
                 life = peer.long_lived.get(family, 0.0)
-                self._stale.session_ended(key, now + down.keep_seconds, life)
+                self._stale.keep_for(key, now + down.keep_seconds, life)
             else:
                 self._stale.keep_no_more(key)
                 rib.drop_paths_of(peer.id)

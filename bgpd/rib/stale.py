@@ -40,13 +40,13 @@ class StaleTimes:
         """When ``due`` has something next; ``None`` for never."""
         return min(self._until.values(), default=None)
 
-    def session_ended(self, key: Key, until: float, life: float) -> None:
+    def keep_for(self, key: Key, until: float, life: float) -> None:
         """The routes stay: until then as stale ones, then for ``life`` seconds as long-lived ones."""
         self._until[key] = until
         if life:
             self._lives[key] = life
 
-    def session_up(self, key: Key, now: float) -> None:
+    def peer_back(self, key: Key, now: float) -> None:
         """The peer is back: what is stale waits for its End-of-RIB."""
         if key in self._until:
             self._lives.pop(key, None)
