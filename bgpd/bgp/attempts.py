@@ -77,6 +77,11 @@ class Attempts:
         """Dial again now, as if there had been no dial."""
         self.dial_at = now
 
+    def hasten(self, now: float) -> None:
+        """A dial that waits since others failed may go well now; one that waits for another reason waits on."""
+        if self.dial_at is not None and self.idle_until is None and self._attempts:
+            self.dial_at = min(self.dial_at, now)
+
     def later(self, now: float) -> None:
         """Dial again after the next delay."""
         delay = DIAL_DELAYS_SECONDS[min(self._attempts, len(DIAL_DELAYS_SECONDS) - 1)]

@@ -195,6 +195,11 @@ class Session:
             return None
         return self._connect(local_address, outgoing=True, now=now)
 
+    def address_came(self, now: float) -> None:
+        """The address that is dialled from lies on the machine now."""
+        if not self.connections:
+            self._attempts.hasten(now)
+
     def dial_failed(self, message: str, now: float) -> None:
         """TCP did not connect."""
         self._attempts.dial_over()

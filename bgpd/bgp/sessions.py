@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from random import Random
 
 from bgpd.bgp.protection import Net
@@ -17,7 +17,7 @@ from bgpd.bgp.runner import Runner, World, now
 from bgpd.bgp.session import Session
 from bgpd.events import event
 from bgpd.model.peer import Peer, PeerConfig, PeerId
-from bgpd.model.prefix import Family
+from bgpd.model.prefix import Address, Family
 from bgpd.model.status import PeerStatus
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,13 @@ class Sessions:
     def reset(self, peer_id: PeerId, message: str = "") -> None:
         """Cease 6/4 with the operator's words, and up again. ``KeyError`` for an unknown peer."""
         self._order(peer_id, lambda session: session.reset(message, now()))
+
+    def addresses_came(self, addresses: Collection[Address]) -> None:
+        """These lie on the machine now: who dials from one need not wait its turn."""
+        for runner in list(self.runners.values()):
+            if runner.session.config.local_address in addresses:
+                runner.session.address_came(now())
+                runner.pump()
 
     def request_refresh(self, peer_id: PeerId) -> bool:
         """Asks for all routes again; False when there is no session or the peer cannot. ``KeyError``: unknown peer."""

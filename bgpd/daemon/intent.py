@@ -63,6 +63,8 @@ class Intent:
     _policy_causes: tuple[object, ...] = ()
     """What the policy was made of."""
     _here: frozenset[Address] = frozenset()
+    _came: frozenset[Address] = frozenset()
+    """Addresses that came to this machine since the peers were found before."""
     _engaged: Peering | None = None
     """What the speaker was given."""
 
@@ -93,7 +95,7 @@ class Intent:
         )
         here = self._addresses()
         if not self._causes or any(map(operator.is_not, causes, self._causes)) or here != self._here:
-            self._causes, self._here = causes, here
+            self._came, self._causes, self._here = here - self._here, causes, here
             self._find_peers(snapshot)
         assert self.peering is not None
         self.services = services(snapshot, self.config.node, self.services)
@@ -170,6 +172,7 @@ class Intent:
         successors = heirs(known, found.peers)
         listen = found.listen
         gone = self.speaker.configure(found.peers, listen.addresses, listen.port, found.dynamic, successors)
+        self.speaker.sessions.addresses_came(self._came)
         self.await_peers()
         for peer in {*gone, *(known.keys() - found.peers.keys())}:
             if peer in successors:

@@ -72,6 +72,9 @@ class Around:
     def peer(self, peer: Any) -> Any:
         return self if peer in self.up else None
 
+    def addresses_came(self, addresses: frozenset[Address]) -> None:
+        self.came = addresses
+
     families = frozenset({Family.IPV4})
 
     def request_refresh(self, peer: Any) -> bool:
@@ -159,6 +162,7 @@ def test_an_address_that_comes_to_this_machine_is_no_peer_while_it_is_here(
     around.lying.add(addr("10.0.1.1"))
     assert intent.moved()
     assert decided(intent, RESOURCES) == [] and not intent.moved()
+    assert around.came == {addr("10.0.1.1")}
     assert around.calls[-1] == ("configure", [])
     around.lying.discard(addr("10.0.1.1"))
     assert intent.moved() and decided(intent, RESOURCES) == ["Global_10_0_1_1"]

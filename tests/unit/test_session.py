@@ -690,6 +690,31 @@ def test_dialling_backs_off_to_five_seconds() -> None:
     assert session.last_error == "connect: Connection refused"
 
 
+def test_an_address_that_comes_ends_the_wait_for_the_next_dial_from_it() -> None:
+    """Every dial has failed while it was not there; what waits for another reason waits on."""
+    session = make()
+    for now in (0.0, 0.0, 1.0, 3.0):
+        assert session.take_dial(now)
+        session.dial_failed("Cannot assign requested address", now)
+    assert not session.take_dial(3.1)
+    session.address_came(3.1)
+    assert session.take_dial(3.1) and not session.take_dial(3.1)
+    session.address_came(3.2)
+    assert not session.take_dial(3.2), "one is under way"
+    session = make()
+    up(session, dial(session), 0.0)
+    session.address_came(5.0)
+    assert not session.take_dial(5.0), "it is up"
+    session.limit_exceeded(V4, 1, 6.0)
+    session.address_came(7.0)
+    assert not session.take_dial(7.0), "it stays idle"
+    session = make()
+    up(session, dial(session), 0.0)
+    session.configure(replace(CONFIG, local_asn=65001), 9.0)
+    session.address_came(9.0)
+    assert not session.take_dial(9.0), "the hard reset must be read first"
+
+
 def test_why_it_fell_is_kept_apart_from_why_it_cannot_come_up() -> None:
     session = make()
     up(session, dial(session), 5.0)
