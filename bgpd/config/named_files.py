@@ -1,7 +1,7 @@
 """Reading a file that somebody named: no more of it than it may have, and never waiting for what has no end.
 
-Whoever reads a whole file that is not its own work reads it here: a sparse file of 200 GB, a FIFO or a device in its
-place is an error with a name, and neither all of the memory nor a daemon that waits. Light to import.
+Whoever reads a whole file that is not its own work reads it here. A sparse file of 200 GB, a FIFO or a device in its
+place is an error with a name; it neither takes all of the memory nor makes a daemon wait. Light to import.
 """
 
 from __future__ import annotations

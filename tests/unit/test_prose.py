@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 TOP = Path(__file__).parents[2]
-PART, WHOLE = 25, 40
-"""Words up to the next full stop, colon or semicolon, and of a whole sentence. Neither what is in parentheses counts,
-nor lists of four and more."""
+PART, WHOLE = 30, 45
+"""Words up to the next full stop, colon or semicolon, and of a whole sentence: more than CONTRIBUTING asks. Neither
+what is in parentheses counts, nor lists of four and more."""
 
 
 @cache
