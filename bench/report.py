@@ -295,11 +295,12 @@ kernel's own count (`/proc/net/fib_triestat`, `/proc/net/rt6_stats`) says so. Ta
 
 The *floors* are the kernel alone: batched netlink from messages packed beforehand, with a gateway in each route, and
 with nexthop objects. The session's death is a TCP reset without graceful restart. In *failover* the first peer is
-preferred. A change's latency ends with the kernel's notification on the other node; changes are 4 to 12 ms apart. The
-writes of a restart are the kernel's notifications. In the mesh half of the peers dial and half are dialled; the figure
-of BIRD has its connect delay of one second in it, the least that it takes. The hold of bgpd's event loop is seen by a
-timer of 5 ms in it (`bench/probe.py`); idle figures are taken without that timer. The configurations of BIRD and FRR
-are in `bench/peers`. GoBGP writes no kernel routes by itself, so it is not here.
+preferred. A change's latency ends with the kernel's notification on the other node; changes are 4 to 12 ms apart. In
+*start* and *restart* the peer dials every 10 ms, so BIRD's connect delay is not in the OPEN's time. The writes of a
+restart are the kernel's notifications. In the mesh half of the peers dial and half are dialled; the figure of BIRD
+has its connect delay of one second in it, the least that it takes. The hold of bgpd's event loop is seen by a timer
+of 5 ms in it (`bench/probe.py`); idle figures are taken without that timer. The configurations of BIRD and FRR are in
+`bench/peers`. GoBGP writes no kernel routes by itself, so it is not here.
 
 In *cut* a node has BFD of 100 ms × 3 with two BIRD routers and one prefix by both; a switch's port goes down and no
 carrier is lost. So 200 to 300 ms of each figure are the detection itself.
