@@ -33,7 +33,7 @@ from bgpd.bgp.member import Earlier, Left, Member, Move, Phase, Resumption, seen
 from bgpd.bgp.wire.exa.messages import RefreshKind, encode_refresh
 from bgpd.bgp.wire.update import end_of_rib
 from bgpd.model.peer import Peer, PeerId
-from bgpd.model.prefix import Address, Family, Prefix, without_path_id
+from bgpd.model.prefix import Address, Family, Prefix, prefix_of
 from bgpd.model.route import Attributes, Out
 from bgpd.rib.groups import OutChanges, UpdateGroup
 from bgpd.rules.exports import peer_refusal
@@ -298,7 +298,7 @@ class Outbound:
         waiting = member.waiting
         several = family in member.peer.add_path_send
         return prefix not in waiting and not (
-            several and any(without_path_id(nlri) == prefix for nlri in waiting)
+            several and any(prefix_of(nlri, several) == prefix for nlri in waiting)
         )
 
     def _of(self, peer: Peer) -> list[Member]:

@@ -57,9 +57,9 @@ def with_path_id(path_id: int, prefix: Prefix) -> Prefix:
     return Prefix(path_id.to_bytes(4, "big") + prefix)
 
 
-def without_path_id(nlri: Prefix) -> Prefix:
-    """The prefix of an NLRI with a path identifier."""
-    return Prefix(nlri[4:])
+def prefix_of(nlri: Prefix, with_path_ids: bool) -> Prefix:
+    """The prefix of an NLRI, of a table whose NLRI have path identifiers or not."""
+    return Prefix(nlri[4:]) if with_path_ids else nlri
 
 
 def path_id_of(nlri: Prefix) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bgpd.model.prefix import Family, address_text, prefix_text, without_path_id
+from bgpd.model.prefix import Family, address_text, prefix_of, prefix_text
 from bgpd.model.route import default_metric
 from bgpd.model.status import KERNEL, Difference
 from bgpd.views.live import Parts
@@ -57,7 +57,7 @@ def _advertised(parts: Parts, family: Family) -> Iterator[Difference | None]:
             if not number % LOOK_EVERY:
                 yield None
             yield Difference(
-                prefix=prefix_text(family, without_path_id(nlri) if several else nlri),
+                prefix=prefix_text(family, prefix_of(nlri, several)),
                 family=family.label,
                 where=member.id,
                 wanted="" if out is None else f"next hop {address_text(out.next_hop)}",

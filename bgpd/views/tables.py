@@ -9,7 +9,7 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from bgpd.model.prefix import Family, Prefix, address_text, covers, parse_prefix, prefix_text, without_path_id
+from bgpd.model.prefix import Family, Prefix, address_text, covers, parse_prefix, prefix_of, prefix_text
 from bgpd.model.route import BLACKHOLE, FibKey, Origin, Out, Path, Reason, default_metric
 from bgpd.model.status import PeerStatus, RouteTable, RouteView
 from bgpd.rules.communities import community_texts
@@ -190,7 +190,7 @@ class Tables:
             several = group is not None and group.key.add_path
             for nlri in wanted.of(table, 4 if several else 0):
                 out = table.get(nlri)
-                prefix = without_path_id(nlri) if several else nlri
+                prefix = prefix_of(nlri, several)
                 if out is None or peer_refusal(out, member):
                     continue
                 own = self._parts.router.explain.origination(family).announce.get(prefix)
