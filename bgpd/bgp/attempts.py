@@ -20,8 +20,8 @@ IDLE_DELAYS_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds, attempt by attempt; the last one counts for all that follow."""
 AFTER_HARD_RESET_SECONDS = 0.5
 """Seconds until a peer is dialled by another AS number than before, after a hard reset. Some see the new connection
-before they have read the NOTIFICATION on the old one: they take it for a restart, and keep the paths that must go (seen
-with FRR, for its restart time)."""
+before they have read the NOTIFICATION on the old one: they take it for a restart, and keep the paths that must go.
+FRR does, for its restart time: ``bgp_accept`` ends an established session so; another thread reads the old socket."""
 STABLE_SECONDS = 10.0
 """A session that lasted so many seconds starts the delays anew."""
 PREFIX_LIMIT_IDLE_SECONDS = 60.0
