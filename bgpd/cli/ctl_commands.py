@@ -340,7 +340,11 @@ def version(client: Client, arguments: argparse.Namespace) -> Answer:
 
 def history(client: Client, arguments: argparse.Namespace) -> Answer:
     """What happened; with ``--follow`` without an end."""
-    query = {"prefix": arguments.target, "peer": arguments.peer, "most": str(arguments.most)}
+    query = {
+        "prefix": arguments.target or "",
+        "peer": arguments.peer or "",
+        "most": str(arguments.most),
+    }
     query |= {"since": f"{arguments.since:.3f}"} if arguments.since else {}
     query |= {"until": f"{arguments.until:.3f}"} if arguments.until else {}
     first = client.get("/v1/history", query)["entries"]

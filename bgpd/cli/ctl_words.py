@@ -95,7 +95,11 @@ def parser() -> Parser:
 
     command = add("peers", commands_of.peers, "sessions: state, prefixes, flaps, the last error", watch=True)
     command.add_argument(
-        "name", nargs="?", metavar="NAME|IP", help="only this one, or those of a BGPPeer, a node or a pod"
+        "name",
+        nargs="?",
+        type=_word,
+        metavar="NAME|IP",
+        help="only this one, or those of a BGPPeer, a node or a pod",
     )
     command.add_argument(
         "--detail", action="store_true", help="timers, capabilities, counters, errors in words"
@@ -115,9 +119,13 @@ def parser() -> Parser:
         ),
     )
     command.add_argument(
-        "words", nargs="*", metavar="[in|out|rib|fib] [PREFIX|IP|NAME]", help=argparse.SUPPRESS
+        "words",
+        nargs="*",
+        type=_word,
+        metavar="[in|out|rib|fib] [PREFIX|IP|NAME]",
+        help=argparse.SUPPRESS,
     )
-    command.add_argument("--peer", metavar="NAME|IP", help="only routes from, or to, this one")
+    command.add_argument("--peer", type=_word, metavar="NAME|IP", help="only routes from, or to, this one")
     command.add_argument("--longer", action="store_true", help="all prefixes inside PREFIX too")
 
     add("blocks", commands_of.blocks, "IPAM blocks that are ours, that we lend from or borrow of", watch=True)
@@ -153,7 +161,10 @@ def parser() -> Parser:
         watch=True,
     )
     command.add_argument(
-        "target", metavar="PREFIX|IP|NAME", help="NAME: of a pod (namespace/name), a node or a peer"
+        "target",
+        type=_word,
+        metavar="PREFIX|IP|NAME",
+        help="NAME: of a pod (namespace/name), a node or a peer",
     )
     command.add_argument(
         "--at",
@@ -220,7 +231,9 @@ def parser() -> Parser:
         metavar="ACTION",
         help="shutdown, enable, reset, soft-in or soft-out",
     )
-    command.add_argument("name", metavar="NAME|IP", help="a session, by its name or the peer's address")
+    command.add_argument(
+        "name", type=_word, metavar="NAME|IP", help="a session, by its name or the peer's address"
+    )
     command.add_argument(
         "-m", "--message", default="", metavar="TEXT", help="what the peer's operator is sent"
     )
@@ -233,13 +246,13 @@ def parser() -> Parser:
         epilog="TIME: 30s, 15m, 1h or 2d ago; 14:02 or 14:02:11 of today; or 2026-11-23T14:02:11.",
     )
     command.add_argument(
-        "target", nargs="?", default="", metavar="PREFIX|IP|NAME", help="only routes that cover it"
+        "target", nargs="?", type=_word, metavar="PREFIX|IP|NAME", help="only routes that cover it"
     )
     command.add_argument(
         "--since", type=moment, default=0.0, metavar="TIME", help="all that is kept, if not given"
     )
     command.add_argument("--until", type=moment, default=0.0, metavar="TIME", help="until now, if not given")
-    command.add_argument("--peer", default="", metavar="NAME|IP", help="only what names this peer")
+    command.add_argument("--peer", type=_word, metavar="NAME|IP", help="only what names this peer")
     command.add_argument("-n", "--most", type=_count, default=1000, metavar="N", help="the newest N; 1000")
     command.add_argument("--follow", action="store_true", help="go on with what happens, until Ctrl-C")
 
@@ -292,6 +305,7 @@ def moment(text: str) -> float:
     """Unix seconds of an age, or of a time of the local clock. ``ArgumentTypeError``."""
     from datetime import datetime
 
+    given = text
     unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:])
     try:
         if unit and text[:-1].isascii() and text[:-1].isdigit():
@@ -301,8 +315,15 @@ def moment(text: str) -> float:
         return datetime.fromisoformat(text).astimezone().timestamp()
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
-            f"expected 15m, 14:02 or 2026-11-23T14:02:11, not {text!r}"
+            f"expected 15m, 14:02 or 2026-11-23T14:02:11, not {given!r}"
         ) from None
+
+
+def _word(text: str) -> str:
+    """What names something: a variable of a script that is not set names nothing, and least of all everything."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected a name, an address or a prefix, not {text!r}")
+    return text
 
 
 def _count(text: str) -> int:
@@ -329,11 +350,12 @@ def _common(
 
 def _wait(text: str) -> float:
     try:
-        seconds = float(text.removesuffix("s"))
+        number = text[:-1] if text.endswith(("s", "m")) else text
+        seconds = float(number) * (60 if text.endswith("m") else 1)
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 30s, up to 3600s")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 30s or 5m, up to 60m")
     return seconds
 
 

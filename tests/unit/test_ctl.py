@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import io
@@ -26,7 +27,7 @@ import pytest
 from fake_views import NO_CHANGES, NOW, FakeViews
 from unwritable import check_unwritable_output
 
-from bgpd.cli import ctl, ctl_commands, peers, screens
+from bgpd.cli import ctl, ctl_commands, ctl_words, peers, screens
 from bgpd.cli.client import Client, Unreachable
 from bgpd.cli.ctl_words import moment
 from bgpd.cli.tables import SAMPLE, Look, Table, ago, cell, lines, short_stamp
@@ -483,7 +484,7 @@ def test_drain(bgpctl: Bgpctl, views: FakeViews, monkeypatch: pytest.MonkeyPatch
     assert bgpctl("undrain") == (0, "back\n", "")
     assert "Drained" not in bgpctl("status").out
     assert views.asked == [("drain", False, 0.0, True), ("drain", True, 0.01, False), ("undrain",)]
-    for wrong in ("", "-1", "5m", "nan", "3601s"):
+    for wrong in ("", "-1", "5h", "nan", "3601s"):
         assert bgpctl("drain", f"--wait={wrong}").code == 2
 
 
@@ -574,6 +575,43 @@ def test_wrong_usage_as_json(bgpctl: Bgpctl, argv: tuple[str, ...], words: str) 
     found = json.loads(result.out)
     assert words in found["error"] and found["exit_code"] == result.code == 2
     assert found["error"] in result.err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("peers", ""),
+        ("routes", ""),
+        ("routes", "in", " "),
+        ("routes", "--peer", ""),
+        ("why", ""),
+        ("history", ""),
+        ("history", "--peer", ""),
+        ("peer", "reset", ""),
+    ],
+)
+def test_a_variable_that_is_not_set_names_nothing(
+    bgpctl: Bgpctl, views: FakeViews, argv: tuple[str, ...]
+) -> None:
+    result = bgpctl(*argv)
+    assert (result.code, result.out) == (2, "") and "expected a name, an address or a prefix" in result.err
+    assert not views.asked
+
+
+def test_times_to_wait() -> None:
+    assert [ctl_words._wait(text) for text in ("30s", "30", "5m", "60m", "0", "1.5s")] == [
+        30,
+        30,
+        300,
+        3600,
+        0,
+        1.5,
+    ]
+    for bad in ("61m", "-1", "nan", "inf", "5h", "sm", "", "ms", "5ms"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            ctl_words._wait(bad)
+    with pytest.raises(argparse.ArgumentTypeError, match="not ''"):
+        ctl_words.moment("")
 
 
 def test_every_output_of_a_command_may_stand_in_front_of_it_and_no_other(bgpctl: Bgpctl) -> None:
