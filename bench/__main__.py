@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from bench import cuts, large, nodes, pods, report, tables, watch
+from bench import cuts, fleet, large, nodes, pods, report, tables, watch
 from bench.injector import SessionLost
 from bench.work import CASES, SIZES, Failed, Figures, Work, hopeless, plan, subjects
 from testing import daemons, namespaces
@@ -36,6 +36,7 @@ RUNNERS: dict[str, Callable[[Work, str], Awaitable[Figures]]] = {
     "cni": pods.cni,
     "watch": watch.watch,
     "large": large.large,
+    "fleet": fleet.fleet,
 }
 
 

@@ -63,9 +63,15 @@ METRICS = {
     "known_s": "from start to the first own route, all objects read",
     "large_mib": "resident with all that is known",
     "sent_mib": "what the server holds, as JSON",
+    "fleet_s": "from the start of all until each knows all",
+    "watches_count": "watches a node",
+    "lists_count": "lists of etcd a node",
+    "start_kib": "sent to a node at its start",
+    "block_kib": "sent to a node for a block of another",
+    "server_kib": "memory of the API server a node",
     "change_p50_ms": "one more block of our own until the kernel has it, p50",
 }
-UNITS = {"s": "s", "ms": "ms", "mib": "MiB", "percent": "%", "count": ""}
+UNITS = {"kib": "KiB", "s": "s", "ms": "ms", "mib": "MiB", "percent": "%", "count": ""}
 COLOURS = {"bgpd": "#1f6feb", "bird": "#8b949e", "frr": "#bf8700", "floor": "#2da44e"}
 
 
@@ -313,7 +319,8 @@ In *watch* two nodes read one real etcd, or one real kube-apiserver, and a block
 client does nothing but read the server's watch, in the same run.
 
 In *large* one node reads a cluster of 5,000 nodes, 20,000 blocks, 10,000 services and 50,000 addresses of endpoints
-from a stand-in of the Kubernetes API, in objects as large as real ones are.
+from a stand-in of the Kubernetes API, in objects as large as real ones are. In *fleet* the readers of 100 nodes ask one
+real kube-apiserver that knows 300.
 """
 
 

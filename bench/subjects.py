@@ -92,7 +92,7 @@ class Subject:
         """From now on nothing of the benchmark's takes processor time inside its processes."""
 
 
-def status_kib(pid: int, field_name: str) -> int:
+def status_kib(pid: int | str, field_name: str) -> int:
     """A field of a process's ``status``, in KiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{field_name}:"):

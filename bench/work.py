@@ -28,6 +28,7 @@ CASES = {
     "cni": ("bgpd", HOST_LOCAL),
     "watch": ("bgpd",),
     "large": ("bgpd",),
+    "fleet": ("bgpd",),
 }
 """The cases and who can do their work. The withdrawal is the second half of ``cold``."""
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -38,13 +39,15 @@ SERVERS = ("etcd", "kubernetes")
 """Where a block is written to in *watch*."""
 CUTS = 20
 """Of a path, in both directions."""
+FLEET = 100
+"""Readers of one API server in *fleet*."""
 NODES = 5_000
 """Of the cluster in *large*."""
 ADDS = 1_000
 """Addresses that the pods of one node have."""
 
 Figures = dict[str, float]
-"""Metric -> value; the last word of a metric is its unit: ``_s``, ``_ms``, ``_mib``, ``_percent``, ``_count``."""
+"""Metric -> value; the last word of a metric is its unit (``report.UNITS``)."""
 
 
 class Failed(Exception):
@@ -90,6 +93,8 @@ def plan(only: list[str], sizes: list[int]) -> Iterator[Work]:
             yield Work(case, size=CUTS, once=True)
         elif case == "cni":
             yield Work(case, size=ADDS, once=True)
+        elif case == "fleet":
+            yield Work(case, size=FLEET, once=True)
         elif case == "large":
             yield Work(case, size=NODES, once=True)
         elif case == "watch":
@@ -107,10 +112,10 @@ def subjects(work: Work, peers: list[str]) -> list[str]:
 
 def hopeless(work: Work, subject: str) -> str:
     """Why a subject is not given a work that it could do, or nothing. What many prefixes would show, 10,000 do too."""
-    if work.case == "watch":
+    if work.case in ("watch", "fleet"):
         if lacking := missing("etcd", "etcdctl", "openssl"):
             return f"{lacking} is not installed"
-        if work.shape == "kubernetes" and apiserver_binary() is None:
+        if work.shape != "etcd" and apiserver_binary() is None:
             return "no kube-apiserver: tests/cluster/build-apiserver makes one"
     if work[:3] == ("cold", "ipv4", "distinct") and work.size >= LARGE:
         if subject in ("bird", "floor gateway"):
