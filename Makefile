@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test cluster-test boot containerlab long lint types imports format fuzz chaos bench reference packages clean
+.PHONY: help setup demo test cluster-test boot containerlab browser long lint types imports format fuzz chaos bench reference packages clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,11 @@ cluster-test: setup ## the datastores on a real kube-apiserver (builds one the f
 	tests/cluster/build-cnitool
 	tests/debian-packages podman crun busybox-static
 	$(BIN)/pytest -m cluster tests/cluster $(ARGS)
+
+browser: setup ## the looking glass in headless Chromium (PICTURES=1 writes docs/glass-*.png anew)
+	tests/debian-packages chromium fonts-dejavu-core
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
+	$(BIN)/pytest -n 0 -m browser tests/browser $(ARGS)
 
 containerlab: setup ## all topologies under the real containerlab (skipped, with the reason, where there is none)
 	$(BIN)/pytest -n 0 -m containerlab tests/containerlab $(ARGS)

@@ -314,6 +314,7 @@ class KernelOptions(Section):
 
 
 _METRICS: Endpoint | None = Endpoint("127.0.0.1", 9179)
+_NOWHERE: Endpoint | None = None
 
 
 class MetricsOptions(Section):
@@ -328,6 +329,18 @@ class ApiOptions(Section):
 
     socket: Path = setting(PATH, Path("/run/bgpd/api.sock"))
     """The unix socket; who may write to it may command the daemon."""
+
+
+class WebOptions(Section):
+    """The looking glass (docs/glass.md): a page for browsers, read only."""
+
+    listen: Endpoint | None = setting(optional(ENDPOINT), _NOWHERE)
+    """``ADDRESS:PORT`` of the page; null is off. Whoever reaches it sees peers, routes, pods' addresses and history."""
+    names: tuple[str, ...] = setting(list_of(text(253), 64), ())
+    """Names of hosts by which browsers may ask for it, beside addresses, ``localhost`` and the node's name."""
+    nodes: Mapping[str, str] = setting(mapping_of(URL), made_by=dict)
+    """Other nodes whose page this one shows too: the node's name, and where its ``web.listen`` is, such as
+    ``{worker1: "http://10.0.1.30:9180"}``. They are asked by this daemon, not by the browser."""
 
 
 class CompatOptions(Section):
@@ -386,6 +399,7 @@ class Config(Section):
     kernel: KernelOptions = setting(section(KernelOptions), made_by=KernelOptions)
     metrics: MetricsOptions = setting(section(MetricsOptions), made_by=MetricsOptions)
     api: ApiOptions = setting(section(ApiOptions), made_by=ApiOptions)
+    web: WebOptions = setting(section(WebOptions), made_by=WebOptions)
     state_directory: Path = setting(PATH, Path("/var/lib/bgpd"))
     """Where the operator's orders (a peer's shutdown, a drain) are remembered over restarts."""
     compat: CompatOptions = setting(section(CompatOptions), made_by=CompatOptions)

@@ -256,13 +256,16 @@ class Daemon:
         if self._other is not None:
             await gone(self._other)  # it has the metrics' port
         config = self._intent.config
-        self._api = api = module.Api(self._views, self._actions, self._metrics, claim, config.metrics.listen)
+        doors = config.metrics.listen, config.web
+        self._api = api = module.Api(self._views, self._actions, self._metrics, claim, *doors)
         await api.start()
         self._housekeeping.watch_control_socket(claim, api)
         gc.freeze()
         if api.metrics_error:
             problem = Problem(str(self._facts.config_file), "metrics.listen", api.metrics_error)
             self._facts.problems.append(problem)
+        if api.web_error:
+            self._facts.problems.append(Problem(str(self._facts.config_file), "web.listen", api.web_error))
         await serve_compat(config, self._views, self._parts, self._facts, self._writing.in_sync)
 
     async def _watch_reloads(self) -> None:

@@ -26,6 +26,7 @@ from bgpd.model.bfd import BfdReport
 from bgpd.model.doors import Impossible, NotFound
 from bgpd.model.prefix import Address, Family, Prefix, family_of, make_prefix, parse_prefix
 from bgpd.model.status import (
+    BlockMap,
     BlockView,
     Check,
     Difference,
@@ -40,6 +41,7 @@ from bgpd.model.status import (
 from bgpd.observe.history import History
 from bgpd.rules.policy import RoutePolicy
 from bgpd.views import summary
+from bgpd.views.blocks import block_maps
 from bgpd.views.configuration import configuration
 from bgpd.views.diff import differences
 from bgpd.views.live import Parts
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-AT_START = ("node", "datastore", "kernel", "metrics", "api", "state_directory", "compat", "ipam")
+AT_START = ("node", "datastore", "kernel", "metrics", "api", "web", "state_directory", "compat", "ipam")
 """Keys of the configuration that are read at the start only."""
 
 
@@ -90,6 +92,11 @@ class OperatorViews:
     def blocks(self) -> list[BlockView]:
         """Blocks that are ours, that we lend from or borrow of."""
         return summary.block_rows(self._parts)
+
+    def block_maps(self) -> list[BlockMap]:
+        """The same, address by address."""
+        snapshot = self._intent.snapshot
+        return block_maps(snapshot, self._intent.config.node) if snapshot else []
 
     def why(self, target: str) -> list[Explanation]:
         """Explanations of a prefix or an address."""

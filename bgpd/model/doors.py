@@ -13,6 +13,7 @@ from bgpd.model.bfd import BfdReport
 from bgpd.model.prefix import Address
 from bgpd.model.resources import Snapshot
 from bgpd.model.status import (
+    BlockMap,
     BlockView,
     Check,
     DatastoreStatus,
@@ -79,6 +80,10 @@ class Views(Protocol):
     def bfd(self) -> BfdReport: ...
 
     def blocks(self) -> list[BlockView]: ...
+
+    def block_maps(self) -> list[BlockMap]:
+        """The same blocks, address by address."""
+        ...
 
     def why(self, target: str) -> list[Explanation]:
         """Of a prefix: it alone. Of an address, or of each address of a pod, a node or a peer: every prefix known that

@@ -151,6 +151,33 @@ class BlockView:
 
 
 @dataclass(frozen=True, slots=True)
+class UsedAddress:
+    """An address of a block that somebody has."""
+
+    offset: int
+    """From the block's first address."""
+    address: str
+    node: str
+    owner: str
+    """``namespace/pod``, the tunnel's type, or the IPAM handle."""
+    state: Literal["own", "lent", "borrowed", "other"]
+    """Ours of our block, another's of our block, ours of another's block; ``other``: another's of another's block."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockMap:
+    """Address by address, a block that we own, lend from or borrow of."""
+
+    cidr: str
+    family: str
+    owner: str
+    """The node; empty without one."""
+    own: bool
+    size: int
+    used: tuple[UsedAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One step of an explanation."""
 

@@ -1,4 +1,5 @@
-"""The HTTP doors: JSON for ``bgpctl`` on a unix socket (``control_api``), metrics and probes for everybody else on TCP.
+"""The HTTP doors: JSON for ``bgpctl`` on a unix socket (``control_api``), metrics and probes for everybody else on TCP,
+and, where it is wanted, a page for browsers on another port (``web``).
 
 The daemon owns the one ``Api`` and hands it the socket that it claimed (``control_socket``); who connected before the
 start is answered then. A port for metrics that is taken stops no routing.
@@ -11,6 +12,7 @@ import logging
 import os
 import socket
 
+from bgpd.config.config import WebOptions
 from bgpd.events import event
 from bgpd.lean_import import lean_import
 from bgpd.model.doors import Actions, Views
@@ -47,7 +49,8 @@ _server_log.addFilter(_NoRequests())
 
 
 class Api:
-    """Both doors of one daemon. ``metrics_listen`` is (address, port), or ``None`` for no TCP door."""
+    """The doors of one daemon. ``metrics_listen`` is (address, port), or ``None`` for no such door; ``glass`` says
+    whether there is a page, and for whom."""
 
     def __init__(
         self,
@@ -56,18 +59,21 @@ class Api:
         metrics: Metrics,
         claim: Claim,
         metrics_listen: tuple[str, int] | None,
+        glass: WebOptions | None = None,
     ) -> None:
         self._control, self._probes = ControlApi(views, actions), Probes(views, metrics)
         self._claim, self._listen = claim, metrics_listen
+        self._views, self._glass = views, glass or WebOptions()
         self._runners: list[web.AppRunner] = []
         self._control_gate: Gate | None = None
         self._control_server: asyncio.Server | None = None
         self._metrics_server: asyncio.Server | None = None
-        self.metrics_error = ""
-        """Why there is no TCP door though one is wanted."""
+        self._web_server: asyncio.Server | None = None
+        self.metrics_error = self.web_error = ""
+        """Why there is no such door though one is wanted."""
 
     async def start(self) -> None:
-        """Opens both doors. A taken metrics port stops no routing: ``metrics_error`` says so then."""
+        """Opens the doors. A taken port stops no routing: ``metrics_error`` and ``web_error`` say so then."""
         try:
             control = self._control.application()
             control.router.add_get("/metrics", self._probes.scrape)
@@ -82,9 +88,22 @@ class Api:
                     why = os.strerror(error.errno) if error.errno else str(error)
                     self.metrics_error = f"metrics are not served on {host} port {port}: {why}"
                     event(log, "no_metrics", logging.ERROR, cause=self.metrics_error)
+            if self._glass.listen is not None:
+                await self._open_glass(*self._glass.listen)
         except BaseException:
             await self.stop()
             raise
+
+    async def _open_glass(self, host: str, port: int) -> None:
+        from bgpd.observe.web import Glass  # few nodes have one
+
+        glass = await self._gate(Glass(self._views, self._glass).application())
+        try:
+            self._web_server = await _serve(glass, await asyncio.to_thread(_bound, host, port))
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else str(error)
+            self.web_error = f"the page is not served on {host} port {port}: {why}"
+            event(log, "no_web", logging.ERROR, cause=self.web_error)
 
     async def reopen(self) -> None:
         """The control socket's path was made anew: what connects there is served too."""
@@ -93,12 +112,12 @@ class Api:
             self._control_server = await _serve(self._control_gate, self._claim.socket)
 
     async def stop(self) -> None:
-        """Closes both, and gives up the claim."""
+        """Closes them, and gives up the claim."""
         runners, self._runners = self._runners, []
-        for server in (self._control_server, self._metrics_server):
+        for server in (self._control_server, self._metrics_server, self._web_server):
             if server is not None:
                 server.close()
-        self._control_server = self._metrics_server = None
+        self._control_server = self._metrics_server = self._web_server = None
         for runner in runners:
             await runner.cleanup()
         self._claim.release()
@@ -106,10 +125,12 @@ class Api:
     @property
     def metrics_address(self) -> tuple[str, int] | None:
         """Where metrics are served, once started: with the port that the kernel chose for port 0."""
-        if self._metrics_server is None:
-            return None
-        address = self._metrics_server.sockets[0].getsockname()
-        return address[0], address[1]
+        return _address(self._metrics_server)
+
+    @property
+    def web_address(self) -> tuple[str, int] | None:
+        """Where the page is served; as ``metrics_address``."""
+        return _address(self._web_server)
 
     async def _gate(self, app: web.Application) -> Gate:
         """What serves an application, behind a gate."""
@@ -127,6 +148,13 @@ class Api:
         assert runner.server is not None
         gate = Gate(runner.server)
         return gate
+
+
+def _address(server: asyncio.Server | None) -> tuple[str, int] | None:
+    if server is None:
+        return None
+    address = server.sockets[0].getsockname()
+    return address[0], address[1]
 
 
 async def _serve(gate: Gate, listening: socket.socket) -> asyncio.Server:

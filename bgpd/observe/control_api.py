@@ -9,6 +9,7 @@ GET   /v1/routes?table=&prefix=&peer=     ``{"table": ..., "routes": [RouteView]
                                           the prefix; a bare address, or a name of one, asks for every prefix that
                                           covers it
 GET   /v1/blocks                          ``{"blocks": [BlockView]}``
+GET   /v1/map                             ``{"maps": [BlockMap]}``
 GET   /v1/diff                            ``{"differences": [Difference]}``
 GET   /v1/config                          ``{"file": ..., "error": ..., "keys": [...]}`` (``views.configuration``)
 GET   /v1/bfd                             BfdReport (``model.bfd``)
@@ -37,27 +38,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from typing import Any, get_args
+from typing import get_args
 
 from bgpd.lean_import import lean_import
 from bgpd.model.doors import Actions, Views
-from bgpd.model.prefix import family_of, is_address, make_prefix, parse_address, prefix_text
-from bgpd.model.status import PeerAction, RouteTable
-from bgpd.observe.answers import BODY_SECONDS, answer, errors_as_json, json_text, stream
-from bgpd.observe.as_json import document, encode, encode_route
+from bgpd.model.status import PeerAction
+from bgpd.observe.answers import BODY_SECONDS, answer, errors_as_json, json_text
+from bgpd.observe.questions import Questions
 
 with lean_import("aiohttp"):
     from aiohttp import web
 
 SHUTDOWN_TEXT_MAX = 255
 """Octets of a shutdown communication (RFC 9003 §2)."""
-HISTORY_MOST = 1000
-"""Entries of the history in an answer, unless asked otherwise."""
 PLAN_MAX = 64 * 1024 * 1024
 """Octets of resources that are taken to be planned with."""
 LONGEST_WAIT = 3600
@@ -75,18 +71,9 @@ class ControlApi:
     def application(self) -> web.Application:
         """All of them, for a server."""
         app = web.Application(middlewares=[errors_as_json], client_max_size=64 * 1024)
+        app.add_routes([web.get(f"/v1/{name}", ask) for name, ask in Questions(self._views).by_name.items()])
         app.add_routes(
             [
-                web.get("/v1/status", self._status),
-                web.get("/v1/peers", self._peers),
-                web.get("/v1/routes", self._routes),
-                web.get("/v1/blocks", self._blocks),
-                web.get("/v1/diff", self._diff),
-                web.get("/v1/config", self._config),
-                web.get("/v1/bfd", self._bfd),
-                web.get("/v1/why", self._why),
-                web.get("/v1/history", self._history),
-                web.get("/v1/health", self._health),
                 web.post("/v1/plan", self._plan),
                 web.post("/v1/reload", self._reload),
                 web.post("/v1/upgrade", self._upgrade),
@@ -98,85 +85,6 @@ class ControlApi:
             ]
         )
         return app
-
-    async def _status(self, request: web.Request) -> web.StreamResponse:
-        return answer(document(self._views.status()))
-
-    async def _peers(self, request: web.Request) -> web.StreamResponse:
-        peers = self._views.peers(request.query.get("name"))
-        return await stream(request, {}, "peers", map(encode, peers))
-
-    async def _routes(self, request: web.Request) -> web.StreamResponse:
-        query = request.query
-        table: Any = query.get("table", "rib")
-        if table not in get_args(RouteTable):
-            raise web.HTTPBadRequest(text=f"table must be one of {', '.join(get_args(RouteTable))}")
-        longer = query.get("longer", "") not in ("", "0", "false")
-        rows = self._rows(table, query.get("prefix") or None, query.get("peer") or None, longer)
-        return await stream(request, {"table": table}, "routes", rows)
-
-    def _rows(
-        self, table: RouteTable, prefix: str | None, peer: str | None, longer: bool
-    ) -> Iterator[str | None]:
-        head, slash, _ = (prefix or "").partition("/")
-        if prefix is None or longer or (slash and is_address(head)):
-            for row in self._views.routes(table, prefix, peer, longer):
-                yield encode_route(row)
-            return
-        for address in (parse_address(prefix),) if is_address(prefix) else self._views.addresses(prefix):
-            family = family_of(address)
-            for length in range(family.bits, -1, -1):
-                covering = prefix_text(family, make_prefix(address, length))
-                for row in self._views.routes(table, covering, peer):
-                    yield encode_route(row)
-                yield None  # a look-up without rows takes its time too
-
-    async def _blocks(self, request: web.Request) -> web.StreamResponse:
-        return await stream(request, {}, "blocks", map(encode, self._views.blocks()))
-
-    async def _diff(self, request: web.Request) -> web.StreamResponse:
-        rows = (None if row is None else encode(row) for row in self._views.diff())
-        return await stream(request, {}, "differences", rows)
-
-    async def _config(self, request: web.Request) -> web.StreamResponse:
-        return answer(dict(await self._views.configuration()))
-
-    async def _bfd(self, request: web.Request) -> web.StreamResponse:
-        return answer(document(self._views.bfd()))
-
-    async def _why(self, request: web.Request) -> web.StreamResponse:
-        try:
-            explanations = self._views.why(request.query.get("target", ""))
-        except ValueError as error:
-            raise web.HTTPBadRequest(text=str(error)) from None
-        return answer({"explanations": document(explanations)})
-
-    async def _history(self, request: web.Request) -> web.StreamResponse:
-        query = request.query
-        try:
-            since, until = float(query.get("since") or 0), float(query.get("until") or math.inf)
-            most = int(query.get("most") or HISTORY_MOST)
-            if not (since >= 0 and until >= 0 and most > 0):
-                raise ValueError
-        except ValueError:
-            raise web.HTTPBadRequest(
-                text="since and until are Unix seconds, most is a number from 1"
-            ) from None
-        try:
-            lines = await self._views.history(
-                since, until, query.get("peer", ""), query.get("prefix", ""), most
-            )
-        except ValueError as error:
-            raise web.HTTPBadRequest(text=str(error)) from None
-        return await stream(request, {}, "entries", lines)
-
-    async def _health(self, request: web.Request) -> web.StreamResponse:
-        name = request.query.get("check", "ready")
-        if name not in ("live", "ready"):
-            raise web.HTTPBadRequest(text="check must be live or ready")
-        checks = self._views.live() if name == "live" else self._views.ready()
-        ok = all(check.ok for check in checks)
-        return answer({"check": name, "ok": ok, "checks": document(checks)}, 200 if ok else 503)
 
     async def _plan(self, request: web.Request) -> web.StreamResponse:
         body = bytearray()

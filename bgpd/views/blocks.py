@@ -16,7 +16,7 @@ from bgpd.model.prefix import (
 )
 from bgpd.model.resources import IPAMBlock, IPPool, Snapshot
 from bgpd.model.route import Origination, OriginKind
-from bgpd.model.status import BlockView
+from bgpd.model.status import BlockMap, BlockView, UsedAddress
 from bgpd.rules.blocks import STATE_RANK, OwnBlock, blocks_by_cidr, own_blocks
 
 
@@ -33,6 +33,43 @@ def blocks(snapshot: Snapshot, originations: Mapping[Family, Origination], node:
         views += [_own_view(family, own[cidr], by_cidr.get(cidr), origination, pools) for cidr in sorted(own)]
         views += _borrowed_views(snapshot, family, node, own, by_cidr, origination, pools)
     return views
+
+
+def block_maps(snapshot: Snapshot, node: str) -> list[BlockMap]:
+    """The blocks that this node owns or has addresses of, address by address."""
+    maps = []
+    for family in Family:
+        own, by_cidr = own_blocks(snapshot, node, family), blocks_by_cidr(snapshot, family)
+        borrowed = {cidr for cidr, block in by_cidr.items() if node in block.borrowers}
+        for cidr in sorted(own.keys() | borrowed):
+            block = by_cidr.get(cidr)
+            first = int.from_bytes(cidr[1:].ljust(family.octets, b"\0"), "big")
+            ours = cidr in own
+            used = tuple(
+                UsedAddress(
+                    offset=int.from_bytes(each.address, "big") - first,
+                    address=address_text(each.address),
+                    node=each.node,
+                    owner=each.owner,
+                    state=("own" if ours else "borrowed")
+                    if each.node == node
+                    else "lent"
+                    if ours
+                    else "other",
+                )
+                for each in (block.allocations if block else ())
+            )
+            maps.append(
+                BlockMap(
+                    cidr=prefix_text(family, cidr),
+                    family=family.label,
+                    owner=node if ours else (block.affinity if block else None) or "",
+                    own=ours,
+                    size=1 << (family.bits - cidr[0]),
+                    used=used,
+                )
+            )
+    return maps
 
 
 def _own_view(

@@ -15,6 +15,7 @@ from bgpd.model.peer import PeerId
 from bgpd.model.prefix import Address, covers, parse_address, parse_prefix
 from bgpd.model.resources import Problem
 from bgpd.model.status import (
+    BlockMap,
     BlockView,
     Check,
     DatastoreStatus,
@@ -29,6 +30,7 @@ from bgpd.model.status import (
     SessionState,
     Status,
     Step,
+    UsedAddress,
 )
 from bgpd.views.names import choices, peers_of
 
@@ -247,6 +249,18 @@ BLOCKS = (
     ),
 )
 
+BLOCK_MAP = BlockMap(
+    cidr="10.48.0.0/26",
+    family="ipv4",
+    owner="worker2",
+    own=True,
+    size=64,
+    used=(
+        UsedAddress(0, "10.48.0.0", "worker2", "default/web-1", "own"),
+        UsedAddress(40, "10.48.0.40", "worker1", "default/web-9", "lent"),
+    ),
+)
+
 WHY = (
     Explanation(
         "10.48.0.128/26",
@@ -395,6 +409,9 @@ class FakeViews:
 
     def blocks(self) -> list[BlockView]:
         return list(self.blocks_now)
+
+    def block_maps(self) -> list[BlockMap]:
+        return [BLOCK_MAP]
 
     def why(self, target: str) -> list[Explanation]:
         parse_prefix(target)
