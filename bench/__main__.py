@@ -1,6 +1,6 @@
 """``python -m bench``: bgpd, BIRD and FRR at the same work in the same run. ``make bench`` is this.
 
-A whole run takes a quarter of an hour on two cores and writes ``docs/benchmarks.md`` with its plot and its JSON; a part
+A whole run takes half an hour on two cores and writes ``docs/benchmarks.md`` with its plot and its JSON; a part
 of it (``--only``, ``--sizes``, ``--peers``) only prints, unless ``--out`` or ``--json`` says where. Needs root; all it
 makes is in network namespaces of its own, which go when it ends, also on Ctrl-C.
 """

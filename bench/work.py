@@ -37,7 +37,7 @@ LARGE = 100_000
 MESH_PEERS = 1_000
 SERVERS = ("etcd", "kubernetes")
 """Where a block is written to in *watch*."""
-CUTS = 20
+CUTS = 12
 """Of a path, in both directions."""
 FLEET = 100
 """Readers of one API server in *fleet*."""
