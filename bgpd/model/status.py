@@ -275,6 +275,8 @@ class Status:
     """All of them: resources, peers, configuration, kernel conflicts."""
     degraded: tuple[str, ...] = ()
     """Why the node is not as it should be, a sentence each; readiness does not depend on it."""
+    config_hash: int = 0
+    """Of the configuration in force (``views.configuration.fingerprint``)."""
     drain: int = 0
     """How far the node is drained (``model.drain``): 0 not at all, 1 services, 2 all, 3 withdrawn."""
     drain_words: str = ""

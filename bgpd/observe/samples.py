@@ -15,7 +15,7 @@ from typing import TypeVar
 from bgpd.lean_import import lean_import
 from bgpd.model.bfd import BfdReport, BfdState, BfdStatus
 from bgpd.model.peer import DownReason
-from bgpd.model.route import OriginKind
+from bgpd.model.route import UNUSABLE, OriginKind, Reason
 from bgpd.model.status import FamilyCounts, FibStatus, PeerStatus, SessionState, Status
 
 with lean_import("prometheus_client"):
@@ -41,6 +41,9 @@ NO_NOTIFICATIONS = dict.fromkeys(
 """Those that end a session in most cases: Hold Timer Expired, and Cease with the subcodes of RFC 4486, 8538, 9384."""
 
 _PEER = ("peer", "peer_asn", "peer_name")
+FILTERED = "filtered"
+REFUSALS = {reason.name.lower(): reason.value for reason in Reason if reason in UNUSABLE}
+"""Why a route is not accepted: the label, and the words of ``PeerStatus.refused``."""
 
 Key = TypeVar("Key", bound=str | tuple[str, ...])
 
@@ -98,6 +101,12 @@ def _daemon(status: Status, versions: tuple[str, str]) -> Iterator[Metric]:
         "When the configuration in force was loaded.",
         (),
         status.config_loaded,
+    )
+    yield _gauge(
+        "bgpd_config_hash",
+        "The configuration in force, without the node's name, as a number: nodes that run the same have the same.",
+        (),
+        status.config_hash,
     )
     yield counter(
         "bgpd_config_reloads",
@@ -366,6 +375,17 @@ def _peers(peers: list[PeerStatus]) -> Iterator[Metric]:
             (*_PEER, "afi", "safi"),
             {key: getattr(count, field) for key, _, count in counts},
         )
+    yield _gauge(
+        "bgpd_peer_prefixes_refused",
+        "Prefixes that import policy did not let in, by reason.",
+        (*_PEER, "reason"),
+        {
+            (*key, reason): peer.refused.get(words, 0)
+            for key, peer in labelled
+            for reason, words in REFUSALS.items()
+            if reason == FILTERED or words in peer.refused
+        },
+    )
     yield _gauge(
         "bgpd_peer_max_prefixes",
         "Prefixes that the peer may announce; 0 is no limit.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -27,6 +29,14 @@ def configuration(running: Config, file: Config | None, at_start: Collection[str
             row |= {"file": wanted.get(key), "after": after}
         rows.append(row)
     return rows
+
+
+def fingerprint(config: Config) -> int:
+    """A number of 48 bits (a sample of Prometheus has 53), the same for all that have the same configuration but for
+    the node's name."""
+    keys = sorted((key, value) for key, value in _flat(config) if key != "node")
+    text = json.dumps(keys, sort_keys=True).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:6], "big")
 
 
 def _flat(config: Config) -> Iterator[tuple[str, Any]]:

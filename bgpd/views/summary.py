@@ -18,6 +18,7 @@ from bgpd.model.resources import Problem
 from bgpd.model.route import OriginKind, default_metric
 from bgpd.model.status import BlockView, Check, FibStatus, PeerStatus, SessionState, Status
 from bgpd.views.blocks import blocks
+from bgpd.views.configuration import fingerprint
 from bgpd.views.live import Parts
 
 FAILING_SHOWN = 5
@@ -187,6 +188,7 @@ def status(parts: Parts, facts: Facts) -> Status:
         datastore=store,
         config_file=str(facts.config_file),
         config_loaded=facts.config_loaded,
+        config_hash=fingerprint(parts.intent.config),
         config_error=facts.config_error,
         reloads=dict(facts.reloads),
         peers_up=sum(session.state is SessionState.ESTABLISHED for session in sessions),

@@ -14,6 +14,7 @@ from bgpd.model.doors import Ambiguous, Impossible, NotFound
 from bgpd.model.peer import PeerId
 from bgpd.model.prefix import Address, covers, parse_address, parse_prefix
 from bgpd.model.resources import Problem
+from bgpd.model.route import Reason
 from bgpd.model.status import (
     BlockMap,
     BlockView,
@@ -122,7 +123,13 @@ def mesh_peer(name: str, address: str, **changes: object) -> PeerStatus:
 
 PEERS = (
     mesh_peer("control", "10.0.1.20"),
-    mesh_peer("worker1", "10.0.1.30", graceful_restart_active=True, output_queue=7),
+    mesh_peer(
+        "worker1",
+        "10.0.1.30",
+        graceful_restart_active=True,
+        output_queue=7,
+        refused={Reason.FILTERED.value: 1, Reason.AS_LOOP.value: 2},
+    ),
     mesh_peer(
         "worker3",
         "10.0.1.33",
@@ -340,6 +347,7 @@ class FakeViews:
             ),
             config_file="/etc/bgpd/bgpd.yaml",
             config_loaded=NOW - 7300,
+            config_hash=2**48 - 1,
             config_error="",
             reloads={"success": 1, "failure": 0},
             peers_up=sum(peer.state is SessionState.ESTABLISHED for peer in self.peers_now),

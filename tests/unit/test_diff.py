@@ -4,7 +4,7 @@ from bgpd.config.reading import parse
 from bgpd.daemon.operator import AT_START
 from bgpd.model.route import BLACKHOLE, Hop, Via
 from bgpd.model.status import Difference
-from bgpd.views.configuration import configuration
+from bgpd.views.configuration import configuration, fingerprint
 from bgpd.views.diff import differences
 from tests.unit.builders import V4, addr, announce, origination, path, peer, pfx
 from tests.unit.ground import Ground
@@ -89,4 +89,9 @@ def test_every_key_of_the_configuration_and_what_waits() -> None:
     assert rows["bgp.peers.10.0.1.31.hold_time"]["value"] is None
     assert rows["history.size"]["value"] == "64MiB"
     assert not any("after" in row for row in configuration(running, running, AT_START))
+    other = parse(
+        "node: worker2\nbgp: {peers: {10.0.1.30: {max_prefixes: 5}}, defaults: {hold_time: 30}}", "f"
+    )
+    assert fingerprint(running) == fingerprint(other) != fingerprint(file)
+    assert fingerprint(running) < 2**48
     assert not any("after" in row for row in configuration(running, None, AT_START))

@@ -89,6 +89,7 @@ def test_the_node(views: FakeViews, node: Shown) -> None:
     assert value(samples, "bgpd_ready") == 1
     assert value(samples, "bgpd_component_up", component="kernel") == 1
     assert value(samples, "bgpd_config_last_reload_successful") == 1
+    assert value(samples, "bgpd_config_hash") == 2**48 - 1
     assert value(samples, "bgpd_config_reloads_total", result="failure") == 0
     assert value(samples, "bgpd_datastore_up", backend="files") == 1
     assert value(samples, "bgpd_datastore_last_event_timestamp_seconds", backend="files") == NOW - 12
@@ -136,6 +137,9 @@ def test_peers(node: Shown) -> None:
     ipv4 = {"afi": "ipv4", "safi": "unicast"}
     assert value(samples, "bgpd_peer_prefixes_received", **MESH_30, **ipv4) == 3
     assert value(samples, "bgpd_peer_prefixes_accepted", **MESH_30, **ipv4) == 2
+    assert value(samples, "bgpd_peer_prefixes_refused", **MESH_30, reason="filtered") == 1
+    assert value(samples, "bgpd_peer_prefixes_refused", **MESH_30, reason="as_loop") == 2
+    assert value(samples, "bgpd_peer_prefixes_refused", **TOR, reason="filtered") == 0
     assert value(samples, "bgpd_peer_max_prefixes", **MESH_30, **ipv4) == 0
     assert value(samples, "bgpd_peer_max_prefixes", **TOR, **ipv4) == 1000
     assert value(samples, "bgpd_peer_prefixes_advertised", **TOR, afi="ipv6", safi="unicast") == 0
