@@ -268,7 +268,11 @@ class EtcdClient:
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_TIMEOUT)
         try:
             async with session.post(
-                self.endpoint + "/v3/watch", data=requests, headers=headers, timeout=timeout
+                self.endpoint + "/v3/watch",
+                data=requests,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
             ) as answer:
                 if answer.status != 200:
                     raise _trouble(answer.status, await _json(answer))
@@ -344,7 +348,9 @@ class EtcdClient:
         self, session: aiohttp.ClientSession, path: str, body: Mapping[str, Any], headers: Mapping[str, str]
     ) -> dict[str, Any]:
         try:
-            async with session.post(self.endpoint + path, json=body, headers=headers) as answer:
+            async with session.post(
+                self.endpoint + path, json=body, headers=headers, allow_redirects=False
+            ) as answer:
                 found = await _json(answer)
                 if answer.status != 200:
                     raise _trouble(answer.status, found)
@@ -515,11 +521,12 @@ def _broken(error: BaseException, endpoint: str) -> Trouble:
 
 
 async def _json(answer: aiohttp.ClientResponse) -> Any:
-    return (
-        _loads(await answer.read(), str(answer.url))
-        if answer.status == 200
-        else _or_text(await answer.read())
-    )
+    body = bytearray()
+    async for data in answer.content.iter_any():
+        body += data
+        if len(body) > LONGEST_LINE:
+            raise Trouble(Kind.NONSENSE, f"{answer.url}: an answer of more than {LONGEST_LINE} octets")
+    return _loads(bytes(body), str(answer.url)) if answer.status == 200 else _or_text(bytes(body))
 
 
 def _or_text(data: bytes) -> Any:

@@ -39,6 +39,11 @@ ANSWER_TIMEOUT = 30.0
 LONGEST_LINE = 16 << 20
 """Octets of one event of a watch; etcd's limit of an object is 1.5 MiB."""
 
+LONGEST_ANSWER = 16 << 20
+"""Octets of one object, as they are when they are unpacked."""
+LONGEST_REFUSAL = 64 << 10
+"""Octets that are read of an answer that says no."""
+
 Document = dict[str, Any]
 
 
@@ -91,8 +96,12 @@ class KubernetesClient:
         leaves open whether it happened. ``content``: of a PATCH its media type."""
         data = None if body is None else json.dumps(body).encode()
         async with self._answer(method, path, params or {}, data, content, ANSWER_TIMEOUT) as answer:
-            await answer.aread()
-            return self._loads(answer.content)
+            body = await _body(answer, LONGEST_ANSWER)
+            if len(body) > LONGEST_ANSWER:
+                raise Trouble(
+                    Kind.NONSENSE, f"{self.server}{path}: an answer of over {LONGEST_ANSWER} octets"
+                )
+            return self._loads(body)
 
     async def items(self, path: str, params: Mapping[str, str]) -> AsyncGenerator[tuple[list[Document], str]]:
         """The items of a LIST as they arrive, page by page where ``params`` has a ``limit``; with the version of the
@@ -106,6 +115,8 @@ class KubernetesClient:
                     async for data in answer.aiter_bytes():
                         if found := pieces.feed(data):
                             yield found, ""
+                        if pieces.held > LONGEST_ANSWER:
+                            raise ValueError(f"a value of over {LONGEST_ANSWER} octets")
                     if found := pieces.feed(b"", last=True):
                         yield found, ""
                 except (ValueError, RecursionError) as error:
@@ -198,8 +209,7 @@ class KubernetesClient:
                 extensions={"trace": _close_unfinished()},
             ) as answer:
                 if answer.status_code >= 300:
-                    await answer.aread()
-                    raise _answered(answer)
+                    raise _answered(answer, await _body(answer, LONGEST_REFUSAL))
                 yield answer
         except Trouble as trouble:
             if trouble.kind is Kind.UNKNOWN:
@@ -298,13 +308,23 @@ _BY_STATUS = {
 }
 
 
-def _answered(answer: httpx.Response) -> Trouble:
+async def _body(answer: httpx.Response, most: int) -> bytes:
+    """The octets of an answer; of a longer one some more than ``most``."""
+    body = bytearray()
+    async for data in answer.aiter_bytes(64 << 10):
+        body += data
+        if len(body) > most:
+            break
+    return bytes(body)
+
+
+def _answered(answer: httpx.Response, body: bytes) -> Trouble:
     """What an answer that says no means."""
     try:
-        found = json.loads(answer.content)
+        found = json.loads(body)
     except (ValueError, RecursionError):
         found = None
-    reply = found if isinstance(found, dict) else {"message": answer.text[:200].strip()}
+    reply = found if isinstance(found, dict) else {"message": body[:200].decode(errors="replace").strip()}
     try:
         retry_after = float(answer.headers["Retry-After"])
     except (KeyError, ValueError):

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from typing import Any
 
-_SPACE = " \t\r\n"
+_SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 
 
@@ -29,6 +30,11 @@ class ListPieces:
         self._decode = codecs.getincrementaldecoder("utf-8")()
         self._state = self._open
 
+    @property
+    def held(self) -> int:
+        """Characters of what is not complete yet."""
+        return len(self._text) - self._at
+
     def feed(self, data: bytes, last: bool = False) -> list[dict[str, Any]]:
         self._text = self._text[self._at :] + self._decode.decode(data)
         self._at = 0
@@ -42,11 +48,9 @@ class ListPieces:
     # Each state reads one thing and returns whether there was enough text for it.
 
     def _next(self) -> str:
-        text, at = self._text, self._at
-        while at < len(text) and text[at] in _SPACE:
-            at += 1
-        self._at = at
-        return text[at] if at < len(text) else ""
+        blank = _SPACE.match(self._text, self._at)
+        self._at = at = blank.end() if blank else self._at
+        return self._text[at : at + 1]
 
     def _expect(self, characters: str) -> str:
         found = self._next()
