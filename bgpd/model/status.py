@@ -161,7 +161,8 @@ class UsedAddress:
     owner: str
     """``namespace/pod``, the tunnel's type, or the IPAM handle."""
     state: Literal["own", "lent", "borrowed", "other"]
-    """Ours of our block, another's of our block, ours of another's block; ``other``: another's of another's block."""
+    """Whose the address is, and whose the block: ours of our block, another's of our block, ours of another's block;
+    ``other``: another's of another's block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +277,7 @@ class Status:
     degraded: tuple[str, ...] = ()
     """Why the node is not as it should be, a sentence each; readiness does not depend on it."""
     config_hash: int = 0
-    """Of the configuration in force (``views.configuration.fingerprint``)."""
+    """The fingerprint of the configuration in force (``views.configuration.fingerprint``)."""
     drain: int = 0
     """How far the node is drained (``model.drain``): 0 not at all, 1 services, 2 all, 3 withdrawn."""
     drain_words: str = ""

@@ -3,7 +3,7 @@
 ``api`` opens it where ``web.listen`` is set, behind a gate as its other doors. It has three files (``page/``), the
 questions of ``questions`` that the page asks, a stream of what changed (server-sent events), and the same questions
 passed on to other nodes (``web.nodes``), each of which answers for itself only. There is GET and nothing else; a
-browser loads nothing from elsewhere (Content-Security-Policy) and is answered by names of this node only, so that no
+browser loads nothing from elsewhere (Content-Security-Policy). It is answered by names of this node only, so that no
 other page can read it by a name that it points here (DNS rebinding).
 """
 
@@ -120,7 +120,7 @@ class Glass:
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
             await response.prepare(request)
             seen, said = "", time.monotonic()
-            while request.transport is not None:  # aiohttp tells no handler that its reader has gone
+            while request.transport is not None:  # aiohttp lets no handler know that its reader has gone
                 now, state = time.monotonic(), self._look()
                 if state != seen or now >= said + QUIET:
                     text = f"data: {state}\n\n" if state != seen else ": nothing\n\n"
