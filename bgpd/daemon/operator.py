@@ -66,6 +66,8 @@ class OperatorViews:
     ) -> None:
         self._parts, self._facts, self._intent, self._liveness = parts, facts, intent, liveness
         self._history = history
+        self._reading_history = asyncio.Lock()
+        """Readers wait for each other, so that sessions need not: there may be 64 MiB to look through."""
 
     def status(self) -> Status:
         """One screen."""
@@ -109,7 +111,8 @@ class OperatorViews:
             with contextlib.suppress(NotFound):  # one that is gone has a history too
                 names |= {each.id for each in self._parts.peers(peer)}
         targets = self._targets(target) if target else []
-        return await asyncio.to_thread(self._history.find, since, until, names, targets, most)
+        async with self._reading_history:
+            return await asyncio.to_thread(self._history.find, since, until, names, targets, most)
 
     def _targets(self, name: str) -> list[tuple[Family, Prefix]]:
         try:

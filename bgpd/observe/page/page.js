@@ -220,13 +220,21 @@ function showHistory(entries) {
 
 // All of it
 
+// The history is read from the node's disk, so it is not asked for with each change.
+const HISTORY_EVERY = 30;
+let kept = { at: 0, entries: [] };
+async function recent() {
+  const now = Date.now() / 1000;
+  if (now >= kept.at + HISTORY_EVERY) kept = { at: now, entries: (await ask("history", { since: (now - DAY).toFixed(0), most: 1000 })).entries };
+  return kept;
+}
+
 let asking = false, again = false;
 async function refresh() {
   if (asking) { again = true; return; }
   asking = true;
   try {
-    const since = (Date.now() / 1000 - DAY).toFixed(0);
-    const [status, { peers }, { maps }, { entries }] = await Promise.all([ask("status"), ask("peers"), ask("map"), ask("history", { since, most: 1000 })]);
+    const [status, { peers }, { maps }, { entries }] = await Promise.all([ask("status"), ask("peers"), ask("map"), recent()]);
     showStatus(status); showPeers(peers, entries); showBlocks(maps); showHistory(entries);
     $("error").hidden = true;
   } catch (error) {
