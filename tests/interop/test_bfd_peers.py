@@ -213,7 +213,10 @@ def test_no_peer_ends_its_session_over_an_upgrade(net: Net, times: int) -> None:
     """The next process goes on with the sessions of BFD, whose peers wait meanwhile: no session of BGP ends, no route
     moves, and a path that is cut then is left as before."""
     routers: list[Router] = [BirdRouter(net, 1), FrrRouter(net, 2)]
-    ground = Ground(net, *routers)
+    usual = {
+        "defaults": {"bfd": {}}
+    }  # 300 ms: other processes start meanwhile, on a machine that has much to do
+    ground = Ground(net, *routers, bgp=usual)
     ground.start()
     since = [router.since() for router in routers]
     peers, bfd = ground.bgpd.peers(), ground.sessions()
@@ -222,7 +225,7 @@ def test_no_peer_ends_its_session_over_an_upgrade(net: Net, times: int) -> None:
         ground.bgpd.upgrade()
         ground.wait(lambda: all(each["state"] == "up" for each in ground.sessions().values()), "BFD is up")
         ground.wait(lambda: all(router.bfd_up() for router in routers), "BFD is up there")
-    assert monitor.stop() == []
+    assert monitor.stop() == [], ground.bgpd.log
     assert [router.since() for router in routers] == pytest.approx(since, abs=1.1)
     for name, peer in ground.bgpd.peers().items():
         assert not any(peer["flaps"].values()) and peer["since"] == pytest.approx(
