@@ -299,6 +299,7 @@ class Reason(Enum):
     ORIGINATOR_LOOP = "its ORIGINATOR_ID is ours"
     CLUSTER_LOOP = "our own cluster is on its CLUSTER_LIST"
     FIRST_AS = "its AS path does not start with the peer's AS, and enforce_first_as is set"
+    MARTIAN = "no host can have an address of it: this network, loopback, link-local, multicast or reserved"
     SURPLUS = "its peer announces more paths of this prefix than max_paths_per_prefix, with lower identifiers"
     FILTERED = "an import filter rejects it"
     UNRESOLVED = "its next hop does not resolve"
@@ -321,6 +322,7 @@ UNUSABLE = frozenset(
         Reason.ORIGINATOR_LOOP,
         Reason.CLUSTER_LOOP,
         Reason.FIRST_AS,
+        Reason.MARTIAN,
         Reason.SURPLUS,
         Reason.FILTERED,
         Reason.UNRESOLVED,

@@ -50,6 +50,10 @@ class Explain:
         rib, found = self._ribs[family], Counter[Reason]()
         for path, count in rib.adj_rib_in.sharing(peer, refused=True):
             found[import_refusal(path, rib.rules.get(peer)) or Reason.FILTERED] += count
+        if martians := rib.martians(peer):
+            found[Reason.MARTIAN] = martians
+            found[Reason.FILTERED] -= martians
+            found += Counter()  # without what is 0
         if surplus := rib.adj_rib_in.surplus_of(peer):
             found[Reason.SURPLUS] = surplus
         return found

@@ -43,6 +43,8 @@ from bgpd.rules.imports import (
     altered,
     import_refusal,
     import_verdict,
+    is_martian,
+    prefix_import_refusal,
     rejected,
 )
 from bgpd.rules.policy import FamilyPolicy, KernelRule
@@ -112,8 +114,8 @@ class FamilyRib:
         self.rules: dict[PeerId, ImportRules] = {}
         """The import rules of peers that were heard, found when first asked for."""
         self.importing: dict[PeerId, ImportRules] = {}
-        """Peers whose paths are looked at prefix by prefix: those with import filters, and those whose rules have
-        changed since they were heard, so that what is refused is counted anew."""
+        """Peers whose paths are looked at prefix by prefix: those with import filters, those that announced martians,
+        and those whose rules have changed since they were heard, so that what is refused is counted anew."""
         self.former: dict[PeerId, set[PeerId]] = {}
         """Peers that may have stale paths of others, in whose places they came."""
         self.altered: Remembered[tuple[Path, tuple[Operation, ...]], Path] = Remembered()
@@ -177,7 +179,7 @@ class FamilyRib:
         self, prefix: Prefix, path: Path, rules: ImportRules
     ) -> tuple[Path | Reason, Verdict | None]:
         """A path as import leaves it, or why it does not; and what the filters decided."""
-        if refusal := import_refusal(path, rules):
+        if refusal := prefix_import_refusal(self.family, prefix, path, rules):
             return refusal, None
         verdict = import_verdict(self.family, prefix, path, rules)
         if verdict is None or not (verdict.operations or rejected(verdict)):
@@ -189,6 +191,17 @@ class FamilyRib:
         if made is None:
             made = self.altered.keep(key, altered(path, verdict.operations), path)
         return made, verdict
+
+    def martians(self, peer: PeerId) -> int:
+        """How many paths of a peer are not used for their prefixes alone."""
+        rules = self.importing.get(peer)
+        if rules is None:
+            return 0
+        return sum(
+            prefix_import_refusal(self.family, prefix, path, rules) is Reason.MARTIAN
+            for prefix, path, _ in self.adj_rib_in.peer_paths(peer)
+            if is_martian(self.family, prefix)
+        )
 
     def program(self, fib: FibChanges, prefix: Prefix, at: int, wanted: Forwarding | None) -> None:
         """The kernel's route of a prefix, at a metric; at another metric than before, the old one goes."""

@@ -46,6 +46,7 @@ from bgpd.rules.imports import (
     import_refusal,
     import_rules,
     long_lived,
+    may_be_martians,
 )
 from bgpd.rules.policy import RoutePolicy
 from bgpd.rules.priority import carries_metric, may_elevate
@@ -172,6 +173,8 @@ class Router:
                 if zoned or (attributes.communities and GRACEFUL_SHUTDOWN in attributes.communities):
                     path = self._as_taken(path)
                 rules = rib.rules[peer_id]
+                if may_be_martians(event.family, event.prefixes):
+                    rib.importing[peer_id] = rules
                 refused = import_refusal(path, rules) is not None
                 rib.adj_rib_in.announce(path, event.prefixes, rib.dirty, refused, rules.max_paths_per_prefix)
                 if internal and carries_metric(attributes.local_pref):

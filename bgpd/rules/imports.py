@@ -4,7 +4,11 @@ The protocol forbids loops: our own AS on the AS path more often than the peer m
 own ORIGINATOR_ID (RFC 4456 §8). Our own cluster is a loop on what a client of ours announces. What another reflector of
 our cluster announces has our cluster on it by its nature: we take that, as BIRD does, and ORIGINATOR_ID ends the loops;
 ``strict_cluster_list`` is the RFC's letter. An external path may start with another AS than the peer's: a route
-server's does (RFC 7947 §2.2.2.1), and RFC 4271 §6.3 leaves it to us; ``enforce_first_as`` refuses it.
+server's does (RFC 7947 §2.2.2.1), and RFC 4271 §6.3 leaves it to us;
+``enforce_first_as`` refuses it.
+
+Prefixes of addresses that no host can have are refused as BIRD refuses them (RFC 1812 §5.3.7): in the kernel they
+would take a link's own addresses, or multicast, from the node.
 
 Then the peer's filters accept, alter or reject; without a match a path is
 accepted as it is (calico.md §2.8). Adj-RIB-In keeps what was received, so that another filter needs no session.
@@ -16,7 +20,9 @@ that is drained says it to internal peers. A stale path that outlives its peer's
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 from bgpd.model.peer import MOST_PATHS, Peer
 from bgpd.model.prefix import Address, Family, Prefix, is_link_local
@@ -84,6 +90,41 @@ def import_refusal(path: Path, rules: ImportRules | None = None) -> Reason | Non
     if rules.enforce_first_as and starts_elsewhere(path):
         return Reason.FIRST_AS
     return None
+
+
+def prefix_import_refusal(family: Family, prefix: Prefix, path: Path, rules: ImportRules) -> Reason | None:
+    """Why a path is not used for a prefix, whatever filters say."""
+    return import_refusal(path, rules) or (Reason.MARTIAN if is_martian(family, prefix) else None)
+
+
+_FIRST_OCTETS = {
+    Family.IPV4: frozenset((0, 127, *range(224, 256))),
+    Family.IPV6: frozenset((0, 0xFE, 0xFF)),
+}
+"""What the addresses of a martian begin with, and of IPv6 others too."""
+_NO_HOSTS = bytes(10)
+
+
+def is_martian(family: Family, prefix: Prefix) -> bool:
+    """Whether no host can have the address that a prefix begins with: this network, loopback, multicast, reserved (RFC
+    6890), or, of IPv6, link-local, or what only stands for IPv4 addresses (RFC 4291 §2.4, §2.5). The default route and
+    its lower half are none."""
+    if prefix[0] <= 1 and not any(prefix[1:]):
+        return False
+    if prefix[1] not in _FIRST_OCTETS[family]:
+        return False
+    if family is Family.IPV4 or prefix[1] == 0xFF:
+        return True
+    address = prefix[1:].ljust(16, b"\0")
+    return address.startswith(_NO_HOSTS) or (address[0] == 0xFE and address[1] & 0xC0 == 0x80)
+
+
+def may_be_martians(family: Family, prefixes: Sequence[Prefix]) -> bool:
+    """Whether one of them may be a martian: what a whole table costs 20 ns a prefix to ask."""
+    try:
+        return not _FIRST_OCTETS[family].isdisjoint(map(itemgetter(1), prefixes))
+    except IndexError:  # a default route has no octets
+        return any(is_martian(family, prefix) for prefix in prefixes)
 
 
 def with_local_pref(attributes: Attributes) -> Attributes:

@@ -16,9 +16,9 @@ from bgpd.model.route import Path
 from bgpd.rules.imports import (
     ImportRules,
     altered,
-    import_refusal,
     import_rules,
     import_verdict,
+    prefix_import_refusal,
     rejected,
 )
 from bgpd.rules.policy import RoutePolicy
@@ -98,7 +98,7 @@ def _judge(family: Family, prefix: Prefix, paths: tuple[Path, ...], rules: Rules
 
 def _imported(family: Family, prefix: Prefix, path: Path, rules: ImportRules) -> tuple[Path | None, str]:
     """A path as import leaves it, ``None`` where it does not; and by which rule."""
-    if refusal := import_refusal(path, rules):
+    if refusal := prefix_import_refusal(family, prefix, path, rules):
         return None, refusal.value
     verdict = import_verdict(family, prefix, path, rules)
     if verdict is None:

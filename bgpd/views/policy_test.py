@@ -33,9 +33,9 @@ from bgpd.rules.exports import ExportRefusal, group_keys, peer_refusal
 from bgpd.rules.imports import (
     altered,
     as_taken,
-    import_refusal,
     import_rules,
     import_verdict,
+    prefix_import_refusal,
     rejected,
     with_local_pref,
 )
@@ -139,7 +139,7 @@ def _imported(node: NodeView, peer: Peer, route: Route) -> Outcome:
     path = as_taken(Learned(peer, route.attributes, route.next_hop or peer.config.address))
     rules = import_rules(node.policy, peer, route.family)
     seen = with_local_pref(path.attributes)
-    if refusal := import_refusal(path, rules):
+    if refusal := prefix_import_refusal(route.family, route.prefix, path, rules):
         return Outcome(False, BUILT_IN + refusal.value, seen)
     verdict = import_verdict(route.family, route.prefix, path, rules)
     if verdict is None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from bgpd.model.peer import PeerId
+from bgpd.model.prefix import Family
 from bgpd.model.route import BLACKHOLE, EndOfRib, Origination, Reason, Resolution, Unresolved
 from bgpd.rib.family import OCTETS_OF_PREFIX, SPARE_OCTETS
 from bgpd.rib.stale import HANDED_ON_SECONDS, STALE_SECONDS
@@ -126,6 +127,54 @@ def test_loops_are_heard_counted_and_not_used() -> None:
 
 
 # Next hops.
+
+
+@pytest.mark.parametrize(
+    "family, martians, others",
+    [
+        (
+            V4,
+            [
+                "0.0.0.0/2",
+                "0.1.0.0/16",
+                "127.0.0.1/32",
+                "127.128.0.0/9",
+                "224.0.0.0/3",
+                "239.0.0.1/32",
+                "240.0.0.0/4",
+            ],
+            [
+                "0.0.0.0/0",
+                "0.0.0.0/1",
+                "1.0.0.0/8",
+                "126.0.0.0/8",
+                "128.0.0.0/1",
+                "169.254.0.0/16",
+                "223.0.0.0/8",
+            ],
+        ),
+        (
+            V6,
+            ["::1/128", "::/8", "::ffff:10.48.0.0/112", "fe80::/66", "febf::/16", "ff00::/8", "ff02::1/128"],
+            ["::/0", "::/1", "64:ff9b::/96", "2001:db8::/32", "fd00:48::/122", "fe00::/16", "fec0::/16"],
+        ),
+    ],
+)
+def test_martians_are_heard_counted_and_not_used(
+    family: Family, martians: list[str], others: list[str]
+) -> None:
+    who = A if family is V4 else peer("fd00::30", families=[V6])
+    core = Core().up(who)
+    core.hear(who, announce(path(who), *others[1:], family=family))
+    for each in (*martians, others[0]):
+        core.hear(who, announce(path(who), each, family=family))
+    assert core.routes(family).keys() == set(others)
+    assert core.router.counts(who.id, family)[:2] == (len(martians) + len(others), len(others))
+    assert core.router.explain.refusals(who.id, family) == {Reason.MARTIAN: len(martians)}
+    for each in martians:
+        assert set(core.router.explain.judged(family, pfx(each))[2].values()) == {Reason.MARTIAN}
+    core.hear(who, withdraw(*martians, family=family))
+    assert core.router.explain.refusals(who.id, family) == {}
 
 
 def test_a_next_hop_that_stops_resolving_withdraws_at_once_and_comes_back() -> None:
