@@ -82,6 +82,7 @@ class Api:
             if self._listen is not None:
                 host, port = self._listen
                 public = await self._gate(self._probes.application())
+                self._control_gate.before.append(public)
                 try:
                     self._metrics_server = await _serve(public, await asyncio.to_thread(_bound, host, port))
                 except OSError as error:
@@ -98,6 +99,8 @@ class Api:
         from bgpd.observe.web import Glass  # few nodes have one
 
         glass = await self._gate(Glass(self._views, self._glass).application())
+        if self._control_gate is not None:
+            self._control_gate.before.append(glass)
         try:
             self._web_server = await _serve(glass, await asyncio.to_thread(_bound, host, port))
         except OSError as error:

@@ -2,7 +2,8 @@
 
 ``api`` puts a ``Gate`` in front of each of its doors. A gate has a limit of connections and never runs out of
 descriptors that sessions need (``descriptors``). Where it is full, the connection that has been idle longest makes
-room; where none is idle, the new one is closed. A connection that has not sent a whole request in time is closed, as is
+room; where none is idle, the new one is closed. Where descriptors are scarce, the control socket takes those of the
+doors that strangers reach. A connection that has not sent a whole request in time is closed, as is
 one that does not read its answer.
 """
 
@@ -30,6 +31,8 @@ class Gate:
         self._serve, self._most = serve, most
         self._open: dict[asyncio.BaseTransport, _Gated] = {}
         """The one that was idle longest is first among the idle ones."""
+        self.before: list[Gate] = []
+        """Doors that give up a connection of theirs first, where descriptors are scarce."""
         self.refused = 0
         """Connections that were closed to keep the door open for others."""
 
@@ -53,17 +56,26 @@ class Gate:
 
     def admit(self, transport: asyncio.Transport, gated: _Gated) -> bool:
         """Whether a new connection may stay; makes room where it can."""
-        full = len(self._open) >= self._most or scarce(
-            transport.get_extra_info("socket").fileno(), session=False
-        )
-        if full:
+        if len(self._open) >= self._most:
+            doors = [self]
+        elif scarce(transport.get_extra_info("socket").fileno(), session=False):
+            doors = [*self.before, self]
+        else:
+            doors = []
+        if doors:
             self.refused += 1
-            idle = next((each for each, open_ in self._open.items() if open_.idle), None)
-            if idle is None:
+            if not any(door.make_room() for door in doors):
                 return False
-            cast(asyncio.Transport, idle).abort()
-            del self._open[idle]
         self._open[transport] = gated
+        return True
+
+    def make_room(self) -> bool:
+        """Closes the connection that has been idle longest; whether there is one."""
+        idle = next((each for each, open_ in self._open.items() if open_.idle), None)
+        if idle is None:
+            return False
+        cast(asyncio.Transport, idle).abort()
+        del self._open[idle]
         return True
 
     def lost(self, transport: asyncio.BaseTransport) -> None:

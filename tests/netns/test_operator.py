@@ -174,6 +174,7 @@ def test_few_descriptors_and_many_connections(net: Net) -> None:
         fields = Path(f"/proc/{bgpd.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    assert bgpd.bgpctl("peers").returncode == 0, "the operator gets what strangers at the metrics have taken"
     before = spent()
     bgpd.write("more", affinity("worker1", "10.48.0.64/26"))
     cluster.wait_routes(
