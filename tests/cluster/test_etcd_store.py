@@ -163,6 +163,7 @@ def test_calicos_dump_is_worked_on_as_calico_would(etcd: EtcdServer) -> None:
     assert after == wanted
 
 
+@pytest.mark.cluster
 def test_writers_that_are_killed_leave_nothing_double_and_nothing_lost(
     etcd: EtcdServer, tmp_path: Path
 ) -> None:

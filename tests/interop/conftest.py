@@ -10,6 +10,8 @@ import pytest
 
 LONG = {"test_frr.py": "ibgp", "test_gobgp.py": "ebgp"}
 """Module -> the kind of session that is left to ``make long``."""
+SAME_WITH_ALL = "test_shutdown_enable_reset"
+"""With BIRD it is in ``make test``: what we do does not depend on who is there."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -17,5 +19,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks them, before pytest selects by marks."""
     for item in items:
         kind = LONG.get(item.path.name)
-        if kind is not None and item.name.endswith(f"[{kind}]"):
+        if kind is not None and (item.name.endswith(f"[{kind}]") or item.name == SAME_WITH_ALL):
             item.add_marker(pytest.mark.long)

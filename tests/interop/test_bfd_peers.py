@@ -208,8 +208,8 @@ def test_who_stops_says_so_and_keeps_its_routes(net: Net, kind: type[Router]) ->
     assert SHARED in ground.node.routes()
 
 
-@pytest.mark.parametrize("times", [2, pytest.param(10, marks=pytest.mark.long)])
-def test_no_peer_ends_its_session_over_an_upgrade(net: Net, times: int) -> None:
+@pytest.mark.long
+def test_no_peer_ends_its_session_over_ten_upgrades(net: Net) -> None:
     """The next process goes on with the sessions of BFD, whose peers wait meanwhile: no session of BGP ends, no route
     moves, and a path that is cut then is left as before."""
     routers: list[Router] = [BirdRouter(net, 1), FrrRouter(net, 2)]
@@ -221,7 +221,7 @@ def test_no_peer_ends_its_session_over_an_upgrade(net: Net, times: int) -> None:
     since = [router.since() for router in routers]
     peers, bfd = ground.bgpd.peers(), ground.sessions()
     monitor = ground.node.monitor()
-    for _ in range(times):
+    for _ in range(10):
         ground.bgpd.upgrade()
         ground.wait(lambda: all(each["state"] == "up" for each in ground.sessions().values()), "BFD is up")
         ground.wait(lambda: all(router.bfd_up() for router in routers), "BFD is up there")

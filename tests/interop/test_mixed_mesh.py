@@ -273,7 +273,7 @@ def assert_dialled_rightly(mesh: Mesh, name: str) -> None:
         }
 
 
-@pytest.mark.parametrize("style", Style)
+@pytest.mark.parametrize("style", [pytest.param(Style.BEFORE, marks=pytest.mark.long), Style.SINCE])
 def test_bgpd_takes_the_place_of_bird(net: Net, style: Style) -> None:
     """All nodes with BIRD, then half of them with bgpd, then all: the same routes, and nobody touches one meanwhile."""
     mesh = Mesh(net, style)
@@ -321,6 +321,7 @@ MOVES = {
 address, and borrowed ones."""
 
 
+@pytest.mark.long
 def test_workloads_take_their_addresses_with_them(net: Net) -> None:
     """Live migration and back: the metric that Felix gives the workload's new route, 512, decides on all nodes."""
     mesh = Mesh(net, Style.SINCE)

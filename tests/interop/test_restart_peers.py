@@ -58,6 +58,7 @@ def test_bird_that_dies_lives_on_for_long(net: Net) -> None:
 _LONG = {"long_lived_stale_time": 60}
 
 
+@pytest.mark.long
 def test_frr_that_hangs_and_we_that_hang(net: Net) -> None:
     """Each is silent for longer than the hold time; with the N bit on both ends nothing is withdrawn."""
     far = FarFrr(net, 2, asn=65001, node_asn=ASN, announced=THEIRS)

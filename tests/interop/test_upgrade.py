@@ -185,6 +185,7 @@ def test_what_needs_another_session_falls_back_alone(net: Net) -> None:
     assert ground.kernel() == kernel and monitor.stop() == []
 
 
+@pytest.mark.long
 def test_passwords_and_ttl_security_go_along(net: Net) -> None:
     """The sessions go on in their sockets; and the listening socket has its keys, so that a peer can come again."""
     words = f'password "hush-one"; ttl security on; {TIMERS}'

@@ -92,6 +92,7 @@ def test_takeovers_are_left_and_reported(net: Net) -> None:
     wait_until(lambda: conflicts(cluster, "worker2") == "", 2, "the report goes")
 
 
+@pytest.mark.long
 def test_takeover_of_ipv6(net: Net) -> None:
     cluster = Cluster(net).start()
     node, target = cluster.nodes["worker2"], BLOCK6["worker1"]
@@ -169,6 +170,7 @@ def test_nexthop_object_deleted(net: Net) -> None:
     assert time.monotonic() - started < SECOND
 
 
+@pytest.mark.long
 def test_nexthop_object_replaced(net: Net) -> None:
     """Anybody's ``ip nexthop replace`` of an object of ours rewires every route over it: they move to another id."""
     cluster = Cluster(net, config={"kernel": {"nexthop_objects": "always"}})

@@ -175,6 +175,7 @@ def test_stop_and_start_under_traffic(net: Net) -> None:
     assert monitor.stop() == []
 
 
+@pytest.mark.long
 def test_restart_with_nexthop_objects(net: Net) -> None:
     """Routes over nexthop objects are adopted as they are; ``bgpd cleanup`` takes the objects along."""
     cluster = Cluster(net, "worker1", "worker2", config={"kernel": {"nexthop_objects": "always"}})

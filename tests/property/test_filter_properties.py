@@ -257,7 +257,7 @@ def by_name(resources: dict[str, tuple[FilterRule, ...]], family: Family) -> dic
     }
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(st.data(), st.sampled_from((4, 6)), st.booleans())
 def test_a_rule_matches_what_the_slow_evaluator_matches(
     data: st.DataObject, version: int, ibgp: bool
@@ -289,7 +289,7 @@ def test_a_cidr_is_distinguished_from_its_neighbours(data: st.DataObject, versio
             assert (found is not None) == slow_match(rule, route, True)
 
 
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(st.data(), st.sampled_from((4, 6)), st.booleans())
 def test_a_chain_says_what_the_slow_evaluator_says(data: st.DataObject, version: int, ibgp: bool) -> None:
     everything = st.builds(Rule, st.sampled_from(("Accept", "Reject")))
