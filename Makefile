@@ -20,6 +20,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || tests/debian-packages python3-venv
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,lint]'
+	@$(BIN)/python -m compileall -q bgpd testing
 	@touch $@
 
 .stamps/debian: tests/debian-packages

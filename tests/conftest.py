@@ -13,11 +13,14 @@ from testing.namespaces import Net
 
 pytest.register_assert_rewrite("tests.interop.suite")
 
-settings.register_profile("bgpd", deadline=None)  # a busy machine makes no property false
+# A busy machine makes no property false.
+settings.register_profile("bgpd", deadline=None, max_examples=60)
 settings.load_profile("bgpd")
 
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 """A run that is terminated takes its namespaces and processes down, as one that is interrupted does."""
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""Where a run's parent ignores SIGINT, as a shell has it in the background, those that tests interrupt would too."""
 
 NET = pytest.StashKey[Net]()
 
