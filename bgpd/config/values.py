@@ -94,7 +94,7 @@ def _endpoint(value: object) -> Endpoint:
 
 
 def _path(value: object) -> Path:
-    if isinstance(value, str) and value.startswith("/") and "\0" not in value and value.isprintable():
+    if isinstance(value, str) and value.startswith("/") and value.isprintable():
         return Path(value)
     raise ValueError(f"{value!r} is not an absolute path")
 
@@ -218,7 +218,9 @@ PATH = Kind(_path, {"type": "string", "pattern": "^/", "format": "path"}, str)
 URL = Kind(_url, {"type": "string", "pattern": "^https?://[^/@]+/?$"})
 ENDPOINT = Kind(_endpoint, {"type": "string", "pattern": "^.+:[0-9]+$"}, str)
 ROUTER_ID: Kind[Literal["auto", "hash"] | Address] = Kind(
-    _router_id, {"anyOf": [{"enum": ["auto", "hash"]}, {"type": "string", "format": "ipv4"}]}
+    _router_id,
+    {"anyOf": [{"enum": ["auto", "hash"]}, {"type": "string", "format": "ipv4"}]},
+    lambda value: value if isinstance(value, str) else address_text(value),
 )
 FAMILIES = Kind(
     _families,

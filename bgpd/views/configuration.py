@@ -58,7 +58,7 @@ def _plain(value: Any, whole: bool = False) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, str | bool | int | float) else str(value)
+    return value
 
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -77,6 +77,8 @@ def test_every_key_of_the_configuration_and_what_waits() -> None:
     file = parse("node: worker1\nmetrics: {listen: null}\nbgp: {peers: {10.0.1.31: {hold_time: 9}}}", "f")
     rows = {row["key"]: row for row in configuration(running, file, AT_START)}
     assert rows["router_id"] == {"key": "router_id", "value": "auto", "default": True}
+    by_address = configuration(parse("router_id: 10.0.0.1", "f"), None, AT_START)
+    assert {"key": "router_id", "value": "10.0.0.1", "default": False} in by_address
     assert rows["bgp.defaults.hold_time"] == {
         "key": "bgp.defaults.hold_time",
         "value": 30,
