@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import string
 import time
 from collections.abc import Callable
-from pathlib import Path
 
+from bench.ground import holds
 from bench.nodes import quantile
-from bench.work import Failed, Figures, Work
+from bench.subjects import template
+from bench.work import Figures, Work
 from testing.daemons import Bgpd, Bird, Frr
 from testing.namespaces import Namespace, Net
 from testing.resources import bgp_configuration, bgp_peer, node
@@ -27,7 +27,6 @@ SHARED = "192.168.7.0/24"
 PLACES = (1, 2)
 PATIENCE = 20.0
 """Seconds for a state to come."""
-PEERS = Path(__file__).parent / "peers"
 
 
 async def cut(work: Work, name: str) -> Figures:
@@ -55,30 +54,22 @@ async def cut(work: Work, name: str) -> Figures:
         for sample in range(work.size):
             place = PLACES[sample % 2]
             other = PLACES[1 - sample % 2]
-            await _until(lambda: len(gateways()) == 2 and all(map(up, PLACES)), "both paths are there", 0.05)
+            await holds(
+                lambda: len(gateways()) == 2 and all(map(up, PLACES)), "both paths are there", 0.05, PATIENCE
+            )
             await asyncio.sleep(1 + chance.uniform(0, INTERVAL / 1000))  # where in an interval the cut comes
             switches[place].down("port1")
             began = time.monotonic()
-            await _until(lambda other=other: gateways() == {f"10.9.{other}.2"}, "the path is left", 0.0)
-            times.append((time.monotonic() - began) * 1000)
+            left = await holds(
+                lambda other=other: gateways() == {f"10.9.{other}.2"}, "the path is left", 0.0, PATIENCE
+            )
+            times.append((left - began) * 1000)
             switches[place].up("port1")
         return {"cut_p50_ms": quantile(times, 0.5), "cut_p99_ms": quantile(times, 0.99)}
 
 
-async def _until(what: Callable[[], bool], words: str, every: float) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not what():
-        if time.monotonic() > deadline:
-            raise Failed(f"over {PATIENCE:.0f} s: not {words}")
-        await asyncio.sleep(every)
-
-
-def _filled(name: str, **values: object) -> str:
-    return string.Template((PEERS / name).read_text()).substitute({k: str(v) for k, v in values.items()})
-
-
 def _bird(asn: int, routes: str, neighbours: str) -> str:
-    return _filled(
+    return template(
         "bird-bfd.conf",
         asn=asn,
         routes=routes,
@@ -110,7 +101,7 @@ def _start_frr(host: Namespace) -> str:
         f" neighbor 10.9.{n}.2 bfd {MULTIPLIER} {INTERVAL} {INTERVAL}"
         for n in PLACES
     )
-    config = _filled("frr-bfd.conf", asn=NODE_AS, router_id="10.9.1.1", neighbours=neighbours)
+    config = template("frr-bfd.conf", asn=NODE_AS, router_id="10.9.1.1", neighbours=neighbours)
     Frr(host, config, bfd=True).start()
     return "bgp"
 

@@ -15,8 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from bench.ground import holds
+from bench.kernel import in_namespace
 from bench.subjects import status_kib
-from bench.work import Failed, Figures, Work
+from bench.work import Figures, Work
 from bgpd.datastore.cluster import Cluster
 from bgpd.datastore.kubernetes.client import Access
 from bgpd.datastore.kubernetes.feeds import Kubernetes
@@ -59,7 +61,9 @@ async def _measure(
     began = time.monotonic()
     tasks = [asyncio.create_task(each.follow()) for each in readers]
     try:
-        await _until(lambda: all(each.snapshot is not None for each in readers))
+        await holds(
+            lambda: all(each.snapshot is not None for each in readers), "known to all", 0.02, PATIENCE
+        )
         started = time.monotonic() - began
         await asyncio.sleep(SETTLED)
         after = await _there(place, _counts, server)
@@ -67,7 +71,12 @@ async def _measure(
         for number in range(CHANGES):
             await _there(place, store.claim, "n0", f"10.48.{number}.0/26")
         first = readers[0]
-        await _until(lambda: first.snapshot is not None and len(first.snapshot.affinities) == CHANGES)
+        await holds(
+            lambda: first.snapshot is not None and len(first.snapshot.affinities) == CHANGES,
+            "known to all",
+            0.02,
+            PATIENCE,
+        )
         await asyncio.sleep(SETTLED)
         octets.append(_received(away))
     finally:
@@ -99,20 +108,7 @@ class _Reader:
 
 async def _there(place: Namespace, ask: Callable[..., T], *arguments: object) -> T:
     """A function that blocks, in a thread that is in a namespace."""
-
-    def run() -> T:
-        with inside(place):
-            return ask(*arguments)
-
-    return await asyncio.to_thread(run)
-
-
-async def _until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        if time.monotonic() > deadline:
-            raise Failed(f"not within {PATIENCE:g} s")
-        await asyncio.sleep(0.02)
+    return await asyncio.to_thread(in_namespace, place.name, lambda: ask(*arguments))
 
 
 def _counts(server: ApiServer) -> dict[str, float]:

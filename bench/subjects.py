@@ -50,7 +50,7 @@ class Node:
         return self.address("ipv4")
 
 
-def _template(name: str, **values: object) -> str:
+def template(name: str, **values: object) -> str:
     return string.Template((PEERS / name).read_text()).substitute({k: str(v) for k, v in values.items()})
 
 
@@ -164,7 +164,8 @@ class _ProbedBgpd(daemons.Bgpd):
     def start(self, wait: bool = True, *words: str) -> Self:
         run = (sys.executable, "-m", "bench.probe", self.probe_path, "run", "--config", self.config_path)
         self.launch(
-            *(*run, *words),
+            *run,
+            *words,
             cwd=namespaces.PROJECT,
             env={**os.environ, "PYTHONPATH": str(namespaces.PROJECT)},
         )
@@ -184,7 +185,7 @@ class Bird(Subject):
             f"{' passive on;' if neighbour.passive else ''} }}"
             for number, neighbour in enumerate(node.neighbours)
         )
-        config = _template(
+        config = template(
             "bird.conf",
             asn=ASN,
             channel=node.family,
@@ -236,7 +237,7 @@ class Frr(Subject):
     proto = PROTO_BGP
 
     def __init__(self, namespace: namespaces.Namespace, node: Node, label: str = "this") -> None:
-        config = _template(
+        config = template(
             "frr.conf",
             asn=ASN,
             router_id=node.router_id,

@@ -45,6 +45,8 @@ NODES = 5_000
 """Of the cluster in *large*."""
 ADDS = 1_000
 """Addresses that the pods of one node have."""
+ONCE = {"mesh": MESH_PEERS, "cut": CUTS, "cni": ADDS, "fleet": FLEET, "large": NODES}
+"""Cases of one size, in the first round only."""
 
 Figures = dict[str, float]
 """Metric -> value; the last word of a metric is its unit (``report.UNITS``)."""
@@ -87,16 +89,8 @@ def plan(only: list[str], sizes: list[int]) -> Iterator[Work]:
             yield Work(case, "ipv4", "shared", LARGE)
         elif case == "churn":
             yield Work(case, "ipv4", "nodes", LARGE, once=True)
-        elif case == "mesh":
-            yield Work(case, size=MESH_PEERS, once=True)
-        elif case == "cut":
-            yield Work(case, size=CUTS, once=True)
-        elif case == "cni":
-            yield Work(case, size=ADDS, once=True)
-        elif case == "fleet":
-            yield Work(case, size=FLEET, once=True)
-        elif case == "large":
-            yield Work(case, size=NODES, once=True)
+        elif case in ONCE:
+            yield Work(case, size=ONCE[case], once=True)
         elif case == "watch":
             for server in SERVERS:
                 yield Work(case, shape=server, once=True)

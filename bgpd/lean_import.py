@@ -12,7 +12,6 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,6 +49,6 @@ def _attributes_of(package: str, directory: Path, parts: Mapping[str, str]) -> C
         if name != "__version__":
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         beside = directory.parent.glob(f"{package}-*.dist-info")
-        return "".join(each.name.removesuffix(".dist-info").partition("-")[2] for each in islice(beside, 1))
+        return next((each.name.removesuffix(".dist-info").partition("-")[2] for each in beside), "")
 
     return attribute

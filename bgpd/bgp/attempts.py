@@ -88,11 +88,11 @@ class Attempts:
         self._attempts += 1
         self.dial_at = now + self._jitter(delay)
 
-    def restart(self, now: float) -> None:
-        """The delays begin anew, and a dial is due at once."""
+    def restart(self, at: float) -> None:
+        """The delays begin anew, and a dial is due then."""
         self._attempts = self._errors = self._ended_for_memory = 0
         self.idle_until = None
-        self.dial_at = now
+        self.dial_at = at
 
     def session_over(self, lasted: float) -> None:
         """An established session has ended, after some seconds."""

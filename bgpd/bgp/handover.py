@@ -165,6 +165,7 @@ def decode(octets: bytes) -> Document:
         if not isinstance(nets, list) or not all(isinstance(net, str) for net in nets):
             raise Unfit("keys: expected lists of prefixes")
         keys[where] = nets
+    bfd = given.get("bfd")  # a process from before BFD went along says nothing of it
     return Document(
         at=has.seconds("at"),
         boot=has.text("boot"),
@@ -176,15 +177,10 @@ def decode(octets: bytes) -> Document:
         path_ids={
             family_labelled(label): _decode_path_ids(each) for label, each in has.mapping("path_ids").items()
         },
-        bfd=[each for each in _listed(given.get("bfd")) if isinstance(each, dict)],
+        bfd=bfd if isinstance(bfd, list) else [],
         bgpd=has.text("bgpd"),
         unfit=unfit,
     )
-
-
-def _listed(given: object) -> list[object]:
-    """Of a process before BFD went along there is none."""
-    return given if isinstance(given, list) else []
 
 
 def _decode_path_ids(given: object) -> dict[tuple[PeerId | None, int], int]:

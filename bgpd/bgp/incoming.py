@@ -67,13 +67,11 @@ class Incoming:
 
     def meet_again(self, frozen: FrozenSession, address: Address) -> None:
         """A session of another process with a neighbour: it has a place where a listen range lets the neighbour in."""
-        interface = frozen.config.get("interface")
-        zone = interface if isinstance(interface, str) and is_link_local(address) else None
-        neighbour = self._admission.neighbour(address, zone)
+        interface, asn = frozen.config.get("interface"), frozen.config.get("asn")
+        neighbour = self._neighbour(
+            address, interface if isinstance(interface, str) else None, asn if isinstance(asn, int) else 0
+        )
         if neighbour is not None and neighbour.config.id == frozen.peer:
-            asn = frozen.config.get("asn")
-            if isinstance(asn, int) and asn in neighbour.config.asns:
-                neighbour = neighbour._replace(config=replace(neighbour.config, asn=asn))
             self._welcome(neighbour)
 
     def neighbours(self) -> dict[PeerId, Neighbour]:
@@ -82,11 +80,8 @@ class Incoming:
         for peer_id, runner in self.sessions.runners.items():
             config = runner.session.config
             if runner.range is not None:
-                zone = config.interface if is_link_local(config.address) else None
-                neighbour = self._admission.neighbour(config.address, zone)
+                neighbour = self._neighbour(config.address, config.interface, config.asn)
                 if neighbour is not None:
-                    if config.asn in neighbour.config.asns:  # known since its OPEN
-                        neighbour = neighbour._replace(config=replace(neighbour.config, asn=config.asn))
                     found[peer_id] = neighbour
         return found
 
@@ -102,6 +97,13 @@ class Incoming:
             count = self._rejected
             event(log, "connection_rejected", logging.WARNING, address=address, count=count, cause=cause)
             self._rejected, self._reject_logged = 0, at
+
+    def _neighbour(self, address: Address, interface: str | None, asn: int) -> Neighbour | None:
+        """A dynamic neighbour whose AS number its OPEN has said."""
+        neighbour = self._admission.neighbour(address, interface if is_link_local(address) else None)
+        if neighbour is not None and asn in neighbour.config.asns:
+            neighbour = neighbour._replace(config=replace(neighbour.config, asn=asn))
+        return neighbour
 
     def _welcome(self, neighbour: Neighbour) -> tuple[Runner | None, str]:
         """The session of a dynamic neighbour, new or waiting for it; or why there is none."""

@@ -170,7 +170,7 @@ class Outbound:
         self._encoded.clear()  # the table is another
         self._budget -= cost_of(now for _, now in changes.values())
         later = self._budget <= 0
-        outs = [out for pair in changes.values() for out in pair if out is not None]
+        outs = () if later else [out for pair in changes.values() for out in pair if out is not None]
         sources, next_hops = {out.source for out in outs}, {out.next_hop for out in outs}
         family = group.key.family
         octets: bytes | None = None
@@ -268,9 +268,8 @@ class Outbound:
         member = self._by_peer.get(peer, {}).get(family)
         if member is None or member.group is None:
             return 0
-        table = member.table
-        waiting = sum(seen_by(member.peer, table.get(nlri)) is not None for nlri in member.waiting)
-        return len(table) - member.group.kept_back(member.peer) - waiting
+        waiting = sum(out is not None for _, out in self.waiting(peer, family))
+        return len(member.table) - member.group.kept_back(member.peer) - waiting
 
     def queue_length(self, peer: PeerId) -> int:
         """Prefixes that wait for a session to read."""

@@ -314,20 +314,12 @@ class Session:
     def configure(self, config: PeerConfig, now: float) -> None:
         """Another configuration of the same peer: the session is reset when it must be, with Cease 6/6 where that
         takes no routes along that may stay (``endings.needs_hard_reset``)."""
-        before, self.config = self.config, config
-        if changed := reset_by(before, config, established=self.established is not None):
+        before, self.config, was_up = self.config, config, self.established is not None
+        if changed := reset_by(before, config, established=was_up):
             self.epoch += 1
-            hard, was_up = needs_hard_reset(changed), self.established is not None
-            self._reconfigured(now, hard)
-            self._attempts.restart(now)
-            if was_up and "local_asn" in changed:
-                self._attempts.at_once(now + AFTER_HARD_RESET_SECONDS)
-
-    def _reconfigured(self, now: float, hard: bool = False) -> None:
-        """Ends the connections with Cease 6/6."""
-        for connection in list(self.connections):
-            peer = connection.peer
-            self._close(connection, config_changed(peer, hard=hard), now)
+            self._reconfigured(now, needs_hard_reset(changed))
+            wait = AFTER_HARD_RESET_SECONDS if was_up and "local_asn" in changed else 0.0
+            self._attempts.restart(now + wait)
 
     def remove(self, now: float, *, has_heir: bool = False) -> None:
         """No longer configured: Cease 6/3; the session is dead, and nothing of it is kept. ``has_heir``: another
@@ -484,6 +476,11 @@ class Session:
     def _close_all(self, ending: Ending, now: float) -> None:
         for connection in list(self.connections):
             self._close(connection, ending, now)
+
+    def _reconfigured(self, now: float, hard: bool = False) -> None:
+        """Ends the connections with Cease 6/6."""
+        for connection in list(self.connections):
+            self._close(connection, config_changed(connection.peer, hard=hard), now)
 
     def _settle(self, connection: Connection, now: float) -> None:
         """Draws the consequences when a connection is over; nothing otherwise."""

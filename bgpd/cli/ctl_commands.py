@@ -19,7 +19,7 @@ from bgpd.cli import peers as peer_screens
 from bgpd.cli.client import Client, Denied, Refused, Unreachable
 from bgpd.cli.exits import Exit
 from bgpd.cli.streams import complain as write_complaint
-from bgpd.cli.streams import sent
+from bgpd.cli.streams import json_text, sent
 from bgpd.cli.tables import Look, Screen, cell
 from bgpd.config.named_files import read_named
 from bgpd.config.places import is_resource
@@ -57,11 +57,6 @@ def complain(message: str, problems: Sequence[str] = ()) -> None:
     write_complaint(
         f"bgpctl: {cell(message).text}\n" + "".join(f"  {cell(each).text}\n" for each in problems)
     )
-
-
-def json_text(found: Mapping[str, Any]) -> str:
-    """An answer as ``-o json`` prints it."""
-    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 
 def _answer(found: Mapping[str, Any], show: Callable[[Any, Look], Screen], code: Exit = Exit.OK) -> Answer:

@@ -143,7 +143,6 @@ def parser() -> Parser:
         description="The configuration in force.",
         formatter_class=_Help,
     )
-    group.set_defaults(fail=group.error)
     command = add(
         "show",
         commands_of.config_show,

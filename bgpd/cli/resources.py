@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bgpd.config.named_files import read_named
+from bgpd.cli.streams import read_input
 from bgpd.datastore.allocator import store_of
 from bgpd.datastore.calico import allocation
 from bgpd.datastore.calico.decode import Verdict, decode
@@ -383,7 +382,7 @@ def _documents(name: str) -> Iterator[dict[str, Any]]:
     from bgpd.config.yaml import YamlError, load_documents
 
     try:
-        text = sys.stdin.read() if name == "-" else read_named(name, streams=True).decode()
+        text = read_input(name)
         for document in load_documents(text, name):
             value = document.value
             if isinstance(value, dict) and isinstance(value.get("items"), list):

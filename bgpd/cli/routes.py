@@ -7,11 +7,10 @@ A route is an object ``{"prefix", "source", "interface", "as_path", "communities
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple, NoReturn
 
-from bgpd.config.named_files import read_named
+from bgpd.cli.streams import read_input
 from bgpd.datastore.calico.fields import parse_asn
 from bgpd.model.prefix import Address, Family, Prefix, family_of, parse_address, parse_prefix, prefix_text
 from bgpd.model.route import AsPath, Attributes, RouteSource, SegmentType
@@ -52,7 +51,7 @@ def read_routes(name: str) -> Iterator[PlacedRoute]:
     """The routes in a file, or on standard input for ``-``: one object, or a list. Raises ``RouteError``."""
     shown = "standard input" if name == "-" else name
     try:
-        text = sys.stdin.read() if name == "-" else read_named(name, streams=True).decode()
+        text = read_input(name)
         document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except OSError as error:
         raise RouteError(f"{shown}: {error.strerror}") from None

@@ -17,6 +17,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
+from bgpd.config.named_files import read_named
+
 SIGPIPE_CODE = 128 + 13
 INTERRUPTED = 130
 
@@ -67,9 +69,20 @@ def error_object(words: str, code: int, problems: Sequence[str] = ()) -> dict[st
     return {"schema_version": 1, "error": words, "problems": list(problems), "exit_code": int(code)}
 
 
-def say_json(found: object) -> None:
+def json_text(found: object) -> str:
     """An answer as ``-o json`` prints it."""
-    say(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+
+
+def say_json(found: object) -> None:
+    """The same on standard output."""
+    say(json_text(found))
+
+
+def read_input(name: str) -> str:
+    """The text of a file that an argument names, or of standard input for ``-``. Raises ``OSError`` and
+    ``UnicodeDecodeError``."""
+    return sys.stdin.read() if name == "-" else read_named(name, streams=True).decode()
 
 
 def wants_json(argv: Sequence[str]) -> bool:

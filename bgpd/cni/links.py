@@ -251,8 +251,6 @@ def _namespace(path: str) -> Iterator[int]:
 
 
 def _sysctl(path: str, value: int) -> None:
-    try:
-        with open(f"/proc/sys/net/{path}", "w", encoding="ascii") as file:
-            file.write(str(value))
-    except OSError as error:
-        raise Failed(KERNEL, f"/proc/sys/net/{path}: {error.strerror}") from None
+    name = f"/proc/sys/net/{path}"
+    with _doing(name), open(name, "w", encoding="ascii") as file:
+        file.write(str(value))

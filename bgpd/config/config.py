@@ -132,8 +132,10 @@ class BfdSettings(Section):
 
 
 def _bfd(value: object) -> BfdSettings | None:
-    if value is None or isinstance(value, dict):
-        return None if value is None else BfdSettings.parse(value)
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        return BfdSettings.parse(value)
     raise ValueError(f"expected keys and values such as {{min_tx: 300ms}}, or null, not {short(value)}")
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 MOST = 128 << 20
 """Octets of a file that are read unless less is said: a List of 10,000 blocks has 20 MB."""
@@ -29,9 +31,7 @@ class TooLarge(NotRead):
     """It has more than may be read."""
 
 
-def check_kind(mode: int) -> None:
-    """Raises ``NoFile`` unless ``st_mode`` is a regular file's. Asked before a file is opened: that may do something to
-    a device."""
+def _check_kind(mode: int) -> None:
     if not stat.S_ISREG(mode):
         raise NoFile(0, f"{_KINDS.get(stat.S_IFMT(mode), 'a device')}, not a file")
 
@@ -48,17 +48,25 @@ def read_open(descriptor: int, most: int = MOST) -> bytes:
     return data
 
 
-def read_named(path: str | os.PathLike[str], most: int = MOST, *, streams: bool = False) -> bytes:
-    """All of a file by its name. Raises ``OSError``, of it ``NoFile`` and ``TooLarge``.
+@contextmanager
+def open_named(path: str | os.PathLike[str], *, streams: bool = False) -> Iterator[int]:
+    """A descriptor of a file by its name, to read from, for as long as it is needed. Raises ``OSError``, of it
+    ``NoFile``.
 
     With ``streams`` a FIFO may stand there, as a shell makes one for ``<(ip -j route)``: the reader waits for it.
     """
     if not streams:
-        check_kind(os.stat(path).st_mode)
+        _check_kind(os.stat(path).st_mode)  # before it is opened: that may do something to a device
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if streams else os.O_NONBLOCK))
     try:
         if not streams:
-            check_kind(os.fstat(descriptor).st_mode)
-        return read_open(descriptor, most)
+            _check_kind(os.fstat(descriptor).st_mode)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def read_named(path: str | os.PathLike[str], most: int = MOST, *, streams: bool = False) -> bytes:
+    """All of a file by its name. Raises ``OSError``, of it ``NoFile`` and ``TooLarge``."""
+    with open_named(path, streams=streams) as descriptor:
+        return read_open(descriptor, most)

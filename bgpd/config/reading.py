@@ -7,12 +7,11 @@ the configuration, since what is in them may change without it.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from bgpd.config.config import Config, Passwords, PeerOptions
-from bgpd.config.named_files import SMALL, read_named
+from bgpd.config.named_files import SMALL, NoFile, open_named, read_named
 from bgpd.config.section import Mistake, mistakes_of
 from bgpd.config.values import Password
 from bgpd.config.yaml import YamlError, load_documents
@@ -103,12 +102,10 @@ def read_passwords(config: Config) -> Passwords:
     found: dict[Path, Password | str] = {}
     for path in {each.password_file for each in options if each.password_file is not None}:
         try:
-            # A FIFO in its place must not hold the daemon.
-            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-                regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-                found[path] = (
-                    Password(file.read(_PASSWORD_READ)) if regular else "cannot be read: it is no file"
-                )
+            with open_named(path) as descriptor:
+                found[path] = Password(os.read(descriptor, _PASSWORD_READ))
+        except NoFile:
+            found[path] = "cannot be read: it is no file"
         except OSError as error:
             found[path] = f"cannot be read: {error.strerror}"
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -51,12 +52,16 @@ def _texts(section: type[Section]) -> dict[str, str]:
     """The texts under the fields of a section, and of those that it has from others."""
     found: dict[str, str] = {}
     for each in reversed(section.__mro__):
-        if each in (object, Section):
-            continue
-        for node in ast.parse(inspect.getsource(sys.modules[each.__module__])).body:
-            if isinstance(node, ast.ClassDef) and node.name == each.__name__:
-                for field, text in pairwise(node.body):
-                    if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                        assert isinstance(field.target, ast.Name) and isinstance(text.value, ast.Constant)
-                        found[field.target.id] = inspect.cleandoc(str(text.value.value))
+        if each not in (object, Section):
+            for field, text in pairwise(_bodies(each.__module__)[each.__name__]):
+                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                    assert isinstance(field.target, ast.Name) and isinstance(text.value, ast.Constant)
+                    found[field.target.id] = inspect.cleandoc(str(text.value.value))
     return found
+
+
+@cache
+def _bodies(module: str) -> dict[str, list[ast.stmt]]:
+    """What the classes of a module say, by name."""
+    parsed = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node.body for node in parsed.body if isinstance(node, ast.ClassDef)}

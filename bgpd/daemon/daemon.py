@@ -261,11 +261,9 @@ class Daemon:
         await api.start()
         self._housekeeping.watch_control_socket(claim, api)
         gc.freeze()
-        if api.metrics_error:
-            problem = Problem(str(self._facts.config_file), "metrics.listen", api.metrics_error)
-            self._facts.problems.append(problem)
-        if api.web_error:
-            self._facts.problems.append(Problem(str(self._facts.config_file), "web.listen", api.web_error))
+        for key, error in (("metrics.listen", api.metrics_error), ("web.listen", api.web_error)):
+            if error:
+                self._facts.problems.append(Problem(str(self._facts.config_file), key, error))
         await serve_compat(config, self._views, self._parts, self._facts, self._writing.in_sync)
 
     async def _watch_reloads(self) -> None:

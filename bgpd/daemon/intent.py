@@ -94,13 +94,13 @@ class Intent:
             snapshot.unusable,
         )
         here = self._addresses()
-        if not self._causes or any(map(operator.is_not, causes, self._causes)) or here != self._here:
+        if _differ(causes, self._causes) or here != self._here:
             self._came, self._causes, self._here = here - self._here, causes, here
             self._find_peers(snapshot)
         assert self.peering is not None
         self.services = services(snapshot, self.config.node, self.services)
         now = time.monotonic()
-        if self.drain_due(now):
+        if self._drain_due(now):
             self.drain = self.draining.level(now)
             event(log, "drained", step=self.drain.name.lower())
         self._find_policy(snapshot, self.peering, self.services, now)
@@ -120,8 +120,8 @@ class Intent:
             self.drain,
         )
         subnets = self._subnets()
-        same = self._policy_causes and not any(map(operator.is_not, causes, self._policy_causes))
-        if same and subnets == self.policy.subnets and not self._former_services.due(now):
+        differs = _differ(causes, self._policy_causes) or subnets != self.policy.subnets
+        if not (differs or self._former_services.due(now)):
             return
         self._policy_causes = causes
         policy = route_policy(snapshot, self.config.node, self.config, peering, of_services)
@@ -131,10 +131,10 @@ class Intent:
         self.outbound.move_sessions(self.router.set_policy(self.policy))
 
     def due(self, now: float) -> bool:
-        """Whether ``decide`` would find something else though no resource changed."""
-        return self.drain_due(now) or self._former_services.due(now)
+        """Whether ``follow`` would find something else though no resource changed."""
+        return self._drain_due(now) or self._former_services.due(now)
 
-    def drain_due(self, now: float) -> bool:
+    def _drain_due(self, now: float) -> bool:
         """Whether this node is to be drained further, or less, than ``follow`` had it."""
         if self.snapshot is None:
             return False
@@ -209,3 +209,8 @@ def resource_changes(before: Mapping[tuple[str, str], int], after: Mapping[tuple
     """What came and went between two counts of (kind, action), in words: ``BGPPeer 1 delete, Node 2 add``."""
     fresh = {key: count - before.get(key, 0) for key, count in after.items()}
     return ", ".join(f"{kind} {count} {action}" for (kind, action), count in sorted(fresh.items()) if count)
+
+
+def _differ(causes: tuple[object, ...], before: tuple[object, ...]) -> bool:
+    """Whether one of them is not the object that it was; with none before, yes."""
+    return not before or any(map(operator.is_not, causes, before))

@@ -50,8 +50,7 @@ class Feed(Protocol):
 
     @property
     def scope(self) -> str:
-        """Which part of the collection. With another one the feed is followed anew: the same feed goes on where it
-        was, another one begins with a whole list, which is compared."""
+        """Which part of the collection. With another one the feed is followed anew, from where it was."""
 
     @property
     def essential(self) -> bool:
@@ -250,9 +249,7 @@ class Cluster:
                     feed, Reflector(random.random), self._whole_once
                 )
             elif known.scope != feed.scope:
-                if known.feed is not feed:
-                    known.reflector.position = None
-                known.feed, known.scope = feed, feed.scope
+                known.scope = feed.scope
                 if known.task is not None:
                     known.task.cancel()
                     known.task = None

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from asyncinotify import Event, Inotify, Mask, Watch
 
-from bgpd.config.named_files import check_kind, read_open
+from bgpd.config.named_files import open_named, read_open
 from bgpd.events import event
 
 CHANGES = (
@@ -195,14 +195,7 @@ def read_file(path: Path, known: tuple[int, ...] | None) -> tuple[tuple[int, ...
 
     Raises ``OSError`` as ``read_named`` does: of what is no file, and of what is too large to be resources.
     """
-    before = path.stat()
-    check_kind(before.st_mode)
-    if stamp_of(before) == known:
-        return stamp_of(before), None
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        seen = os.fstat(descriptor)
-        check_kind(seen.st_mode)
-        return stamp_of(seen), read_open(descriptor)
-    finally:
-        os.close(descriptor)
+    if (stamp := stamp_of(path.stat())) == known:
+        return stamp, None
+    with open_named(path) as descriptor:
+        return stamp_of(os.fstat(descriptor)), read_open(descriptor)

@@ -80,33 +80,35 @@ class Api:
             self._control_gate = await self._gate(control)
             self._control_server = await _serve(self._control_gate, self._claim.socket)
             if self._listen is not None:
-                host, port = self._listen
-                public = await self._gate(self._probes.application())
-                self._control_gate.before.append(public)
-                try:
-                    self._metrics_server = await _serve(public, await asyncio.to_thread(_bound, host, port))
-                except OSError as error:
-                    why = os.strerror(error.errno) if error.errno else str(error)
-                    self.metrics_error = f"metrics are not served on {host} port {port}: {why}"
+                self._metrics_server, self.metrics_error = await self._open(
+                    self._probes.application(), self._listen, "metrics are"
+                )
+                if self.metrics_error:
                     event(log, "no_metrics", logging.ERROR, cause=self.metrics_error)
             if self._glass.listen is not None:
-                await self._open_glass(*self._glass.listen)
+                from bgpd.observe.web import Glass  # few nodes have one
+
+                self._web_server, self.web_error = await self._open(
+                    Glass(self._views, self._glass).application(), self._glass.listen, "the page is"
+                )
+                if self.web_error:
+                    event(log, "no_web", logging.ERROR, cause=self.web_error)
         except BaseException:
             await self.stop()
             raise
 
-    async def _open_glass(self, host: str, port: int) -> None:
-        from bgpd.observe.web import Glass  # few nodes have one
-
-        glass = await self._gate(Glass(self._views, self._glass).application())
-        if self._control_gate is not None:
-            self._control_gate.before.append(glass)
+    async def _open(
+        self, app: web.Application, listen: tuple[str, int], what: str
+    ) -> tuple[asyncio.Server | None, str]:
+        """A door that strangers reach, or why there is none."""
+        assert self._control_gate is not None
+        gate, (host, port) = await self._gate(app), listen
+        self._control_gate.before.append(gate)
         try:
-            self._web_server = await _serve(glass, await asyncio.to_thread(_bound, host, port))
+            return await _serve(gate, await asyncio.to_thread(_bound, host, port)), ""
         except OSError as error:
             why = os.strerror(error.errno) if error.errno else str(error)
-            self.web_error = f"the page is not served on {host} port {port}: {why}"
-            event(log, "no_web", logging.ERROR, cause=self.web_error)
+            return None, f"{what} not served on {host} port {port}: {why}"
 
     async def reopen(self) -> None:
         """The control socket's path was made anew: what connects there is served too."""
@@ -167,7 +169,7 @@ async def _serve(gate: Gate, listening: socket.socket) -> asyncio.Server:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket for the metrics. ``OSError`` where the address is not ours or the port is taken."""
+    """A socket for a door. ``OSError`` where the address is not ours or the port is taken."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, kind, protocol, _, address = found[0]
     listening = socket.socket(family, kind, protocol)

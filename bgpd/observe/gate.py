@@ -33,8 +33,6 @@ class Gate:
         """The one that was idle longest is first among the idle ones."""
         self.before: list[Gate] = []
         """Doors that give up a connection of theirs first, where descriptors are scarce."""
-        self.refused = 0
-        """Connections that were closed to keep the door open for others."""
 
     def __call__(self) -> asyncio.Protocol:
         return _Gated(self, cast(asyncio.Protocol, self._serve()))
@@ -62,10 +60,8 @@ class Gate:
             doors = [*self.before, self]
         else:
             doors = []
-        if doors:
-            self.refused += 1
-            if not any(door.make_room() for door in doors):
-                return False
+        if doors and not any(door.make_room() for door in doors):
+            return False
         self._open[transport] = gated
         return True
 

@@ -63,7 +63,8 @@ class Glass:
 
     def __init__(self, views: Views, options: WebOptions) -> None:
         self._views, self._nodes = views, options.nodes
-        self._names = {"localhost", *(name.lower() for name in options.names)}
+        self._node = views.status().node
+        self._names = {"localhost", self._node, *(name.lower() for name in options.names)}
         self._followers = 0
         self._pulse: tuple[float, str] = (0.0, "")
         """When it was last looked at, and what was seen."""
@@ -88,17 +89,14 @@ class Glass:
             host = (urlsplit(f"//{request.host}").hostname or "").lower()
         except ValueError:
             host = ""
-        if not is_address(host) and host not in self._names and host not in self._own_names():
+        if not is_address(host) and host not in self._names and host != socket.gethostname().lower():
             raise web.HTTPForbidden(
                 text=f"this node is not known as {host!r}: ask by its address or name, or set web.names"
             )
         return await handler(request)
 
-    def _own_names(self) -> tuple[str, str]:
-        return self._views.status().node, socket.gethostname().lower()
-
     async def _list(self, request: web.Request) -> web.StreamResponse:
-        return answer({"node": self._views.status().node, "nodes": sorted(self._nodes)})
+        return answer({"node": self._node, "nodes": sorted(self._nodes)})
 
     def _elsewhere(self, name: str) -> Handler:
         """A question, asked of the node that the path names."""

@@ -17,7 +17,7 @@ from bgpd.rib.groups import ExportVerdict, UpdateGroup, usable
 from bgpd.rules.decision import judge
 from bgpd.rules.filters import Verdict
 from bgpd.rules.forwarding import KernelRefusal, place
-from bgpd.rules.imports import ImportRules, import_refusal, starts_elsewhere
+from bgpd.rules.imports import ImportRules, prefix_import_refusal, starts_elsewhere
 from bgpd.rules.own import Hiding
 from bgpd.rules.policy import FamilyPolicy, KernelRule
 
@@ -48,12 +48,9 @@ class Explain:
     def refusals(self, peer: PeerId, family: Family) -> Counter[Reason]:
         """Why import does not accept paths of a peer: reason -> how many."""
         rib, found = self._ribs[family], Counter[Reason]()
-        for path, count in rib.adj_rib_in.sharing(peer, refused=True):
-            found[import_refusal(path, rib.rules.get(peer)) or Reason.FILTERED] += count
-        if martians := rib.martians(peer):
-            found[Reason.MARTIAN] = martians
-            found[Reason.FILTERED] -= martians
-            found += Counter()  # without what is 0
+        for prefix, path in rib.adj_rib_in.refused(peer):
+            reason = prefix_import_refusal(family, prefix, path, rib.rules.get(peer))
+            found[reason or Reason.FILTERED] += 1
         if surplus := rib.adj_rib_in.surplus_of(peer):
             found[Reason.SURPLUS] = surplus
         return found

@@ -43,7 +43,6 @@ from bgpd.rules.imports import (
     altered,
     import_refusal,
     import_verdict,
-    is_martian,
     prefix_import_refusal,
     rejected,
 )
@@ -191,17 +190,6 @@ class FamilyRib:
         if made is None:
             made = self.altered.keep(key, altered(path, verdict.operations), path)
         return made, verdict
-
-    def martians(self, peer: PeerId) -> int:
-        """How many paths of a peer are not used for their prefixes alone."""
-        rules = self.importing.get(peer)
-        if rules is None:
-            return 0
-        return sum(
-            prefix_import_refusal(self.family, prefix, path, rules) is Reason.MARTIAN
-            for prefix, path, _ in self.adj_rib_in.peer_paths(peer)
-            if is_martian(self.family, prefix)
-        )
 
     def program(self, fib: FibChanges, prefix: Prefix, at: int, wanted: Forwarding | None) -> None:
         """The kernel's route of a prefix, at a metric; at another metric than before, the old one goes."""

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from itertools import chain, islice
+from itertools import islice
 from random import Random
 
 from bgpd.model.peer import MOST_PATHS, Peer, PeerId
@@ -160,20 +160,21 @@ class AdjRibIn:
                 found[peer] = path.peer
         return found
 
-    def sharing(self, peer: PeerId, refused: bool = False) -> list[tuple[Path, int]]:
-        """The paths of a peer, or those that import refuses as they are, each with how many prefixes share it."""
+    def sharing(self, peer: PeerId) -> list[tuple[Path, int]]:
+        """The paths of a peer, each with how many prefixes share it."""
         if (table := self._tables.get(peer)) is None:
             return []
-        found: Iterable[Path | None] = chain(table.fresh.values(), table.stale.values())
-        if refused:
-            found = (
-                table.fresh.get(key) or table.stale.get(key)
-                for key in table.refused
-                if not (table.surplus and _in_surplus(table, key))
-            )
-        each = [path for path in found if path is not None]
+        each = [*table.fresh.values(), *table.stale.values()]
         paths = {id(path): path for path in each}
         return [(paths[which], count) for which, count in Counter(map(id, each)).items()]
+
+    def refused(self, peer: PeerId) -> Iterator[tuple[Prefix, Path]]:
+        """(prefix, path) of those that import refuses as they are."""
+        if table := self._tables.get(peer):
+            for key in table.refused:
+                path = table.fresh.get(key) or table.stale.get(key)
+                if path is not None and not (table.surplus and _in_surplus(table, key)):
+                    yield _prefix_of(key), path
 
     def prefixes_of(self, peer: PeerId) -> dict[Prefix, None]:
         """The prefixes that a peer announced."""

@@ -30,18 +30,16 @@ class OwnBlock(NamedTuple):
 
 
 def own_blocks(
-    snapshot: Snapshot, node: str, family: Family, by_cidr: Mapping[Prefix, IPAMBlock] | None = None
+    snapshot: Snapshot, node: str, family: Family, by_cidr: Mapping[Prefix, IPAMBlock]
 ) -> dict[Prefix, OwnBlock]:
-    """The blocks that have a BlockAffinity of a node, owned or not, in order. ``by_cidr`` is ``blocks_by_cidr``, where
-    that is known already."""
+    """The blocks that have a BlockAffinity of a node, owned or not, in order. ``by_cidr`` is ``blocks_by_cidr``."""
     mine: dict[Prefix, BlockAffinity] = {}
     for affinity in snapshot.affinities.values():
         if affinity.node == node and affinity.family is family:
             other = mine.setdefault(affinity.cidr, affinity)
             if other is not affinity:
                 mine[affinity.cidr] = min(affinity, other, key=lambda a: (STATE_RANK[a.state], a.name))
-    says = blocks_by_cidr(snapshot, family) if by_cidr is None and mine else by_cidr or {}
-    return {cidr: _judge(mine[cidr], says.get(cidr), node) for cidr in sorted(mine)}
+    return {cidr: _judge(mine[cidr], by_cidr.get(cidr), node) for cidr in sorted(mine)}
 
 
 def blocks_by_cidr(snapshot: Snapshot, family: Family) -> dict[Prefix, IPAMBlock]:

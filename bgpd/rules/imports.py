@@ -4,8 +4,7 @@ The protocol forbids loops: our own AS on the AS path more often than the peer m
 own ORIGINATOR_ID (RFC 4456 §8). Our own cluster is a loop on what a client of ours announces. What another reflector of
 our cluster announces has our cluster on it by its nature: we take that, as BIRD does, and ORIGINATOR_ID ends the loops;
 ``strict_cluster_list`` is the RFC's letter. An external path may start with another AS than the peer's: a route
-server's does (RFC 7947 §2.2.2.1), and RFC 4271 §6.3 leaves it to us;
-``enforce_first_as`` refuses it.
+server's does (RFC 7947 §2.2.2.1), and RFC 4271 §6.3 leaves it to us; ``enforce_first_as`` refuses it.
 
 Prefixes of addresses that no host can have are refused as BIRD refuses them (RFC 1812 §5.3.7): in the kernel they
 would take a link's own addresses, or multicast, from the node.
@@ -25,7 +24,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 
 from bgpd.model.peer import MOST_PATHS, Peer
-from bgpd.model.prefix import Address, Family, Prefix, is_link_local
+from bgpd.model.prefix import Address, Family, Prefix, is_link_local, network_address
 from bgpd.model.resources import Action, Operation
 from bgpd.model.route import Attributes, Path, Reason, RouteSource
 from bgpd.rules.communities import GRACEFUL_SHUTDOWN, LLGR_STALE, NO_LLGR
@@ -92,7 +91,9 @@ def import_refusal(path: Path, rules: ImportRules | None = None) -> Reason | Non
     return None
 
 
-def prefix_import_refusal(family: Family, prefix: Prefix, path: Path, rules: ImportRules) -> Reason | None:
+def prefix_import_refusal(
+    family: Family, prefix: Prefix, path: Path, rules: ImportRules | None
+) -> Reason | None:
     """Why a path is not used for a prefix, whatever filters say."""
     return import_refusal(path, rules) or (Reason.MARTIAN if is_martian(family, prefix) else None)
 
@@ -109,14 +110,12 @@ def is_martian(family: Family, prefix: Prefix) -> bool:
     """Whether no host can have the address that a prefix begins with: this network, loopback, multicast, reserved (RFC
     6890), or, of IPv6, link-local, or what only stands for IPv4 addresses (RFC 4291 §2.4, §2.5). The default route and
     its lower half are none."""
-    if prefix[0] <= 1 and not any(prefix[1:]):
-        return False
-    if prefix[1] not in _FIRST_OCTETS[family]:
+    if (prefix[0] <= 1 and not any(prefix[1:])) or prefix[1] not in _FIRST_OCTETS[family]:
         return False
     if family is Family.IPV4 or prefix[1] == 0xFF:
         return True
-    address = prefix[1:].ljust(16, b"\0")
-    return address.startswith(_NO_HOSTS) or (address[0] == 0xFE and address[1] & 0xC0 == 0x80)
+    address = network_address(family, prefix)
+    return is_link_local(address) or address.startswith(_NO_HOSTS)
 
 
 def may_be_martians(family: Family, prefixes: Sequence[Prefix]) -> bool:

@@ -1,7 +1,7 @@
 """All that the configuration says on routes, as one value: who is sent what, what goes into the kernel, and how.
 
-``route_policy`` makes it anew from the resources at every change; ``rib.router.Router.policy`` compares it with the one
-before and decides again what differs, while the sessions stay. ``rules.imports``, ``rules.exports`` and
+``route_policy`` makes it anew from the resources at every change; ``rib.router.Router.set_policy`` compares it with the
+one before and decides again what differs, while the sessions stay. ``rules.imports``, ``rules.exports`` and
 ``rules.forwarding`` apply it; ``rules.originate`` takes from it what this node says and keeps. calico.md §2.7 to §2.9,
 §5 and §8.
 """

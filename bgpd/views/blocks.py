@@ -12,6 +12,7 @@ from bgpd.model.prefix import (
     covers,
     host_prefix,
     make_prefix,
+    network_address,
     prefix_text,
 )
 from bgpd.model.resources import IPAMBlock, IPPool, Snapshot
@@ -39,11 +40,12 @@ def block_maps(snapshot: Snapshot, node: str) -> list[BlockMap]:
     """The blocks that this node owns or has addresses of, address by address."""
     maps = []
     for family in Family:
-        own, by_cidr = own_blocks(snapshot, node, family), blocks_by_cidr(snapshot, family)
+        by_cidr = blocks_by_cidr(snapshot, family)
+        own = own_blocks(snapshot, node, family, by_cidr)
         borrowed = {cidr for cidr, block in by_cidr.items() if node in block.borrowers}
         for cidr in sorted(own.keys() | borrowed):
             block = by_cidr.get(cidr)
-            first = int.from_bytes(cidr[1:].ljust(family.octets, b"\0"), "big")
+            first = int.from_bytes(network_address(family, cidr), "big")
             ours = cidr in own
             used = tuple(
                 UsedAddress(

@@ -26,7 +26,7 @@ def differences(parts: Parts) -> Iterator[Difference | None]:
 
 def _kernel(parts: Parts, family: Family) -> Iterator[Difference | None]:
     delta, conflicts = parts.fibs[family].delta, parts.kernel.fibs[family].conflicts
-    for number, key in enumerate(list(dict.fromkeys((*delta.installed.entries, *delta.wanted)))):
+    for number, key in enumerate(dict.fromkeys((*delta.installed.entries, *delta.wanted))):
         if not number % LOOK_EVERY:
             yield None
         held, target = delta.installed.get(key), delta.wanted.get(key)
@@ -49,13 +49,11 @@ def _kernel(parts: Parts, family: Family) -> Iterator[Difference | None]:
         )
 
 
-def _advertised(parts: Parts, family: Family) -> Iterator[Difference | None]:
+def _advertised(parts: Parts, family: Family) -> Iterator[Difference]:
     for member in parts.established(family):
         group = parts.router.groups_of(member).get(family)
         several = group is not None and group.key.add_path
-        for number, (nlri, out) in enumerate(parts.outbound.waiting(member.id, family)):
-            if not number % LOOK_EVERY:
-                yield None
+        for nlri, out in parts.outbound.waiting(member.id, family):
             yield Difference(
                 prefix=prefix_text(family, prefix_of(nlri, several)),
                 family=family.label,

@@ -21,14 +21,12 @@ from typing import Annotated, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bgpd.config.yaml import YamlError, load_documents
 from testing.lab.lab import Lab
-from testing.lab.topology import Topology, TopologyError, load_topology
+from testing.lab.topology import Topology, TopologyError, load_topology, read_yaml
 
 PATIENCE = 30.0
 """Seconds for a stage to become true."""
 EVERY = 0.2
-DEFAULT = "default"
 
 
 class Ground(Protocol):
@@ -98,14 +96,9 @@ class Checks(_Strict):
 def load_checks(path: Path) -> Checks:
     """Reads a file and its topology; ``TopologyError`` names every mistake, a node that is not there too."""
     try:
-        documents = load_documents(path.read_bytes(), str(path))
-        if len(documents) != 1:
-            raise TopologyError(f"{path}: {len(documents)} documents, expected one")
-        checks = Checks.model_validate(documents[0].value)
+        checks = Checks.model_validate(read_yaml(path.read_bytes(), path))
     except OSError as error:
         raise TopologyError(f"{path}: cannot be read: {error.strerror}") from None
-    except YamlError as error:
-        raise TopologyError(str(error)) from None
     except ValidationError as error:
         lines = (f"{path}: {'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
         raise TopologyError("\n".join(lines)) from None
@@ -246,7 +239,9 @@ def routes(ground: Ground, node: str) -> list[str]:
     asked = ground.run(node, ["ip", "-json", "route", "show", "proto", "bird"])
     lines = []
     for route in json.loads(asked.stdout or "[]"):
-        destination = route["dst"] if "/" in route["dst"] or route["dst"] == DEFAULT else f"{route['dst']}/32"
+        destination = (
+            route["dst"] if "/" in route["dst"] or route["dst"] == "default" else f"{route['dst']}/32"
+        )
         if "type" in route:
             lines.append(f"{route['type']} {destination}")
             continue

@@ -192,7 +192,7 @@ def load_topology(
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TopologyError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from None
-    document = _read_yaml(_expand(text, path, {**os.environ, **(environment or {})}), path)
+    document = read_yaml(_expand(text, path, {**os.environ, **(environment or {})}), path)
     if name is not None and isinstance(document, dict):
         document = {**document, "name": name}
     try:
@@ -236,7 +236,8 @@ def _expand(text: str, path: Path, environment: Mapping[str, str]) -> str:
     return _VARIABLE.sub(value, text)
 
 
-def _read_yaml(text: str, path: Path) -> object:
+def read_yaml(text: str | bytes, path: Path) -> object:
+    """The one document of a file; ``TopologyError`` where there is another number of them, or what is no YAML."""
     try:
         documents = load_documents(text, str(path))
     except YamlError as error:

@@ -157,9 +157,14 @@ class Fields:
             self.bad(key, f"expected true or false, not {value!r}")
         return found
 
-    def integer(self, key: str, low: int, high: int) -> int | None:
+    def number(self, key: str) -> Any:
+        """What stands there, a text as the number that it means, if any; nothing and an empty text are ``None``."""
         value = as_number(self.data.get(key))
-        if value is None or value == "":
+        return None if value == "" else value
+
+    def integer(self, key: str, low: int, high: int) -> int | None:
+        value = self.number(key)
+        if value is None:
             return None
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             self.bad(key, f"expected a whole number from {low} to {high}, not {value!r}")
