@@ -16,10 +16,10 @@ import pytest
 from bgpd.config.config import WebOptions
 from bgpd.config.values import Endpoint
 from bgpd.model.status import Explanation, SessionState, Step
+from bgpd.observe import web
 from bgpd.observe.api import Api
 from bgpd.observe.control_socket import Claim
 from bgpd.observe.metrics import Metrics
-from bgpd.observe.web import PULSE
 from tests.unit.fake_views import PEERS, WHY, FakeViews
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
@@ -82,7 +82,7 @@ class Served:
         await self._end.wait()
         for door in doors:
             await door.stop()
-        await asyncio.sleep(2 * PULSE)  # who followed has gone: that is seen with the next pulse
+        await asyncio.sleep(2 * web.PULSE)  # who followed has gone: that is seen with the next pulse
 
     def end(self) -> None:
         self._loop.call_soon_threadsafe(self._end.set)
@@ -102,7 +102,8 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    monkeypatch.setattr(web, "PULSE", 0.2)
     made = Served(tmp_path)
     yield made
     made.end()

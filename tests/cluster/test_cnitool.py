@@ -59,11 +59,11 @@ class Runtime:
         words = ["ip", "netns", "exec", self.host.name, str(CNITOOL), verb, "pods", f"/run/netns/{pod.name}"]
         return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
-    def used(self) -> int:
-        return sum(
-            len(json.loads(path.read_text())["spec"]["attributes"])
-            for path in (self.directory / "resources").glob("ipamblock.*.json")
-        )
+
+def used(resources: Path) -> int:
+    """How many addresses of all blocks somebody has."""
+    blocks = [json.loads(path.read_text()) for path in resources.glob("ipamblock.*.json")]
+    return sum(len(block["spec"]["attributes"]) for block in blocks)
 
 
 @pytest.fixture(params=["0.4.0", "1.0.0", "1.1.0"])
@@ -81,7 +81,7 @@ def test_cnitool_adds_checks_and_deletes(runtime: tuple[Runtime, Net]) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         result: dict[str, Any] = json.loads(done.stdout)
         addresses.append(result["ips"][0]["address"].partition("/")[0])
-    assert len(set(addresses)) == 2 and tool.used() == 2
+    assert len(set(addresses)) == 2 and used(tool.directory / "resources") == 2
     pods[0].run("ping", "-c1", "-W3", addresses[1])
     done = tool.run("check", pods[0])
     assert done.returncode == 0, done.stdout + done.stderr
@@ -92,7 +92,7 @@ def test_cnitool_adds_checks_and_deletes(runtime: tuple[Runtime, Net]) -> None:
         for _ in range(2):
             done = tool.run("del", pod)
             assert done.returncode == 0, done.stdout + done.stderr
-    assert tool.used() == 0
+    assert used(tool.directory / "resources") == 0
 
 
 def test_cnitool_status_names_what_is_wrong(runtime: tuple[Runtime, Net]) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from testing.namespaces import Net, wait_until
 from tests.cluster.servers import missing
-from tests.cluster.test_cnitool import RESOURCES
+from tests.cluster.test_cnitool import RESOURCES, used
 
 BUSYBOX = Path("/bin/busybox")
 pytestmark = [
@@ -99,12 +99,6 @@ class Podman:
         )
         return self("inspect", name, "--format", "{{.NetworkSettings.Networks.pods.IPAddress}}").strip()
 
-    def used(self) -> int:
-        return sum(
-            len(json.loads(path.read_text())["spec"]["attributes"])
-            for path in self.resources.glob("ipamblock.*.json")
-        )
-
     def links(self) -> list[str]:
         return [link["ifname"] for link in self.host.ip_json("link") if link["ifname"].startswith("cali")]
 
@@ -123,12 +117,12 @@ def test_containers_come_talk_and_go(podman: Podman) -> None:
     first = podman.start("first", "--publish", "8080:80", command="nc -ll -p 80 -e echo hello")
     second = podman.start("second", "--ip", "10.48.0.9")
     assert second == "10.48.0.9" and first != second
-    assert podman.used() == len(podman.links()) == 2
+    assert used(podman.resources) == len(podman.links()) == 2
     podman("exec", "second", "ping", "-c1", "-W3", first)
     said = podman("exec", "second", "sh", "-c", f"nc -w 3 {first} 80 </dev/null")
     assert "hello" in said
     podman("rm", "--force", "--time", "0", "second")
-    assert podman.used() == len(podman.links()) == 1
+    assert used(podman.resources) == len(podman.links()) == 1
     podman("rm", "--force", "--time", "0", "first")
-    assert podman.used() == 0 and podman.links() == []
+    assert used(podman.resources) == 0 and podman.links() == []
     assert podman.host.main_text() == []

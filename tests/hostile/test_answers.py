@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from bgpd.datastore.etcd.client import EtcdClient, Range
 from bgpd.datastore.kubernetes import client as kubernetes
 from bgpd.datastore.kubernetes.client import KubernetesClient
 from bgpd.datastore.trouble import Kind, Trouble
+from tests.unit.fake_apiserver import FakeApiServer
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -111,11 +111,9 @@ async def test_of_an_etcd(server: tuple[Server, str]) -> None:
 
 async def test_of_an_api_server(server: tuple[Server, str], tmp_path: Path) -> None:
     made, url = server
-    kubeconfig = tmp_path / "kubeconfig"
-    cluster = {"name": "c", "cluster": {"server": url}}
-    found = {"current-context": "c", "clusters": [cluster], "users": []}
-    kubeconfig.write_text(json.dumps(found | {"contexts": [{"name": "c", "context": {"cluster": "c"}}]}))
-    client = KubernetesClient(kubernetes.Access(kubeconfig))
+    fake = FakeApiServer()
+    fake.url = url
+    client = KubernetesClient(kubernetes.Access(fake.kubeconfig(tmp_path / "kubeconfig")))
     try:
         with pytest.raises(Trouble):
             async with asyncio.timeout(10):

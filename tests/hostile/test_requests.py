@@ -233,9 +233,7 @@ async def answered(reader: asyncio.StreamReader) -> bytes:
         try:
             async with asyncio.timeout(PATIENCE):
                 part = await reader.read(1 << 20)
-        except TimeoutError:
-            return found
-        except ConnectionError:
+        except (TimeoutError, ConnectionError):
             return found
         if not part:
             return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Container
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,8 +19,6 @@ from tests.unit.target_contract import MemoryTarget
 KEY: FibKey = (pfx("10.48.200.9/32"), 0)
 OTHER: FibKey = (pfx("10.48.0.64/26"), 0)
 THIRD: FibKey = (pfx("10.48.0.128/26"), 0)
-standing: set[Prefix] = set()
-"""Prefixes with a route of another."""
 ONE, TWO, THREE = via("10.0.1.1"), via("10.0.1.1", "10.0.1.2"), via("10.0.1.1", "10.0.1.2", "10.0.1.3")
 ELSEWHERE = via("10.0.1.4")
 
@@ -34,9 +32,10 @@ class Quiet:
 
 @asynccontextmanager
 async def started(
+    standing: Container[Prefix] = (),
     **routes: Forwarding,
 ) -> AsyncIterator[tuple[Programming, MemoryTarget[FibKey, Forwarding]]]:
-    """One that found ``key`` and ``other`` in the kernel, and runs."""
+    """One that found ``key`` and ``other`` in the kernel, and runs; another has routes of ``standing``."""
     keys = {"key": KEY, "other": OTHER}
     target: MemoryTarget[FibKey, Forwarding] = MemoryTarget(
         {keys[name]: value for name, value in routes.items()}
@@ -135,10 +134,10 @@ async def test_a_whole_compare_keeps_what_is_as_before() -> None:
 
 async def test_what_felix_will_write_stays_until_its_own_stands() -> None:
     """A pool gets an encapsulation: at once, and for nothing else."""
-    async with started() as (made, target):
+    standing: set[Prefix] = set()
+    async with started(standing) as (made, target):
         made.want_routes({KEY: ONE, OTHER: ONE, THIRD: ONE})
         await rest()
-        standing.clear()
         made.want_routes({KEY: None, OTHER: None, THIRD: None}, {KEY, OTHER})
         await rest()
         assert target.state == {KEY: ONE, OTHER: ONE}, "the third is nobody's"
@@ -148,6 +147,7 @@ async def test_what_felix_will_write_stays_until_its_own_stands() -> None:
         assert not made.repairs, "another's took its place: that is as it should be"
         standing.add(OTHER[0])
         await asyncio.sleep(2 * LOOK_EVERY_SECONDS)
+        await rest()
         assert target.state == {} and not made.delta.wanted
         made.want_routes({KEY: ONE})
         await rest()

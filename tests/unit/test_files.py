@@ -392,10 +392,16 @@ async def test_secrets_come_and_are_not_logged(backend: Directory, caplog: pytes
         ('{"kind":"List","apiVersion":"v1","metadata":{}}', "is empty"),
         (
             '{"kind":"Status","apiVersion":"v1","status":"Failure","message":"no"}',
-            "server (no) and no resource",
+            "is an answer of the API server (no) and no resource",
         ),
-        ("kind: Status\napiVersion: v1\nmetadata: {}\ncode: 403\n", "of the API server (without words)"),
-        ("{kind: List, apiVersion: v1, items: [{kind: Status, apiVersion: v1}]}", "of the API server"),
+        (
+            "kind: Status\napiVersion: v1\nmetadata: {}\ncode: 403\n",
+            "is an answer of the API server (without words)",
+        ),
+        (
+            "{kind: List, apiVersion: v1, items: [{kind: Status, apiVersion: v1}]}",
+            "items.0: is an answer of the API server",
+        ),
         ("Error from server (Forbidden)\n", "expected a resource"),
     ],
 )
@@ -407,7 +413,7 @@ async def test_an_empty_file_is_not_an_order(backend: Directory, nothing: str, w
         await watch.until(lambda s: s.pools)
         backend.write("IPPool-default.yaml", nothing)
         snapshot = await watch.until(lambda s: s.problems)
-        assert "IPPool-default.yaml" in str(snapshot.problems[0]) and words in str(snapshot.problems[0])
+        assert f"IPPool-default.yaml: {words}" in str(snapshot.problems[0])
         await asyncio.sleep(0.4)
         assert watch.snapshots[-1].pools
         backend.delete("IPPool", "default")
